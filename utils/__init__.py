@@ -1,0 +1,1 @@
+"""Leaf packages: sensors, registry, errors, config, `.mat` files, progress."""

@@ -1,0 +1,37 @@
+"""Errors a user can mend: one line that says what was expected, what was given and what to do.
+
+A `UserError` is about the input (a file, a flag, a shape). Everything else is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable, Iterable
+
+USER_ERROR_STATUS = 2
+
+
+class UserError(Exception):
+    """Bad input. The message is one line: expected, given, what to do."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return `` (did you mean "X"?)`` for the closest known name, or an empty string when none is close."""
+    by_key = {k.lower(): k for k in known}
+    match = difflib.get_close_matches(name.lower(), list(by_key), n=1, cutoff=0.5)
+    return f' (did you mean "{by_key[match[0]]}"?)' if match else ""
+
+
+def run_cli(main: Callable[[], int | None]) -> None:
+    """Run an entry point: a `UserError` becomes one line on stderr and exit status 2."""
+    try:
+        status = main()
+    except UserError as error:
+        line = " ".join(str(error).split())
+        print(f"error: {line}", file=sys.stderr)
+        status = USER_ERROR_STATUS
+    except BrokenPipeError:  # `… | head` closed the pipe: not an error of ours
+        sys.stderr.close()
+        status = 0
+    sys.exit(status or 0)

@@ -1,0 +1,41 @@
+"""Fixtures for all tests: where shared third-party material lies, one seed, quiet threads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+def shared_folder() -> Path | None:
+    """Return the folder of shared scenes, golden files and weights, or None: they are never part of the project."""
+    named = os.environ.get("LEMAMBA_SHARED")
+    candidates = [Path(named)] if named else [_ROOT.parent / "shared", _ROOT / "shared"]
+    return next((c for c in candidates if c.is_dir()), None)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Callable[[str], Path]:
+    """Give a function ``relative path -> Path`` that skips the test where the material is absent."""
+
+    def find(relative: str) -> Path:
+        folder = shared_folder()
+        if folder is None:
+            pytest.skip("shared material not found: set LEMAMBA_SHARED or put it in ../shared")
+        path = folder / relative
+        if not path.exists():
+            pytest.skip(f"shared material {relative} not found in LEMAMBA_SHARED or ../shared")
+        return path
+
+    return find
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    """Every test starts from the same generator state."""
+    torch.manual_seed(0)

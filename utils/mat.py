@@ -1,0 +1,226 @@
+"""The `.mat` contract: what fusing writes and what the metrics (Python, Octave, MATLAB) read.
+
+`sr`, `gt`, `ms`, `lms`, `pan` are `(B, C, H, W)` float32 in the sensor's own numbers. Two containers carry them:
+v5 (scipy) up to 2 GiB a variable, v7.3 beyond. A v7.3 file is HDF5 behind a 512-byte user block; MATLAB is column
+major, so a MATLAB array of size `(B, C, H, W)` lies in it as `(W, H, C, B)`, and its class is an attribute.
+
+Reading is bounded: a file may come from anywhere, so what it declares is held against its own size before anything
+is allocated, and links that lead out of the file are refused.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.errors import UserError, nearest
+
+V5_LIMIT = 2**31 - 1  # bytes a variable: MATLAB's own bound for v5
+READ_LIMIT = 16 * 2**30  # bytes a file may unfold to
+_MAX_COMPRESSION = 1100  # DEFLATE cannot exceed 1032:1, so a larger claim is a lie
+_USER_BLOCK = 512
+_ITEM_BYTES = {"double": 8, "single": 4, "logical": 1, "char": 4} | {
+    f"{sign}int{bits}": bits // 8 for sign in ("", "u") for bits in (8, 16, 32, 64)
+}
+_MATLAB_CLASS = {"f8": "double", "f4": "single", "b1": "logical"}
+
+
+def read_mat(path: str | Path, keys: Iterable[str] | None = None, *, limit: int = READ_LIMIT) -> dict[str, np.ndarray]:
+    """Read numeric, logical and text variables of a `.mat` file (v4, v5, v7, v7.3).
+
+    Args:
+        path: the file.
+        keys: names to read; None reads all. Structures, cells and sparse matrices are passed over.
+        limit: most bytes the asked-for variables may unfold to.
+
+    Returns:
+        name -> array with MATLAB's axes and dtype, e.g. `sr` as `(B, C, H, W)`; text as an array of strings.
+        As in MATLAB, trailing axes of length 1 may be missing.
+
+    Raises:
+        UserError: no such file, not a `.mat`, truncated, a missing key (the keys present are named), or a file that
+            declares more than it can hold.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f'expected a .mat file, "{path}" {_what_it_is(path)}; check the path')
+    with path.open("rb") as file:
+        head = file.read(128)
+        file.seek(_USER_BLOCK)
+        signature = file.read(8)
+    if b"\x89HDF\r\n\x1a\n" in (head[:8], signature):
+        return _read_v73(path, keys, limit)
+    return _read_v5(path, head, keys, limit)
+
+
+def _what_it_is(path: Path) -> str:
+    return "is a folder" if path.is_dir() else "does not exist"
+
+
+def _select(path: Path, present: Mapping[str, int], keys: Iterable[str] | None, limit: int) -> list[str]:
+    """Check the wanted keys and their declared bytes; return the names to read. `present`: name -> declared bytes."""
+    wanted = list(present if keys is None else dict.fromkeys(keys))
+    for key in wanted:
+        if key not in present:
+            found = ", ".join(present) or "none that can be read"
+            raise UserError(f'{path} has no variable "{key}"{nearest(key, present)}; it holds: {found}')
+    declared, size = sum(present[key] for key in wanted), path.stat().st_size
+    if declared > limit or declared > _MAX_COMPRESSION * size:
+        raise UserError(
+            f"{path} is {size} bytes and declares {declared} bytes of data (at most {limit} are read); "
+            "the file is damaged or too large"
+        )
+    return wanted
+
+
+def _read_v5(path: Path, head: bytes, keys: Iterable[str] | None, limit: int) -> dict[str, np.ndarray]:
+    from scipy.io import loadmat, whosmat
+
+    if head[126:128] in (b"IM", b"MI"):
+        _check_v5_elements(path, "<" if head[126:128] == b"IM" else ">")
+    damaged = UserError(f"{path} is not a readable .mat file: damaged, truncated or of another kind; make it again")
+    try:
+        present = {
+            name: math.prod(shape) * _ITEM_BYTES[kind] for name, shape, kind in whosmat(path) if kind in _ITEM_BYTES
+        }
+    except Exception as error:  # scipy raises a dozen types on damaged files
+        raise damaged from error
+    wanted = _select(path, present, keys, limit)
+    try:
+        data = loadmat(path, variable_names=wanted) if wanted else {}
+        return {key: np.asarray(data[key]) for key in wanted}
+    except Exception as error:
+        raise damaged from error
+
+
+def _check_v5_elements(path: Path, order: str) -> None:
+    """Walk the top-level tags of a v5 file: their lengths must add up to the file."""
+    size, position = path.stat().st_size, 128
+    with path.open("rb") as file:
+        while position < size:
+            file.seek(position)
+            tag = file.read(8)
+            if len(tag) == 8:
+                position += 8 + struct.unpack(order + "II", tag)[1]
+            if len(tag) < 8 or position > size:
+                raise UserError(f"{path} is truncated: {size} bytes, its contents need more; copy or make it again")
+
+
+def _read_v73(path: Path, keys: Iterable[str] | None, limit: int) -> dict[str, np.ndarray]:
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            present = {}
+            for name in file:
+                if isinstance(data := _local_dataset(path, file, name), h5py.Dataset):
+                    present[name] = data.size * data.dtype.itemsize
+            wanted = _select(path, present, keys, limit)
+            return {key: _from_matlab(file[key]) for key in wanted}
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, MemoryError) as error:
+        raise UserError(f"{path} cannot be read as a v7.3 .mat file: damaged or truncated; make it again") from error
+
+
+def _local_dataset(path: Path, file: Any, name: str) -> Any:
+    """Return a numeric dataset whose bytes lie in this very file, None for other members; refuse what leads out."""
+    import h5py
+
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+        raise UserError(f'{path}: "{name}" is a link, not data; such files are refused, copy the data into one file')
+    data = file[name]
+    if not isinstance(data, h5py.Dataset) or name.startswith("#") or data.dtype.kind not in "biuf":
+        return None
+    if data.is_virtual or data.external:
+        raise UserError(f'{path}: "{name}" keeps its data in another file; such files are refused, make a plain one')
+    return data
+
+
+def _from_matlab(data: Any) -> np.ndarray:
+    """Return a v7.3 dataset with MATLAB's axes and class."""
+    kind = data.attrs.get("MATLAB_class", b"")
+    kind = kind.decode() if isinstance(kind, bytes) else str(kind)
+    if "MATLAB_empty" in data.attrs:  # then the dataset holds the size, not the data
+        return np.zeros([int(n) for n in data[()].ravel()][:8] if data.size <= 8 else [0])
+    array = data[()].transpose()
+    if kind == "char":
+        return np.array(["".join(map(chr, row)) for row in np.atleast_2d(array).astype(np.uint32)])
+    return array.astype(bool) if kind == "logical" else array
+
+
+def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
+    """Call `write(temporary)` and rename the result to `path`, so that nothing half-written ever bears the name.
+
+    Raises:
+        UserError: the folder cannot be made or written to.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        temporary.replace(path)
+    except OSError as error:
+        reason = error.strerror or "an input/output error"
+        raise UserError(f'cannot write "{path}": {reason}; choose a folder that is writable and has room') from error
+    finally:
+        if path.parent.is_dir():
+            temporary.unlink(missing_ok=True)
+
+
+def write_mat(
+    path: str | Path,
+    arrays: Mapping[str, np.ndarray],
+    *,
+    dtype: np.dtype | type | None = np.float32,
+    v73: bool | None = None,
+) -> None:
+    """Write arrays to a `.mat` file under a temporary name, then rename.
+
+    Args:
+        path: the file; its folder is made where needed.
+        arrays: name -> array, e.g. `sr` `(B, C, H, W)`. MATLAB drops trailing axes of length 1 when it reads.
+        dtype: what all are stored as; None keeps each array's own (for integers).
+        v73: True or False forces a container; None takes v5 unless a variable exceeds 2 GiB.
+
+    Raises:
+        UserError: the folder is not writable, or v5 is forced on a variable beyond 2 GiB.
+        ValueError: a name that is no MATLAB variable name (an error of the caller).
+    """
+    stored = {name: np.atleast_2d(np.asarray(a, dtype=dtype)) for name, a in arrays.items()}
+    for name in stored:
+        if not (name.isascii() and name.isidentifier() and name[0] != "_" and len(name) <= 63):
+            raise ValueError(f"{name!r} is not a MATLAB variable name")
+    largest = max((a.nbytes for a in stored.values()), default=0)
+    if v73 is False and largest > V5_LIMIT:
+        raise UserError(f"a v5 .mat holds 2 GiB a variable, the largest here is {largest} bytes; write v7.3")
+    use_v73 = largest > V5_LIMIT if v73 is None else v73
+    write_atomically(path, lambda temporary: (_write_v73 if use_v73 else _write_v5)(temporary, stored))
+
+
+def _write_v5(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    from scipy.io import savemat
+
+    with path.open("wb") as file:  # a file object: given a name, savemat would append ".mat" to the temporary one
+        savemat(file, dict(arrays))
+
+
+def _write_v73(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    import h5py
+
+    with h5py.File(path, "w", userblock_size=_USER_BLOCK) as file:
+        for name, array in arrays.items():
+            stored = array.astype(np.uint8) if array.dtype == bool else array
+            data = file.create_dataset(name, data=stored.transpose())
+            kind = _MATLAB_CLASS.get(array.dtype.str[1:], array.dtype.name)
+            data.attrs["MATLAB_class"] = np.bytes_(kind)
+            if array.dtype == bool:
+                data.attrs["MATLAB_int_decode"] = np.int32(1)
+    text = b"MATLAB 7.3 MAT-file, Platform: any, Created by LE-Mamba, HDF5 schema 1.00 ."
+    with path.open("r+b") as file:
+        file.write(text.ljust(116) + bytes(8) + b"\x00\x02IM")

@@ -1,0 +1,58 @@
+"""A progress bar with the time left, silent where nobody watches (no terminal, or not the main process).
+
+Used by training, validation, fusing and the leaderboard: one look everywhere. rich is imported when a bar is shown.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class ProgressBar:
+    """``with ProgressBar("train", total) as bar: bar.update(done, "loss 0.01")``. A no-op unless `show`.
+
+    Args:
+        title: text before the bar.
+        total: amount of work; `update` takes amounts of the same unit.
+        show: None = only where stderr is a terminal.
+    """
+
+    def __init__(self, title: str, total: float, show: bool | None = None) -> None:
+        self.title, self.total = title, total
+        self.show = sys.stderr.isatty() if show is None else show
+        self._bar: Any = None
+
+    def __enter__(self) -> ProgressBar:
+        if self.show:
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+            columns = ("{task.description}", BarColumn(), "{task.percentage:>5.1f}%", TimeElapsedColumn(), "left")
+            note = TextColumn("{task.fields[note]}")
+            self._bar = Progress(*columns, TimeRemainingColumn(), note, console=Console(stderr=True))
+            self._task = self._bar.add_task(self.title, total=self.total, note="")
+            self._bar.start()
+        return self
+
+    def update(self, done: float, note: str = "") -> None:
+        """Set the amount done so far and the note behind the bar."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, note=note)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def track(items: Iterable[T], title: str, total: int | None = None, show: bool | None = None) -> Iterator[T]:
+    """Yield `items` while a bar advances; `total` defaults to ``len(items)``."""
+    count = len(items) if total is None else total  # type: ignore[arg-type]
+    with ProgressBar(title, count, show) as bar:
+        for done, item in enumerate(items, start=1):
+            yield item
+            bar.update(done)

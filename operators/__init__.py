@@ -1,0 +1,13 @@
+"""Operators shared by networks, data simulation, classical methods and metrics: torch only, imports nothing else.
+
+Images are ``(B, C, H, W)``; every operator works in float64 when it is given float64, runs on any device and carries
+gradients. Each file names the definition it reproduces.
+"""
+
+from operators.decimate import decimate
+from operators.imresize import imresize
+from operators.interp23 import interp23
+from operators.mtf import mtf_filter, mtf_kernel
+from operators.ssim import ssim_map
+
+__all__ = ["decimate", "imresize", "interp23", "mtf_filter", "mtf_kernel", "ssim_map"]

@@ -1,0 +1,112 @@
+"""Which backend of the selective scan serves a call, and why the others do not.
+
+Order of `auto`: triton, mamba_ssm, cpp, torch; `reference` only when it is asked for. `LEMAMBA_SCAN=name` in the
+environment or `backend=` in a call forces one. Probing is lazy: `cpp` compiles at its first use, not at import.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from dataclasses import dataclass
+
+import torch
+
+from utils.errors import UserError, nearest
+
+VARIABLE = "LEMAMBA_SCAN"
+# name -> module with `probe() -> (works here, reason)`,
+# `selective_scan(...)` and, where it has a fused kernel, `cross_scan(...)`.
+_MODULES = {
+    "triton": "model.ops.scan_triton",
+    "mamba_ssm": "model.ops.scan_mamba_ssm",
+    "cpp": "model.ops.scan_cpp",
+    "torch": "model.ops.scan_torch",
+    "reference": "model.ops.scan_reference",
+}
+NAMES = tuple(_MODULES)
+
+
+@dataclass(frozen=True)
+class BackendState:
+    """One backend on this machine: usable or not, and the reason in one line."""
+
+    name: str
+    available: bool
+    reason: str
+
+
+def module_of(name: str):
+    """Return the module that implements backend `name`."""
+    return importlib.import_module(_MODULES[name])
+
+
+def state_of(name: str) -> BackendState:
+    """Return the state of one backend; the first call for `cpp` compiles it (a few seconds)."""
+    available, reason = module_of(name).probe()
+    return BackendState(name, available, reason)
+
+
+def available_backends() -> dict[str, BackendState]:
+    """Return every backend's state and reason, in the order in which `auto` tries them."""
+    return {name: state_of(name) for name in NAMES}
+
+
+def _forced(requested: str | None) -> str | None:
+    """Return the name that a call or the environment asks for, checked; None means auto."""
+    source, name = "backend", requested
+    if name in (None, "auto"):
+        source, name = VARIABLE, os.environ.get(VARIABLE)
+    if name in (None, "", "auto"):
+        return None
+    if name not in _MODULES:
+        known = ", ".join(("auto", *NAMES))
+        raise UserError(f'expected {source} to be one of {known}, given "{name}"{nearest(name, NAMES)}')
+    return name
+
+
+def _refusal(name: str, device: str, dtype: torch.dtype, state_grad: bool) -> str | None:
+    """Return why a working backend cannot serve this kind of call, or None."""
+    if name in ("torch", "reference"):
+        return None
+    if dtype == torch.float64:
+        return "it computes in float32"
+    if name == "cpp" and device != "cpu":
+        return f"it works on CPU tensors, these are on {device}"
+    if name == "triton" and device != "cuda" and not module_of("triton").interpreted():
+        return f"it works on CUDA tensors, these are on {device}"
+    if name == "mamba_ssm":
+        if device != "cuda":
+            return f"it works on CUDA tensors, these are on {device}"
+        if state_grad:
+            return "it has no initial state and no gradient through its last state"
+    return None
+
+
+@torch.compiler.assume_constant_result
+def choose(requested: str | None, device: str, dtype: torch.dtype, state_grad: bool) -> str:
+    """Return the name of the backend for a call.
+
+    Args:
+        requested: `backend=` of the call: a name, "auto" or None.
+        device: device type of the tensors, e.g. "cpu".
+        dtype: dtype the call computes in, float32 or float64.
+        state_grad: an initial state is given, or a gradient may flow through the last state.
+
+    Raises:
+        UserError: an unknown name, or a forced backend that does not work here or for this call.
+    """
+    forced = _forced(requested)
+    if forced is not None:
+        state = state_of(forced)
+        if not state.available:
+            raise UserError(f"backend {forced} was asked for but is not available: {state.reason}; use auto")
+        refusal = _refusal(forced, device, dtype, state_grad)
+        if refusal:
+            raise UserError(f"backend {forced} was asked for but cannot serve this call: {refusal}; use auto or torch")
+        return forced
+    for name in NAMES:
+        interpreted = name == "triton" and device != "cuda"  # the interpreter is for tests: only when forced
+        if not interpreted and _refusal(name, device, dtype, state_grad) is None and state_of(name).available:
+            return name
+    return "reference"

@@ -1,0 +1,48 @@
+"""Backend `reference`: the selective scan as it is defined, one step after the other. Slow; what tests compare with.
+
+Source: Gu & Dao, "Mamba" (arXiv 2312.00752), algorithm 2. Shapes: u, delta (B, KD, L); A (KD, N); B, C (B, K, N, L);
+D, delta_bias (KD); states (B, KD, N). Plain autograd, any floating dtype, so `torch.autograd.gradcheck` can check it.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def probe() -> tuple[bool, str]:
+    """Tell that it works everywhere."""
+    return True, "sequential definition, for tests"
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    initial_state: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Return y (B, KD, L) and the last state (B, KD, N), in the dtype of the inputs."""
+    batch, channels, length = u.shape
+    per_group = channels // B.shape[1]
+    if delta_bias is not None:
+        delta = delta + delta_bias[:, None]
+    if delta_softplus:
+        delta = F.softplus(delta)
+    B = B.repeat_interleave(per_group, dim=1)  # (B, KD, N, L): each group serves KD/K channels
+    C = C.repeat_interleave(per_group, dim=1)
+    h = u.new_zeros(batch, channels, A.shape[1]) if initial_state is None else initial_state
+    ys = []
+    for t in range(length):
+        decay = torch.exp(delta[:, :, t, None] * A)  # (B, KD, N)
+        h = decay * h + (delta[:, :, t] * u[:, :, t])[..., None] * B[..., t]
+        ys.append((h * C[..., t]).sum(-1))  # (B, KD)
+    y = torch.stack(ys, dim=-1)
+    if D is not None:
+        y = y + D[:, None] * u
+    return y, h

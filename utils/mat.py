@@ -1,7 +1,7 @@
 """The `.mat` contract: what fusing writes and what the metrics (Python, Octave, MATLAB) read.
 
 `sr`, `gt`, `ms`, `lms`, `pan` are `(B, C, H, W)` float32 in the sensor's own numbers. Two containers carry them:
-v5 (scipy) up to 2 GiB a variable, v7.3 beyond. A v7.3 file is HDF5 behind a 512-byte user block; MATLAB is column
+v5 up to 2 GiB a variable, v7.3 beyond. A v7.3 file is HDF5 behind a 512-byte user block; MATLAB is column
 major, so a MATLAB array of size `(B, C, H, W)` lies in it as `(W, H, C, B)`, and its class is an attribute.
 
 Reading is bounded: a file may come from anywhere, so what it declares is held against its own size before anything
@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import math
 import os
-import struct
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from utils import mat5
 from utils.errors import UserError, nearest
 
 V5_LIMIT = 2**31 - 1  # bytes a variable: MATLAB's own bound for v5
@@ -80,36 +80,30 @@ def _select(path: Path, present: Mapping[str, int], keys: Iterable[str] | None, 
 
 
 def _read_v5(path: Path, head: bytes, keys: Iterable[str] | None, limit: int) -> dict[str, np.ndarray]:
+    order = {b"IM": "<", b"MI": ">"}.get(head[126:128])
+    if order is None:
+        return _read_v4(path, keys, limit)
+    try:
+        variables = mat5.list_variables(path, order)
+        wanted = _select(path, {name: v.nbytes for name, v in variables.items()}, keys, limit)
+        return {key: mat5.read_variable(path, order, variables[key]) for key in wanted}
+    except (mat5.DamagedError, MemoryError, OverflowError) as error:
+        raise UserError(f"{path} is a damaged .mat file ({error}); copy or make it again") from error
+
+
+def _read_v4(path: Path, keys: Iterable[str] | None, limit: int) -> dict[str, np.ndarray]:
     from scipy.io import loadmat, whosmat
 
-    if head[126:128] in (b"IM", b"MI"):
-        _check_v5_elements(path, "<" if head[126:128] == b"IM" else ">")
-    damaged = UserError(f"{path} is not a readable .mat file: damaged, truncated or of another kind; make it again")
     try:
-        present = {
-            name: math.prod(shape) * _ITEM_BYTES[kind] for name, shape, kind in whosmat(path) if kind in _ITEM_BYTES
-        }
-    except Exception as error:  # scipy raises a dozen types on damaged files
-        raise damaged from error
-    wanted = _select(path, present, keys, limit)
-    try:
+        kinds = {name: (shape, kind) for name, shape, kind in whosmat(path)}
+        present = {n: math.prod(shape) * _ITEM_BYTES[kind] for n, (shape, kind) in kinds.items() if kind in _ITEM_BYTES}
+        wanted = _select(path, present, keys, limit)
         data = loadmat(path, variable_names=wanted) if wanted else {}
         return {key: np.asarray(data[key]) for key in wanted}
-    except Exception as error:
-        raise damaged from error
-
-
-def _check_v5_elements(path: Path, order: str) -> None:
-    """Walk the top-level tags of a v5 file: their lengths must add up to the file."""
-    size, position = path.stat().st_size, 128
-    with path.open("rb") as file:
-        while position < size:
-            file.seek(position)
-            tag = file.read(8)
-            if len(tag) == 8:
-                position += 8 + struct.unpack(order + "II", tag)[1]
-            if len(tag) < 8 or position > size:
-                raise UserError(f"{path} is truncated: {size} bytes, its contents need more; copy or make it again")
+    except UserError:
+        raise
+    except Exception as error:  # scipy raises a dozen types on files of another kind
+        raise UserError(f"{path} is not a readable .mat file: damaged or of another kind; make it again") from error
 
 
 def _read_v73(path: Path, keys: Iterable[str] | None, limit: int) -> dict[str, np.ndarray]:

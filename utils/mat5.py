@@ -1,0 +1,178 @@
+"""Reader of v5 `.mat` files (MATLAB 5 to 7, Octave `-v6`, `-v7`, scipy): numeric, logical and text variables.
+
+A file may come from anywhere, and scipy's reader, which trusts the lengths it finds, can crash the process on a
+damaged one. Here every length is held against the bytes that are there. Format: MathWorks, "MAT-File Format",
+chapter 1. A file is a 128-byte header and elements; an element is a tag (type, length) and its data; a variable is
+an element of type miMATRIX whose parts are flags, sizes, name and values, often behind DEFLATE (miCOMPRESSED).
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+HEADER_BYTES = 128
+_INT32, _UINT32, _MATRIX, _COMPRESSED = 5, 6, 14, 15
+_PEEK = 4096  # flags, sizes and a name of 63 letters lie well within
+_STORAGE = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
+_CLASSES = {6: "f8", 7: "f4", 8: "i1", 9: "u1", 10: "i2", 11: "u2", 12: "i4", 13: "u4", 14: "i8", 15: "u8"}
+_CHAR = 4
+_TEXT = {1: "latin-1", 2: "latin-1", 4: "utf-16", 16: "utf-8", 17: "utf-16", 18: "utf-32"}
+
+
+class DamagedError(Exception):
+    """The bytes are not what their tags say."""
+
+
+@dataclass(frozen=True)
+class Variable:
+    """Where a variable lies and what it says of itself.
+
+    Attributes:
+        name: its name.
+        shape: its size, two axes or more.
+        kind: MATLAB's class number (6 double … 15 uint64, 4 char).
+        logical: flag of a logical array.
+        is_complex: flag of a second, imaginary part.
+        offset: where its element's data start in the file.
+        stored: their length there.
+        compressed: whether they are a DEFLATE stream.
+        total: length of the unfolded element, tag included.
+        values_at: where its values' tag starts in the unfolded element.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kind: int
+    logical: bool
+    is_complex: bool
+    offset: int
+    stored: int
+    compressed: bool
+    total: int
+    values_at: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the array it unfolds to."""
+        item = 4 if self.kind == _CHAR else np.dtype(_CLASSES[self.kind]).itemsize
+        return math.prod(self.shape) * item * (1 + self.is_complex)
+
+
+def list_variables(path: Path, order: str) -> dict[str, Variable]:
+    """Return the readable variables of a v5 file by name. `order`: "<" or ">". Damage is a `DamagedError`."""
+    size, found = path.stat().st_size, {}
+    with path.open("rb") as file:
+        position = HEADER_BYTES
+        while position < size:
+            file.seek(position)
+            kind, length = _unpack(order + "II", file.read(8))
+            if position + 8 + length > size:
+                raise DamagedError("truncated")
+            variable = _describe(file, order, kind, position, length)
+            if variable is not None:
+                found[variable.name] = variable
+            position += 8 + length
+    return found
+
+
+def _describe(file: BinaryIO, order: str, kind: int, position: int, length: int) -> Variable | None:
+    """Read a variable's flags, sizes and name; None for what is no readable array (structure, cell, sparse)."""
+    if kind not in (_MATRIX, _COMPRESSED):
+        return None
+    compressed = kind == _COMPRESSED
+    file.seek(position + 8 if compressed else position)
+    peek = file.read(min(length, _PEEK) if compressed else min(length + 8, _PEEK))
+    if compressed:
+        peek = _inflate(peek, _PEEK)
+    inner, inner_length = _unpack(order + "II", peek[:8])
+    if inner != _MATRIX or inner_length == 0:
+        return None
+    kind, flags, at = _element(peek, order, 8)
+    if kind != _UINT32 or len(flags) < 8:
+        raise DamagedError("array flags")
+    word = _unpack(order + "I", flags[:4])[0]
+    if word & 0xFF not in _CLASSES and word & 0xFF != _CHAR:
+        return None
+    kind, sizes, at = _element(peek, order, at)
+    if kind != _INT32 or len(sizes) % 4 or not 8 <= len(sizes) <= 128:
+        raise DamagedError("array sizes")
+    shape = tuple(int(n) for n in np.frombuffer(sizes, order + "i4"))
+    _, name, at = _element(peek, order, at)
+    if min(shape) < 0:
+        raise DamagedError("negative size")
+    return Variable(
+        bytes(name).decode("ascii", "replace").rstrip("\0"), shape, word & 0xFF, bool(word & 0x200), bool(word & 0x800),
+        position + 8, length, compressed, inner_length + 8, at,
+    )  # fmt: skip
+
+
+def read_variable(path: Path, order: str, variable: Variable) -> np.ndarray:
+    """Return one variable with MATLAB's axes and dtype (text: an array of row strings). Damage: `DamagedError`."""
+    with path.open("rb") as file:
+        file.seek(variable.offset if variable.compressed else variable.offset - 8)
+        data = file.read(variable.stored if variable.compressed else variable.total)
+    if variable.compressed:
+        # Compact storage (whole doubles kept as bytes) makes an element shorter than its array, never much longer.
+        data = _inflate(data, min(variable.total, 2 * variable.nbytes + 2 * _PEEK))
+    kind, values, at = _element(data, order, variable.values_at)
+    if variable.kind == _CHAR:
+        return _text(values, kind, order, variable.shape)
+    array = _numbers(values, kind, order, variable)
+    if variable.is_complex:
+        kind, values, _ = _element(data, order, at)
+        array = array + 1j * _numbers(values, kind, order, variable)
+    return array
+
+
+def _unpack(layout: str, data: bytes) -> tuple[int, ...]:
+    if len(data) < struct.calcsize(layout):
+        raise DamagedError("truncated")
+    return struct.unpack(layout, data)
+
+
+def _inflate(data: bytes, most: int) -> bytes:
+    try:
+        return zlib.decompressobj().decompress(data, most)
+    except zlib.error as error:
+        raise DamagedError(str(error)) from error
+
+
+def _element(data: bytes, order: str, at: int) -> tuple[int, memoryview, int]:
+    """Return type, data and the next position of the element at `at`; short ones keep their data in the tag."""
+    first, second = _unpack(order + "II", data[at : at + 8])
+    if first >> 16:
+        kind, length, start, following = first & 0xFFFF, first >> 16, at + 4, at + 8
+    else:
+        kind, length, start = first, second, at + 8
+        following = start + length + -length % 8
+    if start + length > len(data) or (first >> 16 and length > 4):
+        raise DamagedError("truncated")
+    return kind, memoryview(data)[start : start + length], following
+
+
+def _numbers(values: memoryview, kind: int, order: str, variable: Variable) -> np.ndarray:
+    storage = np.dtype(order + _STORAGE[kind]) if kind in _STORAGE else None
+    if storage is None or len(values) != math.prod(variable.shape) * storage.itemsize:
+        raise DamagedError("values do not fill the array")
+    wanted = np.dtype(bool) if variable.logical else np.dtype(_CLASSES[variable.kind])
+    return np.frombuffer(values, storage).astype(wanted).reshape(variable.shape, order="F")
+
+
+def _text(values: memoryview, kind: int, order: str, shape: tuple[int, ...]) -> np.ndarray:
+    encoding = _TEXT.get(kind)
+    if encoding is None:
+        raise DamagedError("text of an unknown encoding")
+    if encoding.startswith("utf-") and encoding != "utf-8":
+        encoding += "-le" if order == "<" else "-be"
+    letters = list(bytes(values).decode(encoding, "replace"))
+    if len(shape) != 2 or len(letters) != math.prod(shape):
+        return np.array(["".join(letters)])
+    grid = np.array(letters, dtype="U1").reshape(shape, order="F")
+    return np.array(["".join(row) for row in grid]) if shape[0] else np.array([""])

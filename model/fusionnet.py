@@ -18,7 +18,7 @@ from utils.errors import UserError
 from utils.registry import register_model
 
 
-@register_model("FusionNet", tasks=("pansharpening",))
+@register_model("FusionNet", tasks=("pansharpening",), ratios=(2, 4, 8, 16))
 class FusionNet(nn.Module):
     """FusionNet. 78,632 parameters for 8 bands and 76,324 for 4, as published.
 

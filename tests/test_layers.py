@@ -1,0 +1,115 @@
+"""The layers of the house: who may import whom, and that importing does nothing.
+
+Leaves (operators, utils.sensors, utils.registry, utils.errors) may be imported by all; model, datasets, losses and
+metrics import themselves and the leaves; engine imports utils and the leaves; utils imports nothing above it and
+utils.config no torch. The entry files at the root import everything.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+OURS = ("operators", "model", "datasets", "losses", "metrics", "engine", "utils", "benchmarks", "tests")
+LEAVES = ("operators", "utils.sensors", "utils.registry", "utils.errors")
+ALLOWED = {
+    "operators": ("operators",),
+    "model": ("model", *LEAVES),
+    "datasets": ("datasets", *LEAVES),
+    "losses": ("losses", *LEAVES),
+    "metrics": ("metrics", *LEAVES),
+    "engine": ("engine", "utils", *LEAVES),
+    "utils": ("utils",),
+}
+LEAF_FILES = ("utils/sensors.py", "utils/registry.py", "utils/errors.py")
+# Third-party packages that belong to one place, or to none of the core.
+ONLY_IN = {"triton": "model/ops", "mamba_ssm": "model", "causal_conv1d": "model", "accelerate": "engine"}
+
+
+def files(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def imported(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (line, dotted name) of all imports, those inside functions too; ``from a import b`` gives ``a.b``."""
+    package = path.relative_to(ROOT).with_suffix("").parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            base = list(package[: len(package) - node.level + 1]) if node.level else []
+            base = ".".join([*base, *([node.module] if node.module else [])])
+            for alias in node.names:
+                yield node.lineno, f"{base}.{alias.name}"
+
+
+def inside(name: str, package: str) -> bool:
+    return name == package or name.startswith(package + ".")
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_packages_import_downwards_only(package):
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in files(package)
+        for line, name in imported(path)
+        if name.partition(".")[0] in OURS and not any(inside(name, a) for a in ALLOWED[package])
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("leaf", LEAF_FILES)
+def test_leaves_import_only_leaves(leaf):
+    wrong = [
+        n for _, n in imported(ROOT / leaf) if n.partition(".")[0] in OURS and not any(inside(n, a) for a in LEAVES)
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("package", [p for p in ALLOWED])
+def test_kernels_and_launchers_stay_in_their_place(package):
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in files(package)
+        for line, name in imported(path)
+        for root, place in ONLY_IN.items()
+        if inside(name, root) and not path.is_relative_to(ROOT / place)
+    ]
+    assert not wrong
+
+
+def test_no_star_imports_and_no_timm_or_torchvision():
+    for package in ALLOWED:
+        for path in files(package):
+            names = [n for _, n in imported(path)]
+            assert not [n for n in names if n.endswith(".*")], path
+            assert not [n for n in names if inside(n, "torchvision")], path
+
+
+@pytest.mark.parametrize("module", ["utils.config", "utils.sensors", "utils.registry", "utils.errors"])
+def test_light_modules_do_not_load_torch(module):
+    if not (ROOT / (module.replace(".", "/") + ".py")).exists():
+        pytest.skip(f"{module} is not there")
+    code = f"import sys, {module}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_the_walk_sees_imports_inside_functions(tmp_path, monkeypatch):
+    """The net itself: a forbidden import hidden in a function, relative or not, is found."""
+    package = tmp_path / "model"
+    package.mkdir()
+    (package / "bad.py").write_text(
+        "def f():\n    from engine import fit\n    from . import layers\n    import datasets.h5\n"
+    )
+    monkeypatch.setattr(f"{__name__}.ROOT", tmp_path)
+    assert [n for _, n in imported(package / "bad.py")] == ["engine.fit", "model.layers", "datasets.h5"]
+    with pytest.raises(AssertionError, match="engine.fit"):
+        test_packages_import_downwards_only("model")

@@ -1,0 +1,129 @@
+"""The registry: names are read from the sources, nothing is imported, a new file is enough."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+
+from model import build_model, list_models, model_entry
+from utils.errors import UserError
+from utils.registry import normalise, scan_folder
+
+ROOT = Path(__file__).resolve().parent.parent
+NEW_METHOD = """
+import torch
+from torch import nn
+from utils.registry import register_model
+
+@register_model("{name}", tasks=("pansharpening",), ratios=(4,){more})
+class Whatever(nn.Module):
+    def __init__(self, img_channel, condition_channel, out_channel, *, ratio=4):
+        super().__init__()
+        self.mix = nn.Conv2d(img_channel + condition_channel, out_channel, 1)
+
+    def forward(self, ms, lms, pan):
+        return lms + self.mix(torch.cat([lms, pan], 1))
+"""
+
+
+def run_python(code: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        cwd=ROOT,
+        env={"PATH": "/usr/bin:/bin", **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
+def test_a_file_in_a_named_folder_is_a_method(tmp_path, monkeypatch):
+    (tmp_path / "any_file.py").write_text(NEW_METHOD.format(name="My-Net", more=""))
+    assert "My-Net" not in list_models()
+    monkeypatch.setenv("LEMAMBA_MODEL_PATH", str(tmp_path))
+    assert "My-Net" in list_models()
+    assert "My-Net" in list_models(task="pansharpening", classical=False)
+    assert "My-Net" not in list_models(task="hmif")
+    network = build_model("my_net", img_channel=4, condition_channel=1, out_channel=4)
+    lms, pan = torch.rand(1, 4, 16, 16), torch.rand(1, 1, 16, 16)
+    assert network(torch.rand(1, 4, 4, 4), lms, pan).shape == lms.shape
+
+
+def test_a_new_file_is_picked_up_by_the_parametrised_test(tmp_path):
+    """Collect tests/test_models.py with the folder named: the new method stands in its cases, with no other edit."""
+    (tmp_path / "net.py").write_text(NEW_METHOD.format(name="MyNet", more=""))
+    code = """
+        import sys
+        sys.path.insert(0, "tests")
+        import test_models
+        print(("MyNet", "pansharpening", 4, 4) in test_models.cases(), "MyNet" in test_models.LEARNED)
+    """
+    assert run_python(code, LEMAMBA_MODEL_PATH=str(tmp_path)).split() == ["True", "True"]
+
+
+def test_names_ignore_case_dash_and_underscore():
+    assert {normalise(n) for n in ("LEMamba", "le_mamba", "LE-Mamba")} == {"lemamba"}
+    assert model_entry("MTF_GLP_fs").name == "MTF-GLP-FS"
+    assert model_entry("pannet") is not None
+
+
+def test_unknown_name_suggests_the_nearest():
+    with pytest.raises(UserError, match=r'unknown architecture "PanNetz" \(did you mean "PanNet"\?\)'):
+        build_model("PanNetz", img_channel=4, condition_channel=1, out_channel=4)
+
+
+def test_unknown_argument_suggests_the_nearest():
+    with pytest.raises(UserError, match=r'PanNet has no argument "dept" \(did you mean "depth"\?\)'):
+        build_model("PanNet", img_channel=4, condition_channel=1, out_channel=4, dept=3)
+
+
+def test_missing_argument_is_a_user_error():
+    with pytest.raises(UserError, match="condition_channel"):
+        build_model("PanNet", img_channel=4, out_channel=4)
+
+
+def test_two_of_one_name_are_an_error(tmp_path):
+    (tmp_path / "a.py").write_text(NEW_METHOD.format(name="MyNet", more=""))
+    (tmp_path / "b.py").write_text(NEW_METHOD.format(name="my_net", more=""))
+    with pytest.raises(UserError, match="registered twice"):
+        scan_folder(tmp_path)
+
+
+def test_missing_folder_is_a_user_error(tmp_path, monkeypatch):
+    monkeypatch.setenv("LEMAMBA_MODEL_PATH", str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match="is not a folder"):
+        list_models()
+
+
+def test_listing_reads_facts_without_importing_the_file(tmp_path, monkeypatch):
+    broken = NEW_METHOD.format(name="Broken", more=", classical=True, tileable=False") + "\nraise RuntimeError\n"
+    (tmp_path / "broken.py").write_text(broken)
+    monkeypatch.setenv("LEMAMBA_MODEL_PATH", str(tmp_path))
+    entry = model_entry("broken")
+    assert (entry.tasks, entry.ratios, entry.classical, entry.tileable) == (("pansharpening",), (4,), True, False)
+    assert "Broken" in list_models(classical=True)
+    with pytest.raises(RuntimeError):
+        build_model("Broken", img_channel=4, condition_channel=1, out_channel=4)
+    with pytest.raises(RuntimeError):  # a failed import leaves no half-made module behind
+        build_model("Broken", img_channel=4, condition_channel=1, out_channel=4)
+
+
+def test_listing_imports_no_architecture():
+    code = """
+        import sys, model
+        model.list_models()
+        print([m for m in sys.modules if m.startswith("model.")])
+    """
+    assert run_python(code).strip() == "[]"
+
+
+def test_every_name_is_spelled_once_and_listed_in_order():
+    names = list_models()
+    assert names == sorted(names, key=str.lower)
+    assert len({normalise(n) for n in names}) == len(names)

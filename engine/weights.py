@@ -1,0 +1,143 @@
+"""Weights for users: one .safetensors file from which the network can be rebuilt, with a .json beside it to read.
+
+The header of the file holds the same facts as the .json: the network's name and constructor arguments, the run's
+configuration, the data's divisor and ratio, the metrics. Legacy .pth files are read with ``weights_only=True``.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from engine.files import json_bytes, tensor_bytes, write_atomic
+from utils.errors import UserError
+
+LOG_FOLDER = Path("log_file")
+_STATE_KEYS = ("state_dict", "model", "net", "ema_model", "params_ema", "params")  # where published files hide them
+
+
+def save_weights(path: Path, state: dict[str, Tensor], meta: dict[str, Any]) -> None:
+    """Write ``path`` (.safetensors) and the .json beside it, each under a temporary name first.
+
+    Args:
+        path: ends in ``.safetensors``.
+        state: names and tensors as ``model.state_dict()``.
+        meta: {"model": {"name", "args"}, "config", "data", "metrics", …}; the .json also gets the file's sha256.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    facts = write_atomic(path, tensor_bytes(state, meta))
+    write_atomic(path.with_suffix(".json"), json_bytes({**meta, "sha256": facts["sha256"]}))
+
+
+def resolve_weights(run_or_file: str | Path, log_folder: Path = LOG_FOLDER) -> Path:
+    """Find a weight file.
+
+    Args:
+        run_or_file: a .safetensors or .pth file; a run's folder (its best weights, else its last, else the EMA of its
+            newest checkpoint); or ``proj/run`` below `log_folder`.
+        log_folder: where runs live.
+
+    Raises:
+        UserError: nothing there, naming what was looked for.
+    """
+    given = Path(run_or_file)
+    if given.is_file():
+        return given
+    for folder in (given, log_folder / given):
+        if not folder.is_dir():
+            continue
+        checkpoints = sorted(folder.glob("checkpoints/step_*/"), reverse=True)
+        candidates = [folder / "weights/best.safetensors", folder / "weights/last.safetensors"]
+        candidates += [c / name for c in (*checkpoints, folder) for name in ("ema.safetensors", "model.safetensors")]
+        found = next((c for c in candidates if c.is_file()), None)
+        if found is None:
+            raise UserError(f"expected weights/best.safetensors or checkpoints in {folder}, found none; train first")
+        return found
+    raise UserError(f"expected a weight file or a run, {given} is neither (looked in {log_folder} too); correct it")
+
+
+def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a weight file into (state_dict, meta); tensors are on the CPU.
+
+    meta is {} where the file has none (legacy .pth, safetensors of others). A pickle that would run code is refused.
+
+    Raises:
+        UserError: missing, damaged or refused file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"expected a weight file, {path} is not there; correct the path")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    return _read_legacy(path), {}
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            header = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+        meta = json.loads(header["meta"]) if "meta" in header else {}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path}: not a whole safetensors file ({error}); copy it again") from None
+    beside = path.with_suffix(".json")
+    if not meta and beside.is_file():
+        try:
+            meta = json.loads(beside.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{beside}: not valid JSON ({error}); correct or remove it") from None
+    return state, meta if isinstance(meta, dict) else {}
+
+
+def _read_legacy(path: Path) -> dict[str, Tensor]:
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UserError(
+            f"{path}: refused, as reading this pickle would run code from the file; if you trust its author, convert "
+            "it where that is safe: load it with torch and save its state_dict with safetensors.torch.save_file"
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
+        raise UserError(f"{path}: not a weight file torch can read ({error}); copy it again") from None
+    return _find_state(loaded, path)
+
+
+def _find_state(loaded: Any, path: Path) -> dict[str, Tensor]:
+    """Return the state_dict inside what a legacy file held; wrappers of other projects are taken off."""
+    for _ in range(3):
+        if not isinstance(loaded, dict):
+            break
+        if loaded and all(isinstance(v, Tensor) for v in loaded.values()):
+            return {n.removeprefix("module."): t for n, t in loaded.items()}
+        key = next((k for k in _STATE_KEYS if isinstance(loaded.get(k), dict)), None)
+        if key is None:
+            break
+        loaded = loaded[key]
+    raise UserError(f"{path}: expected a state_dict (names and tensors), found {type(loaded).__name__}; export one")
+
+
+def load_strict(model: nn.Module, state: dict[str, Tensor], source: str = "weights") -> None:
+    """Load `state` into `model`; names and shapes must agree exactly.
+
+    Raises:
+        UserError: with how many names are missing, unexpected or of another shape, and the first of each.
+    """
+    own = model.state_dict()
+    missing = [n for n in own if n not in state]
+    unexpected = [n for n in state if n not in own]
+    other = [
+        f"{n} {tuple(state[n].shape)} instead of {tuple(own[n].shape)}"
+        for n in own
+        if n in state and state[n].shape != own[n].shape
+    ]
+    kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", other))
+    reports = [f"{len(names)} {kind} (first: {', '.join(names[:3])})" for kind, names in kinds if names]
+    if reports:
+        raise UserError(f"{source} do not fit the network: {'; '.join(reports)}; check arch, variant and bands")
+    model.load_state_dict(state)

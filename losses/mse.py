@@ -1,0 +1,14 @@
+"""MSE: mean squared error. sr, gt (B, C, H, W)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class MSE(nn.Module):
+    """total = mse = mean (sr - gt)²."""
+
+    def forward(self, sr: Tensor, gt: Tensor) -> dict[str, Tensor]:
+        """Return {"total", "mse"}, scalars."""
+        mse = (sr - gt).square().mean()
+        return {"total": mse, "mse": mse}

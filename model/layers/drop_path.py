@@ -1,0 +1,32 @@
+"""Stochastic depth (Huang et al., ECCV 2016): drop a residual branch for whole samples during training."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class DropPath(nn.Module):
+    """Zero the branch with probability `rate` for each sample and divide by 1 - rate; identity in evaluation.
+
+    Args:
+        rate: drop probability in [0, 1).
+    """
+
+    def __init__(self, rate: float = 0.0) -> None:
+        super().__init__()
+        if not 0.0 <= rate < 1.0:
+            raise ValueError(f"drop path rate must lie in [0, 1), given {rate}")
+        self.rate = rate
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return `x` (B, …) with some samples set to zero."""
+        if self.rate == 0.0 or not self.training:
+            return x
+        keep = 1.0 - self.rate
+        mask = x.new_empty((x.shape[0],) + (1,) * (x.dim() - 1)).bernoulli_(keep)
+        return x * (mask / keep)
+
+    def extra_repr(self) -> str:
+        """Show the rate when the network is printed."""
+        return f"rate={self.rate}"

@@ -1,0 +1,209 @@
+"""SS2D, the two-dimensional selective scan with state sharing, and the VSS block around it.
+
+Source: LE-Mamba (arXiv 2404.09293), building on VMamba (Liu et al., 2024) and Mamba (Gu and Dao, 2023).
+
+Legend: B batch, H W size, c block width, D inner channels (ssm_ratio * c), K = 4 scan directions, N state size,
+R = ceil(c / 16) rank of dt. Everything is channels last: (B, H, W, ·).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from model.layers.drop_path import DropPath
+from model.ops.cross_scan import cross_selective_scan
+
+K = 4
+StateGrad = Literal["detached", "full"]
+DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 0.1, 1e-4
+
+
+def conv_channels_last(conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+    """Apply `conv` to x (B, H, W, c) without leaving the layout: the permuted view already is `channels_last`.
+
+    Depth-wise convolutions are an order of magnitude faster this way on a CPU (docs/performance.md).
+    """
+    return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class GatedMlp(nn.Module):
+    """Linear(c -> 2m), halves (a, b), Linear(m -> c)(a * GELU(b)), with m = mlp_ratio * c and the exact GELU."""
+
+    def __init__(self, channels: int, mlp_ratio: float) -> None:
+        super().__init__()
+        hidden = int(channels * mlp_ratio)
+        self.fc1 = nn.Linear(channels, 2 * hidden)
+        self.fc2 = nn.Linear(hidden, channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map x (…, c) to (…, c)."""
+        a, b = self.fc1(x).chunk(2, dim=-1)
+        return self.fc2(a * F.gelu(b))
+
+
+def project_state(weight: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+    """Apply one matrix per direction: weight (K * D, D', 1) and state (B, K * D', N) give (B, K * D, N)."""
+    B, KDp, N = state.shape
+    W = weight.view(K, -1, weight.shape[1])
+    return torch.einsum("kde,bken->bkdn", W, state.view(B, K, KDp // K, N)).reshape(B, -1, N)
+
+
+class SS2D(nn.Module):
+    """Selective scan over four directions of an image, with states shared between blocks.
+
+    Args:
+        channels: width c of the block.
+        d_state: state size N.
+        kernel: side of the depth-wise convolution.
+        ssm_ratio: D = ssm_ratio * c.
+        prev_inner: inner channels D' of the block whose state arrives; None = takes no state and owns no W1, G, rho.
+        skip_inner: inner channels of the encoder block whose state arrives through the skip; None = owns no W2 and
+            adds a skip state unprojected.
+        state_grad: "detached" cuts the state where the scan puts it out (as published), "full" lets its gradient
+            through.
+    """
+
+    FLOAT32_PARAMETERS = ("A_log", "D", "dt_bias")
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        d_state: int,
+        kernel: int,
+        ssm_ratio: float,
+        prev_inner: int | None = None,
+        skip_inner: int | None = None,
+        state_grad: StateGrad = "detached",
+    ) -> None:
+        super().__init__()
+        D, N, R = int(ssm_ratio * channels), d_state, math.ceil(channels / 16)
+        self.inner, self.d_state, self.dt_rank = D, N, R
+        self.state_grad = state_grad
+
+        self.in_proj = nn.Linear(channels, 2 * D, bias=False)
+        self.conv_norm = nn.LayerNorm(D)
+        self.conv = nn.Conv2d(D, D, kernel, padding=kernel // 2, groups=D)
+        self.x_proj = nn.Parameter(torch.empty(K, R + 2 * N, D))
+        self.dt_weight = nn.Parameter(torch.empty(K, D, R))
+        self.dt_bias = nn.Parameter(torch.empty(K, D))
+        self.A_log = nn.Parameter(torch.empty(K * D, N))
+        self.D = nn.Parameter(torch.empty(K * D))
+        self.W1 = self.G = self.rho = self.W2 = None
+        if prev_inner is not None:
+            self.W1 = nn.Parameter(torch.empty(K * D, prev_inner, 1))
+            self.G = nn.Parameter(torch.empty(K * N, D, 1))
+            self.rho = nn.Parameter(torch.empty(1, K, D, 1))
+        if skip_inner is not None:
+            self.W2 = nn.Parameter(torch.empty(K * D, skip_inner, 1))
+        self.out_norm = nn.LayerNorm(D)
+        self.out_proj = nn.Linear(D, channels, bias=False)
+        for name in self.FLOAT32_PARAMETERS:
+            getattr(self, name)._no_weight_decay = True
+        self.reset_scan_parameters()
+
+    @torch.no_grad()
+    def reset_scan_parameters(self) -> None:
+        """Draw the parameters of the scan: A = -1..-N, D = 1, dt log-uniform in [1e-3, 0.1], state weights N(0, 1)."""
+        D, N, R = self.inner, self.d_state, self.dt_rank
+        self.A_log.copy_(torch.arange(1, N + 1, dtype=torch.float32).log().expand(K * D, N))
+        self.D.fill_(1.0)
+        nn.init.uniform_(self.x_proj, -(D**-0.5), D**-0.5)
+        nn.init.uniform_(self.dt_weight, -(R**-0.5), R**-0.5)
+        dt = torch.exp(torch.rand(K, D) * (math.log(DT_MAX) - math.log(DT_MIN)) + math.log(DT_MIN)).clamp(min=DT_FLOOR)
+        self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
+        for weight in (self.W1, self.W2, self.G, self.rho):
+            if weight is not None:
+                nn.init.normal_(weight)
+
+    def _apply(self, fn, recurse: bool = True):  # noqa: ANN001, ANN202 - torch's own hook, its signature
+        """Move or cast the module, but keep A_log, D and dt_bias in at least float32: bf16 would ruin the decays."""
+        kept = {name: getattr(self, name).detach() for name in self.FLOAT32_PARAMETERS}
+        super()._apply(fn, recurse)
+        for name, before in kept.items():
+            parameter = getattr(self, name)
+            if parameter.dtype in (torch.float16, torch.bfloat16):
+                parameter.data = before.to(parameter.device)
+        return self
+
+    def shared_state(self, prev: torch.Tensor | None, skip: torch.Tensor | None) -> torch.Tensor | None:
+        """Combine the previous block's state and the encoder's: s = W1 prev (+ W2 skip); (B, K * D, N) or None.
+
+        The skip state counts only where a previous state exists; without W2 it is added as it is.
+        """
+        if prev is None or self.W1 is None:
+            return None
+        s = project_state(self.W1, prev)
+        if skip is not None:
+            s = s + (skip if self.W2 is None else project_state(self.W2, skip))
+        return s
+
+    def scan(
+        self, x: torch.Tensor, prev: torch.Tensor | None, skip: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scan x (B, H, W, D) in four directions: y (B, H, W, D) and the last state (B, K * D, N)."""
+        R, N = self.dt_rank, self.d_state
+        s = self.shared_state(prev, skip)
+        weight = self.x_proj
+        if s is not None:
+            # One matrix product yields dt, Bt, Ct and the gate of all directions: all read the unmodified x.
+            weight = torch.cat((weight, self.G.view(K, N, -1)), dim=1)
+        rows = F.linear(x, weight.flatten(0, 1))
+        rows = rows.view(*x.shape[:3], K, -1).permute(0, 3, 4, 1, 2)  # (B, K, R + 2N (+ N), H, W), channels last
+        dt, Bt, Ct, *gate = rows.split((R, N, N) if s is None else (R, N, N, N), dim=2)
+        y, last = cross_selective_scan(
+            x.permute(0, 3, 1, 2),
+            dt,
+            Bt,
+            Ct,
+            -torch.exp(self.A_log.float()),
+            self.D,
+            self.dt_weight,
+            self.dt_bias.flatten(),
+            shared_state=s,
+            gate=gate[0] if gate else None,
+            rho=None if s is None else self.rho,
+        )
+        return y.permute(0, 2, 3, 1), last.detach() if self.state_grad == "detached" else last
+
+    def forward(
+        self, x: torch.Tensor, prev: torch.Tensor | None = None, skip: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map x (B, H, W, c) to the same shape and give the last state (B, K * D, N)."""
+        x, z = self.in_proj(x).chunk(2, dim=-1)
+        x = F.silu(conv_channels_last(self.conv, self.conv_norm(x)))
+        y, last = self.scan(x, prev, skip)
+        return self.out_proj(self.out_norm(y) * F.silu(z)), last
+
+
+class VSSBlock(nn.Module):
+    """x + DropPath(SS2D(LN(x))), then x + DropPath(gMLP(LN(x))); LayerNorm eps 1e-6.
+
+    Args:
+        channels: width c.
+        mlp_ratio: hidden width of the gated MLP over c.
+        drop_path: drop probability of both residual branches.
+        **ss2d: arguments of `SS2D`.
+    """
+
+    def __init__(self, channels: int, *, mlp_ratio: float, drop_path: float = 0.0, **ss2d) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels, eps=1e-6)
+        self.ss2d = SS2D(channels, **ss2d)
+        self.norm2 = nn.LayerNorm(channels, eps=1e-6)
+        self.mlp = GatedMlp(channels, mlp_ratio)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(
+        self, x: torch.Tensor, prev: torch.Tensor | None = None, skip: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map x (B, H, W, c) to the same shape and give the last state (B, K * D, N)."""
+        y, state = self.ss2d(self.norm1(x), prev, skip)
+        x = x + self.drop_path(y)
+        x = x + self.drop_path(self.mlp(self.norm2(x)))
+        return x, state

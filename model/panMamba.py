@@ -1,0 +1,426 @@
+"""LE-Mamba: a U-shaped state-space network with local-enhanced vision Mamba blocks and state sharing.
+
+Paper: "A Novel State Space Model with Local Enhancement and State Sharing for Image Fusion", ACM MM 2024,
+arXiv 2404.09293. The class and keyword names are the published ones; the mapping from published parameter names is
+`LEMamba.from_published`.
+
+Legend: B batch, C bands, P guide channels (1 for PAN, 3 for RGB), H W full size, c width of a stage, D inner channels
+of a scan (ssm_ratio * c), K = 4 scan directions, N state size. Feature maps are channels last, (B, H, W, c).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from model.layers.ss2d import StateGrad, VSSBlock, conv_channels_last
+from model.layers.window import pad_to_multiple, resize_window_states, window_merge, window_partition
+from utils.errors import UserError
+from utils.registry import register_model
+
+LOCAL_SSM_RATIO = 2
+LOCAL_MLP_RATIO = 1
+GLOBAL_MLP_RATIO = 4
+
+
+class State(NamedTuple):
+    """Final scan states of a block: global (B, K * D, N), local per window (B * nh * nw, K * D, N), and (nh, nw)."""
+
+    whole: torch.Tensor
+    local: torch.Tensor | None = None
+    grid: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True)
+class StageSettings:
+    """What the blocks of one stage have in common; `local_*` are None where the stage has no window."""
+
+    channels: int
+    window: int | None
+    local_d_state: int | None
+    d_state: int
+    local_kernel: int | None
+    kernel: int
+    ssm_ratio: float
+
+    @property
+    def has_local(self) -> bool:
+        """Whether blocks of this stage have a local part."""
+        return self.window is not None and self.local_d_state is not None
+
+    @property
+    def inner(self) -> int:
+        """Inner channels D of the global scan."""
+        return int(self.ssm_ratio * self.channels)
+
+    @property
+    def local_inner(self) -> int | None:
+        """Inner channels D of the local scan, None without one."""
+        return LOCAL_SSM_RATIO * self.channels if self.has_local else None
+
+
+class LEVM(nn.Module):
+    """Local-enhanced vision Mamba block: guide, scan inside windows, scan over the whole map.
+
+    Args:
+        settings: of the stage.
+        condition_channel: guide channels P.
+        prev, skip: settings of the stages whose states arrive (previous block, encoder mirror); None where none
+            does, so that no weights are made for it.
+        share_local: let the local part take local states, wired like the global ones.
+        drop_path: drop probability of the residual branches of both parts.
+        state_grad: see `model.layers.ss2d.SS2D`.
+    """
+
+    def __init__(
+        self,
+        settings: StageSettings,
+        condition_channel: int,
+        *,
+        prev: StageSettings | None = None,
+        skip: StageSettings | None = None,
+        share_local: bool = False,
+        drop_path: float = 0.0,
+        state_grad: StateGrad = "detached",
+    ) -> None:
+        super().__init__()
+        c = settings.channels
+        self.window = settings.window if settings.has_local else None
+        self.guide_point = nn.Conv2d(condition_channel, c, 1)
+        self.guide_depth = nn.Conv2d(c, c, 3, padding=1, groups=c)
+        self.local = None
+        if settings.has_local:
+            local_prev = prev.local_inner if prev and share_local else None
+            self.local = VSSBlock(
+                c,
+                mlp_ratio=LOCAL_MLP_RATIO,
+                d_state=settings.local_d_state,
+                kernel=settings.local_kernel,
+                ssm_ratio=LOCAL_SSM_RATIO,
+                prev_inner=local_prev,
+                skip_inner=skip.local_inner if skip and local_prev is not None else None,
+                drop_path=drop_path,
+                state_grad=state_grad,
+            )
+            self.enhanced_factor = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, 1, c), std=0.02))
+        self.whole = VSSBlock(
+            c,
+            mlp_ratio=GLOBAL_MLP_RATIO,
+            d_state=settings.d_state,
+            kernel=settings.kernel,
+            ssm_ratio=settings.ssm_ratio,
+            prev_inner=prev.inner if prev else None,
+            skip_inner=skip.inner if skip else None,
+            drop_path=drop_path,
+            state_grad=state_grad,
+        )
+
+    def forward(
+        self, x: torch.Tensor, guide: torch.Tensor, prev: State | None = None, skip: State | None = None
+    ) -> tuple[torch.Tensor, State]:
+        """Map x (B, H, W, c), guided by guide (B, H, W, P), to the same shape and give the block's final states."""
+        # A 1x1 convolution is a matrix product over channels; as such its result is channels last whatever P is.
+        embedded = F.linear(guide, self.guide_point.weight.flatten(1), self.guide_point.bias)
+        x = x + conv_channels_last(self.guide_depth, embedded)
+
+        local_state, grid = None, (0, 0)
+        if self.local is not None:
+            size = x.shape[1:3]
+            grid = (size[0] // self.window, size[1] // self.window)
+            local, local_state = self.local(
+                window_partition(x, self.window), self._local(prev, grid), self._local(skip, grid)
+            )
+            x = window_merge(local, size) * self.enhanced_factor + x
+
+        x, state = self.whole(x, prev.whole if prev else None, skip.whole if skip else None)
+        return x, State(state, local_state, grid)
+
+    def _local(self, state: State | None, grid: tuple[int, int]) -> torch.Tensor | None:
+        """Return the local state brought to this stage's windows, or None where this block takes none."""
+        if state is None or state.local is None or self.local.ss2d.W1 is None:
+            return None
+        return resize_window_states(state.local, state.grid, grid)
+
+
+@register_model("LEMamba", tasks=("pansharpening", "hmif"), ratios=(2, 4, 8, 16))
+class LEMamba(nn.Module):
+    """LE-Mamba for pansharpening (P = 1) and hyperspectral-RGB fusion (P = 3): sr = lms + U-net(lms, pan).
+
+    The defaults are the paper's tiny variant (743,464 parameters for 8 bands, 757,311 for 31 bands and RGB).
+
+    Args:
+        img_channel, condition_channel, out_channel: bands C of lms, guide channels P, bands of sr.
+        width: channels of the first stage.
+        ratio: resolution ratio H/h. The network works at full size, so it only documents the data.
+        middle_blk_nums: blocks between encoder and decoder.
+        ssm_enc_blk_nums, ssm_dec_blk_nums: blocks per stage, shallow first.
+        ssm_chan_upscale: channel factor at each halving, shallow first.
+        ssm_ratios: D / c of the global scans, shallow first.
+        window_sizes: side of the local windows, shallow first; None = no local part.
+        ssm_enc_d_states: (local, global) state sizes, shallow first.
+        ssm_dec_d_states: the same for the decoder, *deepest first*.
+        ssm_enc_convs: (local, global) depth-wise kernel sizes, shallow first.
+        ssm_dec_convs: the same for the decoder, *deepest first*.
+        drop_path_rate: grows linearly from 0 over all blocks in order encoder, middle, decoder.
+        state_grad: "detached" = as published, shared states carry no gradient back into the scan they come from;
+            "full" = they do.
+        share_local_state: local scans receive local states too (Figure 2c of the paper; not in the release).
+        share_across_stages: the first block of each later encoder stage and of the middle takes the last state
+            before it.
+        chain_decoder_states: a decoder block takes the state of the block before it in its stage.
+        naf_enc_blk_nums, naf_dec_blk_nums, naf_chan_upscale, if_abs_pos, if_rope, patch_merge, upscale: keywords of
+            the published configuration files that change nothing here.
+
+    H and W may be anything: images are padded by reflection to the multiple that the halvings and windows need
+    (16 for the published variants) and the result is cut back.
+    """
+
+    def __init__(
+        self,
+        img_channel: int,
+        condition_channel: int,
+        out_channel: int,
+        width: int = 32,
+        *,
+        ratio: int = 4,
+        middle_blk_nums: int = 1,
+        ssm_enc_blk_nums: Sequence[int] = (2, 1, 1),
+        ssm_dec_blk_nums: Sequence[int] = (2, 1, 1),
+        ssm_chan_upscale: Sequence[int] = (1, 1, 1),
+        ssm_ratios: Sequence[float] = (2, 2, 1),
+        window_sizes: Sequence[int | None] = (8, 8, None),
+        ssm_enc_d_states: Sequence[Sequence[int | None]] = ((16, 32), (16, 32), (None, 32)),
+        ssm_dec_d_states: Sequence[Sequence[int | None]] = ((None, 32), (16, 32), (16, 32)),
+        ssm_enc_convs: Sequence[Sequence[int | None]] = ((7, 11), (7, 11), (None, 11)),
+        ssm_dec_convs: Sequence[Sequence[int | None]] = ((None, 11), (7, 11), (7, 11)),
+        drop_path_rate: float = 0.1,
+        state_grad: StateGrad = "detached",
+        share_local_state: bool = False,
+        share_across_stages: bool = False,
+        chain_decoder_states: bool = False,
+        naf_enc_blk_nums: Sequence[int] = (),
+        naf_dec_blk_nums: Sequence[int] = (),
+        naf_chan_upscale: Sequence[int] = (),
+        if_abs_pos: bool = False,
+        if_rope: bool = False,
+        patch_merge: bool = True,
+        upscale: int | None = None,
+    ) -> None:
+        super().__init__()
+        per_stage = {
+            "ssm_enc_blk_nums": ssm_enc_blk_nums,
+            "ssm_dec_blk_nums": ssm_dec_blk_nums,
+            "ssm_chan_upscale": ssm_chan_upscale,
+            "ssm_ratios": ssm_ratios,
+            "window_sizes": window_sizes,
+            "ssm_enc_d_states": ssm_enc_d_states,
+            "ssm_dec_d_states": ssm_dec_d_states,
+            "ssm_enc_convs": ssm_enc_convs,
+            "ssm_dec_convs": ssm_dec_convs,
+        }
+        _check_arguments(per_stage, middle_blk_nums, state_grad)
+        stages = len(ssm_enc_blk_nums)
+        widths = [width * math.prod(ssm_chan_upscale[:i]) for i in range(stages + 1)]
+        self.img_channel, self.condition_channel = img_channel, condition_channel
+        self.chain_decoder_states, self.share_across_stages = chain_decoder_states, share_across_stages
+        self.grad_checkpointing = False
+        self.multiple = math.lcm(2**stages, *(w * 2**i for i, w in enumerate(window_sizes) if w))
+
+        def settings(level: int, channels: int, d_states: Sequence, convs: Sequence) -> StageSettings:
+            return StageSettings(
+                channels, window_sizes[level], d_states[0], d_states[1], convs[0], convs[1], ssm_ratios[level]
+            )
+
+        encoder = [settings(i, widths[i], ssm_enc_d_states[i], ssm_enc_convs[i]) for i in range(stages)]
+        middle = settings(stages - 1, widths[-1], ssm_enc_d_states[-1], ssm_enc_convs[-1])
+        levels = range(stages - 1, -1, -1)  # the decoder runs deepest first
+        decoder = [settings(i, widths[i], ssm_dec_d_states[q], ssm_dec_convs[q]) for q, i in enumerate(levels)]
+        _check_state_sizes(encoder, middle, decoder, share_local_state)
+
+        blocks = sum(ssm_enc_blk_nums) + middle_blk_nums + sum(ssm_dec_blk_nums)
+        rates = iter(torch.linspace(0, drop_path_rate, blocks).tolist())
+
+        def block(stage: StageSettings, prev: StageSettings | None, skip: StageSettings | None = None) -> LEVM:
+            return LEVM(
+                stage,
+                condition_channel,
+                prev=prev,
+                skip=skip,
+                share_local=share_local_state,
+                drop_path=next(rates),
+                state_grad=state_grad,
+            )
+
+        def chain(stage: StageSettings, count: int, before: StageSettings | None) -> nn.ModuleList:
+            first = before if share_across_stages else None
+            return nn.ModuleList(block(stage, stage if j else first) for j in range(count))
+
+        self.head = nn.Conv2d(img_channel, width, 3, padding=1)
+        self.encoders = nn.ModuleList(
+            chain(stage, ssm_enc_blk_nums[i], encoder[i - 1] if i else None) for i, stage in enumerate(encoder)
+        )
+        self.downs = nn.ModuleList(nn.Conv2d(widths[i], widths[i + 1], 2, stride=2) for i in range(stages))
+        self.middle = chain(middle, middle_blk_nums, encoder[-1])
+        self.ups, self.merges, self.decoders = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        self.skip_scales = nn.ParameterList()
+        for q, i in enumerate(levels):
+            stage, before = decoder[q], decoder[q - 1] if q else middle
+            self.ups.append(nn.Conv2d(widths[i + 1], widths[i], 1, bias=False))
+            self.merges.append(nn.Linear(2 * widths[i], widths[i]))
+            self.skip_scales.append(nn.Parameter(torch.zeros(1, 1, 1, widths[i])))
+            self.decoders.append(
+                nn.ModuleList(
+                    block(stage, stage if j and chain_decoder_states else before, None if j else encoder[i])
+                    for j in range(ssm_dec_blk_nums[i])
+                )
+            )
+        self.tail = nn.Conv2d(width, out_channel, 3, padding=1)
+        self.apply(_init_weights)
+
+    def forward(self, ms: torch.Tensor, lms: torch.Tensor, pan: torch.Tensor) -> torch.Tensor:
+        """Fuse: lms (B, C, H, W) and pan (B, P, H, W) give sr (B, C, H, W). `ms` is not used by this network."""
+        self._check_inputs(lms, pan)
+        H, W = lms.shape[-2:]
+        padded = pad_to_multiple(lms, self.multiple)
+        guides = self._guides(pad_to_multiple(pan, self.multiple))
+
+        x = conv_channels_last(self.head, padded.permute(0, 2, 3, 1))
+        skips, state = [], None
+        for blocks, down, guide in zip(self.encoders, self.downs, guides, strict=False):
+            x, state = self._chain(blocks, x, guide, state if self.share_across_stages else None)
+            skips.append((x, state))
+            x = conv_channels_last(down, x)
+
+        x, state = self._chain(self.middle, x, guides[-1], state if self.share_across_stages else None)
+
+        for q, blocks in enumerate(self.decoders):
+            skip, skip_state = skips.pop()
+            x = self._upsample(self.ups[q], x)
+            x = self.merges[q](torch.cat((x, skip * self.skip_scales[q]), dim=-1))
+            stage_state = state
+            for levm in blocks:
+                prev = state if self.chain_decoder_states else stage_state
+                x, state = self._run(levm, x, guides[-2 - q], prev, skip_state)
+        sr = conv_channels_last(self.tail, x).permute(0, 3, 1, 2) + padded
+        return sr[..., :H, :W]
+
+    def _run(self, levm: LEVM, *inputs: Any) -> tuple[torch.Tensor, State]:
+        """Run one block, recomputing it in the backward pass where activation checkpointing is on."""
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            return checkpoint(levm, *inputs, use_reentrant=False)
+        return levm(*inputs)
+
+    def _chain(
+        self, blocks: nn.ModuleList, x: torch.Tensor, guide: torch.Tensor, state: State | None
+    ) -> tuple[torch.Tensor, State]:
+        """Run blocks that each take the state of the one before; `state` is what the first receives."""
+        for levm in blocks:
+            x, state = self._run(levm, x, guide, state, None)
+        return x, state
+
+    def _guides(self, pan: torch.Tensor) -> list[torch.Tensor]:
+        """Resize the guide to every stage, shallow first and the middle last: (B, H / 2^i, W / 2^i, P) each."""
+        H, W = pan.shape[-2:]
+        sizes = [(H >> i, W >> i) for i in range(len(self.downs) + 1)]
+        resized = (pan, *(F.interpolate(pan, size=s, mode="bilinear", align_corners=True) for s in sizes[1:]))
+        return [g.permute(0, 2, 3, 1).contiguous() for g in resized]
+
+    @staticmethod
+    def _upsample(up: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+        """1x1 convolution to the width above, then bilinear x2 (half-pixel centres)."""
+        x = conv_channels_last(up, x).permute(0, 3, 1, 2)
+        return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False).permute(0, 2, 3, 1)
+
+    def _check_inputs(self, lms: torch.Tensor, pan: torch.Tensor) -> None:
+        expected = (self.img_channel, self.condition_channel)
+        if (lms.shape[1], pan.shape[1]) != expected or lms.shape[-2:] != pan.shape[-2:]:
+            raise UserError(
+                f"LEMamba expects lms (B, {expected[0]}, H, W) and pan (B, {expected[1]}, H, W), given lms "
+                f"{tuple(lms.shape)} and pan {tuple(pan.shape)}; check the data set and the number of bands"
+            )
+
+    @staticmethod
+    def from_published(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Rename the parameters of a published checkpoint to those of this class; shapes are unchanged."""
+        return {_rename(key): value for key, value in state_dict.items()}
+
+
+def _check_arguments(per_stage: dict[str, Sequence], middle_blk_nums: int, state_grad: str) -> None:
+    stages = len(per_stage["ssm_enc_blk_nums"])
+    for name, values in per_stage.items():
+        if len(values) != stages:
+            raise UserError(
+                f"LEMamba: {name} needs {stages} entries, one per stage as in ssm_enc_blk_nums, given {len(values)}"
+            )
+    if middle_blk_nums < 1:
+        raise UserError(f"LEMamba: middle_blk_nums must be at least 1, given {middle_blk_nums}")
+    if state_grad not in ("detached", "full"):
+        raise UserError(f'LEMamba: state_grad must be "detached" or "full", given "{state_grad}"')
+
+
+def _check_state_sizes(
+    encoder: list[StageSettings], middle: StageSettings, decoder: list[StageSettings], share_local: bool
+) -> None:
+    """States are shared between stages as they are, so their size N must be one everywhere."""
+    stages = [*encoder, middle, *decoder]
+    sizes = {"global": {s.d_state for s in stages}}
+    if share_local:
+        sizes["local"] = {s.local_d_state for s in stages if s.has_local}
+    for kind, values in sizes.items():
+        if len(values) > 1:
+            raise UserError(
+                f"LEMamba shares {kind} states between stages, so their d_states must be equal, given {sorted(values)}"
+            )
+
+
+def _init_weights(module: nn.Module) -> None:
+    """Linear: truncated normal 0.02; Conv2d: Kaiming normal over fan-out (groups ignored), as published."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+    elif isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    else:
+        return
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
+_PUBLISHED_NAMES = [
+    (r"^intro\.", "head."),
+    (r"^ending\.", "tail."),
+    (r"^lemm_encoders\.(\d+)\.mods\.", r"encoders.\1."),
+    (r"^lemm_downs\.(\d+)\.1\.", r"downs.\1."),
+    (r"^middle_blks\.mods\.", "middle."),
+    (r"^lemm_ups\.(\d+)\.1\.", r"ups.\1."),
+    (r"^lemm_decoders\.(\d+)\.mods\.0\.", r"merges.\1."),
+    (r"^lemm_decoders\.(\d+)\.mods\.(\d+)\.", lambda m: f"decoders.{m[1]}.{int(m[2]) - 1}."),
+    (r"\.intro_conv\.0\.", ".guide_point."),
+    (r"\.intro_conv\.1\.", ".guide_depth."),
+    (r"\.mamba_inner_shared\.", ".local."),
+    (r"\.mamba\.", ".whole."),
+    (r"\.norm\.body\.", ".conv_norm."),
+    (r"\.(local|whole)\.norm\.", r".\1.norm1."),
+    (r"\.op\.", ".ss2d."),
+    (r"\.conv2d\.", ".conv."),
+    (r"\.x_proj_weight$", ".x_proj"),
+    (r"\.dt_projs_(weight|bias)$", r".dt_\1"),
+    (r"\.A_logs$", ".A_log"),
+    (r"\.Ds$", ".D"),
+    (r"\.ssm_state_weight([12])$", r".W\1"),
+    (r"\.xs_gate_weight$", ".G"),
+    (r"\.ssm_gate_ratio$", ".rho"),
+]
+
+
+def _rename(key: str) -> str:
+    for pattern, replacement in _PUBLISHED_NAMES:
+        key = re.sub(pattern, replacement, key)
+    return key

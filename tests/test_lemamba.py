@@ -1,0 +1,202 @@
+"""LE-Mamba against the published network's outputs, against a second implementation, and its own promises."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import lemamba_reference as reference
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from model import build_model
+from utils.errors import UserError
+
+CONFIG = Path(__file__).parent.parent / "configs" / "LEMamba_config.yaml"
+VARIANTS = yaml.safe_load(CONFIG.read_text())["model"]["variants"]
+
+
+def small(**changes):
+    return build_model("LEMamba", **(reference.SMALL | changes))
+
+
+def gradient_norms(net: torch.nn.Module) -> dict[str, float]:
+    return {k: 0.0 if p.grad is None else p.grad.double().norm().item() for k, p in net.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    ("variant", "bands", "guide", "count"),
+    [
+        ("tiny", 8, 1, 743_464),
+        ("tiny", 4, 1, 741_156),
+        ("tiny", 31, 3, 757_311),
+        ("base", 8, 1, 1_650_152),
+        ("small", 8, 1, 2_652_424),
+    ],
+)
+def test_published_parameter_counts(variant, bands, guide, count):
+    net = build_model("LEMamba", img_channel=bands, condition_channel=guide, out_channel=bands, **VARIANTS[variant])
+    assert sum(p.numel() for p in net.parameters()) == count
+
+
+@pytest.mark.parametrize(
+    ("case", "state_grad"),
+    [("gf2", "full"), ("cave", "full"), ("gf2_rect", "full"), ("gf2_rect", "detached")],
+)
+def test_equals_the_published_network(shared, case, state_grad):
+    """The published network's output and all 397 gradient norms, float32 on a CPU."""
+    facts = json.loads(shared(f"golden/lemamba/lemamba_tiny_{case}.json").read_text())
+    weights = np.load(shared(f"golden/lemamba/lemamba_tiny_{case}_weights.npz"))
+    io = np.load(shared(f"golden/lemamba/lemamba_tiny_{case}_io.npz"))
+    net = build_model("LEMamba", **facts["config"], state_grad=state_grad)
+    published = {k: torch.from_numpy(weights[k].astype(np.float32)) for k in weights.files}
+    net.load_state_dict(net.from_published(published))
+    assert sum(p.numel() for p in net.parameters()) == facts["params"]
+
+    tensors = {k: torch.from_numpy(io[k]) for k in io.files}
+    sr = net(tensors["ms"], tensors["lms"], tensors["pan"])
+    assert (sr - tensors["sr"]).abs().max() <= 5e-6
+
+    # The gradient of the L1 loss, with the signs of the published output: where sr is close to gt ours could flip.
+    sr.backward(torch.sign(tensors["sr"] - tensors["gt"]) / sr.numel())
+    ours = gradient_norms(net)
+    expected = facts["grad_norms" if state_grad == "full" else "grad_norms_detached"]
+    assert len(expected) == len(ours) == 397
+    for name, norm in expected.items():
+        (our_name,) = net.from_published({name: None})
+        assert ours[our_name] == pytest.approx(norm, rel=1e-5, abs=0), name
+
+
+def test_equals_the_second_implementation():
+    """Output and gradient norms of the float64 implementation in lemamba_reference.py, kept in the repository."""
+    golden = {k: torch.from_numpy(v) for k, v in np.load(reference.GOLDEN).items()}
+    net = small(state_grad="full")
+    parameters = {k.split("/")[1]: v.float() for k, v in golden.items() if k.startswith("parameter/")}
+    net.load_state_dict(parameters)
+    sr = net(None, golden["lms"].float(), golden["pan"].float())
+    scale = golden["sr"].abs().max()
+    assert (sr - golden["sr"]).abs().max() <= 5e-6 * scale
+    sr.backward(golden["output_gradient"].float())
+    ours = gradient_norms(net)
+    for name, norm in ((k.split("/")[1], v.item()) for k, v in golden.items() if k.startswith("gradient_norm/")):
+        assert ours[name] == pytest.approx(norm, rel=2e-5), name
+
+
+def test_chained_decoder_states_equal_the_second_implementation():
+    """The extension rewires which state a decoder block takes; widths are equal here, so weights fit both wirings."""
+    config = reference.SMALL | {"ssm_chan_upscale": [1, 1], "ssm_ratios": [2, 2]}
+    p = reference.random_parameters(build_model("LEMamba", **config), seed=3)
+    lms, pan = torch.rand(1, 2, 8, 8, dtype=torch.float64), torch.rand(1, 1, 8, 8, dtype=torch.float64)
+    outputs = {}
+    for chain in (False, True):
+        net = build_model("LEMamba", **config, chain_decoder_states=chain)
+        net.load_state_dict({k: v.float() for k, v in p.items()})
+        expected = reference.lemamba(lms, pan, p, config, chain_decoder=chain)
+        outputs[chain] = net(None, lms.float(), pan.float())
+        assert (outputs[chain] - expected).abs().max() <= 5e-6 * expected.abs().max()
+    assert (outputs[True] - outputs[False]).abs().max() > 1e-3
+
+
+def test_detached_states_change_gradients_only():
+    """As published, no gradient passes through a shared state; the output does not depend on the switch."""
+    state = small().state_dict()
+    norms, outputs = {}, {}
+    lms, pan = torch.rand(1, 2, 16, 16), torch.rand(1, 1, 16, 16)
+    for mode in ("detached", "full"):
+        net = small(state_grad=mode)
+        net.load_state_dict(state)
+        outputs[mode] = net(None, lms, pan)
+        outputs[mode].square().mean().backward()
+        norms[mode] = gradient_norms(net)
+    assert torch.equal(outputs["detached"], outputs["full"])
+    last_block = "decoders.1.1.whole.ss2d.W1"  # nothing reads the states behind it: equal in both modes
+    assert norms["detached"][last_block] == pytest.approx(norms["full"][last_block], rel=1e-6)
+    assert norms["detached"]["encoders.0.0.whole.ss2d.A_log"] != norms["full"]["encoders.0.0.whole.ss2d.A_log"]
+
+
+@pytest.mark.parametrize("switch", ["share_local_state", "share_across_stages", "chain_decoder_states"])
+def test_extensions_reach_what_they_promise(switch):
+    """Each extension adds its own weights (or rewires), and gradients reach every parameter."""
+    windows = {"window_sizes": [4, 4], "ssm_enc_d_states": [[2, 3], [2, 3]], "ssm_dec_d_states": [[2, 3], [2, 3]]}
+    windows |= {"ssm_enc_convs": [[3, 5], [3, 5]], "ssm_dec_convs": [[3, 5], [3, 5]], "share_across_stages": True}
+    net = small(**(windows | {switch: True, "state_grad": "full"}))
+    names = [k for k, _ in net.named_parameters()]
+    assert ("encoders.0.1.local.ss2d.W1" in names) == (switch == "share_local_state")
+    assert "encoders.1.0.whole.ss2d.W1" in names and "middle.0.whole.ss2d.W1" in names
+    for scale in net.skip_scales:
+        torch.nn.init.normal_(scale)
+    net(None, torch.rand(1, 2, 16, 16), torch.rand(1, 1, 16, 16)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in net.parameters())
+
+
+def test_local_states_follow_their_window():
+    """With local sharing, a change inside one window moves the next block's result there through the window's state."""
+    from model.layers.window import resize_window_states
+
+    grid = torch.arange(4.0).reshape(4, 1, 1)  # one image, 2 x 2 windows, states 0..3
+    doubled = resize_window_states(grid, (2, 2), (4, 4)).reshape(4, 4)
+    assert torch.equal(doubled, torch.arange(4.0).reshape(2, 2).repeat_interleave(2, 0).repeat_interleave(2, 1))
+    assert torch.equal(resize_window_states(doubled.reshape(16, 1, 1), (4, 4), (2, 2)).flatten(), torch.arange(4.0))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 7), (12, 20), (16, 16)])
+def test_any_size(size):
+    """Sizes that are no multiple of anything are padded by reflection and cut back."""
+    lms, pan = torch.rand(1, 2, *size), torch.rand(1, 1, *size)
+    assert small().eval()(None, lms, pan).shape == lms.shape
+
+
+def test_padding_is_reflection():
+    """A 12 x 12 image gives the upper left part of its reflected 16 x 16 version."""
+    net = small().eval()
+    lms, pan = torch.rand(1, 2, 13, 13), torch.rand(1, 1, 13, 13)
+    whole = net(None, *(torch.nn.functional.pad(t, (0, 3, 0, 3), mode="reflect") for t in (lms, pan)))
+    torch.testing.assert_close(net(None, lms, pan), whole[..., :13, :13])
+
+
+def test_checkpointing_keeps_values_and_gradients():
+    net = small(drop_path_rate=0.2)
+    lms, pan = torch.rand(2, 2, 8, 8), torch.rand(2, 1, 8, 8)
+    results = []
+    for on in (False, True):
+        net.grad_checkpointing = on
+        net.zero_grad()
+        torch.manual_seed(1)  # drop path must drop the same samples
+        sr = net(None, lms, pan)
+        sr.sum().backward()
+        results.append((sr.detach(), gradient_norms(net)))
+    torch.testing.assert_close(results[0][0], results[1][0])
+    assert results[0][1] == pytest.approx(results[1][1], rel=1e-4, abs=1e-7)
+
+
+def test_scan_parameters_stay_float32():
+    """A_log, D and dt bias keep float32 when the network is cast to bf16: decays would be ruined."""
+    net = small()
+    before = {k: p.clone() for k, p in net.named_parameters() if k.endswith(("A_log", ".D", "dt_bias"))}
+    net.to(torch.bfloat16)
+    for name, parameter in net.named_parameters():
+        assert parameter.dtype == (torch.float32 if name in before else torch.bfloat16), name
+        if name in before:
+            assert torch.equal(parameter, before[name])
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"window_sizes": [4]}, "window_sizes"),
+        ({"middle_blk_nums": 0}, "middle_blk_nums"),
+        ({"state_grad": "half"}, "state_grad"),
+        ({"ssm_enc_d_states": [[2, 3], [None, 5]]}, "d_states"),
+        ({"widht": 3}, 'did you mean "width"'),
+    ],
+)
+def test_bad_arguments_are_named(change, word):
+    with pytest.raises(UserError, match=word):
+        small(**change)
+
+
+def test_wrong_bands_are_named():
+    with pytest.raises(UserError, match="expects lms"):
+        small()(None, torch.rand(1, 3, 8, 8), torch.rand(1, 1, 8, 8))

@@ -1,0 +1,81 @@
+"""Tiling: blended tiles give the whole image where the network is local, at any size."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from engine.fuse import blend_window, fuse, tile_starts
+from utils.errors import UserError
+
+
+def images(H: int, W: int, ratio: int = 4, bands: int = 2):
+    return torch.rand(2, bands, H // ratio, W // ratio), torch.rand(2, bands, H, W), torch.rand(2, 1, H, W)
+
+
+@pytest.mark.parametrize(
+    ("size", "tile", "overlap"), [(64, 64, 16), (65, 64, 16), (200, 64, 16), (48, 64, 0), (130, 32, 4)]
+)
+def test_tiles_cover_everything(size, tile, overlap):
+    starts = tile_starts(size, tile, overlap)
+    covered = set()
+    for start in starts:
+        assert start + min(tile, size) <= size
+        covered |= set(range(start, start + min(tile, size)))
+    assert covered == set(range(size))
+    assert starts == sorted(set(starts))
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (72, 108), (32, 200), (20, 28)])
+def test_pointwise_network_is_unchanged_by_tiling(shape):
+    ms, lms, pan = images(*shape)
+    network = lambda ms, lms, pan: lms * 2 + pan  # noqa: E731
+    whole = fuse(network, ms, lms, pan)
+    tiled = fuse(network, ms, lms, pan, tile=32, overlap=8, tiles_per_batch=3)
+    torch.testing.assert_close(tiled, whole)
+
+
+def test_ms_is_cut_at_the_same_ground():
+    """A network that reads only ms must see the pixels below each tile."""
+    ms, lms, pan = images(64, 96)
+    up = lambda ms, lms, pan: ms.repeat_interleave(4, -1).repeat_interleave(4, -2)  # noqa: E731
+    torch.testing.assert_close(fuse(up, ms, lms, pan, tile=32, overlap=8), up(ms, lms, pan))
+
+
+def test_a_convolution_differs_only_near_seams_and_little():
+    """Zero padding at a tile's rim is weighted down: the error there is smaller than without blending."""
+    ms, lms, pan = images(128, 128)
+    conv = nn.Conv2d(2, 2, 5, padding=2)
+    network = lambda ms, lms, pan: conv(lms)  # noqa: E731
+    with torch.no_grad():
+        whole = conv(lms)
+    blended = (fuse(network, ms, lms, pan, tile=64, overlap=32) - whole).abs()
+    cut = (fuse(network, ms, lms, pan, tile=64, overlap=0) - whole).abs()
+    assert blended.max() < 0.25 * cut.max()
+    assert blended[..., 4:12, 4:12].max() < 1e-6
+
+
+def test_weights_are_positive_and_symmetric():
+    weights = blend_window(16, 12, 4)
+    assert weights.min() > 0 and weights.max() == 1
+    torch.testing.assert_close(weights, weights.flip(0, 1))
+
+
+@pytest.mark.parametrize(("tile", "overlap"), [(30, 8), (32, 6), (32, 32), (2, 0), (32, -4)])
+def test_impossible_tilings_are_refused(tile, overlap):
+    with pytest.raises(UserError, match="expected"):
+        fuse(lambda ms, lms, pan: lms, *images(64, 64), tile=tile, overlap=overlap)
+
+
+def test_progress_counts_tiles():
+    seen = []
+    fuse(
+        lambda ms, lms, pan: lms,
+        *images(64, 64),
+        tile=32,
+        overlap=0,
+        tiles_per_batch=3,
+        on_progress=lambda *a: seen.append(a),
+    )
+    assert seen == [(3, 4), (4, 4)]

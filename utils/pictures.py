@@ -1,0 +1,101 @@
+"""Pictures for people: a band triple stretched to 8 bit, error maps, and panels with titles as PNG.
+
+Arrays are (C, H, W), any scale; pictures are (H, W, 3) uint8. The stretch is taken from a reference image, so that
+what is compared is shown with the same brightness. matplotlib is imported where a panel is drawn.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+STRETCH_PERCENT = (1.0, 99.0)
+ERROR_FULL_SCALE = 0.1  # an absolute error of this share of the reference's range is drawn at the map's end
+PANEL_INCHES = 2.6
+
+
+def stretch_limits(reference: np.ndarray, bands: Sequence[int]) -> np.ndarray:
+    """Return the (low, high) value of each band of `bands`: the 1st and 99th percentile of `reference` (C, H, W)."""
+    chosen = reference[list(bands)].reshape(len(bands), -1).astype(np.float64)
+    low, high = np.percentile(chosen, STRETCH_PERCENT, axis=1)
+    return np.stack((low, np.maximum(high, low + 1e-12)), axis=1)
+
+
+def to_rgb(image: np.ndarray, bands: Sequence[int], limits: np.ndarray | None = None) -> np.ndarray:
+    """Show three bands of `image` (C, H, W) as (H, W, 3) uint8; `limits` (3, 2) default to the image's own."""
+    if limits is None:
+        limits = stretch_limits(image, bands)
+    chosen = image[list(bands)].astype(np.float64)
+    low, high = limits[:, 0, None, None], limits[:, 1, None, None]
+    scaled = np.clip((chosen - low) / (high - low), 0, 1)
+    return np.round(255 * scaled).astype(np.uint8).transpose(1, 2, 0)
+
+
+def error_map(sr: np.ndarray, gt: np.ndarray) -> np.ndarray:
+    """Return the mean absolute error over bands (H, W) as a share of the gt's 1-99 % range, clipped to [0, 1] of 0.1."""
+    low, high = np.percentile(gt, STRETCH_PERCENT)
+    error = np.abs(sr.astype(np.float64) - gt).mean(axis=0) / max(high - low, 1e-12)
+    return np.clip(error / ERROR_FULL_SCALE, 0, 1)
+
+
+def quick_look(images: Mapping[str, np.ndarray], rgb: Sequence[int]) -> dict[str, np.ndarray]:
+    """Prepare the panels lms | pan | sr | gt | error of one image; those whose data are absent are left out.
+
+    Args:
+        images: any of lms, pan, sr, gt, each (C, H, W); lms or gt sets the brightness of all.
+        rgb: 0-based bands for red, green, blue.
+
+    Returns:
+        title -> picture: (H, W, 3) uint8, or (H, W) in [0, 1] for the error map.
+    """
+    reference = images.get("gt", images.get("lms"))
+    limits = None if reference is None else stretch_limits(reference, rgb)
+    panels: dict[str, np.ndarray] = {}
+    if "lms" in images:
+        panels["lms"] = to_rgb(images["lms"], rgb, limits)
+    if "pan" in images:
+        guide = images["pan"]
+        panels["pan"] = to_rgb(guide, (0, 1, 2) if guide.shape[0] >= 3 else (0, 0, 0))
+    for name in ("sr", "gt"):
+        if name in images:
+            panels[name] = to_rgb(images[name], rgb, limits)
+    if "sr" in images and "gt" in images:
+        panels["error"] = error_map(images["sr"], images["gt"])
+    return panels
+
+
+def save_panels(path: Path, rows: Sequence[Mapping[str, np.ndarray]], titles: Sequence[str] = ()) -> None:
+    """Draw rows of titled panels into one PNG, written under a temporary name and renamed.
+
+    Args:
+        path: of the PNG; its folder is made.
+        rows: one mapping title -> picture per row, as `quick_look` gives them.
+        titles: one label per row, written at its left.
+    """
+    from matplotlib.figure import Figure  # the object interface: no global state, no display
+
+    columns = max(len(row) for row in rows)
+    figure = Figure(figsize=(PANEL_INCHES * columns, (PANEL_INCHES + 0.25) * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for r, row in enumerate(rows):
+        for c, axis in enumerate(axes[r]):
+            axis.set_xticks([])
+            axis.set_yticks([])
+            if c >= len(row):
+                axis.set_axis_off()
+                continue
+            title, picture = list(row.items())[c]
+            axis.set_title(title, fontsize=9)
+            axis.imshow(picture, cmap="inferno", vmin=0, vmax=1 if picture.ndim == 2 else None, interpolation="nearest")
+        if titles:
+            axes[r][0].set_ylabel(titles[r], fontsize=9)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        figure.savefig(temporary, format="png", dpi=120)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 Grids are centred on half pixels, the kernel is stretched by 1/scale when shrinking, the weights are normalised and the
 border is mirrored with the edge sample repeated. Neither ``torch.nn.functional.interpolate(antialias=True)`` nor PIL
-does this. Each axis is a banded matrix, kept as dense blocks of 128 outputs so that any size costs O(pixels).
+does this.
 Legend: H W size before, h w size after.
 """
 
@@ -15,7 +15,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-_BLOCK = 128
+from operators.banded import Blocks, apply_to_columns, apply_to_rows, banded_blocks
+
+_BLOCK = 64  # outputs per block
 
 
 def _cubic(x: Tensor) -> Tensor:
@@ -61,21 +63,9 @@ def _taps(n: int, scale: float, method: str) -> tuple[Tensor, Tensor]:
 
 
 @lru_cache(maxsize=32)
-def _blocks(
-    n: int, scale: float, method: str, dtype: torch.dtype, device: torch.device
-) -> tuple[tuple[int, int, Tensor], ...]:
-    """Blocks (first input, number of inputs, matrix (outputs, inputs)) that make up the banded matrix of one axis."""
-    weight, index = _taps(n, scale, method)
-    used = weight != 0
-    blocks = []
-    for start in range(0, len(weight), _BLOCK):
-        w, i, u = (t[start : start + _BLOCK] for t in (weight, index, used))
-        low, high = int(i[u].min()), int(i[u].max())
-        matrix = torch.zeros(len(w), high - low + 1, dtype=torch.float64)
-        rows = torch.arange(len(w))[:, None].expand_as(i)
-        matrix.index_put_((rows[u], i[u] - low), w[u], accumulate=True)
-        blocks.append((low, high - low + 1, matrix.to(dtype=dtype, device=device)))
-    return tuple(blocks)
+@torch.inference_mode(False)  # a cached inference tensor could not serve training later
+def _blocks(n: int, scale: float, method: str, dtype: torch.dtype, device: torch.device) -> Blocks:
+    return banded_blocks(*_taps(n, scale, method), _BLOCK, dtype, device)
 
 
 def imresize(x: Tensor, scale: float, method: str = "bicubic") -> Tensor:
@@ -96,8 +86,6 @@ def imresize(x: Tensor, scale: float, method: str = "bicubic") -> Tensor:
     work = x if x.dtype in (torch.float32, torch.float64) else x.float()
     H, W = x.shape[-2:]
     scale = float(scale)
-    rows = _blocks(H, scale, method, work.dtype, work.device)
-    work = torch.cat([m @ work.narrow(-2, low, n) for low, n, m in rows], dim=-2)
-    columns = _blocks(W, scale, method, work.dtype, work.device)
-    work = torch.cat([work.narrow(-1, low, n) @ m.T for low, n, m in columns], dim=-1)
+    work = apply_to_rows(work, _blocks(H, scale, method, work.dtype, work.device))
+    work = apply_to_columns(work, _blocks(W, scale, method, work.dtype, work.device))
     return work.to(x.dtype)

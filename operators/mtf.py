@@ -23,6 +23,7 @@ KAISER_BETA = 0.5
 
 
 @lru_cache(maxsize=256)
+@torch.inference_mode(False)  # a cached inference tensor could not serve training later
 def _kernel(gain: float, ratio: float, span: int) -> Tensor:
     k = torch.arange(-REACH, REACH + 1, dtype=torch.float64)
     # Frequency sampling: D(k) is separable, so its centred inverse DFT is the outer product of a 1-D one.
@@ -79,6 +80,7 @@ def _fast_length(n: int) -> int:
 
 
 @lru_cache(maxsize=32)
+@torch.inference_mode(False)  # a cached inference tensor could not serve training later
 def _spectrum(
     gains: tuple[float, ...], ratio: float, span: int, size: tuple[int, int], dtype: torch.dtype, device: torch.device
 ) -> Tensor:

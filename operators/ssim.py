@@ -11,46 +11,36 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from operators.banded import Blocks, apply_to_columns, apply_to_rows, banded_blocks
+
 WINDOW = 11
 SIGMA = 1.5
 K1, K2 = 0.01, 0.03
-_STEP = 22  # outputs per block of the Toeplitz product: 32 inputs make 22 outputs
+_BLOCK = 32  # outputs per block
 
 
-@lru_cache(maxsize=16)
-def _toeplitz(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Matrix (32, 22) that turns 32 neighbouring samples into 22 valid window means."""
-    k = torch.arange(WINDOW, dtype=torch.float64) - WINDOW // 2
-    taps = torch.exp(-(k**2) / (2 * SIGMA**2))
-    taps = taps / taps.sum()
-    matrix = torch.zeros(_STEP + WINDOW - 1, _STEP, dtype=torch.float64)
-    for j in range(_STEP):
-        matrix[j : j + WINDOW, j] = taps
-    return matrix.to(dtype=dtype, device=device)
-
-
-def _smooth_last(x: Tensor) -> Tensor:
-    """Gaussian means along the last axis, valid area: (..., n) -> (..., n - 10)."""
-    valid = x.shape[-1] - WINDOW + 1
-    blocks = -(-valid // _STEP)
-    missing = blocks * _STEP + WINDOW - 1 - x.shape[-1]
-    if missing:
-        x = torch.nn.functional.pad(x, (0, missing))
-    windows = x.unfold(-1, _STEP + WINDOW - 1, _STEP)
-    return (windows @ _toeplitz(x.dtype, x.device)).flatten(-2)[..., :valid]
+@lru_cache(maxsize=32)
+@torch.inference_mode(False)  # a cached inference tensor could not serve training later
+def _blocks(n: int, dtype: torch.dtype, device: torch.device) -> Blocks:
+    k = torch.arange(WINDOW)
+    taps = torch.exp(-((k.double() - WINDOW // 2) ** 2) / (2 * SIGMA**2))
+    outputs = n - WINDOW + 1
+    index = torch.arange(outputs)[:, None] + k
+    return banded_blocks((taps / taps.sum()).expand(outputs, -1), index, _BLOCK, dtype, device)
 
 
 def gaussian_means(x: Tensor) -> Tensor:
     """Means under the 11x11 Gaussian window, valid area: (..., H, W) -> (..., H - 10, W - 10)."""
-    return _smooth_last(_smooth_last(x).transpose(-1, -2)).transpose(-1, -2)
+    H, W = x.shape[-2:]
+    return apply_to_columns(apply_to_rows(x, _blocks(H, x.dtype, x.device)), _blocks(W, x.dtype, x.device))
 
 
 def ssim_map(x: Tensor, y: Tensor, data_range: float = 1.0) -> Tensor:
     """Structural similarity of two images at every pixel where the window fits.
 
     Args:
-        x: (B, C, H, W), floating point, H and W at least 11.
-        y: the same shape.
+        x: (B, C, H, W), floating point, H and W at least 11. Half types are computed in float32.
+        y: the same shape and type.
         data_range: the L of the constants, e.g. 1 for data in [0, 1], 255 for 8 bits.
 
     Returns:
@@ -63,6 +53,8 @@ def ssim_map(x: Tensor, y: Tensor, data_range: float = 1.0) -> Tensor:
         raise ValueError(f"ssim_map: shapes differ, {tuple(x.shape)} and {tuple(y.shape)}")
     if min(x.shape[-2:]) < WINDOW:
         raise ValueError(f"ssim_map: sides must be at least {WINDOW}, got {tuple(x.shape[-2:])}")
+    if x.dtype not in (torch.float32, torch.float64):
+        x, y = x.float(), y.float()
     c1, c2 = (K1 * data_range) ** 2, (K2 * data_range) ** 2
     mx, my, power, cross = gaussian_means(torch.stack((x, y, x * x + y * y, x * y))).unbind()
     product, squares = mx * my, mx * mx + my * my

@@ -1,0 +1,50 @@
+"""A linear filter along one axis as a banded matrix, kept as small dense blocks.
+
+Resizing and windowed means are such filters. A block takes a contiguous stretch of inputs to a few dozen outputs by one
+matrix product: cost grows with the pixels and not with their square, few kernels are launched, gradients are cheap.
+Legend: n inputs, m outputs, P taps per output.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+Blocks = tuple[tuple[int, int, Tensor], ...]  # (first input, number of inputs, matrix (outputs, inputs))
+
+
+def banded_blocks(weight: Tensor, index: Tensor, outputs: int, dtype: torch.dtype, device: torch.device) -> Blocks:
+    """Cut a banded matrix into blocks.
+
+    Args:
+        weight: (m, P) float64 taps; output i is ``sum_p weight[i, p] * x[index[i, p]]``.
+        index: (m, P) int64 input positions; repeated ones add up.
+        outputs: outputs per block. Small blocks waste less arithmetic, large ones launch less.
+        dtype: of the blocks.
+        device: of the blocks.
+
+    Returns:
+        Blocks that cover the m outputs in order.
+    """
+    blocks = []
+    for start in range(0, len(weight), outputs):
+        w, i = weight[start : start + outputs], index[start : start + outputs]
+        used = w != 0
+        low, high = int(i[used].min()), int(i[used].max())
+        matrix = torch.zeros(len(w), high - low + 1, dtype=torch.float64)
+        rows = torch.arange(len(w))[:, None].expand_as(i)
+        matrix.index_put_((rows[used], i[used] - low), w[used], accumulate=True)
+        blocks.append((low, high - low + 1, matrix.to(dtype=dtype, device=device)))
+    return tuple(blocks)
+
+
+def apply_to_rows(x: Tensor, blocks: Blocks) -> Tensor:
+    """Filter along the second last axis: (..., n, W) -> (..., m, W). Autocast is off: it would round the weights."""
+    with torch.autocast(x.device.type, enabled=False):
+        return torch.cat([matrix @ x.narrow(-2, low, n) for low, n, matrix in blocks], dim=-2)
+
+
+def apply_to_columns(x: Tensor, blocks: Blocks) -> Tensor:
+    """Filter along the last axis: (..., H, n) -> (..., H, m)."""
+    with torch.autocast(x.device.type, enabled=False):
+        return torch.cat([x.narrow(-1, low, n) @ matrix.T for low, n, matrix in blocks], dim=-1)

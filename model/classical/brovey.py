@@ -1,0 +1,22 @@
+"""Brovey transform: multiply every band by PAN over the mean of the bands.
+
+Paper: A. R. Gillespie, A. B. Kahle, R. E. Walker, "Color enhancement of highly correlated images. II. Channel ratio
+and chromaticity transformation techniques", Remote Sensing of Environment 22(3), 1987.
+Shapes: lms and sr (B, C, H, W), pan (B, 1, H, W).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from model.classical.base import EPS, Classical
+from utils.registry import register_model
+
+
+@register_model("Brovey", tasks=("pansharpening",), ratios=(2, 4, 8, 16), classical=True)
+class Brovey(Classical):
+    """``sr_b = lms_b * pan / (mean of lms over bands + 2.2e-16)``: pixel by pixel, so tiles equal the whole."""
+
+    def fuse(self, ms: Tensor, lms: Tensor, pan: Tensor) -> Tensor:
+        """Fuse float64 images; a pixel where all bands are 0 stays 0."""
+        return lms * (pan / (lms.mean(dim=1, keepdim=True) + EPS))

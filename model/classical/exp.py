@@ -1,0 +1,22 @@
+"""EXP: the interpolated MS image itself, the baseline of every table.
+
+Shapes: ms (B, C, h, w), lms and sr (B, C, H, W), pan (B, P, H, W).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from model.classical.base import Classical
+from utils.registry import register_model
+
+
+@register_model("EXP", ratios=(2, 4, 8, 16), classical=True)
+class EXP(Classical):
+    """Interpolation (23-tap polynomial, as in the data); the guide is ignored, so any number of its bands will do."""
+
+    single_guide = False
+
+    def fuse(self, ms: Tensor, lms: Tensor, pan: Tensor) -> Tensor:
+        """Return a copy of lms (B, C, H, W)."""
+        return lms.clone()

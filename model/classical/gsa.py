@@ -1,0 +1,31 @@
+"""GSA: adaptive Gram-Schmidt, intensity regressed on the low-pass PAN.
+
+Paper: B. Aiazzi, S. Baronti, M. Selva, "Improving component substitution pansharpening through multivariate
+regression of MS+Pan data", IEEE TGRS 45(10), 2007.
+Shapes: ms (B, C, h, w), lms and sr (B, C, H, W), pan (B, 1, H, W).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from model.classical.base import Classical
+from model.classical.filters import binomial_low_pass
+from model.classical.gs import inject
+from model.classical.statistics import combine, mean, regress, with_ones
+from operators import decimate
+from utils.registry import register_model
+
+
+@register_model("GSA", tasks=("pansharpening",), ratios=(4,), classical=True, tileable=False)
+class GSA(Classical):
+    """Adaptive Gram-Schmidt. Ratio 4 only: its low-pass filter is a fixed 17-tap binomial made for it."""
+
+    def fuse(self, ms: Tensor, lms: Tensor, pan: Tensor) -> Tensor:
+        """Fuse float64 images."""
+        pan = pan - mean(pan)
+        smooth = decimate(binomial_low_pass(pan), self.ratio)
+        weights = regress(smooth, with_ones(ms - mean(ms)))[..., 1:]  # the intercept goes with the mean below
+        intensity = combine(weights, lms - mean(lms))
+        intensity = intensity - mean(intensity)
+        return inject(lms, pan - intensity, intensity)

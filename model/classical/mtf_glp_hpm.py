@@ -1,0 +1,24 @@
+"""MTF-GLP-HPM: the generalised Laplacian pyramid with multiplicative (high-pass modulation) injection.
+
+Papers: B. Aiazzi et al., PE&RS 72(5), 2006; G. Vivone, R. Restaino, M. Dalla Mura, G. Licciardi, J. Chanussot,
+"Contrast and error-based fusion schemes for multispectral image pansharpening", IEEE GRSL 11(5), 2014.
+Shapes: lms and sr (B, C, H, W), pan (B, 1, H, W).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from model.classical.base import EPS
+from model.classical.mtf_glp import MatchedPyramid
+from utils.registry import register_model
+
+
+@register_model("MTF-GLP-HPM", tasks=("pansharpening",), ratios=(2, 4, 8), classical=True, tileable=False)
+class MTFGLPHPM(MatchedPyramid):
+    """``M_b * P_b / lowpass(P_b)``."""
+
+    def fuse(self, ms: Tensor, lms: Tensor, pan: Tensor) -> Tensor:
+        """Fuse float64 images."""
+        matched, smooth = self.pyramid(lms, pan)
+        return lms * (matched / (smooth + EPS))

@@ -1,0 +1,37 @@
+"""D_lambda, the spectral distortion of QNR (Alparone et al., PE&RS 2008), at full resolution.
+
+mean over band pairs of | Q(lms_i, lms_j) - Q(sr_i, sr_j) |, Q on distinct 32x32 blocks and averaged over them first.
+No unit, range [0, 2], 0 is best. (HQNR uses D_lambda_K of d_lambda_k.py instead.)
+Legend: B images, C bands, H W size.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from metrics.block_q import band_quality
+from metrics.full_inputs import check_full
+from metrics.inputs import as_mask
+
+
+def d_lambda_from(q_sr: Tensor, q_lms: Tensor) -> Tensor:
+    """D_lambda from `band_quality` of sr and lms, both (B, C, C); one band has no pairs: NaN."""
+    i, j = torch.triu_indices(q_sr.shape[-1], q_sr.shape[-1], offset=1)
+    return (q_lms[:, i, j] - q_sr[:, i, j]).abs().mean(dim=1)
+
+
+def d_lambda(sr: Tensor, lms: Tensor, *, published: bool = False, mask: Tensor | None = None) -> Tensor:
+    """Spectral distortion of QNR.
+
+    Args:
+        sr: (B, C, H, W), sides multiples of 32.
+        lms: the same shape.
+        published: NaN where a block is flat in two bands (here: Q = 1).
+        mask: (B, 1, H, W), True where valid; only blocks without nodata count.
+
+    Returns:
+        (B,) float64; NaN for a single band. Differentiable.
+    """
+    sr, lms, _, mask = check_full(sr, lms, None, ratio=1, published=published, mask=as_mask(mask, sr))
+    return d_lambda_from(*(band_quality(x, published=published, mask=mask) for x in (sr, lms)))

@@ -1,0 +1,60 @@
+"""D_lambda_K, the spectral distortion of HQNR (Khan, Alparone, Chanussot, TGRS 2009), at full resolution.
+
+1 - Q2n of the fused image, low-passed by the sensor's MTF, against lms, at full size; lms stands in the gt's place.
+No unit, range [0, 1], 0 is best. The uint16 rounding of Q2n applies, and so does its defect with data in [0, 1].
+Legend: B images, C bands, H W size.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from metrics.full_inputs import check_full, gains_of
+from metrics.inputs import as_mask
+from metrics.q2n import q2n
+from operators import mtf_filter
+from utils.sensors import Sensor
+
+
+def const_of(lms: Tensor, const: float | None) -> float | Tensor:
+    """Return the peak value: what is given, else per image 1 where max(lms) <= 1 (and "more than 1" elsewhere)."""
+    if const is not None:
+        return const
+    return torch.where(lms.amax(dim=(1, 2, 3)) <= 1, 1.0, 2.0)
+
+
+def d_lambda_k(
+    sr: Tensor,
+    lms: Tensor,
+    *,
+    ratio: int,
+    sensor: str | Sensor,
+    const: float | None = None,
+    published: bool = False,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Spectral distortion of HQNR.
+
+    Args:
+        sr: (B, C, H, W), sides multiples of 32.
+        lms: the same shape.
+        ratio: resolution ratio, a power of two.
+        sensor: name (any case) or `Sensor`; "none" for any number of bands.
+        const: peak value; None finds out whether the data lie in [0, 1], per image.
+        published: no scaling of data in [0, 1], and the IKONOS gains for QB and GF2.
+        mask: (B, 1, H, W), True where valid; only blocks without nodata count (the filter still sees nodata as 0).
+
+    Returns:
+        (B,) float64. The rounding makes its gradient zero.
+    """
+    sr, lms, _, mask = check_full(sr, lms, None, ratio=ratio, published=published, mask=as_mask(mask, sr))
+    gains = gains_of(sensor, sr.shape[1], published)
+    const = const_of(lms, const)
+    scores = []
+    for i in range(len(sr)):  # image by image: the transforms of one fit in the cache
+        low = mtf_filter(sr[i : i + 1].detach(), gains, ratio)
+        c = const[i : i + 1] if isinstance(const, Tensor) else const
+        m = None if mask is None else mask[i : i + 1]
+        scores.append(q2n(low, lms[i : i + 1], const=c, published=published, mask=m))
+    return 1 - torch.cat(scores)

@@ -1,0 +1,30 @@
+"""ERGAS, erreur relative globale adimensionnelle de synthese (Wald, 2000).
+
+100/ratio * sqrt(mean over bands of MSE_b / mean(gt_b)^2). No unit, range [0, inf), 0 is best.
+Legend: B images, C bands, H W size.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from metrics.inputs import as_mask, blank, check_pair, mean_valid, safe_sqrt
+
+
+def ergas(sr: Tensor, gt: Tensor, *, ratio: float, mask: Tensor | None = None) -> Tensor:
+    """Relative global error.
+
+    Args:
+        sr: (B, C, H, W).
+        gt: the same shape.
+        ratio: resolution ratio r, e.g. 4.
+        mask: (B, 1, H, W), True where valid.
+
+    Returns:
+        (B,) float64; Inf or NaN where a band of gt has mean 0. Differentiable.
+    """
+    mask = as_mask(mask, sr)
+    sr, gt = check_pair(blank(sr, mask), blank(gt, mask))
+    mse = mean_valid((sr - gt).square(), mask, (2, 3))
+    relative = mse / mean_valid(gt, mask, (2, 3)).square()
+    return 100 / ratio * safe_sqrt(relative.mean(dim=1))

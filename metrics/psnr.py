@@ -1,0 +1,30 @@
+"""PSNR, peak signal to noise ratio in decibels, averaged over bands.
+
+10 log10(1 / MSE_b) of the image divided by `const`. Unit dB, larger is better, equal bands give Inf.
+Legend: B images, C bands, H W size.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from metrics.inputs import as_mask, blank, check_pair, mean_valid
+
+
+def psnr(sr: Tensor, gt: Tensor, *, const: float, mask: Tensor | None = None) -> Tensor:
+    """Mean over bands of the PSNR of a band.
+
+    Args:
+        sr: (B, C, H, W), values in [0, const].
+        gt: the same shape.
+        const: peak value, e.g. 2047; 1 for data in [0, 1].
+        mask: (B, 1, H, W), True where valid.
+
+    Returns:
+        (B,) float64 in dB; Inf as soon as one band is equal. Differentiable elsewhere.
+    """
+    mask = as_mask(mask, sr)
+    sr, gt = check_pair(blank(sr, mask), blank(gt, mask))
+    mse = mean_valid(((sr - gt) / const).square(), mask, (2, 3))
+    return (-10 * torch.log10(mse)).mean(dim=1)

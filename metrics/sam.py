@@ -1,0 +1,52 @@
+"""SAM, the spectral angle mapper, in degrees (Yuhas, Goetz, Boardman, 1992).
+
+Per pixel acos(<x, y> / sqrt(<x, x> <y, y>)) over the bands, averaged over the pixels whose norm product is not zero.
+Unit degrees, range [0, 180], 0 is best. Scaling a pixel's spectrum changes nothing.
+Legend: B images, C bands, H W size.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from metrics.inputs import as_mask, blank, check_pair, mean_valid
+
+
+def _dot(x: Tensor, y: Tensor) -> Tensor:
+    """Sum over bands of x*y, (B, C, H, W) -> (B, H, W), without the product cube."""
+    total = x[:, 0] * y[:, 0]
+    for b in range(1, x.shape[1]):
+        total = torch.addcmul(total, x[:, b], y[:, b])
+    return total
+
+
+def sam_map(sr: Tensor, gt: Tensor) -> tuple[Tensor, Tensor]:
+    """Angle per pixel in degrees and where it is defined, both (B, H, W); float64 in, float64 out."""
+    norm = (_dot(sr, sr) * _dot(gt, gt)).sqrt()
+    defined = norm != 0
+    cosine = _dot(sr, gt) / torch.where(defined, norm, 1.0)
+    # Rounding can carry the cosine past 1; there the angle is 0 (or 180) and its gradient is set to 0, not Inf.
+    inside = cosine.abs() < 1
+    angle = torch.where(inside, torch.where(inside, cosine, 0.0).acos(), torch.where(cosine > 0, 0.0, math.pi))
+    return torch.rad2deg(angle), defined
+
+
+def sam(sr: Tensor, gt: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    """Mean spectral angle.
+
+    Args:
+        sr: (B, C, H, W), any range and dtype.
+        gt: the same shape.
+        mask: (B, 1, H, W), True where valid; other pixels do not count.
+
+    Returns:
+        (B,) float64 in degrees; NaN where every pixel is black. Differentiable.
+    """
+    mask = as_mask(mask, sr)
+    sr, gt = check_pair(blank(sr, mask), blank(gt, mask))
+    norm_mask = None if mask is None else mask[:, 0]
+    angle, defined = sam_map(sr, gt)
+    return mean_valid(angle, defined if norm_mask is None else defined & norm_mask, (1, 2))

@@ -1,0 +1,33 @@
+"""SSIM, structural similarity (Wang, Bovik, Sheikh, Simoncelli, TIP 2004), averaged over bands.
+
+On x / const * 255 with L = 255, K = (0.01, 0.03), Gaussian window 11x11 with sigma 1.5, valid area, no down-sampling.
+No unit, range [-1, 1], 1 is best. Legend: B images, C bands, H W size.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from metrics.inputs import as_mask, blank, check_pair, mean_valid, windows_valid
+from operators.ssim import WINDOW, ssim_map
+from utils.errors import UserError
+
+
+def ssim(sr: Tensor, gt: Tensor, *, const: float, mask: Tensor | None = None) -> Tensor:
+    """Mean structural similarity.
+
+    Args:
+        sr: (B, C, H, W), values in [0, const], sides of at least 11.
+        gt: the same shape.
+        const: peak value.
+        mask: (B, 1, H, W), True where valid; only windows without nodata count.
+
+    Returns:
+        (B,) float64. Differentiable.
+    """
+    mask = as_mask(mask, sr)
+    sr, gt = check_pair(blank(sr, mask), blank(gt, mask))
+    if min(sr.shape[-2:]) < WINDOW:
+        raise UserError(f"ssim needs sides of at least {WINDOW} pixels, got {sr.shape[-2]} x {sr.shape[-1]}")
+    values = ssim_map(sr / const * 255, gt / const * 255, data_range=255)
+    return mean_valid(values, None if mask is None else windows_valid(mask, WINDOW), (1, 2, 3))

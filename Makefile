@@ -20,7 +20,7 @@ $(STAMP): requirements.txt requirements-dev.txt
 	@touch $@
 
 demo: $(STAMP)
-	$(PY) -m benchmarks.demo
+	$(PY) demo.py
 
 test: $(STAMP)
 	$(PY) -m pytest -m "not gpu and not fuzz"

@@ -6,11 +6,12 @@ what is compared is shown with the same brightness. matplotlib is imported where
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+
+from utils.mat import write_atomically
 
 STRETCH_PERCENT = (1.0, 99.0)
 ERROR_FULL_SCALE = 0.1  # an absolute error of this share of the reference's range is drawn at the map's end
@@ -35,7 +36,7 @@ def to_rgb(image: np.ndarray, bands: Sequence[int], limits: np.ndarray | None = 
 
 
 def error_map(sr: np.ndarray, gt: np.ndarray) -> np.ndarray:
-    """Return the mean absolute error over bands (H, W) as a share of the gt's 1-99 % range, clipped to [0, 1] of 0.1."""
+    """Return the mean absolute error over bands (H, W): 1 = a tenth or more of the 1-99 % range of gt."""
     low, high = np.percentile(gt, STRETCH_PERCENT)
     error = np.abs(sr.astype(np.float64) - gt).mean(axis=0) / max(high - low, 1e-12)
     return np.clip(error / ERROR_FULL_SCALE, 0, 1)
@@ -92,10 +93,4 @@ def save_panels(path: Path, rows: Sequence[Mapping[str, np.ndarray]], titles: Se
             axis.imshow(picture, cmap="inferno", vmin=0, vmax=1 if picture.ndim == 2 else None, interpolation="nearest")
         if titles:
             axes[r][0].set_ylabel(titles[r], fontsize=9)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        figure.savefig(temporary, format="png", dpi=120)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120))

@@ -1,0 +1,283 @@
+"""Fuse a test set with a trained network or a classical method: H5 in; .mat, pictures and a metrics table out.
+
+Examples::
+
+    python inference.py --weights log_file/LE-Mamba/RUN --dataset wv3 --data_root DATA
+    python inference.py --weights LE-Mamba/RUN --data test.h5 --dataset wv3 --out sr.mat --tile 64 --overlap 16
+    python inference.py --arch fusionnet --weights dlpan:fusionnet.pth --data test.h5 --dataset wv3
+    python inference.py --arch MTF-GLP-FS --data test.h5 --dataset ikonos
+
+Values are divided by the sensor's divisor before the network and multiplied back after it; the result of a learned
+network is clipped to [0, 1] in between, as the published scripts do; classical methods are not clipped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from utils.errors import UserError, run_cli
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from torch.utils.data import Dataset
+
+DLPAN_PREFIX = "dlpan:"
+PICTURE_LIMIT = 8  # quick-looks of at most this many samples; --pictures changes it
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    method = parser.add_argument_group("method")
+    method.add_argument(
+        "--weights", help="run folder, proj/run, .safetensors or .pth; dlpan:FILE for DLPan-Toolbox files"
+    )
+    method.add_argument("--arch", help="network or classical method; needed where the weights do not name it")
+    data = parser.add_argument_group("data")
+    data.add_argument("--data", type=Path, help="H5 file; default: the test file of --dataset below --data_root")
+    data.add_argument(
+        "--dataset", help="name of the data set: sets sensor, divisor and ratio (default: of the weights)"
+    )
+    data.add_argument("--data_root", type=Path, help="folder with the H5 files (default: LEMAMBA_DATA)")
+    data.add_argument("--split", choices=("valid", "test", "test_full"), default="test")
+    data.add_argument("--sensor", help="overrides the data set's sensor")
+    data.add_argument("--divisor", type=float, help="overrides the sensor's divisor")
+    out = parser.add_argument_group("output")
+    out.add_argument(
+        "--out", type=Path, help=".mat to write (default: visualized_img/<arch>_<dataset>/…); a folder with --per_image"
+    )
+    out.add_argument("--per_image", action="store_true", help="one output_mulExm_<i>.mat per image, H x W x C")
+    out.add_argument(
+        "--pictures", type=int, default=PICTURE_LIMIT, help=f"quick-looks to draw, 0 = none (default {PICTURE_LIMIT})"
+    )
+    out.add_argument("--json", type=Path, help="also write the metrics here")
+    run = parser.add_argument_group("run")
+    run.add_argument("--tile", type=int, help="side of tiles in pixels of the result (default: whole images)")
+    run.add_argument("--overlap", type=int, default=16, help="pixels shared by neighbouring tiles (default 16)")
+    run.add_argument("--no_clip", action="store_true", help="do not clip a network's result to [0, 1]")
+    run.add_argument("--device", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
+    run.add_argument("--mixed_precision", choices=("no", "bf16"), default="no")
+    run.add_argument("--scan_backend", help="force a scan backend (see model.ops.selective_scan.available_backends)")
+    return parser.parse_args(argv)
+
+
+def load_method(arguments: argparse.Namespace, dataset: Dataset) -> tuple[nn.Module, str]:
+    """Build the network with its weights, or the classical method; return it in evaluation mode, and its name."""
+    from model import build_model, model_entry
+
+    sizes = {"img_channel": dataset.bands, "condition_channel": dataset.guide_bands, "out_channel": dataset.bands}
+    if arguments.weights is None:
+        if arguments.arch is None:
+            raise UserError(
+                "expected --weights (a trained network) or --arch (a classical method), given neither; name one"
+            )
+        entry = model_entry(arguments.arch)
+        if not entry.classical:
+            raise UserError(f"{entry.name} is a learned network and needs --weights; train it or give a weight file")
+        return build_model(entry.name, **sizes, ratio=dataset.ratio, sensor=dataset.sensor), entry.name
+    return _load_network(arguments, sizes, dataset.ratio)
+
+
+def _load_network(arguments: argparse.Namespace, sizes: dict[str, int], ratio: int) -> tuple[nn.Module, str]:
+    from engine.weights import load_strict, read_weights, resolve_weights
+    from model import build_model, model_entry
+    from model.convert import convert_state_dict
+
+    published = arguments.weights.startswith(DLPAN_PREFIX)
+    path = resolve_weights(arguments.weights.removeprefix(DLPAN_PREFIX))
+    state, meta = read_weights(path)
+    described = meta.get("model", {})
+    name = described.get("name") or arguments.arch
+    if name is None:
+        raise UserError(f"{path} does not say which network it belongs to; add --arch")
+    if arguments.arch is not None and model_entry(arguments.arch).name != model_entry(name).name:
+        raise UserError(
+            f"{path} holds weights of {name}, --arch says {arguments.arch}; drop --arch or take other weights"
+        )
+    model_arguments = described.get("args") or {**sizes, "ratio": ratio}
+    for key, given in sizes.items():
+        if model_arguments.get(key, given) != given:
+            raise UserError(
+                f"{path} was trained with {key} {model_arguments[key]}, the data have {given}; take matching data"
+            )
+    if published or path.suffix == ".pth":
+        state = convert_state_dict(name, state)
+    network = build_model(name, **model_arguments)
+    load_strict(network, state)
+    return network.eval(), model_entry(name).name
+
+
+def open_data(arguments: argparse.Namespace) -> tuple[Dataset, str]:
+    """Open the H5 file and say under which name its results are filed."""
+    from datasets.build import build_dataset, open_h5
+    from utils.sensors import get_dataset
+
+    overrides = {"sensor": arguments.sensor, "divisor": arguments.divisor}
+    name = arguments.dataset or _dataset_of_weights(arguments.weights)
+    if arguments.data is not None:
+        if arguments.dataset and not arguments.sensor:
+            overrides["sensor"] = get_dataset(arguments.dataset).sensor
+        return open_h5(arguments.data, **overrides), name or arguments.data.stem
+    if name is None:
+        raise UserError("expected --data FILE.h5 or --dataset NAME, given neither; name the images to fuse")
+    return build_dataset(name, arguments.split, root=arguments.data_root, **overrides), name
+
+
+def _dataset_of_weights(weights: str | None) -> str | None:
+    """Name of the data set that a run was trained on, where its weights say so."""
+    from engine.weights import read_weights, resolve_weights
+
+    if weights is None or weights.startswith(DLPAN_PREFIX):
+        return None
+    return read_weights(resolve_weights(weights))[1].get("data", {}).get("dataset")
+
+
+def fuse_all(
+    model: nn.Module, dataset: Dataset, arguments: argparse.Namespace, device: torch.device
+) -> tuple[dict[str, torch.Tensor], float]:
+    """Fuse every sample; return the images (N, C, H, W) in the sensor's own numbers and the seconds in the model."""
+    import torch
+
+    from engine.fuse import fuse
+    from utils.progress import track
+
+    tile = arguments.tile
+    if tile and not getattr(model, "tileable", True):
+        print(f"note: {model.model_name} uses statistics of the whole image, so --tile is not applied")
+        tile = None
+    clip = not arguments.no_clip and not getattr(model, "classical", False)
+    model.to(device)
+    images: dict[str, list[torch.Tensor]] = {}
+    seconds = 0.0
+    for index in track(range(len(dataset)), "fusing"):
+        sample = {k: v[None] for k, v in dataset[index].items()}
+        started = time.perf_counter()
+        with torch.autocast(device.type, torch.bfloat16, enabled=arguments.mixed_precision == "bf16"):
+            inputs = (sample["ms"], sample["lms"], sample["pan"])
+            sr = fuse(model, *inputs, tile=tile, overlap=arguments.overlap, device=device).float()
+        seconds += time.perf_counter() - started
+        if not torch.isfinite(sr).all():
+            raise UserError(f"sample {index}: the result holds NaN or infinite values; check weights and divisor")
+        sample["sr"] = sr.clamp(0, 1) if clip else sr
+        for key, value in sample.items():
+            images.setdefault(key, []).append(value * dataset.divisor)
+    return {k: torch.cat(v) for k, v in images.items()}, seconds
+
+
+def measure(
+    images: dict[str, torch.Tensor], dataset: Dataset, method: str
+) -> dict[str, dict[str, tuple[float, float]]]:
+    """Measure the result and plain interpolation (EXP): method -> index -> (mean, std)."""
+    from metrics import Meter, full_resolution, reduced_resolution
+
+    scores = {}
+    for name, key in (("EXP", "lms"), (method, "sr")):
+        if name in scores:
+            continue
+        meter = Meter()
+        for i in range(len(images["lms"])):
+            one = {k: v[i : i + 1].double() for k, v in images.items()}
+            if "gt" in one:
+                meter.update(reduced_resolution(one[key], one["gt"], ratio=dataset.ratio, const=dataset.divisor))
+            else:
+                guides = (one["ms"], one["lms"], one["pan"])
+                meter.update(full_resolution(one[key], *guides, ratio=dataset.ratio, sensor=dataset.sensor))
+        scores[name] = meter.compute()
+    return scores
+
+
+def save_images(images: dict[str, torch.Tensor], out: Path, per_image: bool) -> None:
+    """Write one .mat (B, C, H, W), or a folder with one output_mulExm_<i>.mat (H, W, C) per image."""
+    from utils.mat import write_mat
+
+    arrays = {k: v.float().numpy() for k, v in images.items()}
+    if not per_image:
+        write_mat(out, arrays)
+        return
+    for i in range(len(arrays["sr"])):
+        one = {k: v[i].transpose(1, 2, 0) for k, v in arrays.items()}
+        write_mat(out / f"output_mulExm_{i}.mat", one)
+
+
+def save_pictures(images: dict[str, torch.Tensor], folder: Path, dataset: Dataset, count: int) -> list[Path]:
+    """Draw the first `count` samples: lms | pan | sr | gt | error, one PNG each."""
+    from utils.pictures import quick_look, save_panels
+    from utils.sensors import get_sensor
+
+    rgb = get_sensor(dataset.sensor).rgb_for(dataset.bands)
+    paths = []
+    for i in range(min(count, len(images["sr"]))):
+        path = folder / f"sample_{i}.png"
+        save_panels(path, [quick_look({k: v[i].numpy() for k, v in images.items()}, rgb)])
+        paths.append(path)
+    return paths
+
+
+def print_scores(scores: dict[str, dict[str, tuple[float, float]]], title: str) -> None:
+    """Show the table of means and standard deviations."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title)
+    table.add_column("method")
+    for index in next(iter(scores.values())):
+        table.add_column(index, justify="right")
+    for method, values in scores.items():
+        table.add_row(method, *(f"{mean:.4f} ± {std:.4f}" for mean, std in values.values()))
+    Console().print(table)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line."""
+    arguments = parse_arguments(argv)
+    if arguments.scan_backend:
+        os.environ["LEMAMBA_SCAN"] = arguments.scan_backend
+    import torch
+
+    device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    dataset, name = open_data(arguments)
+    model, method = load_method(arguments, dataset)
+    out = arguments.out or default_output(method, name, dataset, arguments.per_image)
+
+    images, seconds = fuse_all(model, dataset, arguments, device)
+    save_images(images, out, arguments.per_image)
+    folder = out if arguments.per_image else out.parent
+    pictures = save_pictures(images, folder, dataset, arguments.pictures)
+    scores = measure(images, dataset, method)
+    megapixels = images["sr"].shape[0] * images["sr"].shape[-2] * images["sr"].shape[-1] / 1e6
+    kind = "reduced resolution" if "gt" in images else "full resolution"
+    print_scores(scores, f"{name}, {kind}, {len(dataset)} images")
+    if arguments.json:
+        write_json(
+            arguments.json, {"scores": scores, "seconds_per_megapixel": seconds / megapixels, "device": str(device)}
+        )
+    print(f"result:   {out}")
+    if pictures:
+        print(f"pictures: {pictures[0].parent}/sample_*.png ({len(pictures)})")
+    print(f"time:     {seconds / megapixels:.2f} s per megapixel on {device}")
+    return 0
+
+
+def default_output(method: str, name: str, dataset: Dataset, per_image: bool) -> Path:
+    """Where results go unless --out says otherwise."""
+    stem = f"{method}_{name}"
+    kind = "ref" if dataset.has_gt else "unref"
+    folder = Path("visualized_img") / stem
+    return folder / kind if per_image else folder / f"data_{stem}_{kind}.mat"
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write the metrics, whole or not at all."""
+    from utils.mat import write_atomically
+
+    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(content, indent=2) + "\n"))
+
+
+if __name__ == "__main__":
+    run_cli(main)

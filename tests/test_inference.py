@@ -1,0 +1,139 @@
+"""Fusing from the command line: what comes out is what MATLAB reads, and bad input is one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from scipy.io import loadmat
+
+import inference
+from engine.weights import save_weights
+from model import build_model
+from operators import interp23
+from utils.errors import UserError
+
+TINY = {"width": 8, "ssm_enc_blk_nums": [1, 1, 1], "ssm_dec_blk_nums": [1, 1, 1]}
+SIZES = {"img_channel": 4, "condition_channel": 1, "out_channel": 4}
+
+
+def write_h5(path: Path, count: int = 2, size: int = 64, with_gt: bool = True) -> Path:
+    generator = np.random.default_rng(0)
+    gt = generator.uniform(100, 1500, (count, 4, size, size))
+    ms = gt[..., 2::4, 2::4]
+    arrays = {"ms": ms, "lms": interp23(torch.from_numpy(ms), 4).numpy(), "pan": gt.mean(1, keepdims=True)}
+    if with_gt:
+        arrays["gt"] = gt
+    with h5py.File(path, "w") as file:
+        for key, value in arrays.items():
+            file[key] = value
+    return path
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A weight file of a small LE-Mamba that says what it is, as training writes it."""
+    network = build_model("LEMamba", **SIZES, **TINY)
+    path = tmp_path / "net.safetensors"
+    meta = {"model": {"name": "LEMamba", "args": {**SIZES, **TINY, "ratio": 4}}, "data": {"dataset": "ikonos"}}
+    save_weights(path, network.state_dict(), meta)
+    return path, network.eval()
+
+
+def test_mat_holds_the_network_s_result(tmp_path, run, capsys):
+    """One .mat, (B, C, H, W) float32 in digital numbers; sr is the network's output, clipped and multiplied back."""
+    weights, network = run
+    data = write_h5(tmp_path / "test.h5")
+    out = tmp_path / "out" / "sr.mat"
+    arguments = ["--weights", str(weights), "--data", str(data), "--dataset", "ikonos", "--out", str(out)]
+    assert inference.main([*arguments, "--json", str(tmp_path / "scores.json"), "--device", "cpu"]) == 0
+
+    mat = loadmat(out)
+    assert {k for k in mat if not k.startswith("__")} == {"sr", "gt", "ms", "lms", "pan"}
+    with h5py.File(data) as file:
+        np.testing.assert_allclose(mat["gt"], file["gt"][:], rtol=1e-6)
+        scaled = {k: torch.from_numpy(file[k][:] / 2047).float() for k in ("ms", "lms", "pan")}
+    with torch.inference_mode():
+        expected = network(**scaled).clamp(0, 1) * 2047
+    assert mat["sr"].dtype == np.float32 and mat["sr"].shape == (2, 4, 64, 64)
+    np.testing.assert_allclose(mat["sr"], expected.numpy(), atol=2e-2)
+
+    scores = json.loads((tmp_path / "scores.json").read_text())["scores"]
+    assert set(scores) == {"EXP", "LEMamba"} and set(scores["EXP"]) >= {"sam", "ergas", "psnr", "qn"}
+    picture = out.parent / "sample_0.png"
+    assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert "sr.mat" in capsys.readouterr().out
+
+
+def test_exp_scores_itself_the_same(tmp_path):
+    """The classical method EXP returns lms, so both rows of the table agree and psnr matches a direct formula."""
+    data, report = write_h5(tmp_path / "test.h5", count=1), tmp_path / "scores.json"
+    arguments = ["--arch", "exp", "--data", str(data), "--dataset", "ikonos", "--out", str(tmp_path / "x.mat")]
+    inference.main([*arguments, "--json", str(report), "--pictures", "0"])
+    mat, scores = loadmat(tmp_path / "x.mat"), json.loads(report.read_text())["scores"]
+    np.testing.assert_array_equal(mat["sr"], mat["lms"])
+    error = ((mat["sr"].astype(float) - mat["gt"]) / 2047) ** 2
+    assert scores["EXP"]["psnr"][0] == pytest.approx((-10 * np.log10(error.mean((0, 2, 3)))).mean(), rel=1e-6)
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_per_image_and_tiles(tmp_path, run):
+    """One file per image in H x W x C; tiles of the whole image's size change nothing."""
+    weights, _ = run
+    data = write_h5(tmp_path / "test.h5")
+    base = ["--weights", str(weights), "--data", str(data), "--pictures", "0", "--device", "cpu"]
+    inference.main([*base, "--out", str(tmp_path / "whole.mat")])
+    inference.main([*base, "--out", str(tmp_path / "images"), "--per_image", "--tile", "64"])
+    inference.main([*base, "--out", str(tmp_path / "tiled.mat"), "--tile", "32", "--overlap", "16"])
+    whole, tiled = loadmat(tmp_path / "whole.mat")["sr"], loadmat(tmp_path / "tiled.mat")["sr"]
+    assert sorted(p.name for p in (tmp_path / "images").iterdir()) == ["output_mulExm_0.mat", "output_mulExm_1.mat"]
+    one = loadmat(tmp_path / "images" / "output_mulExm_1.mat")
+    np.testing.assert_array_equal(one["sr"], whole[1].transpose(1, 2, 0))
+    assert one["pan"].shape[:2] == (64, 64)
+    assert np.isfinite(tiled).all() and not np.array_equal(tiled, whole)
+
+
+def test_full_resolution_is_measured_without_gt(tmp_path):
+    data, report = write_h5(tmp_path / "full.h5", count=1, with_gt=False), tmp_path / "scores.json"
+    arguments = ["--arch", "brovey", "--data", str(data), "--dataset", "ikonos", "--out", str(tmp_path / "x.mat")]
+    inference.main([*arguments, "--json", str(report), "--pictures", "1"])
+    assert set(json.loads(report.read_text())["scores"]["Brovey"]) >= {"d_lambda", "d_s", "hqnr"}
+    assert "gt" not in loadmat(tmp_path / "x.mat")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--arch", "pannet"], "needs --weights"),
+        (["--arch", "lemmaba"], "did you mean"),
+        ([], "--weights"),
+        (["--weights", "{weights}", "--arch", "PanNet"], "holds weights of LEMamba"),
+        (["--weights", "{tmp}/none.safetensors"], "weight file or a run"),
+        (["--weights", "{weights}", "--tile", "30"], "multiples of the ratio"),
+        (["--arch", "EXP", "--out", "{tmp}/test.h5/x.mat"], "cannot write"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, run, arguments, words):
+    weights, _ = run
+    data = write_h5(tmp_path / "test.h5", count=1)
+    filled = [a.format(weights=weights, tmp=tmp_path) for a in arguments]
+    out = [] if "--out" in filled else ["--out", str(tmp_path / "out.mat")]
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(UserError, match=words) as error:
+        inference.main([*filled, "--data", str(data), "--dataset", "ikonos", *out, "--pictures", "0"])
+    assert "\n" not in str(error.value)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_weights_of_another_number_of_bands_are_refused(tmp_path, run):
+    weights, _ = run
+    data = tmp_path / "test.h5"
+    with h5py.File(data, "w") as file:
+        for key, shape in {"ms": (1, 8, 16, 16), "lms": (1, 8, 64, 64), "pan": (1, 1, 64, 64)}.items():
+            file[key] = np.ones(shape)
+    with pytest.raises(UserError, match="img_channel 4, the data have 8"):
+        inference.main(["--weights", str(weights), "--data", str(data), "--dataset", "wv3"])

@@ -1,0 +1,153 @@
+"""A data set by name and split: one table of names (`utils.sensors`), one data root, no path of anyone's disk.
+
+Files are looked for at `<root>/<file>`, then `<root>/<name>/<file>`; the root is an argument or LEMAMBA_DATA.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from datasets.h5 import H5Dataset
+from datasets.transforms import Augment
+from utils.errors import UserError
+from utils.sensors import DATASETS, DatasetEntry, Sensor, get_dataset
+
+SPLITS = ("train", "valid", "test", "test_full")
+ROOT_VARIABLE = "LEMAMBA_DATA"
+
+
+def data_root(root: str | Path | None = None) -> Path:
+    """Return the folder of data sets: `root`, else LEMAMBA_DATA; neither, or no such folder, is a `UserError`."""
+    given = root or os.environ.get(ROOT_VARIABLE)
+    if not given:
+        raise UserError(f"no data root: give --data_root DIR or set {ROOT_VARIABLE} to the folder of the H5 files")
+    folder = Path(given).expanduser()
+    if not folder.is_dir():
+        raise UserError(f'data root "{folder}" is not a folder; correct --data_root or {ROOT_VARIABLE}')
+    return folder
+
+
+def _own_name(name: str, folder: Path) -> DatasetEntry | None:
+    """Entry of a data set outside the table whose files follow the naming, e.g. one that `prepare_data.py` made."""
+    plain = name.lower().replace("-", "_")
+    if not plain.isidentifier():  # a name, never a way out of the folder
+        return None
+    files = {
+        "train": f"train_{plain}.h5",
+        "valid": f"valid_{plain}.h5",
+        "test": f"test_{plain}_multiExm1.h5",
+        "test_full": f"test_{plain}_OrigScale_multiExm1.h5",
+    }
+    there = any((folder / sub / file).is_file() for sub in ("", plain) for file in files.values())
+    return DatasetEntry(plain, "", "pansharpening", 0, files) if there else None
+
+
+def find_entry(name: str, root: str | Path | None = None) -> DatasetEntry:
+    """Return the entry of a named data set.
+
+    A name that is not in the table is taken when the data root holds files named after it; then `sensor` is "" and
+    `ratio` 0, and both come from the file. Otherwise unknown names are a `UserError` that suggests the nearest.
+    """
+    if name.lower().replace("-", "_") in DATASETS:
+        return get_dataset(name)
+    if root or os.environ.get(ROOT_VARIABLE):
+        entry = _own_name(name, data_root(root))
+        if entry is not None:
+            return entry
+    return get_dataset(name)
+
+
+def find_file(name: str, split: str, root: str | Path | None = None) -> Path:
+    """Return the H5 file of a split of a named data set.
+
+    Raises:
+        UserError: unknown name or split, no data root, a split the data set does not have, or no such file.
+    """
+    if split not in SPLITS:
+        raise UserError(f'unknown split "{split}"; known: {", ".join(SPLITS)}')
+    entry = find_entry(name, root)
+    if split not in entry.files:
+        raise UserError(f'data set "{entry.name}" has no split "{split}"; it has: {", ".join(entry.files)}')
+    folder, file = data_root(root), entry.files[split]
+    for path in (folder / file, folder / entry.name / file):
+        if path.is_file():
+            return path
+    raise UserError(
+        f'expected "{file}" or "{entry.name}/{file}" in the data root "{folder}", neither is there; '
+        "download or make it (prepare_data.py)"
+    )
+
+
+def open_h5(
+    path: str | Path,
+    *,
+    sensor: str | Sensor | None = None,
+    ratio: int | None = None,
+    divisor: float | None = None,
+    augment_prob: float = 0.0,
+    crop: int | None = None,
+    seed: int = 0,
+    need_gt: bool = False,
+) -> H5Dataset:
+    """Open any H5 file of the field by its path.
+
+    Args:
+        path: the file.
+        sensor: name; None takes the file's attribute, else "none" (then `divisor` 1 unless given).
+        ratio: checked against the shapes; None accepts the file's.
+        divisor: None takes the file's attribute, else the sensor's.
+        augment_prob: see `datasets.transforms.Augment`.
+        crop: side of a random crop in gt pixels, or None.
+        seed: base of the augmentation's random numbers.
+        need_gt: refuse a file without ground truth.
+
+    Returns:
+        `H5Dataset`: `dataset[i]` or `dataset[(epoch, i)]` is a dict of float32 tensors.
+
+    Raises:
+        UserError: what `H5Dataset` refuses.
+    """
+    augment = Augment(augment_prob, crop, seed)
+    return H5Dataset(path, sensor=sensor, ratio=ratio, divisor=divisor, augment=augment, need_gt=need_gt)
+
+
+def build_dataset(
+    name: str,
+    split: str,
+    *,
+    root: str | Path | None = None,
+    ratio: int | None = None,
+    sensor: str | Sensor | None = None,
+    divisor: float | None = None,
+    augment_prob: float = 0.0,
+    crop: int | None = None,
+    seed: int = 0,
+) -> H5Dataset:
+    """Open a split of a named data set.
+
+    Args:
+        name: a name in `utils.sensors.DATASETS`, any case, or one whose files are in the data root.
+        split: "train", "valid", "test" (reduced resolution, with gt) or "test_full" (without).
+        root: data root; None takes LEMAMBA_DATA.
+        ratio: see `open_h5`; None takes the table's.
+        sensor: see `open_h5`; None takes the table's.
+        divisor: see `open_h5`.
+        augment_prob: see `open_h5`.
+        crop: see `open_h5`.
+        seed: see `open_h5`.
+
+    Raises:
+        UserError: what `find_file` and `H5Dataset` refuse.
+    """
+    path, entry = find_file(name, split, root), find_entry(name, root)
+    return open_h5(
+        path,
+        sensor=sensor or entry.sensor or None,
+        ratio=ratio or entry.ratio or None,
+        divisor=divisor,
+        augment_prob=augment_prob,
+        crop=crop,
+        seed=seed,
+        need_gt=split != "test_full",
+    )

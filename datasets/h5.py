@@ -1,0 +1,275 @@
+"""Lazy reader of the field's H5 files: PanCollection (`gt ms lms pan`) and HMIF (`GT LRHSI HSI_up RGB`).
+
+The file is opened on first use, once per process, so the data set can be pickled and forked; a sample is read when
+it is asked for, except that a small file is kept in memory. What a file declares is held against what it stores.
+Legend: N samples, C bands, P guide bands, H W size, h w size of ms, r = H/h.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from datasets.layout import LAYOUTS, Shape, find_layout, read_sample, to_nchw
+from datasets.transforms import Augment
+from utils.errors import UserError
+from utils.sensors import SENSORS, Sensor, get_sensor
+
+FAMILIES: tuple[dict[str, str], ...] = (
+    {"ms": "ms", "lms": "lms", "pan": "pan", "gt": "gt"},
+    {"ms": "LRHSI", "lms": "HSI_up", "pan": "RGB", "gt": "GT"},
+)
+CACHE_LIMIT = 512 * 2**20  # bytes of float32 a process keeps in memory
+_MAX_COMPRESSION = 1100  # DEFLATE cannot exceed 1032:1
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What an H5 file holds.
+
+    Attributes:
+        path: the file.
+        keys: role ("ms", "lms", "pan", perhaps "gt") -> key in the file.
+        shapes: role -> (N, C, H, W).
+        layout: order of the axes in the file, a name in `LAYOUTS`.
+        dtypes: role -> NumPy dtype name.
+        attributes: the file's own attributes.
+    """
+
+    path: Path
+    keys: Mapping[str, str]
+    shapes: Mapping[str, Shape]
+    layout: str
+    dtypes: Mapping[str, str]
+    attributes: Mapping[str, Any]
+
+    @property
+    def ratio(self) -> int:
+        """H/h."""
+        return self.shapes["lms"][2] // self.shapes["ms"][2]
+
+
+def open_file(path: Path) -> h5py.File:
+    """Open an H5 file for reading; missing, truncated or of another kind is a `UserError`."""
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise UserError(f'expected an H5 file, "{path}" {what}; check the path')
+    try:
+        return h5py.File(path, "r", locking=False)  # locks fail on many network disks and a reader needs none
+    except OSError as error:
+        reason = "truncated" if "truncated" in str(error) else "truncated, damaged or not an H5 file"
+        raise UserError(f'cannot read "{path}": {reason}; copy or make it again') from error
+
+
+def checked_dataset(path: Path, file: h5py.File, key: str) -> h5py.Dataset:
+    """Return a numeric data set whose values lie in this very file, in the amount it declares."""
+    if not isinstance(file.get(key, getlink=True), h5py.HardLink):
+        raise UserError(f'{path}: "{key}" is a link; links are refused, copy the data into one file')
+    data = file[key]
+    if not isinstance(data, h5py.Dataset) or data.dtype.kind not in "iuf":
+        raise UserError(f'{path}: expected "{key}" to be an array of numbers; make the file again')
+    if data.is_virtual or data.external:
+        raise UserError(f'{path}: "{key}" keeps its data in another file; that is refused, copy the data into one file')
+    declared, stored = math.prod(data.shape) * data.dtype.itemsize, data.id.get_storage_size()
+    if declared > _MAX_COMPRESSION * stored:
+        raise UserError(
+            f'{path}: "{key}" declares {declared} bytes {tuple(data.shape)} and stores {stored}; '
+            "the file is damaged or was never filled"
+        )
+    return data
+
+
+def describe(path: str | Path) -> Contents:
+    """Read keys, shapes and order of axes of an H5 file, and refuse what is inconsistent.
+
+    Raises:
+        UserError: missing, truncated, a missing key, shapes that contradict each other, an ambiguous order of axes, a
+            link out of the file, or more data declared than stored.
+    """
+    path = Path(path)
+    with open_file(path) as file:
+        try:
+            keys = _roles(path, list(file))
+            data = {role: checked_dataset(path, file, key) for role, key in keys.items()}
+            shapes = {role: tuple(d.shape) for role, d in data.items()}
+            dtypes = {role: d.dtype.name for role, d in data.items()}
+            attributes = {k: file.attrs[k] for k in file.attrs}
+        except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+            raise UserError(f'cannot read "{path}": damaged; copy or make it again') from error
+    if any(0 in shape for shape in shapes.values()):
+        raise UserError(f"{path}: expected samples, it holds none: {_listed(shapes)}; make it again")
+    layout = find_layout(path, shapes)
+    contents = Contents(path, keys, {r: to_nchw(s, layout) for r, s in shapes.items()}, layout, dtypes, attributes)
+    if contents.ratio < 2:
+        raise UserError(f"{path}: expected lms to be larger than ms, both have the same size; check the file")
+    return contents
+
+
+def _listed(shapes: Mapping[str, Shape]) -> str:
+    return ", ".join(f"{role} {shape}" for role, shape in shapes.items())
+
+
+def _roles(path: Path, present: list[str]) -> dict[str, str]:
+    """Map roles to the file's keys by the family that shares most keys with it."""
+    family = max(FAMILIES, key=lambda f: len(set(f.values()) & set(present)))
+    missing = [family[role] for role in ("ms", "lms", "pan") if family[role] not in present]
+    if missing:
+        raise UserError(
+            f'{path} has no key "{missing[0]}"; it holds: {", ".join(map(repr, present[:20])) or "nothing"}; expected '
+            "gt, ms, lms, pan or GT, LRHSI, HSI_up, RGB"
+        )
+    return {role: key for role, key in family.items() if key in present}
+
+
+def default_divisor(contents: Contents, sensor: Sensor) -> float:
+    """Divisor that brings the file's numbers to [0, 1]: its own attribute, 255 for 8-bit numbers, else the sensor's."""
+    written = np.asarray(contents.attributes.get("divisor", 0))
+    if written.size == 1 and written.dtype.kind in "iuf" and written.item() > 0:
+        return float(written.item())
+    return 255.0 if contents.dtypes["ms"] == "uint8" and sensor.divisor > 255 else float(sensor.divisor)
+
+
+def file_sensor(contents: Contents) -> Sensor:
+    """Sensor named in the file's attributes; "none" where there is no such attribute or it names no known sensor."""
+    written = contents.attributes.get("sensor", "none")
+    written = written.decode("utf-8", "replace") if isinstance(written, bytes) else str(written)
+    return get_sensor(written if written.lower() in SENSORS else "none")
+
+
+class H5Dataset(Dataset):
+    """Samples of one H5 file as dicts of float32 tensors in [0, 1]: ms (C, h, w); lms, gt (C, H, W); pan (P, H, W).
+
+    Attributes:
+        path: the file.
+        bands: C.
+        guide_bands: P.
+        ratio: H/h.
+        divisor: what the stored numbers are divided by.
+        sensor: name of the sensor (`utils.sensors.get_sensor` gives its facts).
+        has_gt: whether samples have "gt".
+        contents: keys, shapes, order of axes and attributes of the file.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        sensor: str | Sensor | None = None,
+        ratio: int | None = None,
+        divisor: float | None = None,
+        augment: Augment | None = None,
+        need_gt: bool = False,
+        cache_limit: int = CACHE_LIMIT,
+    ) -> None:
+        """Check the file's shapes (no data is read yet); arguments left None are taken from the file.
+
+        Raises:
+            UserError: what `describe` refuses; no ground truth where `need_gt`; bands that are not the sensor's; a
+                ratio that is not the file's; a crop that does not fit.
+        """
+        self.contents = contents = describe(path)
+        self.path = contents.path
+        found = file_sensor(contents) if sensor is None else get_sensor(sensor)
+        self.sensor = found.name
+        self.bands, self.guide_bands = contents.shapes["ms"][1], contents.shapes["pan"][1]
+        self.ratio = contents.ratio
+        self.divisor = default_divisor(contents, found) if divisor is None else float(divisor)
+        self.has_gt = "gt" in contents.keys  # noqa: SIM118  (`keys` is a mapping of the file's keys)
+        self.augment = augment
+        self._check(found, ratio, need_gt)
+        stored = sum(4 * math.prod(shape) for shape in contents.shapes.values())
+        self._cached = stored <= cache_limit
+        self._arrays: Mapping[str, Any] = MappingProxyType({})
+        self._file: h5py.File | None = None
+        self._owner = -1
+
+    def _check(self, sensor: Sensor, ratio: int | None, need_gt: bool) -> None:
+        if need_gt and not self.has_gt:
+            raise UserError(f"{self.path} has no ground truth (gt or GT), which this use needs; give another file")
+        if sensor.bands is not None and sensor.bands != self.bands:
+            raise UserError(
+                f"{self.path}: expected {sensor.bands} bands for sensor {sensor.name}, given {self.bands}; "
+                "name the right sensor or data set"
+            )
+        if ratio is not None and ratio != self.ratio:
+            raise UserError(f"{self.path}: expected ratio {ratio}, its shapes say {self.ratio}; correct the ratio")
+        if not (math.isfinite(self.divisor) and self.divisor > 0):
+            raise UserError(f"{self.path}: expected a positive divisor, given {self.divisor}; correct it")
+        size, crop = self.contents.shapes["lms"][2:], self.augment.crop if self.augment else None
+        if crop is not None and (crop <= 0 or crop % self.ratio or crop > min(size)):
+            raise UserError(
+                f"{self.path}: expected a crop that is a multiple of the ratio {self.ratio} and at most {min(size)}, "
+                f"given {crop}; choose another"
+            )
+
+    def __len__(self) -> int:
+        return self.contents.shapes["lms"][0]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_file": None, "_arrays": {}, "_owner": -1}
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, torch.Tensor]:
+        """Return sample `index`, or sample `(epoch, index)`; a plain index means epoch 0.
+
+        Raises:
+            UserError: a value in the sample is NaN or infinite (file, key and index are named).
+            IndexError: no such sample.
+        """
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        epoch, index = int(epoch), int(index)
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        index %= len(self)
+        sample = {role: self._read(role, index) for role in self.contents.keys}
+        if self.augment is not None:
+            sample = self.augment(sample, self.ratio, epoch, index)
+        return {role: torch.from_numpy(np.array(value, order="C")) for role, value in sample.items()}
+
+    def _read(self, role: str, index: int) -> np.ndarray:
+        """Return one array of one sample, (·, H, W) float32, divided, finite."""
+        inherited = not self._cached and self._owner != os.getpid()  # a fork must not share its parent's handle
+        if inherited or not self._arrays:
+            self._open()
+        source = self._arrays[role]
+        try:
+            values = source[index] if self._cached else read_sample(source, index, self.contents.layout)
+        except OSError as error:
+            key = self.contents.keys[role]
+            raise UserError(f'{self.path}: "{key}" of sample {index} cannot be read: damaged; copy it again') from error
+        values = np.asarray(values, dtype=np.float32)
+        if not np.isfinite(values).all():
+            key = self.contents.keys[role]
+            raise UserError(f'{self.path}: "{key}" of sample {index} has NaN or infinite values; mend or drop it')
+        return values / np.float32(self.divisor)
+
+    def _open(self) -> None:
+        file = open_file(self.path)
+        data = {role: checked_dataset(self.path, file, key) for role, key in self.contents.keys.items()}
+        if self._cached:
+            try:
+                self._arrays = {role: _in_memory(d, self.contents.layout) for role, d in data.items()}
+            except OSError as error:
+                raise UserError(f'cannot read "{self.path}": damaged or truncated; copy it again') from error
+            finally:
+                file.close()
+        else:
+            self._file, self._arrays = file, data
+        self._owner = os.getpid()
+
+
+def _in_memory(data: h5py.Dataset, layout: str) -> np.ndarray:
+    """Return the whole data set as (N, C, H, W) float32."""
+    values = np.empty(data.shape, np.float32)
+    data.read_direct(values)
+    values = values.transpose(LAYOUTS[layout])
+    return np.ascontiguousarray(values)

@@ -1,0 +1,76 @@
+"""Which axis is which in an H5 file of the field, found from the shapes of its keys.
+
+Three orders occur: `NCHW` (PanCollection), `NHWC`, and `WHCN`, which is what Python sees of a MATLAB array
+`(N, C, H, W)`. `ms` is smaller than `lms` in height and width only, so the axes that differ tell the order; where
+more than one order fits, the file is refused, never guessed at.
+Legend: N samples, C bands, P guide bands, H W size, h w size of ms, r = H/h.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from utils.errors import UserError
+
+# order -> where the axes N, C, H, W are in the file
+LAYOUTS: dict[str, tuple[int, int, int, int]] = {
+    "NCHW": (0, 1, 2, 3),
+    "NHWC": (0, 3, 1, 2),
+    "WHCN": (3, 2, 1, 0),
+}
+Shape = tuple[int, ...]
+
+
+def to_nchw(shape: Shape, layout: str) -> Shape:
+    """Return a stored shape in the order (N, C, H, W)."""
+    return tuple(shape[axis] for axis in LAYOUTS[layout])
+
+
+def read_sample(data, index: int, layout: str) -> np.ndarray:  # noqa: ANN001  (h5py.Dataset or array)
+    """Return sample `index` of an H5 data set as (C, H, W), read from the file alone."""
+    if layout == "WHCN":
+        return np.transpose(data[..., index], (2, 1, 0))
+    sample = data[index]
+    return np.transpose(sample, (2, 0, 1)) if layout == "NHWC" else sample
+
+
+def find_layout(path: Path, shapes: Mapping[str, Shape]) -> str:
+    """Return the one order in `LAYOUTS` that fits.
+
+    Args:
+        path: for the messages.
+        shapes: role ("ms", "lms", "pan", perhaps "gt") -> shape in the file.
+
+    Raises:
+        UserError: not four axes, no order fits (the shapes are inconsistent), or several do.
+    """
+    listed = ", ".join(f"{role} {tuple(shape)}" for role, shape in shapes.items())
+    for role, shape in shapes.items():
+        if len(shape) != 4:
+            raise UserError(f"{path}: expected four axes (N, C, H, W), {role} has shape {tuple(shape)}; reshape it")
+    reasons = {layout: _misfit({role: to_nchw(s, layout) for role, s in shapes.items()}) for layout in LAYOUTS}
+    fitting = [layout for layout, reason in reasons.items() if reason is None]
+    if not fitting:
+        raise UserError(f"{path}: {reasons['NCHW']}; the file has {listed}; mend the file")
+    if len(fitting) > 1:
+        raise UserError(f"{path}: {listed} can be read as {' or '.join(fitting)}; store it as (N, C, H, W), ratio >= 2")
+    return fitting[0]
+
+
+def _misfit(shapes: Mapping[str, Shape]) -> str | None:
+    """Say what contradicts reading these (N, C, H, W) shapes as one set of samples; None when nothing does."""
+    n, c, height, width = shapes["lms"]
+    for role, shape in shapes.items():
+        if shape[0] != n:
+            return f"expected as many samples in {role} as in lms ({n}), given {shape[0]}"
+        if role != "pan" and shape[1] != c:
+            return f"expected as many bands in {role} as in lms ({c}), given {shape[1]}"
+        if role != "ms" and shape[2:] != (height, width):
+            return f"expected {role} of the size of lms ({height}x{width}), given {shape[2]}x{shape[3]}"
+    h, w = shapes["ms"][2:]
+    if not (h and w) or height % h or width % w or height // h != width // w:
+        return f"expected lms ({height}x{width}) to be a whole multiple of ms ({h}x{w}), the same in both directions"
+    return None

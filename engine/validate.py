@@ -18,6 +18,10 @@ SMALLER_IS_BETTER = frozenset(
 )
 
 
+class Interrupted(Exception):  # noqa: N818  (no error: a signal came)
+    """A signal asked to stop; the validation is given up and made again after resuming."""
+
+
 class MeterLike(Protocol):
     """What the engine needs of `metrics.Meter`."""
 
@@ -42,6 +46,8 @@ def validate(
     meter: MeterLike,
     device: torch.device,
     rounds: int = 0,
+    interrupted_anywhere: Callable[[], bool] = lambda: False,
+    interrupted_here: Callable[[], bool] = lambda: False,
 ) -> tuple[dict[str, float], dict[str, Tensor] | None]:
     """Measure `model` on this rank's part of the validation set.
 
@@ -53,6 +59,11 @@ def validate(
         meter: accumulates over batches and ranks.
         device: where to compute.
         rounds: forward passes every rank must make (networks whose forward needs all ranks); 0 = as many as batches.
+        interrupted_anywhere: asked once by every rank, after its batches: did a signal reach any rank?
+        interrupted_here: asked between batches: did a signal reach this one?
+
+    Raises:
+        Interrupted: on all ranks, where a signal reached any.
 
     Returns:
         Mean of each metric over all ranks, and the first sample of this rank ({"lms", "sr", "gt"} (C, H, W)) or None.
@@ -68,8 +79,12 @@ def validate(
         if first is None:
             first = {"lms": batch["lms"][0], "sr": sr[0], "gt": batch["gt"][0]}
         done += 1
+        if interrupted_here() and not rounds:  # with `rounds`, the others would wait for forward passes
+            break
     for _ in range(done, rounds if batch is not None else 0):
         model(batch["ms"], batch["lms"], batch["pan"])
     model.train(was_training)
+    if interrupted_anywhere():
+        raise Interrupted
     means: dict[str, Any] = {name: float(mean) for name, (mean, _) in meter.compute().items()}
     return means, first

@@ -28,6 +28,7 @@ class CommandLine:
     config_file: str | None = None
     resume: str | None = None
     replay: str | None = None
+    overwrite: bool = False
 
 
 class _Parser(argparse.ArgumentParser):
@@ -82,6 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="set any field")
     parser.add_argument("--resume_path", metavar="RUN|latest", help="go on with a run exactly where it stopped")
     parser.add_argument("--replay", metavar="FILE", help="run a batch saved by the NaN guard again and say what fails")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing run of the same name")
     for section, cls in SECTIONS.items():
         group = parser.add_argument_group(section)
         kinds = typing.get_type_hints(cls)
@@ -112,4 +114,4 @@ def parse(arguments: list[str] | None = None) -> CommandLine:
         if not equals or "." not in dotted or not all(dotted.split(".")):
             raise UserError(f"--set: expected section.key=value, given {assignment!r}")
         _set_nested(flags, dotted, parse_yaml(text, f"--set {dotted}"))
-    return CommandLine(flags, given["config_file"], given["resume_path"], given["replay"])
+    return CommandLine(flags, given["config_file"], given["resume_path"], given["replay"], given["overwrite"])

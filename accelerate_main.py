@@ -1,0 +1,286 @@
+"""Train a fusion network: parse the command line, resolve the configuration, build everything, fit.
+
+    accelerate launch --config_file configs/huggingface/accelerate.yaml accelerate_main.py --proj_name LE-Mamba \
+        --arch LEMamba --dataset wv3 --num_worker 6 -e 800 -b 32 --aug_probs 0. 0. --loss l1ssim \
+        --grad_accum_steps 2 --checkpoint_every_n 20 --val_n_epoch 20 --comment "…" --log_metric --logger_on
+
+One process: `python accelerate_main.py …`. Two on a CPU: `ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 …`.
+Results: log_file/<proj>/<run>/ (config.yaml, train.log, checkpoints/, weights/) and runs/<proj>/<run>/ (TensorBoard).
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from utils import cli, config
+from utils.errors import UserError, run_cli
+
+if TYPE_CHECKING:
+    import torch
+    from accelerate import Accelerator
+    from torch import Tensor, nn
+    from torch.utils.data import Dataset
+
+    from engine.fit import Job
+
+QUICK_METRICS = ("sam", "ergas", "psnr")
+
+
+def resolve_config(command: cli.CommandLine) -> tuple[config.Config, Path | None, Path | None]:
+    """Return the configuration and, when resuming, the run's folder and the checkpoint to go on from."""
+    if command.resume is None:
+        return config.resolve(command.flags, command.config_file), None, None
+    from engine.checkpoint import find_run, read_state
+
+    early = config.resolve(command.flags, command.config_file)
+    folder, checkpoint = find_run(command.resume, Path(early.log.log_dir), early.log.proj_name, early.log.run_name)
+    resolved = config.resolve(command.flags, command.config_file, read_state(checkpoint)["config"])
+    return resolved, folder, checkpoint
+
+
+def build_data(settings: config.Config) -> tuple[Dataset, Dataset]:
+    """Open the training and the validation set; the test file is never touched here."""
+    from datasets.build import build_dataset
+
+    data = settings.data
+    build = partial(
+        build_dataset,
+        data.dataset,
+        root=data.root,
+        ratio=data.ratio,
+        sensor=data.sensor,
+        divisor=data.divisor,
+        seed=settings.train.seed,
+    )
+    train = build("train", augment_prob=data.aug_probs[0], crop=data.crop)
+    valid = build("valid", augment_prob=data.aug_probs[1])
+    for key in ("bands", "guide_bands", "ratio", "divisor"):
+        if getattr(train, key) != getattr(valid, key):
+            raise UserError(
+                f"training and validation set differ in {key}: {getattr(train, key)} in {train.path}, "
+                f"{getattr(valid, key)} in {valid.path}; simulate both from one sensor"
+            )
+    return train, valid
+
+
+def build_network(settings: config.Config, data: Dataset) -> tuple[nn.Module, dict[str, Any]]:
+    """Build the network for the data; returns it and the facts by which it can be built again."""
+    from model import build_model, model_entry
+
+    entry = model_entry(settings.model.arch)
+    if entry.classical:
+        raise UserError(f"{entry.name} is a classical method, there is nothing to train; use inference.py --arch")
+    arguments = config.model_arguments(settings) | {
+        "img_channel": data.bands,
+        "condition_channel": data.guide_bands,
+        "out_channel": data.bands,
+        "ratio": data.ratio,
+    }
+    model = build_model(entry.name, **arguments)
+    if settings.model.pretrained:
+        load_pretrained(model, entry.name, settings.model.pretrained, Path(settings.log.log_dir))
+    if settings.train.grad_ckpt:
+        if not hasattr(model, "set_grad_checkpointing"):
+            raise UserError(f"{entry.name} cannot recompute activations; leave out --grad_ckpt")
+        model.set_grad_checkpointing(True)
+    if settings.train.channels_last:
+        import torch
+
+        model.to(memory_format=torch.channels_last)
+    if settings.train.compile:
+        model.compile()
+    return model, {"name": entry.name, "args": arguments}
+
+
+def load_pretrained(model: nn.Module, name: str, given: str, log_folder: Path) -> None:
+    """Load weights to start from: ours as they are, published ones through `model.convert`."""
+    from engine.checkpoint import load_strict, read_weights, resolve_weights
+    from model.convert import convert_state_dict
+
+    path = resolve_weights(given, log_folder)
+    state, meta = read_weights(path)
+    if not meta and set(state) != set(model.state_dict()):
+        state = convert_state_dict(name, state)
+    load_strict(model, state, str(path))
+
+
+def measure(sr: Tensor, gt: Tensor, *, ratio: int, divisor: float, every: bool) -> dict[str, Tensor]:
+    """Metrics of a batch in digital numbers; sr, gt (B, C, H, W) in [0, 1], sr clipped as inference does."""
+    import metrics
+
+    sr, gt = sr.double().clamp(0, 1) * divisor, gt.double() * divisor
+    if every:
+        return metrics.reduced_resolution(sr, gt, ratio=ratio, const=divisor)
+    return {
+        "sam": metrics.sam(sr, gt),
+        "ergas": metrics.ergas(sr, gt, ratio=ratio),
+        "psnr": metrics.psnr(sr, gt, const=divisor),
+    }
+
+
+def describe(
+    settings: config.Config, model: nn.Module, train: Dataset, valid: Dataset, device: torch.device, world: int
+) -> dict[str, str]:
+    """Return the lines of the table at the start of a run."""
+    from engine.summary import count_flops, count_parameters
+
+    sample = {key: value[None] for key, value in train[0].items()}
+    height, width = sample["lms"].shape[-2:]
+    model.to(device)
+    flops = count_flops(model, {key: value.to(device) for key, value in sample.items()})
+    batch = settings.train.batch_size * world * settings.train.grad_accum_steps
+    rows = {
+        "network": f"{settings.model.arch} {settings.model.variant if settings.model.variants else ''}".strip(),
+        "parameters": f"{count_parameters(model):,}",
+        "FLOPs": f"{flops / 1e9:.3f} G for one sample of {height} x {width}",
+        "training data": f"{len(train)} samples of {train.path}",
+        "validation data": f"{len(valid)} samples of {valid.path}",
+        "bands, ratio": f"{train.bands} + {train.guide_bands} guide, ratio {train.ratio}, divided by {train.divisor:g}",
+        "batch": f"{batch} = {settings.train.batch_size} x {world} process(es) x {settings.train.grad_accum_steps}",
+        "device": f"{device}, {world} process(es), mixed precision {settings.train.mixed_precision}",
+    }
+    if "model.ops.selective_scan" in sys.modules:
+        rows["scan backend"] = describe_scan(device)
+    if settings.log.comment:
+        rows["comment"] = settings.log.comment
+    return rows
+
+
+def describe_scan(device: torch.device) -> str:
+    """Say which scan backend runs on `device`, and why."""
+    import torch
+
+    from model.ops.backends import choose, state_of
+
+    name = choose(None, device.type, torch.float32, state_grad=False)
+    return f"{name}: {state_of(name).reason}"
+
+
+def start_accelerator(settings: config.Config) -> Accelerator:
+    """Start accelerate on the device and in the precision asked for."""
+    from accelerate import Accelerator
+
+    precision = settings.train.mixed_precision
+    try:
+        return Accelerator(mixed_precision=precision, cpu=settings.train.cpu or None)
+    except ValueError as error:  # fp16 without a GPU, bf16 on an old one
+        raise UserError(f"--mixed_precision {precision} does not work here: {error}; use no or bf16") from None
+
+
+def build_job(settings: config.Config, accelerator: Accelerator, run: Path, checkpoint: Path | None) -> Job:
+    """Build data, network, loss, optimizer and schedule; every complaint about the input comes from here."""
+    from engine.fit import Job
+    from engine.generators import seed_all
+    from engine.optim import build_optimizer
+    from engine.schedule import build_schedule
+    from losses import build_loss
+    from metrics import REDUCED_NAMES, Meter
+    from utils.sensors import get_sensor
+
+    optimizer, schedule = settings.optimizer, vars(settings.schedule).copy()
+    loss = build_loss(settings.loss.name, **settings.loss.args)
+    rates = build_schedule(schedule.pop("name"), base_lr=optimizer.lr, epochs=settings.train.epochs, **schedule)
+    train, valid = build_data(settings)
+    seed_all(settings.train.seed)  # the same weights on every rank
+    model, described = build_network(settings, train)
+    world = accelerator.num_processes
+    facts = describe(settings, model, train, valid, accelerator.device, world) if accelerator.is_main_process else {}
+    arguments = dict(optimizer.args)
+    if accelerator.device.type == "cuda" and optimizer.name.lower() in ("adamw", "adam", "sgd"):
+        arguments.setdefault("fused", True)
+    return Job(
+        config=settings,
+        model=model,
+        optimizer=build_optimizer(
+            optimizer.name, model, lr=optimizer.lr, weight_decay=optimizer.weight_decay, **arguments
+        ),
+        schedule=rates,
+        loss=loss.to(accelerator.device),
+        train_set=train,
+        valid_set=valid,
+        metrics=partial(measure, ratio=train.ratio, divisor=train.divisor, every=settings.log.log_metric),
+        metric_names=REDUCED_NAMES if settings.log.log_metric else QUICK_METRICS,
+        make_meter=Meter,
+        folder=run,
+        tensorboard=Path(settings.log.tensorboard_dir) / run.parent.name / run.name,
+        meta={
+            "model": described,
+            "data": {
+                "dataset": settings.data.dataset,
+                "sensor": train.sensor,
+                "divisor": train.divisor,
+                "ratio": train.ratio,
+            },
+        },
+        rgb=get_sensor(train.sensor).rgb_for(train.bands),
+        facts=facts,
+        resume=checkpoint,
+    )
+
+
+def claim_folder(
+    settings: config.Config, accelerator: Accelerator, resumed: Path | None, overwrite: bool
+) -> tuple[Path, Any]:
+    """Choose the run's folder and lock it (main process); the others learn the outcome."""
+    from engine.ranks import Ranks
+    from engine.run_folder import open_run
+
+    ranks, lock, failure = Ranks(), None, None
+    name = settings.log.run_name or f"{settings.model.arch}_{settings.data.dataset}_{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = ranks.share(resumed or Path(settings.log.log_dir) / settings.log.proj_name / name)
+    if ranks.main:
+        try:
+            lock = open_run(folder, resuming=resumed is not None, overwrite=overwrite)
+            config.save(settings, folder / "config.yaml")
+        except UserError as error:
+            failure = str(error)
+    failure = ranks.share(failure)
+    if failure:
+        raise UserError(failure)
+    return folder, lock
+
+
+def replay(path: str) -> int:
+    """Run a batch saved by the NaN guard again and say what is first not finite."""
+    from engine.checkpoint import load_strict
+    from engine.nan_guard import find_culprit, load_batch
+    from losses import build_loss
+    from model import build_model
+
+    batch, state, meta = load_batch(Path(path))
+    model = build_model(meta["model"]["name"], **meta["model"]["args"])
+    load_strict(model, state, path)
+    loss = meta["config"]["loss"]
+    found = find_culprit(model.train(), build_loss(loss["name"], **loss["args"]), batch)
+    print(f"step {meta['step']}, then: {meta['culprit']}\nnow: {found}")
+    return 0
+
+
+def main() -> int:
+    """Train as the command line says."""
+    command = cli.parse()
+    if command.replay:
+        return replay(command.replay)
+    settings, resumed, checkpoint = resolve_config(command)
+    from engine.fit import fit
+
+    accelerator = start_accelerator(settings)
+    placeholder = resumed or Path(settings.log.log_dir) / settings.log.proj_name / "run"
+    job = build_job(settings, accelerator, placeholder, checkpoint)
+    job.folder, lock = claim_folder(settings, accelerator, resumed, command.overwrite)
+    job.tensorboard = Path(settings.log.tensorboard_dir) / job.folder.parent.name / job.folder.name
+    try:
+        fit(job, accelerator)
+    finally:
+        if lock is not None:
+            lock.close()
+        accelerator.end_training()
+    return 0
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,392 @@
+"""The training loop: forward, loss, backward, step; once in a while log, validate, save.
+
+Everything it works with is built by the caller and handed over in a `Job`. Shapes: ms (B, C, h, w), lms and gt
+(B, C, H, W), pan (B, P, H, W), float32 in [0, 1].
+
+Exactness: a run that was stopped anywhere and resumed equals the one that was not, bit for bit on a CPU. Hence
+checkpoints lie between optimizer steps, the order of samples is a function of (seed, epoch), augmentation one of
+(seed, epoch, index), and the generators of every rank are kept.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from engine.checkpoint import Checkpoints, save_weights
+from engine.logger import Logger, panel, summary_table
+from engine.nan_guard import DeferredFlag, find_culprit, save_batch
+from engine.ranks import Ranks
+from engine.sampler import TrainSampler, build_loader, valid_batches
+from engine.schedule import Schedule
+from engine.session import Session
+from engine.signals import StopRequest
+from engine.state import Counters
+from engine.validate import Interrupted, MeterLike, MetricFunction, minimised, validate
+from utils.config import Config
+from utils.errors import UserError
+
+_CULPRITS_SOUGHT = 10  # under `skip`, so many bad batches are looked into and saved; later ones are only counted
+_DEFERRABLE = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)  # fused, they skip a step on the GPU itself
+
+
+@dataclass
+class Job:
+    """What `fit` needs, all built.
+
+    Attributes:
+        config: the resolved configuration.
+        model: the network, on any device.
+        optimizer: over its parameters.
+        schedule: of the learning rate.
+        loss: (sr, gt) → {"total", …}.
+        train_set: gives samples for keys (epoch, index).
+        valid_set: the same; never the test file.
+        metrics: (sr, gt) → {name: (B,)}, sr and gt in [0, 1].
+        metric_names: what `metrics` returns, so that a wrong best_metric is found at the start.
+        make_meter: builds an accumulator over batches and ranks.
+        folder: ``log_file/<proj>/<run>``.
+        tensorboard: folder, or None.
+        meta: {"model": {"name", "args"}, "data": …}: makes a weight file complete.
+        rgb: bands shown as red, green, blue.
+        facts: lines of the table at the start.
+        resume: checkpoint folder to go on from, or None.
+    """
+
+    config: Config
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    loss: nn.Module
+    train_set: Dataset
+    valid_set: Dataset
+    metrics: MetricFunction
+    metric_names: tuple[str, ...]
+    make_meter: Callable[[], MeterLike]
+    folder: Path
+    tensorboard: Path | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+    rgb: tuple[int, int, int] = (0, 1, 2)
+    facts: dict[str, str] = field(default_factory=dict)
+    resume: Path | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How `fit` ended: "finished" or the name of the signal; the counters; the last validation's means."""
+
+    reason: str
+    counters: Counters
+    metrics: dict[str, float]
+
+
+def fit(job: Job, accelerator: Accelerator) -> Outcome:
+    """Train until the epochs or the minutes are over, or a signal asks to stop; see `Job`.
+
+    Raises:
+        UserError: batch larger than the set, unknown best_metric, a checkpoint that does not fit, NaN under `stop`.
+    """
+    with StopRequest() as stop:
+        trainer = Trainer(job, accelerator, stop)
+        try:
+            return trainer.run()
+        finally:
+            trainer.log.close()
+
+
+class Trainer:
+    """One training in one process. `run` is the loop; the other methods are its blocks."""
+
+    def __init__(self, job: Job, accelerator: Accelerator, stop: StopRequest) -> None:
+        self.job, self.accelerator, self.stop = job, accelerator, stop
+        self.settings, self.ranks, self.device = job.config.train, Ranks(), accelerator.device
+        self._check_best_metric()
+        if len(job.valid_set) == 0:
+            raise UserError("expected at least one validation sample, the validation set is empty; simulate one")
+        self.sampler = TrainSampler(
+            len(job.train_set),
+            self.settings.batch_size,
+            rank=self.ranks.rank,
+            world=self.ranks.world,
+            seed=self.settings.seed,
+            shuffle=job.config.data.shuffle,
+        )
+        self.counters = Counters()
+        self.session = Session(job, accelerator, self.ranks, self.counters)
+        self.model, self.core = self.session.model, self.session.core
+        self.optimizer, self.ema = self.session.optimizer, self.session.ema
+        notes = self.session.start(self.sampler)
+        workers, pin = job.config.data.num_workers, self.device.type == "cuda"
+        self.train_loader = build_loader(job.train_set, self.sampler, workers, pin)
+        size = job.config.data.val_batch_size or self.settings.batch_size
+        batches = valid_batches(len(job.valid_set), size, self.ranks.rank, self.ranks.world)
+        self.valid_loader = build_loader(job.valid_set, batches, min(workers, 2), pin)
+        self.valid_rounds = math.ceil(math.ceil(len(job.valid_set) / self.ranks.world) / size)
+        self.checkpoints = Checkpoints(job.folder / "checkpoints", self.settings.ckpt_max_limit)
+        if self.ranks.main:
+            self.checkpoints.recover()
+        board = job.tensorboard if job.config.log.logger_on else None
+        step, epochs = self.counters.step, self.settings.epochs
+        self.log = Logger(job.folder, board, main=self.ranks.main, step=step, epochs=epochs)
+        self.log.line("training\n" + summary_table(job.facts))
+        for note in notes:
+            self.log.line(note)
+        self.started = time.monotonic() - self.counters.seconds
+        self.flag, self.previous = DeferredFlag(), []
+        raw = getattr(self.optimizer, "optimizer", self.optimizer)
+        fused = isinstance(raw, _DEFERRABLE) and bool(raw.defaults.get("fused"))
+        self.deferred = fused and self.device.type == "cuda" and accelerator.scaler is None
+        self.sums: dict[str, Tensor] = {}
+        self.summed, self.clock = 0, time.monotonic()
+        self.time_is_up, self.stop_agreed = False, False
+        self.results: dict[str, float] = {}
+
+    def _check_best_metric(self) -> None:
+        known = ("loss", *self.job.metric_names)
+        if self.settings.best_metric not in known:
+            raise UserError(
+                f"--best_metric: expected one of {', '.join(known)}, given {self.settings.best_metric!r} "
+                "(--log_metric adds more)"
+            )
+
+    # ------------------------------------------------------------------------------------------ the loop
+
+    def run(self) -> Outcome:
+        """Train to the end."""
+        while not self.finished():
+            # the batches that are left of this epoch
+            self.train_epoch()
+            if self.stop_agreed:
+                return self.leave()
+
+            # once in a while, and always at the end: validate on the averaged weights, all ranks take part
+            c, complete = self.counters, self.counters.batch == len(self.sampler)
+            last = self.time_is_up or (complete and c.epoch + 1 >= self.settings.epochs)
+            every = self.settings.val_n_epoch
+            if last or (every and (c.epoch + 1) % every == 0):
+                try:
+                    self.validate()
+                except Interrupted:
+                    return self.leave()
+            if complete:
+                c.epoch, c.batch = c.epoch + 1, 0
+
+            # once in a while, and always at the end: save
+            every = self.settings.checkpoint_every_n
+            if last or (every and complete and c.epoch % every == 0):
+                self.save(final=last)
+        self.log.line(
+            f"finished after {self.counters.epoch} epochs, {self.counters.step} steps, "
+            f"{self.counters.seconds / 60:.1f} min; weights in {self.job.folder / 'weights'}"
+        )
+        return Outcome("finished", self.counters, self.results)
+
+    def finished(self) -> bool:
+        """Tell whether epochs or minutes are over."""
+        return self.time_is_up or self.counters.epoch >= self.settings.epochs
+
+    def position(self) -> float:
+        """Where the training stands, in epochs; under a time budget at least the share of the time that is used."""
+        position = self.counters.epoch + self.counters.batch / len(self.sampler)
+        if self.settings.max_minutes is not None:
+            used = self.counters.seconds / max(self.settings.max_minutes * 60, 1e-9)
+            position = max(position, min(used, 1.0) * self.settings.epochs)
+        return position
+
+    def train_epoch(self) -> None:
+        """Take the steps that are left of the present epoch; return early when time is up or a signal came."""
+        c, accumulate = self.counters, self.settings.grad_accum_steps
+        self.sampler.epoch, self.sampler.start = c.epoch, c.batch
+        self.model.train()
+        self.clock = time.monotonic()
+        group: list[dict[str, Tensor]] = []
+        for batch in self.train_loader if c.batch < len(self.sampler) else ():
+            group.append({k: v.to(self.device, non_blocking=True) for k, v in batch.items()})
+            if len(group) < accumulate and c.batch + len(group) < len(self.sampler):
+                continue
+            self.step(group)
+            c.batch += len(group)
+            group = []
+
+            # once in a while: read the losses (the only time the loop waits for the device) and tell
+            if c.step % self.job.config.log.log_every == 0:
+                self.tell()
+
+            # once in a while: save in mid-epoch
+            every = self.settings.checkpoint_every_steps
+            if every and c.step % every == 0 and c.batch < len(self.sampler):
+                self.save()
+            if self.time_is_up or self.stop_agreed:
+                break
+        self.tell()
+        if self.deferred and self.flag.put(None):
+            self.not_finite(self.previous)
+
+    def step(self, group: list[dict[str, Tensor]]) -> None:
+        """Take one optimizer step over the batches of `group`, each counted by its share."""
+        rate = self.job.schedule.apply(self.optimizer, self.position())
+        for i, batch in enumerate(group):
+            last = i == len(group) - 1
+            # gradients meet those of the other ranks only in the last batch of a step
+            self.accelerator.gradient_state._set_sync_gradients(last)
+            with self.accelerator.no_sync(self.model) if not last else nullcontext():
+                sr = self.model(batch["ms"], batch["lms"], batch["pan"])
+                parts = self.job.loss(sr.float(), batch["gt"])
+                self.accelerator.backward(parts["total"] / len(group))
+            self.add(parts)
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm or math.inf)
+        bad = ~parts["total"].detach().isfinite()
+        if norm is not None and self.accelerator.scaler is None:  # under fp16 an overflowing gradient is expected
+            bad = bad | ~torch.as_tensor(norm, device=self.device).detach().isfinite()
+        if self.deferred:
+            raw = self.optimizer.optimizer
+            raw.found_inf, raw.grad_scale = bad.float(), None  # a fused optimizer leaves a bad step out by itself
+            wrong, culprits, self.previous = self.flag.put(bad), self.previous, group
+        else:
+            wrong, culprits = bool(bad), group
+        wrong = self.agree(wrong)
+        if not wrong or self.deferred or self.accelerator.scaler is not None:
+            self.optimizer.step()
+            if self.ema is not None and not (wrong and not self.deferred):
+                self.ema.update(self.core)
+        self.optimizer.zero_grad()
+        self.counters.step += 1
+        self.add({"grad_norm": torch.as_tensor(norm if norm is not None else 0.0), "lr": torch.tensor(rate)})
+        if wrong:
+            self.not_finite(culprits)
+
+    def agree(self, wrong: bool) -> bool:
+        """Let all ranks agree on a bad number, a signal and the time; one small exchange per step."""
+        seconds = time.monotonic() - self.started
+        wrong_any, stop, self.counters.seconds = self.ranks.maximum(wrong, bool(self.stop.name), seconds)
+        budget = self.settings.max_minutes
+        self.time_is_up = budget is not None and self.counters.seconds >= budget * 60
+        self.stop_agreed = bool(stop)
+        return bool(wrong_any)
+
+    # ------------------------------------------------------------------------------------------ telling
+
+    def add(self, values: dict[str, Tensor]) -> None:
+        """Sum up what will be told; stays on the device."""
+        for name, value in values.items():
+            value = value.detach().double() if self.device.type == "cpu" else value.detach().float()
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.summed += "total" in values
+
+    def tell(self) -> None:
+        """Log the means since the last time."""
+        if not self.summed:
+            return
+        c, names = self.counters, [n for n in self.sums if n not in ("grad_norm", "lr")]
+        steps = max(1, round(self.summed / self.settings.grad_accum_steps))
+        values = {n: float(self.sums[n]) / self.summed for n in names}
+        extra = {n: float(self.sums[n]) / steps for n in ("lr", "grad_norm")}
+        now = time.monotonic()
+        samples = self.summed * self.settings.batch_size * self.ranks.world
+        extra["samples_per_second"] = samples / max(now - self.clock, 1e-9)
+        self.sums, self.summed, self.clock = {}, 0, now
+        text = " ".join(f"{n} {v:.5f}" for n, v in values.items())
+        self.log.line(
+            f"epoch {c.epoch + 1}/{self.settings.epochs} step {c.step} {text} lr {extra['lr']:.2e} "
+            f"norm {extra['grad_norm']:.4f} {extra['samples_per_second']:.1f} samples/s"
+        )
+        self.log.scalars(values, c.step, "train")
+        self.log.scalars(extra | {"skipped_steps": c.skipped}, c.step, "loop")
+        self.log.progress(self.position(), f"loss {values['total']:.5f}")
+
+    def not_finite(self, group: list[dict[str, Tensor]]) -> None:
+        """Deal with a step that was left out: find the culprit, save the batch, stop or go on."""
+        c = self.counters
+        c.skipped += 1
+        told = f"step {c.step}: loss or gradient not finite"
+        if c.skipped <= _CULPRITS_SOUGHT:
+            with torch.random.fork_rng():
+                found = [find_culprit(self.core, self.job.loss, b) for b in group]
+            worst = next((i for i, text in enumerate(found) if "not reproduced" not in text), 0)
+            path = self.job.folder / "nan" / f"step_{c.step:08d}_rank{self.ranks.rank}.safetensors"
+            meta = self.meta() | {"step": c.step, "culprit": found[worst]}
+            save_batch(path, self.core, group[worst], meta)
+            told += f"; first: {found[worst]}; see it again with --replay {path}"
+        if self.settings.nan_policy == "stop":
+            raise UserError(f"{told}; lower the rate, or go on past such batches with --nan_policy skip")
+        self.log.line(f"{told}; step left out, {c.skipped} so far")
+
+    # ------------------------------------------------------------------------------------------ validating, saving
+
+    def validate(self) -> None:
+        """Measure the averaged weights, keep them if they are the best so far."""
+        with self.ema.applied(self.core) if self.ema is not None else nullcontext():
+            means, first = validate(
+                self.core,
+                self.valid_loader,
+                self.job.loss,
+                self.job.metrics,
+                self.job.make_meter(),
+                self.device,
+                self.valid_rounds if self.session.sharded else 0,
+                lambda: bool(self.ranks.maximum(bool(self.stop.name))[0]),
+                lambda: bool(self.stop.name),
+            )
+        c, self.results = self.counters, means
+        self.log.line(f"validation after epoch {c.epoch + 1}: " + " ".join(f"{n} {v:.5f}" for n, v in means.items()))
+        self.log.scalars(means, c.step, "valid")
+        if first is not None and self.ranks.main and self.job.config.log.logger_on:
+            self.log.image(panel(first["lms"], first["sr"], first["gt"], self.job.rgb), c.step)
+        value, smaller = means[self.settings.best_metric], minimised(self.settings.best_metric)
+        self.job.schedule.observe(value, smaller)
+        better = c.best is None or (value < c.best if smaller else value > c.best)
+        if math.isfinite(value) and better:
+            c.best, c.best_epoch = value, c.epoch + 1
+            self.write_weights("best")
+
+    def meta(self) -> dict[str, Any]:
+        """Return what stands in a weight file beside the tensors."""
+        return self.session.meta(self.results)
+
+    def write_weights(self, name: str) -> None:
+        """Write weights/<name>.safetensors; a full disk is told, not fatal."""
+        state = self.session.user_weights()
+        if self.ranks.main:
+            self._guarded(lambda: save_weights(self.job.folder / f"weights/{name}.safetensors", state, self.meta()))
+
+    def save(self, final: bool = False) -> None:
+        """Write weights/last and a checkpoint; on a full disk the last good checkpoint stays, and that is said."""
+        self.write_weights("last")
+        tensors, state = self.session.capture(len(self.sampler))
+        done = True
+        if self.ranks.main:
+            done = self._guarded(lambda: self.checkpoints.save(self.counters.step, tensors, state, self.meta()))
+        if final and not self.ranks.share(done):
+            raise UserError(f"the end of the training could not be saved in {self.job.folder}; free space and resume")
+        self.ranks.barrier()
+
+    def _guarded(self, write: Callable[[], Any]) -> bool:
+        try:
+            write()
+            return True
+        except OSError as error:
+            good = self.checkpoints.latest()
+            kept = f"the last good checkpoint is {good}" if good else "there is no checkpoint yet"
+            self.log.line(f"WARNING: could not save at step {self.counters.step}: {error}; {kept}; going on")
+            return False
+
+    def leave(self) -> Outcome:
+        """Save after a signal and say how to go on."""
+        self.save(final=True)
+        reason = max(self.ranks.gather(self.stop.name))
+        launch = f"torchrun --nproc_per_node {self.ranks.world}" if self.ranks.world > 1 else "python"
+        self.log.line(
+            f"stopped by {reason} at step {self.counters.step}, everything is saved; go on with: "
+            f"{launch} accelerate_main.py --resume_path {self.job.folder}"
+        )
+        return Outcome(reason, self.counters, self.results)

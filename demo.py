@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import subprocess
 import sys
 import time
@@ -64,16 +63,13 @@ def main(argv: list[str] | None = None) -> int:
         )
         print("      while to show the way and does not claim a gain. Install gcc or clang for the real thing.")
 
-    for folder in ("log_file", "runs"):
-        shutil.rmtree(ROOT / folder / "demo" / RUN, ignore_errors=True)  # an earlier demo
-
     data, mat = arguments.out / "data", arguments.out / "data_LEMamba_demo_ref.mat"
     scores = arguments.out / "scores.json"
     step("1. make a synthetic scene and its data set", "prepare_data.py", "synthetic", "--out", str(data))
     step(
         f"2. train LE-Mamba tiny for {minutes:g} minutes on the CPU",
         *("accelerate_main.py", "-c", "configs/demo.yaml", "--data_root", str(data)),
-        *("--run_name", RUN, "--max_minutes", f"{minutes:g}", "--cpu"),
+        *("--run_name", RUN, "--max_minutes", f"{minutes:g}", "--cpu", "--overwrite"),
     )
     step(
         "3. fuse the test images and measure",

@@ -67,39 +67,43 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def load_method(arguments: argparse.Namespace, dataset: Dataset) -> tuple[nn.Module, str]:
-    """Build the network with its weights, or the classical method; return it in evaluation mode, and its name."""
+def load_method(arch: str | None, weights: str | None, dataset: Dataset) -> tuple[nn.Module, str]:
+    """Build the network with its weights, or the classical method; return it in evaluation mode, and its name.
+
+    Args:
+        arch: registered name; None where the weights name their network.
+        weights: run, file or ``dlpan:FILE``; None for classical methods.
+        dataset: gives bands, guide bands, ratio and sensor.
+    """
     from model import build_model, model_entry
 
     sizes = {"img_channel": dataset.bands, "condition_channel": dataset.guide_bands, "out_channel": dataset.bands}
-    if arguments.weights is None:
-        if arguments.arch is None:
-            raise UserError(
-                "expected --weights (a trained network) or --arch (a classical method), given neither; name one"
-            )
-        entry = model_entry(arguments.arch)
-        if not entry.classical:
-            raise UserError(f"{entry.name} is a learned network and needs --weights; train it or give a weight file")
-        return build_model(entry.name, **sizes, ratio=dataset.ratio, sensor=dataset.sensor), entry.name
-    return _load_network(arguments, sizes, dataset.ratio)
+    if weights is not None:
+        return _load_network(arch, weights, sizes, dataset.ratio)
+    if arch is None:
+        raise UserError(
+            "expected --weights (a trained network) or --arch (a classical method), given neither; name one"
+        )
+    entry = model_entry(arch)
+    if not entry.classical:
+        raise UserError(f"{entry.name} is a learned network and needs --weights; train it or give a weight file")
+    return build_model(entry.name, **sizes, ratio=dataset.ratio, sensor=dataset.sensor), entry.name
 
 
-def _load_network(arguments: argparse.Namespace, sizes: dict[str, int], ratio: int) -> tuple[nn.Module, str]:
+def _load_network(arch: str | None, weights: str, sizes: dict[str, int], ratio: int) -> tuple[nn.Module, str]:
     from engine.weights import load_strict, read_weights, resolve_weights
     from model import build_model, model_entry
     from model.convert import convert_state_dict
 
-    published = arguments.weights.startswith(DLPAN_PREFIX)
-    path = resolve_weights(arguments.weights.removeprefix(DLPAN_PREFIX))
+    published = weights.startswith(DLPAN_PREFIX)
+    path = resolve_weights(weights.removeprefix(DLPAN_PREFIX))
     state, meta = read_weights(path)
     described = meta.get("model", {})
-    name = described.get("name") or arguments.arch
+    name = described.get("name") or arch
     if name is None:
         raise UserError(f"{path} does not say which network it belongs to; add --arch")
-    if arguments.arch is not None and model_entry(arguments.arch).name != model_entry(name).name:
-        raise UserError(
-            f"{path} holds weights of {name}, --arch says {arguments.arch}; drop --arch or take other weights"
-        )
+    if arch is not None and model_entry(arch).name != model_entry(name).name:
+        raise UserError(f"{path} holds weights of {name}, --arch says {arch}; drop --arch or take other weights")
     model_arguments = described.get("args") or {**sizes, "ratio": ratio}
     for key, given in sizes.items():
         if model_arguments.get(key, given) != given:
@@ -139,28 +143,43 @@ def _dataset_of_weights(weights: str | None) -> str | None:
 
 
 def fuse_all(
-    model: nn.Module, dataset: Dataset, arguments: argparse.Namespace, device: torch.device
+    model: nn.Module,
+    dataset: Dataset,
+    device: torch.device,
+    *,
+    tile: int | None = None,
+    overlap: int = 16,
+    clip: bool = True,
+    bf16: bool = False,
 ) -> tuple[dict[str, torch.Tensor], float]:
-    """Fuse every sample; return the images (N, C, H, W) in the sensor's own numbers and the seconds in the model."""
+    """Fuse every sample; return the images (N, C, H, W) in the sensor's own numbers and the seconds in the model.
+
+    Args:
+        model: from `load_method`.
+        dataset: the images.
+        device: where the model runs.
+        tile, overlap: see `engine.fuse.fuse`; not applied to methods that use statistics of the whole image.
+        clip: clip a learned network's result to [0, 1].
+        bf16: run under bfloat16 autocast.
+    """
     import torch
 
     from engine.fuse import fuse
     from utils.progress import track
 
-    tile = arguments.tile
-    if tile and not getattr(model, "tileable", True):
+    if tile and not model.tileable:
         print(f"note: {model.model_name} uses statistics of the whole image, so --tile is not applied")
         tile = None
-    clip = not arguments.no_clip and not getattr(model, "classical", False)
+    clip = clip and not model.classical
     model.to(device)
     images: dict[str, list[torch.Tensor]] = {}
     seconds = 0.0
     for index in track(range(len(dataset)), "fusing"):
         sample = {k: v[None] for k, v in dataset[index].items()}
         started = time.perf_counter()
-        with torch.autocast(device.type, torch.bfloat16, enabled=arguments.mixed_precision == "bf16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             inputs = (sample["ms"], sample["lms"], sample["pan"])
-            sr = fuse(model, *inputs, tile=tile, overlap=arguments.overlap, device=device).float()
+            sr = fuse(model, *inputs, tile=tile, overlap=overlap, device=device).float()
         seconds += time.perf_counter() - started
         if not torch.isfinite(sr).all():
             raise UserError(f"sample {index}: the result holds NaN or infinite values; check weights and divisor")
@@ -242,10 +261,12 @@ def main(argv: list[str] | None = None) -> int:
 
     device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dataset, name = open_data(arguments)
-    model, method = load_method(arguments, dataset)
+    model, method = load_method(arguments.arch, arguments.weights, dataset)
     out = arguments.out or default_output(method, name, dataset, arguments.per_image)
 
-    images, seconds = fuse_all(model, dataset, arguments, device)
+    bf16 = arguments.mixed_precision == "bf16"
+    tiling = {"tile": arguments.tile, "overlap": arguments.overlap}
+    images, seconds = fuse_all(model, dataset, device, **tiling, clip=not arguments.no_clip, bf16=bf16)
     save_images(images, out, arguments.per_image)
     folder = out if arguments.per_image else out.parent
     pictures = save_pictures(images, folder, dataset, arguments.pictures)

@@ -161,7 +161,7 @@ def test_checkpointing_keeps_values_and_gradients():
     lms, pan = torch.rand(2, 2, 8, 8), torch.rand(2, 1, 8, 8)
     results = []
     for on in (False, True):
-        net.grad_checkpointing = on
+        net.set_grad_checkpointing(on)
         net.zero_grad()
         torch.manual_seed(1)  # drop path must drop the same samples
         sr = net(None, lms, pan)

@@ -18,7 +18,7 @@ mean_y = sum(y, 1) / M;
 x = x - mean_x;
 y = y - mean_y;
 spread = sqrt(sum(x.^2, 1) / (M - 1));
-spread(spread == 0) = eps;
+spread(spread == 0) = 2.2e-16;
 spread(mean_x == 0) = 1;
 table = hypercomplex_table(bands);
 K = size(table, 1);

@@ -6,13 +6,13 @@ function table = hypercomplex_table(bands)
 %   (a, b)(c, d) = (a c - d* b, d a + b c*), * negating all but the first component.
 %   Source: Garzelli and Nencini, Hypercomplex quality assessment of multi/hyperspectral images, 2009.
 
-sign = 1;  % sign(i, j) of e_i e_j = sign * e_(i xor j)
-while size(sign, 1) < bands
-    conjugate = [1, -ones(1, size(sign, 1) - 1)];
-    sign = [sign, sign'; sign .* conjugate, -sign' .* conjugate];
+signs = 1;  % signs(i, j) of e_i e_j = signs(i, j) e_(i xor j)
+while size(signs, 1) < bands
+    conjugate = [1, -ones(1, size(signs, 1) - 1)];
+    signs = [signs, signs'; signs .* conjugate, -signs' .* conjugate];
 end
-K = size(sign, 1);
+K = size(signs, 1);
 [i, j] = ndgrid(0:bands - 1);
-sign = sign(1:bands, 1:bands);
-table = sparse(bitxor(i(:), j(:)) + 1, 1:bands^2, sign(:), K, bands^2);
+signs = signs(1:bands, 1:bands);
+table = sparse(bitxor(i(:), j(:)) + 1, (1:bands^2)', signs(:), K, bands^2);
 end

@@ -1,0 +1,359 @@
+"""Draws the ground of a synthetic scene: parcels with crop rows, roads with cars, a river, houses, trees, shadows.
+
+Nothing here knows a sensor: the result is, per pixel, two materials and how they mix, a brightness and a shadow.
+Legend: H W size in panchromatic pixels (about half a metre); angles in radians; all randomness from one generator.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import zoom
+
+from datasets.spectra import MATERIALS
+
+_INDEX = {name: i for i, name in enumerate(MATERIALS)}
+_BEND = 24  # pixels that the plan's bends may move an edge
+_SUN = np.array([0.78, 0.63])  # direction of shadows (down, right), unit length
+_ROOFS = ("tile roof", "tile roof", "tile roof", "grey roof", "grey roof", "bright roof", "blue roof")
+_FIELDS = (
+    ("crop", "dark soil", 0.25),
+    ("crop", "grass", 0.5),
+    ("grass", "stubble", 0.4),
+    ("stubble", "light soil", 0.5),
+    ("light soil", "dark soil", 0.4),
+    ("dark soil", "grass", 0.3),
+)
+
+
+@dataclass
+class Ground:
+    """What lies at each pixel, all (H, W).
+
+    Attributes:
+        first: index of the main material in `MATERIALS`.
+        second: index of the one mixed with it.
+        mix: share of the second, 0..1.
+        light: brightness factor around 1 (texture, slopes of roofs).
+        shade: 1 in full shadow, 0 in the sun.
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    mix: np.ndarray
+    light: np.ndarray
+    shade: np.ndarray
+
+    def paint(self, where: tuple, first: str, second: str | None = None, mix: float = 0.0) -> None:
+        """Cover the pixels `where` (an index of the arrays); texture and shadow of what was there are gone."""
+        self.first[where] = _INDEX[first]
+        self.second[where] = _INDEX[second or first]
+        self.mix[where] = mix
+        self.light[where] = 1.0
+        self.shade[where] = 0.0
+
+
+@dataclass
+class Parcel:
+    """A rectangle of the plan, in the plan's own turned coordinates."""
+
+    top: float
+    left: float
+    bottom: float
+    right: float
+
+
+def smooth_noise(generator: np.random.Generator, shape: tuple[int, int], scale: float) -> np.ndarray:
+    """Return noise of unit variance whose features are about `scale` pixels wide, (H, W)."""
+    coarse = tuple(int(np.ceil(n / scale)) + 4 for n in shape)
+    grown = zoom(generator.standard_normal(coarse), scale, order=3 if scale > 2 else 1)
+    top, left = ((g - n) // 2 for g, n in zip(grown.shape, shape, strict=True))
+    noise = grown[top : top + shape[0], left : left + shape[1]]
+    return noise / noise.std()
+
+
+def draw_ground(generator: np.random.Generator, shape: tuple[int, int]) -> Ground:
+    """Draw a landscape of `shape` (H, W) pixels, each side at least 64."""
+    angle = generator.uniform(-0.5, 0.5)
+    rows, columns = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
+    plan = (
+        np.cos(angle) * rows - np.sin(angle) * columns,
+        np.sin(angle) * rows + np.cos(angle) * columns,
+    )
+    bend = 5 * smooth_noise(generator, (2 * shape[0], shape[1]), 190)  # no road is quite straight
+    plan = tuple((p + b).astype(np.float32) for p, b in zip(plan, np.split(bend, 2), strict=True))
+    ground = Ground(*(np.zeros(shape, t) for t in (np.int8, np.int8, np.float32, np.float32, np.float32)))
+    bounds = Parcel(plan[0].min(), plan[1].min(), plan[0].max(), plan[1].max())
+    parcels, roads = _divide(generator, bounds, 0)
+    houses, woods = [], []
+    for number, parcel in enumerate(parcels):
+        kind = generator.choice(["field", "village", "wood", "orchard"], p=[0.42, 0.36, 0.12, 0.10])
+        kind = "village" if number == 0 else kind
+        inside = _window(plan, parcel, angle, shape)
+        _draw_parcel(generator, ground, plan, inside, kind)
+        if kind == "village":
+            houses.append(parcel)
+        elif kind != "field":
+            woods.append((parcel, kind))
+    _texture(generator, ground)
+    for road in roads:
+        _draw_road(generator, ground, plan, road, angle)
+    bank = _draw_river(generator, ground, rows, columns)
+    for parcel in houses:
+        _draw_village(generator, ground, parcel, angle, bank)
+    for parcel, kind in woods:
+        _plant(generator, ground, parcel, angle, bank, kind)
+    _line_banks(generator, ground, bank)
+    return ground
+
+
+def _divide(generator: np.random.Generator, parcel: Parcel, depth: int) -> tuple[list[Parcel], list[tuple]]:
+    """Cut a rectangle in two again and again; the first cuts become roads, the later ones paths or bare edges."""
+    height, width = parcel.bottom - parcel.top, parcel.right - parcel.left
+    longest = max(height, width)
+    if longest < 130 or (longest < 260 and generator.random() < 0.35):
+        return [parcel], []
+    across = height > width
+    share = generator.uniform(0.35, 0.65)
+    top, left, bottom, right = parcel.top, parcel.left, parcel.bottom, parcel.right
+    at = top + share * height if across else left + share * width
+    if across:
+        halves = [Parcel(top, left, at, right), Parcel(at, left, bottom, right)]
+    else:
+        halves = [Parcel(top, left, bottom, at), Parcel(top, at, bottom, right)]
+    parcels, roads = [], [(across, at, parcel, depth)]
+    for half in halves:
+        more, more_roads = _divide(generator, half, depth + 1)
+        parcels += more
+        roads += more_roads
+    return parcels, roads
+
+
+def _to_image(angle: float, points: np.ndarray) -> np.ndarray:
+    """Turn plan coordinates (…, 2) back into rows and columns."""
+    c, s = np.cos(angle), np.sin(angle)
+    return points @ np.array([[c, -s], [s, c]])
+
+
+def _window(plan: tuple, parcel: Parcel, angle: float, shape: tuple[int, int]) -> tuple[slice, slice, np.ndarray]:
+    """Return the slices of the image that enclose a parcel and, within them, the mask of its pixels."""
+    corners = np.array([[y, x] for y in (parcel.top, parcel.bottom) for x in (parcel.left, parcel.right)])
+    corners = _to_image(angle, corners)
+    low = np.clip(np.floor(corners.min(0)).astype(int) - _BEND, 0, shape)
+    high = np.clip(np.ceil(corners.max(0)).astype(int) + _BEND, 0, shape)
+    window = slice(low[0], high[0]), slice(low[1], high[1])
+    u, v = plan[0][window], plan[1][window]
+    mask = (u >= parcel.top) & (u < parcel.bottom) & (v >= parcel.left) & (v < parcel.right)
+    return *window, mask
+
+
+def _draw_parcel(generator: np.random.Generator, ground: Ground, plan: tuple, inside: tuple, kind: str) -> None:
+    """Cover a parcel with its soil and crop; fields get rows that follow their longer side."""
+    *window, mask = inside
+    window = tuple(window)
+    if not mask.any():
+        return
+    where = tuple(index + w.start for index, w in zip(np.nonzero(mask), window, strict=True))
+    if kind == "field":
+        first, second, share = _FIELDS[generator.integers(len(_FIELDS))]
+        share = float(np.clip(share + generator.normal(0, 0.15), 0, 1))
+    else:
+        first, second, share = "grass", "dark soil", generator.uniform(0.1, 0.5)
+    ground.paint(where, first, second, share)
+    ground.light[where] = generator.uniform(0.85, 1.15)
+    if kind == "field":
+        across = plan[generator.integers(2)][where]
+        period, depth = generator.uniform(5, 14), generator.uniform(0.0, 0.10)
+        wave = np.sin(2 * np.pi * across / period)
+        ground.light[where] *= 1 + depth * wave
+        ground.mix[where] = np.clip(share + 1.5 * depth * wave, 0, 1)
+        if generator.random() < 0.5:  # tram lines of the tractor
+            lines = np.abs(across % generator.uniform(30, 50) - 4) < 1.2
+            ground.mix[where] = np.where(lines, 0.9, ground.mix[where])
+
+
+def _texture(generator: np.random.Generator, ground: Ground) -> None:
+    """Give the soil its patches: moisture over tens of pixels, grain over one or two."""
+    shape = ground.mix.shape
+    patches = smooth_noise(generator, shape, 60) + 0.6 * smooth_noise(generator, shape, 17)
+    grain = smooth_noise(generator, shape, 2) + 0.7 * generator.standard_normal(shape)
+    ground.mix[:] = np.clip(ground.mix + 0.09 * patches, 0, 1)
+    ground.light *= 1 + 0.05 * patches + 0.035 * grain
+
+
+def _draw_road(generator: np.random.Generator, ground: Ground, plan: tuple, road: tuple, angle: float) -> None:
+    """Draw one cut of the plan as a road (first cuts), a dirt track or a hedge, gently bent; cars on the roads."""
+    across, at, parcel, depth = road
+    main, along = (plan[0], plan[1]) if across else (plan[1], plan[0])
+    low, high = (parcel.left, parcel.right) if across else (parcel.top, parcel.bottom)
+    distance = np.abs(main - at)
+    within = (along >= low) & (along <= high)
+    if depth <= 3:
+        half = (9.0, 7.0, 5.5, 4.0)[depth]
+        ground.paint(np.nonzero(within & (distance < half + 2.5)), "concrete", "dark soil", 0.45)
+        ground.paint(np.nonzero(within & (distance < half)), "asphalt", "concrete", generator.uniform(0, 0.25))
+        dashes = within & (distance < 0.7) & (along % 14 < 8)
+        ground.paint(np.nonzero(dashes), "bright roof", "asphalt", 0.35)
+        _park_cars(generator, ground, (across, at, low, high, half), angle)
+    elif generator.random() < 0.6:
+        ground.paint(np.nonzero(within & (distance < generator.uniform(1.2, 2.4))), "light soil", "stubble", 0.3)
+
+
+def _park_cars(generator: np.random.Generator, ground: Ground, lane: tuple, angle: float) -> None:
+    """Put cars, about 9 by 4 pixels, on both sides of a road."""
+    across, at, low, high, half = lane
+    for _ in range(int((high - low) / 70)):
+        side = generator.choice([-1, 1])
+        spot = [at + side * half * 0.5, generator.uniform(low, high)]
+        centre = _to_image(angle, np.array(spot if across else spot[::-1]))
+        size = (4.0, 9.0) if across else (9.0, 4.0)
+        _shadow(ground, centre, size, angle, 3.0)
+        roof = str(generator.choice(["bright roof", "grey roof", "blue roof", "asphalt", "tile roof"]))
+        _block(ground, centre, size, angle, roof, float(generator.uniform(0.6, 1.3)))
+
+
+def _draw_river(generator: np.random.Generator, ground: Ground, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Draw a winding river and a pond; return the signed distance to the water's edge (negative in the water)."""
+    height, width = rows.shape
+    knots = np.linspace(0, height, 7)
+    path = generator.uniform(0.15, 0.85) * width + np.cumsum(generator.normal(0, 0.06 * width + 10, 7))
+    bend = np.polynomial.Polynomial.fit(knots, path, 5)(np.arange(height))
+    half = 16 + 6 * smooth_noise(generator, (height, 8), 90)[:, :1]
+    edge = np.abs(columns - bend[:, None]) - np.clip(half, 7, 34) + 1.5 * smooth_noise(generator, rows.shape, 12)
+    centre = generator.uniform(0.1, 0.9, 2) * (height, width)
+    radius = generator.uniform(18, 46)
+    pond = np.hypot((rows - centre[0]) * generator.uniform(0.6, 1), columns - centre[1]) - radius
+    edge = np.minimum(edge, pond + 5 * smooth_noise(generator, rows.shape, 24))
+    bridges = ground.first == _INDEX["asphalt"]  # roads stay: they cross on bridges
+    ground.paint(np.nonzero((edge < 5) & ~bridges), "grass", "light soil", 0.35)
+    water = np.nonzero((edge < 0) & ~bridges)
+    ground.paint(water, "water", "shallow")
+    ground.mix[water] = np.clip(1 + edge[water] / 9, 0, 1)
+    ground.light[water] = 1 + 0.04 * smooth_noise(generator, rows.shape, 5)[water]
+    return edge
+
+
+def _rectangle(ground: Ground, centre: np.ndarray, size: tuple, angle: float, margin: float = 0.0) -> tuple | None:
+    """Return the pixels of a turned rectangle and their coordinates along its sides; None outside the image."""
+    shape = ground.light.shape
+    reach = np.hypot(*size) / 2 + margin + 1
+    low = np.clip(np.floor(centre - reach).astype(int), 0, shape)
+    high = np.clip(np.ceil(centre + reach).astype(int) + 1, 0, shape)
+    if (high <= low).any():
+        return None
+    y, x = np.mgrid[low[0] : high[0], low[1] : high[1]]
+    dy, dx = y - centre[0], x - centre[1]
+    u = np.cos(angle) * dy - np.sin(angle) * dx
+    v = np.sin(angle) * dy + np.cos(angle) * dx
+    inside = (np.abs(u) <= size[0] / 2) & (np.abs(v) <= size[1] / 2)
+    return (y[inside], x[inside]), u[inside], v[inside]
+
+
+def _shadow(ground: Ground, centre: np.ndarray, size: tuple, angle: float, height: float) -> None:
+    """Darken what a block of `height` pixels hides from the sun."""
+    for step in np.arange(1.0, height + 1, 1.5):
+        found = _rectangle(ground, centre + _SUN * step, size, angle)
+        if found is not None:
+            ground.shade[found[0]] = np.maximum(ground.shade[found[0]], 0.92)
+
+
+def _block(ground: Ground, centre: np.ndarray, size: tuple, angle: float, roof: str, light: float) -> None:
+    """Cover a turned rectangle with a roof."""
+    found = _rectangle(ground, centre, size, angle)
+    if found is not None:
+        ground.paint(found[0], roof, "grey roof", 0.1)
+        ground.light[found[0]] = light
+
+
+def _draw_village(
+    generator: np.random.Generator, ground: Ground, parcel: Parcel, angle: float, bank: np.ndarray
+) -> None:
+    """Fill a parcel with houses on a jittered grid, drives, gardens and single trees."""
+    pitch = generator.uniform(34, 62)
+    ridge_along = generator.random() < 0.5
+    for y in np.arange(parcel.top + pitch / 2 + 8, parcel.bottom - pitch / 3 - 8, pitch):
+        for x in np.arange(parcel.left + pitch / 2 + 8, parcel.right - pitch / 3 - 8, pitch):
+            centre = _to_image(angle, np.array([y, x]) + generator.normal(0, 2.0, 2))
+            if not _dry(bank, centre, 22) or generator.random() < 0.08:
+                continue
+            size = tuple(generator.uniform((0.34, 0.34), (0.62, 0.62)) * pitch)
+            _house(generator, ground, centre, size, angle, ridge_along)
+            for _ in range(generator.integers(0, 4)):
+                spot = centre + generator.uniform(-0.55, 0.55, 2) * pitch
+                if np.abs(spot - centre).max() > 0.4 * pitch and _dry(bank, spot, 4):
+                    _tree(generator, ground, spot, generator.uniform(2.5, 5.5))
+
+
+def _house(
+    generator: np.random.Generator, ground: Ground, centre: np.ndarray, size: tuple, angle: float, ridge_along: bool
+) -> None:
+    """Draw one house: yard, shadow, and a roof whose two halves face the sun differently."""
+    yard = str(generator.choice(["concrete", "grass", "light soil", "asphalt"]))
+    found = _rectangle(ground, centre, (size[0] + 9, size[1] + 9), angle)
+    if found is None:
+        return
+    ground.mix[found[0]], ground.second[found[0]] = 0.6, _INDEX[yard]
+    _shadow(ground, centre, size, angle, generator.uniform(5, 12))
+    roof = str(generator.choice(_ROOFS))
+    light = generator.uniform(0.75, 1.2)
+    _block(ground, centre, size, angle, roof, light)
+    where, u, v = _rectangle(ground, centre, size, angle)
+    if roof in ("tile roof", "blue roof", "grey roof"):
+        slope = np.sign(v if ridge_along else u) * generator.uniform(0.1, 0.22)
+        ground.light[where] *= 1 - slope
+    for _ in range(generator.integers(0, 4)):  # chimneys, windows, plant
+        spot = centre + generator.uniform(-0.35, 0.35, 2) * min(size)
+        _block(ground, spot, (2.5, 3.5), angle, "asphalt" if generator.random() < 0.5 else "bright roof", 1.0)
+
+
+def _dry(bank: np.ndarray, spot: np.ndarray, margin: float) -> bool:
+    """Tell whether a point lies in the image and at least `margin` pixels from the water."""
+    y, x = np.round(spot).astype(int)
+    return 0 <= y < bank.shape[0] and 0 <= x < bank.shape[1] and bank[y, x] > margin
+
+
+def _tree(generator: np.random.Generator, ground: Ground, centre: np.ndarray, radius: float) -> None:
+    """Draw a crown, brighter towards the sun and uneven, with its shadow beside it."""
+    shape = ground.light.shape
+    low = np.clip((centre - radius - 1).astype(int), 0, shape)
+    high = np.clip((centre + 2 * radius + 2).astype(int), 0, shape)
+    if (high <= low).any():
+        return
+    y, x = np.mgrid[low[0] : high[0], low[1] : high[1]]
+    fallen = np.hypot(y - centre[0] - _SUN[0] * radius * 0.9, x - centre[1] - _SUN[1] * radius * 0.9) < radius
+    ground.shade[y[fallen], x[fallen]] = np.maximum(ground.shade[y[fallen], x[fallen]], 0.8)
+    dy, dx = y - centre[0], x - centre[1]
+    crown = np.hypot(dy, dx) < radius
+    where = y[crown], x[crown]
+    ground.paint(where, "tree", "grass", generator.uniform(0, 0.35))
+    lit = -(dy[crown] * _SUN[0] + dx[crown] * _SUN[1]) / radius
+    ground.light[where] = generator.uniform(0.8, 1.15) * (1 + 0.35 * lit + generator.normal(0, 0.09, lit.shape))
+
+
+def _plant(
+    generator: np.random.Generator, ground: Ground, parcel: Parcel, angle: float, bank: np.ndarray, kind: str
+) -> None:
+    """Fill a parcel with trees: in rows (orchard) or at random (wood)."""
+    if kind == "orchard":
+        pitch = generator.uniform(10, 15)
+        y, x = np.mgrid[parcel.top + 8 : parcel.bottom - 6 : pitch, parcel.left + 8 : parcel.right - 6 : pitch]
+        points = np.stack([y.ravel(), x.ravel()], 1) + generator.normal(0, 0.6, (y.size, 2))
+        radii = np.full(len(points), pitch * 0.33)
+    else:
+        area = max(parcel.bottom - parcel.top - 14, 0) * max(parcel.right - parcel.left - 14, 0)
+        points = generator.uniform(0, 1, (int(area / 38), 2))
+        points = points * (parcel.bottom - parcel.top - 14, parcel.right - parcel.left - 14)
+        points += (parcel.top + 7, parcel.left + 7)
+        radii = generator.uniform(3, 7.5, len(points))
+    for point, radius in zip(_to_image(angle, points), radii, strict=True):
+        if _dry(bank, point, 3):
+            _tree(generator, ground, point, float(radius))
+
+
+def _line_banks(generator: np.random.Generator, ground: Ground, bank: np.ndarray) -> None:
+    """Plant bushes and trees along the water."""
+    near = np.argwhere((bank > 2) & (bank < 9) & (ground.first != _INDEX["asphalt"]))
+    if len(near):
+        for point in near[generator.integers(0, len(near), len(near) // 90)]:
+            _tree(generator, ground, point.astype(float), generator.uniform(2, 5))

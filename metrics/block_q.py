@@ -13,50 +13,52 @@ import math
 import torch
 from torch import Tensor
 
-from metrics.inputs import BLOCK, mean_valid
+from metrics.inputs import BLOCK, cut_blocks, mean_valid, strips
 
 _M = BLOCK * BLOCK
 
 
-def distinct_blocks(x: Tensor) -> Tensor:
-    """Cut (B, K, H, W), sides multiples of 32, into (B, N, K, M)."""
-    x = x.unflatten(-1, (-1, BLOCK)).unflatten(-3, (-1, BLOCK))
-    return x.permute(0, 2, 4, 1, 3, 5).flatten(-2).flatten(1, 2)
+def _moments(image: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean (N, K), covariance (N, K, K) and flatness (N, K) of the blocks of one image, its bands in several parts."""
+    parts = []
+    for rows in strips(image[0].shape[-2], image[0].device):
+        blocks = cut_blocks(torch.cat([i[:, rows] for i in image])).flatten(-2).flatten(0, 1)
+        mean = blocks.mean(dim=-1)
+        centred = blocks - mean[..., None]
+        covariance = centred @ centred.transpose(-1, -2) / (_M - 1)
+        # The mean of equal numbers may be off by a rounding: near-flat blocks are looked at exactly.
+        power = covariance.detach().diagonal(dim1=-2, dim2=-1)
+        flat = power <= 1e-24 * mean.detach().square()
+        if bool(flat.any()):
+            flat = flat & (blocks.amax(dim=-1) == blocks.amin(dim=-1))
+        parts.append((mean, covariance, flat))
+    return tuple(torch.cat(p) for p in zip(*parts, strict=True))
 
 
-def _pairs(blocks: Tensor, published: bool) -> Tensor:
-    """Q of all band pairs of each block: (N, K, M) -> (N, K, K)."""
-    mean = blocks.mean(dim=-1)
-    centred = blocks - mean[..., None]
-    covariance = centred @ centred.transpose(-1, -2) / (_M - 1)
+def _pairs(mean: Tensor, covariance: Tensor, flat: Tensor, published: bool) -> Tensor:
+    """Q of all band pairs of each block, (N, K, K)."""
     power = covariance.diagonal(dim1=-2, dim2=-1)
-    product = mean[..., :, None] * mean[..., None, :]
-    squares = mean.square()[..., :, None] + mean.square()[..., None, :]
-    denominator = (power[..., :, None] + power[..., None, :]) * squares
-    # The mean of equal numbers may be off by a rounding: near-flat blocks are looked at exactly.
-    near_flat = power.detach() <= 1e-24 * mean.detach().square()
-    if not bool(near_flat.any()):
-        return 4 * covariance * product / denominator
-    flat = near_flat & (blocks.amax(dim=-1) == blocks.amin(dim=-1))
-    both = flat[..., :, None] & flat[..., None, :]
-    value = 4 * covariance * product / torch.where(both, 1.0, denominator)
-    return torch.where(both, math.nan if published else 1.0, value)
+    product = mean[:, :, None] * mean[:, None, :]
+    squares = mean.square()[:, :, None] + mean.square()[:, None, :]
+    both = flat[:, :, None] & flat[:, None, :]
+    denominator = torch.where(both, 1.0, (power[:, :, None] + power[:, None, :]) * squares)
+    return torch.where(both, math.nan if published else 1.0, 4 * covariance * product / denominator)
 
 
-def band_quality(images: Tensor, *, published: bool = False, mask: Tensor | None = None) -> Tensor:
+def band_quality(*images: Tensor, published: bool = False, mask: Tensor | None = None) -> Tensor:
     """Mean Q of every pair of bands.
 
     Args:
-        images: (B, K, H, W) float64, sides multiples of 32.
+        images: one or more (B, K_i, H, W) float64, sides multiples of 32; their bands are put one after the other.
         published: NaN where a block is flat in both bands.
         mask: boolean (B, 1, H, W); only blocks without nodata count.
 
     Returns:
-        (B, K, K), symmetric. Differentiable.
+        (B, K, K), K the sum of the K_i, symmetric. Differentiable.
     """
-    valid = None if mask is None else distinct_blocks(mask).all(dim=-1)  # (B, N, 1)
     scores = []
-    for i in range(len(images)):
-        pairs = _pairs(distinct_blocks(images[i : i + 1])[0], published)
-        scores.append(mean_valid(pairs, None if valid is None else valid[i][..., None], 0))
+    for i, image in enumerate(zip(*images, strict=True)):
+        pairs = _pairs(*_moments(image), published)
+        valid = None if mask is None else cut_blocks(mask[i]).flatten(2).all(dim=-1).flatten()
+        scores.append(mean_valid(pairs, None if valid is None else valid[:, None, None], 0))
     return torch.stack(scores)

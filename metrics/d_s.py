@@ -7,7 +7,6 @@ Legend: B images, C bands, H W size.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from metrics.block_q import band_quality
@@ -49,6 +48,6 @@ def d_s(
         (B,) float64. Differentiable.
     """
     sr, lms, pan, mask = check_full(sr, lms, pan, ratio=ratio, published=published, mask=as_mask(mask, sr))
-    q_sr = band_quality(torch.cat([sr, pan], dim=1), published=published, mask=mask)
-    q_lms = band_quality(torch.cat([lms, low_pass_pan(pan, ratio)], dim=1), published=published, mask=mask)
+    q_sr = band_quality(sr, pan, published=published, mask=mask)
+    q_lms = band_quality(lms, low_pass_pan(pan, ratio), published=published, mask=mask)
     return d_s_from(q_sr, q_lms)

@@ -64,8 +64,8 @@ def full_resolution(
     sr, lms, pan, mask = check_full(sr, lms, pan, ratio=ratio, published=published, mask=as_mask(mask, sr))
     _check_ms(ms, lms, ratio)
     spectral = d_lambda_k(sr, lms, ratio=ratio, sensor=sensor, const=const, published=published, mask=mask)
-    q_sr = band_quality(torch.cat([sr, pan], dim=1), published=published, mask=mask)
-    q_lms = band_quality(torch.cat([lms, low_pass_pan(pan, ratio)], dim=1), published=published, mask=mask)
+    q_sr = band_quality(sr, pan, published=published, mask=mask)
+    q_lms = band_quality(lms, low_pass_pan(pan, ratio), published=published, mask=mask)
     spatial = d_s_from(q_sr, q_lms)
     older = d_lambda_from(q_sr[:, :-1, :-1], q_lms[:, :-1, :-1])
     return {

@@ -89,6 +89,18 @@ def plane_chunks(planes: int, H: int, W: int, device: torch.device) -> Iterator[
         yield slice(start, start + step)
 
 
+def strips(H: int, device: torch.device) -> Iterator[slice]:
+    """Slices over rows, in multiples of a block: on a CPU one row of blocks at a time, elsewhere all at once."""
+    step = BLOCK if device.type == "cpu" else max(H, 1)
+    for start in range(0, H, step):
+        yield slice(start, start + step)
+
+
+def cut_blocks(x: Tensor) -> Tensor:
+    """View (K, H, W), sides multiples of 32, as blocks (rows, columns, K, 32, 32)."""
+    return x.unflatten(-1, (-1, BLOCK)).unflatten(-3, (-1, BLOCK)).permute(1, 3, 0, 2, 4)
+
+
 def safe_sqrt(x: Tensor) -> Tensor:
     """Square root whose gradient at 0 is 0 and not Inf."""
     if not x.requires_grad:

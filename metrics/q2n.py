@@ -19,9 +19,8 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from metrics.inputs import BLOCK, as_mask, blank, check_pair, check_sides, mean_valid
+from metrics.inputs import BLOCK, as_mask, blank, check_pair, check_sides, cut_blocks, mean_valid, strips
 
 _M = BLOCK * BLOCK
 _UINT16 = 65535
@@ -55,38 +54,51 @@ def _table(components: int, device: torch.device) -> tuple[Tensor, Tensor]:
     return signs.double().to(device), (i[:, None] ^ i[None, :]).to(device)
 
 
-def to_uint16(x: Tensor) -> Tensor:
-    """Round half away from zero and clip to 0 … 65535, kept in float64."""
-    return torch.floor(x.clamp(0, _UINT16) + _BELOW_HALF)
-
-
-def _blocks(x: Tensor) -> Tensor:
-    """Cut (B, C, H, W) into (B, N, C, M), mirrored at the right and bottom with the edge sample repeated."""
-    H, W = x.shape[-2:]
-    right, bottom = -W % BLOCK, -H % BLOCK
+def mirrored(x: Tensor) -> Tensor:
+    """Extend (..., H, W) at the right, then the bottom, to multiples of 32, the edge sample repeated."""
+    right, bottom = -x.shape[-1] % BLOCK, -x.shape[-2] % BLOCK
     if right:
         x = torch.cat([x, x[..., -right:].flip(-1)], dim=-1)
     if bottom:
         x = torch.cat([x, x[..., -bottom:, :].flip(-2)], dim=-2)
-    x = x.unflatten(-1, (-1, BLOCK)).unflatten(-3, (-1, BLOCK))  # (B, C, rows, 32, columns, 32)
-    return x.permute(0, 2, 4, 1, 3, 5).flatten(-2).flatten(1, 2)
+    return x
 
 
-def _moments(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Exact sums (…, K) of x and y and M^2-fold covariances x with y (…, K, K), x with x and y with y (…, K)."""
-    K = x.shape[-2]
-    z = torch.cat([x, y, x.new_ones(*x.shape[:-2], 1, _M)], dim=-2)
-    gram = z @ z.transpose(-1, -2)
-    sums = gram[..., -1, :-1]
-    covariance = _M * gram[..., :-1, :-1] - sums[..., :, None] * sums[..., None, :]
+def _rounded_blocks(gt: Tensor, sr: Tensor, factor: float | Tensor) -> Tensor:
+    """Blocks (N, 2K + 1, M) of gt, sr (both (C, h, W) of whole blocks) rounded to uint16, and a row of ones.
+
+    Rounding is half away from zero, clipped to 0 ... 65535; bands up to the power of two K are 0.
+    """
+    C = len(gt)
+    K = 1 << (C - 1).bit_length()
+    tiles = [cut_blocks(image) for image in (gt, sr)]
+    rows, columns = tiles[0].shape[:2]
+    z = gt.new_zeros(rows, columns, 2 * K + 1, BLOCK, BLOCK)
+    z[:, :, :C], z[:, :, K : K + C] = tiles
+    if not (isinstance(factor, float) and factor == 1):
+        z *= factor
+    z.clamp_(0, _UINT16).add_(_BELOW_HALF).floor_()
+    z[:, :, -1] = 1
+    return z.flatten(-2).flatten(0, 1)
+
+
+def gram_matrices(gt: Tensor, sr: Tensor, factor: float | Tensor = 1.0) -> Tensor:
+    """Exact second moments of the rounded blocks of one image pair (C, H, W): (N, 2K + 1, 2K + 1)."""
+    grams = []
+    for rows in strips(gt.shape[-2], gt.device):
+        z = _rounded_blocks(gt[:, rows], sr[:, rows], factor)
+        grams.append(z @ z.transpose(-1, -2))
+    return torch.cat(grams)
+
+
+def block_scores(gram: Tensor) -> Tensor:
+    """Modulus of Q2n per block, from `gram_matrices`: (N, 2K + 1, 2K + 1) -> (N,)."""
+    K = gram.shape[-1] // 2
+    sums = gram[:, -1, :-1]
+    covariance = _M * gram[:, :-1, :-1] - sums[:, :, None] * sums[:, None, :]  # times M^2, exact
     powers = covariance.diagonal(dim1=-2, dim2=-1)
-    return sums[..., :K], sums[..., K:], covariance[..., :K, K:], powers[..., :K], powers[..., K:]
-
-
-def block_scores(x: Tensor, y: Tensor) -> Tensor:
-    """Modulus of Q2n per block: gt x and fused y, integer-valued (…, K, M) float64 -> (…)."""
-    K = x.shape[-2]
-    sum_x, sum_y, cross, power_x, power_y = _moments(x, y)
+    sum_x, sum_y, power_x, power_y = sums[:, :K], sums[:, K:], powers[:, :K], powers[:, K:]
+    cross = covariance[:, :K, K:]
     mean = sum_x / _M
     deviation = (power_x / (_M * (_M - 1))).sqrt()
     deviation = torch.where(deviation == 0, _FLAT_DEVIATION, deviation)
@@ -97,7 +109,7 @@ def block_scores(x: Tensor, y: Tensor) -> Tensor:
     luminance = 2 * (norm_x * norm_y).sqrt() / (norm_x + norm_y)
     unit = _M * (_M - 1)
     contrast = ((power_x + power_y) / deviation**2).sum(dim=-1) / unit
-    signs, partner = _table(K, x.device)
+    signs, partner = _table(K, gram.device)
     scaled = cross / (deviation[..., :, None] * deviation[..., None, :]) * signs
     components = scaled.gather(-1, partner.expand_as(scaled)).sum(dim=-2) / unit
     modulus = components.square().sum(dim=-1).sqrt()
@@ -138,16 +150,8 @@ def q2n(
     scores = []
     for i in range(len(sr)):
         f = factor[i] if isinstance(factor, Tensor) else factor
-        x, y = (_components(image[i : i + 1], f) for image in (gt, sr))
-        scores.append(block_scores(x, y))
-    valid = None if mask is None else _blocks(mask.double()).amin(dim=(-2, -1)) > 0
-    return mean_valid(torch.cat(scores), valid, 1)
-
-
-def _components(image: Tensor, factor: float | Tensor) -> Tensor:
-    """Rounded blocks with zero bands up to a power of two, (1, N, K, M)."""
-    scaled = image if isinstance(factor, float) and factor == 1 else image * factor
-    blocks = _blocks(to_uint16(scaled.detach()))
-    C = blocks.shape[-2]
-    K = 1 << (C - 1).bit_length()
-    return F.pad(blocks, (0, 0, 0, K - C)) if K > C else blocks
+        scores.append(block_scores(gram_matrices(mirrored(gt[i].detach()), mirrored(sr[i].detach()), f)))
+    valid = None
+    if mask is not None:
+        valid = torch.stack([cut_blocks(mirrored(m)).flatten(2).all(dim=-1).flatten() for m in mask])
+    return mean_valid(torch.stack(scores), valid, 1)

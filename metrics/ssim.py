@@ -6,9 +6,10 @@ No unit, range [-1, 1], 1 is best. Legend: B images, C bands, H W size.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from metrics.inputs import as_mask, blank, check_pair, mean_valid, windows_valid
+from metrics.inputs import as_mask, blank, check_pair, mean_valid, plane_chunks, windows_valid
 from operators.ssim import WINDOW, ssim_map
 from utils.errors import UserError
 
@@ -29,5 +30,16 @@ def ssim(sr: Tensor, gt: Tensor, *, const: float, mask: Tensor | None = None) ->
     sr, gt = check_pair(blank(sr, mask), blank(gt, mask))
     if min(sr.shape[-2:]) < WINDOW:
         raise UserError(f"ssim needs sides of at least {WINDOW} pixels, got {sr.shape[-2]} x {sr.shape[-1]}")
-    values = ssim_map(sr / const * 255, gt / const * 255, data_range=255)
-    return mean_valid(values, None if mask is None else windows_valid(mask, WINDOW), (1, 2, 3))
+    valid = None if mask is None else windows_valid(mask, WINDOW)
+    scores = []
+    for i, (x, y) in enumerate(zip(sr, gt, strict=True)):
+        v = None if valid is None else valid[i]
+        bands = [_band_means(x[c], y[c], const, v) for c in plane_chunks(*x.shape, x.device)]
+        scores.append(torch.cat(bands).mean())
+    return torch.stack(scores)
+
+
+def _band_means(x: Tensor, y: Tensor, const: float, valid: Tensor | None) -> Tensor:
+    """Mean of the map per band, (K, H, W) twice -> (K,)."""
+    values = ssim_map(x[None] / const * 255, y[None] / const * 255, data_range=255)[0]
+    return mean_valid(values, valid, (1, 2))

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 TAPS = 41
 REACH = TAPS // 2
 KAISER_BETA = 0.5
+_CACHED_PIXELS = 2**16
 
 
 @lru_cache(maxsize=256)
@@ -118,6 +119,19 @@ def mtf_filter(x: Tensor, gains: float | Sequence[float], ratio: float, *, span:
     work = x if x.dtype in (torch.float32, torch.float64) else x.float()
     size = (_fast_length(H + 2 * REACH), _fast_length(W + 2 * REACH))
     spectrum = _spectrum(gains, float(ratio), span, size, work.dtype, work.device)
-    padded = F.pad(work, (REACH, REACH, REACH, REACH), mode="replicate")
+    if work.device.type == "cpu" and H * W > _CACHED_PIXELS:  # band by band: a transform then stays in the cache
+        spectra = spectrum.expand(x.shape[1], -1, -1)
+        filtered = torch.stack([torch.stack([_convolve(*b) for b in zip(i, spectra, strict=True)]) for i in work])
+    else:
+        filtered = _convolve(work, spectrum)
+    return filtered.to(x.dtype)
+
+
+def _convolve(x: Tensor, spectrum: Tensor) -> Tensor:
+    """Filter (..., H, W) by a kernel given as its real spectrum; the border is repeated."""
+    H, W = x.shape[-2:]
+    size = (spectrum.shape[-2], 2 * spectrum.shape[-1] - 2)
+    rows, columns = (torch.arange(-REACH, n + REACH, device=x.device).clamp(0, n - 1) for n in (H, W))
+    padded = x.index_select(-2, rows).index_select(-1, columns)
     filtered = torch.fft.irfft2(torch.fft.rfft2(padded, s=size) * spectrum, s=size)
-    return filtered[..., REACH : REACH + H, REACH : REACH + W].to(x.dtype)
+    return filtered[..., REACH : REACH + H, REACH : REACH + W]

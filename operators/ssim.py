@@ -16,7 +16,7 @@ from operators.banded import Blocks, apply_to_columns, apply_to_rows, banded_blo
 WINDOW = 11
 SIGMA = 1.5
 K1, K2 = 0.01, 0.03
-_BLOCK = 32  # outputs per block
+_BLOCK = 24  # outputs per block: the fastest of 16 … 256 for 256 x 256 in float64
 
 
 @lru_cache(maxsize=32)

@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+from utils.arguments import Parser
 from utils.errors import UserError, run_cli
 
 ROOT = Path(__file__).resolve().parent
@@ -24,7 +25,7 @@ PROMISED_GAIN_DB = 3.0
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = Parser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--minutes", type=float, default=TRAIN_MINUTES, help="training time (default %(default)s)")
     parser.add_argument(
         "--out", type=Path, default=OUT, help="folder of data, results and summary (default %(default)s)"

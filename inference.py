@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from utils.arguments import Parser
 from utils.errors import UserError, run_cli
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ PICTURE_LIMIT = 8  # quick-looks of at most this many samples; --pictures change
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = Parser(description=__doc__.split("\n\n")[0])
     method = parser.add_argument_group("method")
     method.add_argument(
         "--weights", help="run folder, proj/run, .safetensors or .pth; dlpan:FILE for DLPan-Toolbox files"
@@ -189,26 +190,32 @@ def fuse_all(
     return {k: torch.cat(v) for k, v in images.items()}, seconds
 
 
+def measure_one(
+    images: dict[str, torch.Tensor], dataset: Dataset, key: str
+) -> tuple[dict[str, tuple[float, float]], dict[str, list[float]]]:
+    """Measure images[key], at reduced resolution where there is a gt, else at full resolution.
+
+    Returns:
+        index -> (mean, std), and index -> value of every sample.
+    """
+    from metrics import Meter, full_resolution, reduced_resolution
+
+    meter = Meter()
+    for i in range(len(images["lms"])):
+        one = {k: v[i : i + 1].double() for k, v in images.items()}
+        if "gt" in one:
+            meter.update(reduced_resolution(one[key], one["gt"], ratio=dataset.ratio, const=dataset.divisor))
+        else:
+            guides = (one["ms"], one["lms"], one["pan"])
+            meter.update(full_resolution(one[key], *guides, ratio=dataset.ratio, sensor=dataset.sensor))
+    return meter.compute(), {name: values.tolist() for name, values in meter.per_sample().items()}
+
+
 def measure(
     images: dict[str, torch.Tensor], dataset: Dataset, method: str
 ) -> dict[str, dict[str, tuple[float, float]]]:
-    """Measure the result and plain interpolation (EXP): method -> index -> (mean, std)."""
-    from metrics import Meter, full_resolution, reduced_resolution
-
-    scores = {}
-    for name, key in (("EXP", "lms"), (method, "sr")):
-        if name in scores:
-            continue
-        meter = Meter()
-        for i in range(len(images["lms"])):
-            one = {k: v[i : i + 1].double() for k, v in images.items()}
-            if "gt" in one:
-                meter.update(reduced_resolution(one[key], one["gt"], ratio=dataset.ratio, const=dataset.divisor))
-            else:
-                guides = (one["ms"], one["lms"], one["pan"])
-                meter.update(full_resolution(one[key], *guides, ratio=dataset.ratio, sensor=dataset.sensor))
-        scores[name] = meter.compute()
-    return scores
+    """Measure the result and, beside it, plain interpolation (EXP): method -> index -> (mean, std)."""
+    return {name: measure_one(images, dataset, key)[0] for name, key in {"EXP": "lms", method: "sr"}.items()}
 
 
 def save_images(images: dict[str, torch.Tensor], out: Path, per_image: bool) -> None:
@@ -238,26 +245,14 @@ def save_pictures(images: dict[str, torch.Tensor], folder: Path, dataset: Datase
     return paths
 
 
-def print_scores(scores: dict[str, dict[str, tuple[float, float]]], title: str) -> None:
-    """Show the table of means and standard deviations."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title)
-    table.add_column("method")
-    for index in next(iter(scores.values())):
-        table.add_column(index, justify="right")
-    for method, values in scores.items():
-        table.add_row(method, *(f"{mean:.4f} ± {std:.4f}" for mean, std in values.values()))
-    Console().print(table)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run the command line."""
     arguments = parse_arguments(argv)
     if arguments.scan_backend:
         os.environ["LEMAMBA_SCAN"] = arguments.scan_backend
     import torch
+
+    from utils.tables import print_table
 
     device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dataset, name = open_data(arguments)
@@ -273,7 +268,7 @@ def main(argv: list[str] | None = None) -> int:
     scores = measure(images, dataset, method)
     megapixels = images["sr"].shape[0] * images["sr"].shape[-2] * images["sr"].shape[-1] / 1e6
     kind = "reduced resolution" if "gt" in images else "full resolution"
-    print_scores(scores, f"{name}, {kind}, {len(dataset)} images")
+    print_table(scores, f"{name}, {kind}, {len(dataset)} images")
     if arguments.json:
         write_json(
             arguments.json, {"scores": scores, "seconds_per_megapixel": seconds / megapixels, "device": str(device)}

@@ -16,6 +16,7 @@ from utils.mat import write_atomically
 STRETCH_PERCENT = (1.0, 99.0)
 ERROR_FULL_SCALE = 0.1  # an absolute error of this share of the reference's range is drawn at the map's end
 PANEL_INCHES = 2.6
+GRID_COLUMNS = 6
 
 
 def stretch_limits(reference: np.ndarray, bands: Sequence[int]) -> np.ndarray:
@@ -66,6 +67,69 @@ def quick_look(images: Mapping[str, np.ndarray], rgb: Sequence[int]) -> dict[str
     if "sr" in images and "gt" in images:
         panels["error"] = error_map(images["sr"], images["gt"])
     return panels
+
+
+def busiest_box(image: np.ndarray, side: int) -> tuple[slice, slice]:
+    """Return the box of `side` pixels with the largest variance of `image` (C, H, W): where methods differ most."""
+    mean = image.mean(axis=0)
+    side = min(side, *mean.shape)
+    step = max(1, side // 4)
+    boxes = [
+        (slice(r, r + side), slice(c, c + side))
+        for r in range(0, mean.shape[0] - side + 1, step)
+        for c in range(0, mean.shape[1] - side + 1, step)
+    ]
+    return max(boxes, key=lambda box: mean[box].var())
+
+
+def save_grid(path: Path, methods: Mapping[str, Mapping[str, np.ndarray]], rgb: Sequence[int]) -> None:
+    """Draw image, zoomed crop and error map of every method, six to a row, after PAN and ground truth.
+
+    Args:
+        path: of the PNG.
+        methods: name -> {"sr", "gt", "pan"} of the same sample, (C, H, W).
+        rgb: 0-based bands for red, green, blue.
+    """
+    first = next(iter(methods.values()))
+    gt, box = first["gt"], busiest_box(first["gt"], max(24, first["gt"].shape[-1] // 4))
+    limits = stretch_limits(gt, rgb)
+    pan = first["pan"]
+    cells = {"PAN" if pan.shape[0] == 1 else "guide": to_rgb(pan, (0, 1, 2) if pan.shape[0] >= 3 else (0, 0, 0))}
+    cells["ground truth"] = to_rgb(gt, rgb, limits)
+    cells |= {name: to_rgb(arrays["sr"], rgb, limits) for name, arrays in methods.items()}
+    errors = {name: error_map(arrays["sr"], gt) for name, arrays in methods.items()}
+    rows, names = [], list(cells)
+    for start in range(0, len(names), GRID_COLUMNS):
+        block = names[start : start + GRID_COLUMNS]
+        rows.append({name: cells[name] for name in block})
+        rows.append({f"{name}, zoom": cells[name][box] for name in block})
+        blank = np.zeros(gt.shape[1:])
+        rows.append({f"{name}, error" if name in errors else f"{name} ": errors.get(name, blank) for name in block})
+    save_panels(path, rows)
+
+
+def save_scatter(path: Path, points: Mapping[str, tuple[float, float, int | None]], x_title: str, y_title: str) -> None:
+    """Draw quality (y) against cost (x, logarithmic); the area of a mark grows with the number of parameters.
+
+    Args:
+        path: of the PNG.
+        points: name -> (x, y, parameters or None for a classical method).
+        x_title, y_title: axis titles.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axis = figure.subplots()
+    for name, (x, y, parameters) in points.items():
+        size = 30 if parameters is None else 30 + parameters / 4e3
+        axis.scatter(x, y, s=size, marker="s" if parameters is None else "o", alpha=0.6, edgecolors="black")
+        axis.annotate(name, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8)
+    axis.set_xscale("log")
+    axis.set_xlabel(x_title)
+    axis.set_ylabel(y_title)
+    axis.set_title("squares: classical; circles: learned, area by parameters", fontsize=9)
+    axis.grid(True, which="both", alpha=0.2)
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
 
 
 def save_panels(path: Path, rows: Sequence[Mapping[str, np.ndarray]], titles: Sequence[str] = ()) -> None:

@@ -1,0 +1,317 @@
+"""All methods on one test set: scores, cost, pictures.
+
+Examples::
+
+    python leaderboard.py --data test.h5 --dataset wv3 --out boards/wv3
+    python leaderboard.py --dataset ikonos --data_root DATA --full DATA/test_ikonos_OrigScale_multiExm1.h5 \
+        --weights LEMamba=LE-Mamba/RUN --weights PNN=dlpan:pnn.pth --out boards/ikonos
+    python leaderboard.py --dataset ikonos --data_root DATA --train 10 --out boards/ikonos
+
+Classical methods run as they are; a learned one runs where weights are given, or after training with equal time for
+all (--train MINUTES). Every method runs in a process of its own: one that breaks is reported and the others go on,
+and its peak memory is its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from utils.arguments import Parser
+from utils.errors import UserError, run_cli
+
+ROOT = Path(__file__).resolve().parent
+DEFAULT_SORT = "qn"
+BUDGET_CONFIG = "configs/budget.yaml"
+COLUMNS = {
+    "reduced": ["sam", "ergas", "scc", "qn", "qave", "psnr", "ssim"],
+    "full": ["d_lambda", "d_s", "hqnr"],
+    "cost": ["parameters", "gflops", "s_per_mpx", "peak_mib"],
+}
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = Parser(description=__doc__.split("\n\n")[0])
+    data = parser.add_argument_group("data")
+    data.add_argument("--data", type=Path, help="H5 test file (default: the test file of --dataset)")
+    data.add_argument("--dataset", required=True, help="name of the data set: sensor, divisor, ratio, files")
+    data.add_argument("--data_root", type=Path, help="folder with the H5 files (default: LEMAMBA_DATA)")
+    data.add_argument("--full", type=Path, help="H5 file at full resolution, for D_lambda, D_s, HQNR")
+    data.add_argument("--sensor", help="overrides the data set's sensor")
+    methods = parser.add_argument_group("methods")
+    methods.add_argument("--methods", default="all", help="all, classical, learned, or names with commas")
+    methods.add_argument(
+        "--weights", action="append", default=[], metavar="NAME=PATH", help="weights of a network; repeat"
+    )
+    methods.add_argument("--train", type=float, metavar="MINUTES", help="train each learned method for so long first")
+    methods.add_argument("--train_epochs", type=int, metavar="N", help="instead: train each for N epochs (equal steps)")
+    methods.add_argument("--train_config", default=BUDGET_CONFIG, help="settings shared by all (default %(default)s)")
+    methods.add_argument("--seed", type=int, default=3407)
+    out = parser.add_argument_group("output")
+    out.add_argument("--out", type=Path, required=True, help="folder for the tables and pictures")
+    out.add_argument("--sort", default=DEFAULT_SORT, help="column to rank by (default %(default)s)")
+    out.add_argument("--picture_sample", type=int, default=0, help="sample shown in the grid")
+    out.add_argument("--device", help="cpu, cuda … (default: cuda where there is one)")
+    return parser.parse_args(argv)
+
+
+def chosen_methods(wanted: str, task: str, ratio: int) -> list[str]:
+    """Resolve --methods to registered names that are defined for the task and the ratio."""
+    from model import list_models, model_entry
+
+    if wanted in ("all", "classical", "learned"):
+        classical = {"all": None, "classical": True, "learned": False}[wanted]
+        names = list_models(task=task, classical=classical)
+        return [n for n in names if ratio in model_entry(n).ratios]
+    return [model_entry(name.strip()).name for name in wanted.split(",") if name.strip()]
+
+
+def given_weights(pairs: list[str]) -> dict[str, str]:
+    """Read --weights NAME=PATH into registered name -> path."""
+    from model import model_entry
+
+    weights = {}
+    for pair in pairs:
+        name, equals, path = pair.partition("=")
+        if not equals or not path:
+            raise UserError(f"expected --weights NAME=PATH, given {pair}; for example --weights PNN=dlpan:pnn.pth")
+        weights[model_entry(name).name] = path
+    return weights
+
+
+def train_method(name: str, arguments: argparse.Namespace) -> str:
+    """Train one network with the settings shared by all; return the run that holds its weights."""
+    run = f"leaderboard_{arguments.dataset}_{name}"
+    budget = ["--max_minutes", f"{arguments.train:g}"] if arguments.train else ["-e", str(arguments.train_epochs)]
+    command = [sys.executable, "accelerate_main.py", "--arch", name, "-c", arguments.train_config, *budget]
+    command += ["--dataset", arguments.dataset, "--proj_name", "leaderboard", "--run_name", run, "--overwrite"]
+    command += ["--seed", str(arguments.seed)]
+    if arguments.data_root:
+        command += ["--data_root", str(arguments.data_root.resolve())]
+    if arguments.sensor:
+        command += ["--sensor", arguments.sensor]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(f"training {name} ended with status {done.returncode}: {reason}")
+    return str(ROOT / "log_file" / "leaderboard" / run)
+
+
+def measure_method(job: dict[str, Any]) -> dict[str, Any]:
+    """Fuse and measure one method (runs in a process of its own).
+
+    Args:
+        job: name, weights, data, full, sensor, device, sample, seed; all plain values.
+
+    Returns:
+        scores and per-sample values of both protocols, the cost, and the pictures' arrays of one sample.
+    """
+    import torch
+
+    import inference
+    from datasets.build import open_h5
+    from engine.cost import measure_cost
+
+    torch.manual_seed(job["seed"])
+    device = torch.device(job["device"])
+    dataset = open_h5(job["data"], sensor=job["sensor"])
+    model, name = inference.load_method(job["name"], job["weights"], dataset)
+    model.to(device)
+    images: dict[str, torch.Tensor] = {}
+
+    def fuse_all() -> float:
+        fused, seconds = inference.fuse_all(model, dataset, device)
+        images.update(fused)
+        return seconds
+
+    first = {k: v[None].to(device) for k, v in dataset[0].items()}
+    pixels = len(dataset) * first["lms"].shape[-2] * first["lms"].shape[-1]
+    cost = measure_cost(model, first, fuse_all, pixels / 1e6, device)
+    result: dict[str, Any] = {"name": name, "cost": vars(cost)}
+    result["scores"], result["per_sample"] = inference.measure_one(images, dataset, "sr")
+    shown = job["sample"] % len(dataset)
+    result["arrays"] = {k: v[shown].numpy() for k, v in images.items()}
+    if job["full"]:
+        full_set = open_h5(job["full"], sensor=job["sensor"])
+        fused, _ = inference.fuse_all(model, full_set, device)
+        scores, per_sample = inference.measure_one(fused, full_set, "sr")
+        result["scores"] |= scores
+        result["per_sample"] |= per_sample
+    return result
+
+
+def _worker(job: dict[str, Any], connection: Any) -> None:
+    try:
+        connection.send(("done", measure_method(job)))
+    except Exception as error:  # whatever a method does wrong, the board reports it and goes on
+        connection.send(("failed", f"{type(error).__name__}: {' '.join(str(error).split())}"))
+
+
+def run_isolated(job: dict[str, Any]) -> dict[str, Any] | str:
+    """Run `measure_method` in a new process; return its result, or what went wrong in one line."""
+    import multiprocessing
+
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_worker, args=(job, there))
+    process.start()
+    there.close()
+    try:
+        status, content = here.recv()
+    except EOFError:
+        process.join()
+        return f"the process died with status {process.exitcode} (out of memory?)"
+    process.join()
+    return content
+
+
+def provenance(arguments: argparse.Namespace, files: dict[str, Path]) -> dict[str, Any]:
+    """What the numbers depend on: seed, versions, machine, sha256 of every file read."""
+    import numpy
+    import torch
+
+    from datasets.writer import sha256
+
+    return {
+        "dataset": arguments.dataset,
+        "seed": arguments.seed,
+        "train_minutes": arguments.train,
+        "train_epochs": arguments.train_epochs,
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__},
+        "machine": {"system": platform.platform(), "threads": torch.get_num_threads()},
+        "sha256": {name: {"file": path.name, "sha256": sha256(path)} for name, path in files.items()},
+    }
+
+
+def plan(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Path]]:
+    """Turn the command line into one job per method; also return the files whose sha256 is recorded."""
+    import torch
+
+    from datasets.build import find_file, open_h5
+    from model import model_entry
+    from utils.sensors import get_dataset
+
+    data = arguments.data or find_file(arguments.dataset, "test", arguments.data_root)
+    sensor = arguments.sensor or get_dataset(arguments.dataset).sensor
+    dataset = open_h5(data, sensor=sensor, need_gt=True)
+    if arguments.full:
+        open_h5(arguments.full, sensor=sensor)
+    task = "pansharpening" if dataset.guide_bands == 1 else "hmif"
+    weights = given_weights(arguments.weights)
+    names = chosen_methods(arguments.methods, task, dataset.ratio)
+    trained = arguments.train is not None or arguments.train_epochs is not None
+    runnable = [n for n in names if model_entry(n).classical or n in weights or trained]
+    for name in (n for n in names if n not in runnable):
+        print(f"note: {name} is left out: no --weights {name}=PATH and no --train MINUTES")
+    if not runnable:
+        raise UserError("expected at least one method that can run, found none; give --weights or --train")
+    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    shared = {"data": str(data), "full": str(arguments.full) if arguments.full else None, "sensor": sensor}
+    shared |= {"device": device, "sample": arguments.picture_sample, "seed": arguments.seed}
+    jobs = [{"name": n, "weights": weights.get(n), **shared} for n in runnable]
+    return jobs, {"data": data} | ({"full": arguments.full} if arguments.full else {})
+
+
+def run_all(
+    jobs: list[dict[str, Any]], arguments: argparse.Namespace, files: dict[str, Path]
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Train where asked, measure every method; return results by name and failures by name."""
+    from engine.weights import resolve_weights
+    from model import model_entry
+    from utils.progress import track
+
+    results, failures = {}, {}
+    trained = arguments.train is not None or arguments.train_epochs is not None
+    for job in track(jobs, "methods"):
+        name = job["name"]
+        try:
+            if trained and job["weights"] is None and not model_entry(name).classical:
+                job["weights"] = train_method(name, arguments)
+            if job["weights"]:
+                files[f"weights of {name}"] = resolve_weights(job["weights"].removeprefix("dlpan:"))
+        except UserError as error:
+            failures[name] = str(error)
+            continue
+        outcome = run_isolated(job)
+        if isinstance(outcome, str):
+            failures[name] = outcome
+        else:
+            results[name] = outcome
+    return results, failures
+
+
+def write_board(out: Path, results: dict[str, Any], failures: dict[str, str], facts: dict[str, Any], sort: str) -> None:
+    """Write leaderboard.{md,csv,tex,json} and show the table."""
+    from utils.mat import write_atomically
+    from utils.tables import print_table, sorted_rows, to_csv, to_latex, to_markdown
+
+    table = sorted_rows({n: {**r["scores"], **r["cost"]} for n, r in results.items()}, sort)
+    present = {column for row in table.values() for column in row}
+    columns = [c for group in COLUMNS.values() for c in group if c in present]
+    quality = [c for c in columns if c not in COLUMNS["cost"]]
+    failed = "".join(f"\n{name} failed: {reason}\n" for name, reason in failures.items())
+    report = {
+        **facts,
+        "methods": {n: {k: results[n][k] for k in ("scores", "cost", "per_sample")} for n in table},
+        "failures": failures,
+    }
+    contents = {
+        "leaderboard.md": to_markdown(table, columns) + failed,
+        "leaderboard.csv": to_csv(table, columns),
+        "leaderboard.tex": to_latex(table, quality),
+        "leaderboard.json": json.dumps(report, indent=2) + "\n",
+    }
+    for name, text in contents.items():
+        write_atomically(out / name, lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))
+    for title, group in COLUMNS.items():
+        shown = [c for c in group if c in present]
+        if shown:
+            print_table(table, f"{facts['dataset']}: {title}", shown)
+
+
+def draw_board(out: Path, results: dict[str, Any], sensor: str, sort: str) -> None:
+    """Write grid.png (image, zoom, error of each method) and scatter.png (quality against time)."""
+    from utils.pictures import save_grid, save_scatter
+    from utils.sensors import get_sensor
+    from utils.tables import TITLE, mean_of, sorted_rows
+
+    order = sorted_rows({n: r["scores"] for n, r in results.items()}, sort)
+    arrays = {name: results[name]["arrays"] for name in order}
+    bands = next(iter(arrays.values()))["gt"].shape[0]
+    save_grid(out / "grid.png", arrays, get_sensor(sensor).rgb_for(bands))
+    points = {
+        n: (results[n]["cost"]["s_per_mpx"], mean_of(order[n][sort]), results[n]["cost"]["parameters"]) for n in order
+    }
+    save_scatter(out / "scatter.png", points, "seconds per megapixel", TITLE.get(sort, sort))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line."""
+    arguments = parse_arguments(argv)
+    from metrics import FULL_NAMES, REDUCED_NAMES
+    from utils.mat import write_atomically
+
+    if arguments.sort not in (*REDUCED_NAMES, *(FULL_NAMES if arguments.full else ())):
+        raise UserError(f"expected --sort to be one of {', '.join(REDUCED_NAMES)}, given {arguments.sort}")
+    jobs, files = plan(arguments)
+    write_atomically(arguments.out / ".writable", lambda temporary: temporary.touch())  # before hours of work
+    (arguments.out / ".writable").unlink()
+    results, failures = run_all(jobs, arguments, files)
+    for name, reason in failures.items():
+        print(f"failed: {name}: {reason}", file=sys.stderr)
+    if not results:
+        raise UserError("no method gave a result, see above")
+    write_board(arguments.out, results, failures, provenance(arguments, files), arguments.sort)
+    draw_board(arguments.out, results, jobs[0]["sensor"], arguments.sort)
+    print(f"written: {arguments.out}/leaderboard.md .csv .tex .json grid.png scatter.png")
+    return 0
+
+
+if __name__ == "__main__":
+    run_cli(main)

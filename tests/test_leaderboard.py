@@ -1,0 +1,86 @@
+"""The leaderboard: every method measured alone, one that breaks does not stop the others."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+from test_inference import write_h5
+
+import leaderboard
+from utils.errors import UserError
+
+NEW_METHOD = """
+from torch import nn
+from utils.registry import register_model
+
+@register_model("{name}", tasks=("pansharpening",), ratios=(4,), classical=True)
+class Method(nn.Module):
+    def __init__(self, img_channel, condition_channel, out_channel, *, ratio=4, sensor="none"):
+        super().__init__()
+
+    def forward(self, ms, lms, pan):
+        {body}
+"""
+
+
+@pytest.fixture
+def new_methods(tmp_path, monkeypatch):
+    """Two methods in files of their own, outside the project: one adds the guide's detail, one breaks."""
+    folder = tmp_path / "methods"
+    folder.mkdir()
+    for name, body in (("Mine", "return lms + 0.1 * (pan - pan.mean())"), ("Broken", "raise ValueError('no luck')")):
+        (folder / f"{name.lower()}.py").write_text(NEW_METHOD.format(name=name, body=body))
+    monkeypatch.setenv("LEMAMBA_MODEL_PATH", str(folder))
+
+
+def test_board_reports_scores_cost_pictures_and_failures(tmp_path, new_methods, capsys):
+    data, full = write_h5(tmp_path / "test.h5"), write_h5(tmp_path / "full.h5", with_gt=False)
+    out = tmp_path / "board"
+    arguments = ["--data", str(data), "--full", str(full), "--dataset", "ikonos", "--out", str(out)]
+    assert leaderboard.main([*arguments, "--methods", "EXP,mine,broken", "--sort", "psnr"]) == 0
+
+    report = json.loads((out / "leaderboard.json").read_text())
+    assert set(report["methods"]) == {"EXP", "Mine"}
+    assert "no luck" in report["failures"]["Broken"] and "no luck" in capsys.readouterr().err
+    assert len(report["sha256"]["data"]["sha256"]) == 64 and report["seed"] == 3407
+    exp = report["methods"]["EXP"]
+    mean = sum(exp["per_sample"]["psnr"]) / 2
+    assert exp["scores"]["psnr"][0] == pytest.approx(mean) and "hqnr" in exp["scores"]
+    assert exp["cost"]["s_per_mpx"] > 0 and exp["cost"]["peak_mib"] >= 0
+
+    rows = list(csv.DictReader((out / "leaderboard.csv").open()))
+    psnr = [float(row["psnr"]) for row in rows]
+    assert psnr == sorted(psnr, reverse=True)
+    assert "Broken failed" in (out / "leaderboard.md").read_text()
+    assert (out / "leaderboard.tex").read_text().count(r"\\") == 3
+    for picture in ("grid.png", "scatter.png"):
+        assert (out / picture).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        (["--methods", "expp"], "did you mean"),
+        (["--methods", "PNN"], "at least one method"),
+        (["--weights", "PNN"], "NAME=PATH"),
+        (["--sort", "beauty"], "--sort"),
+        (["--method", "EXP", "--colour"], "--colour"),
+        (["--methods", "EXP", "--out", "{data}/board"], "cannot write"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, extra, words):
+    data = write_h5(tmp_path / "test.h5", count=1)
+    filled = [e.format(data=data) for e in extra]
+    with pytest.raises(UserError, match=words) as error:
+        leaderboard.main(["--data", str(data), "--dataset", "ikonos", "--out", str(tmp_path / "board"), *filled])
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "board").exists()
+
+
+def test_all_takes_what_fits_task_and_ratio():
+    classical = leaderboard.chosen_methods("classical", "pansharpening", 4)
+    assert {"EXP", "GSA", "MTF-GLP-FS", "BDSD-PC"} <= set(classical) and "LEMamba" not in classical
+    assert "LEMamba" in leaderboard.chosen_methods("learned", "hmif", 8)
+    assert "GSA" not in leaderboard.chosen_methods("all", "hmif", 8)

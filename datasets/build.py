@@ -33,14 +33,16 @@ def _own_name(name: str, folder: Path) -> DatasetEntry | None:
     plain = name.lower().replace("-", "_")
     if not plain.isidentifier():  # a name, never a way out of the folder
         return None
-    files = {
-        "train": f"train_{plain}.h5",
-        "valid": f"valid_{plain}.h5",
+    hmif = {split: f"{split}_{plain}.h5" for split in ("train", "valid", "test")}
+    pansharpening = hmif | {
         "test": f"test_{plain}_multiExm1.h5",
         "test_full": f"test_{plain}_OrigScale_multiExm1.h5",
     }
-    there = any((folder / sub / file).is_file() for sub in ("", plain) for file in files.values())
-    return DatasetEntry(plain, "", "pansharpening", 0, files) if there else None
+    there = {file.name for sub in (folder, folder / plain) if sub.is_dir() for file in sub.glob(f"*{plain}*.h5")}
+    for task, files in (("hmif", hmif), ("pansharpening", pansharpening)):
+        if files["test"] in there:
+            return DatasetEntry(plain, "", task, 0, files)
+    return DatasetEntry(plain, "", "pansharpening", 0, pansharpening) if there & set(pansharpening.values()) else None
 
 
 def find_entry(name: str, root: str | Path | None = None) -> DatasetEntry:

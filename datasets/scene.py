@@ -1,0 +1,224 @@
+"""Reads the scenes users have: toolbox `.mat` files, MS + PAN GeoTIFF pairs, hyperspectral cubes.
+
+Legend: C bands, H W size of MS or cube, r ratio. Arrays are (C, H, W), in the file's own numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.errors import UserError
+from utils.mat import read_mat
+from utils.sensors import SENSORS
+
+
+@dataclass(frozen=True)
+class Scene:
+    """An observed pair.
+
+    Attributes:
+        ms: (C, H, W).
+        pan: (1, r·H, r·W).
+        ratio: r.
+        sensor: name the file gives, or None.
+        divisor: 2^L - 1 where the file says L, or None.
+        paths: the files it came from.
+    """
+
+    ms: np.ndarray
+    pan: np.ndarray
+    ratio: int
+    sensor: str | None
+    divisor: float | None
+    paths: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Cube:
+    """A hyperspectral image: `values` (C, H, W) in 0..1, the `scale` it was divided by, its file or folder."""
+
+    values: np.ndarray
+    scale: float
+    paths: tuple[Path, ...]
+
+
+def is_cube(path: Path) -> bool:
+    """Tell a hyperspectral cube (folder of PNG, `.mat` without I_PAN) from a scene."""
+    return path.is_dir() or "I_PAN" not in read_mat(path)
+
+
+def read_scene(path: str | Path) -> Scene:
+    """Read I_MS_LR or I_MS (H, W, C) and I_PAN (r·H, r·W), with `sensor` and `L` where they stand in the file.
+
+    Raises:
+        UserError: what `read_mat` refuses, a missing variable, sizes without a common ratio, NaN.
+    """
+    path = Path(path)
+    data = read_mat(path)
+    key = "I_MS_LR" if "I_MS_LR" in data else "I_MS"  # files with both have the enlarged image in I_MS
+    missing = [k for k in (key, "I_PAN") if k not in data]
+    if missing:
+        raise UserError(
+            f'{path} has no variable "{missing[0]}"; it holds: {", ".join(data)}; '
+            "a scene needs I_MS (or I_MS_LR) and I_PAN"
+        )
+    ms, pan = data[key], data["I_PAN"]
+    if ms.ndim != 3 or pan.ndim != 2:
+        raise UserError(f"{path}: expected {key} (H, W, C) and I_PAN (H, W), given {ms.shape} and {pan.shape}; mend it")
+    bits = _scalar(data.get("L"))
+    sensor = str(data["sensor"].item()) if "sensor" in data and data["sensor"].size == 1 else None
+    return _scene(
+        np.moveaxis(ms, -1, 0),
+        pan[None],
+        sensor if sensor and sensor.lower() in SENSORS else None,
+        2.0**bits - 1 if bits and 1 < bits <= 32 else None,
+        (path,),
+    )
+
+
+def _scalar(value: Any) -> float | None:
+    return float(value.item()) if value is not None and value.size == 1 and value.dtype.kind in "uif" else None
+
+
+def _scene(ms: np.ndarray, pan: np.ndarray, sensor: str | None, divisor: float | None, paths: tuple) -> Scene:
+    (rows, columns), (tall, wide) = ms.shape[-2:], pan.shape[-2:]
+    ratio = tall // rows if rows else 0
+    if ratio < 2 or (rows * ratio, columns * ratio) != (tall, wide):
+        raise UserError(
+            f"{paths[-1]}: expected PAN a whole multiple (2, 4, 8) of MS, given MS {rows}x{columns} and PAN "
+            f"{tall}x{wide}; crop both to the same ground"
+        )
+    for name, image, path in (("MS", ms, paths[0]), ("PAN", pan, paths[-1])):
+        check_finite(name, image, path)
+    return Scene(ms, pan, ratio, sensor, divisor, paths)
+
+
+def check_finite(name: str, image: np.ndarray, path: Path) -> None:
+    """Refuse NaN and infinite values."""
+    bad = int(np.size(image) - np.isfinite(image).sum())
+    if bad:
+        raise UserError(f"{path}: {name} has {bad} NaN or infinite values; crop or fill them")
+
+
+def read_geotiff_pair(ms_path: str | Path, pan_path: str | Path) -> Scene:
+    """Read an MS and a PAN GeoTIFF and cut both to the ground they share, on whole MS pixels.
+
+    Raises:
+        UserError: a file that cannot be read, another coordinate system, pixel sizes without a whole ratio, grids
+            shifted against each other, no common ground, or pixels without data.
+    """
+    try:
+        import rasterio
+        from rasterio.errors import RasterioError
+    except ImportError:
+        raise UserError("reading GeoTIFF needs rasterio; install it with: pip install rasterio") from None
+    paths = Path(ms_path), Path(pan_path)
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f'expected a GeoTIFF, "{path}" does not exist; check the path')
+    try:
+        with rasterio.open(paths[0]) as ms, rasterio.open(paths[1]) as pan:
+            if pan.count != 1:
+                raise UserError(
+                    f"{paths[1]}: expected one band in the PAN image, given {pan.count}; swap --ms and --pan?"
+                )
+            windows = _common_ground(ms, pan, paths)
+            images = [_read_window(source, w, path) for source, w, path in zip((ms, pan), windows, paths, strict=True)]
+    except RasterioError as error:
+        raise UserError(f"cannot read the GeoTIFF pair: {error}; check the files") from error
+    return _scene(images[0], images[1], None, None, paths)
+
+
+def _read_window(source: Any, window: tuple, path: Path) -> np.ndarray:
+    image = source.read(window=window)
+    if source.nodata is not None:
+        empty = int((image == source.nodata).any(0).sum())
+        if empty:
+            raise UserError(f"{path}: {empty} pixels are marked as having no data ({source.nodata}); crop them away")
+    return image
+
+
+def _common_ground(ms: Any, pan: Any, paths: tuple[Path, Path]) -> tuple[tuple, tuple]:
+    """Return rasterio windows of both images that cover the same ground in whole MS pixels."""
+    if ms.crs != pan.crs:
+        raise UserError(f"{paths[0]} and {paths[1]} have different coordinate systems; reproject one")
+    ratio = round(ms.transform.a / pan.transform.a) if pan.transform.a else 0
+    if ratio < 2 or abs(ms.transform.a - ratio * pan.transform.a) > 1e-3 * abs(ms.transform.a):
+        raise UserError(
+            f"expected MS pixels a whole multiple of PAN pixels, given {ms.transform.a} and {pan.transform.a}; resample"
+        )
+    # Corner of the PAN image in MS pixels: where it is not on the MS grid to a quarter of a PAN pixel, refuse.
+    column, row = ~ms.transform @ (pan.transform.c, pan.transform.f)
+    if max(abs(column * ratio - round(column * ratio)), abs(row * ratio - round(row * ratio))) > 0.25:
+        raise UserError(
+            f"the grids of {paths[0]} and {paths[1]} are shifted by part of a pixel; resample PAN to MS's grid"
+        )
+    shift = round(row * ratio), round(column * ratio)  # in PAN pixels
+    windows: tuple[list, list] = ([], [])
+    for offset, small, large in zip(shift, ms.shape, pan.shape, strict=True):
+        first = max(0, -(-offset // ratio))
+        last = min(small, (offset + large) // ratio)
+        if last <= first:
+            raise UserError(f"{paths[0]} and {paths[1]} share no ground; check that they belong together")
+        windows[0].append((first, last))
+        windows[1].append((first * ratio - offset, last * ratio - offset))
+    return tuple(windows[0]), tuple(windows[1])
+
+
+def read_cube(path: str | Path, scale: float | None = None) -> Cube:
+    """Read a hyperspectral cube: a folder of one PNG per band (CAVE), or a `.mat` with one.
+
+    In a `.mat` it is the largest array of three axes (H, W, C) (Harvard), or `Y` (C, pixels) with `nRow`, `nCol`,
+    pixels in column order (Jasper Ridge).
+
+    Args:
+        path: file or folder.
+        scale: values are divided by it; None takes 255 or 65535 for PNG, and for a `.mat` its largest value, unless
+            that is at most 1.
+
+    Raises:
+        UserError: nothing that can be read as a cube, or NaN.
+    """
+    path = Path(path)
+    values, full = _png_cube(path) if path.is_dir() else (_mat_cube(path), None)
+    check_finite("the cube", values, path)
+    largest = float(values.max(initial=0))
+    used = scale or full or (largest if largest > 1 else 1.0)
+    if used <= 0:
+        raise UserError(f"expected a positive scale, given {scale}; correct it")
+    return Cube(values / used, used, (path,))
+
+
+def _png_cube(folder: Path) -> tuple[np.ndarray, float]:
+    from PIL import Image, UnidentifiedImageError
+
+    bands = []
+    for path in sorted(folder.glob("*.png")):
+        try:
+            with Image.open(path) as image:
+                band = np.asarray(image)
+        except (OSError, UnidentifiedImageError, ValueError) as error:
+            raise UserError(f"{path} cannot be read as a PNG image; copy it again") from error
+        if band.ndim == 2:  # a colour preview may lie beside the bands
+            bands.append(band)
+    if len(bands) < 4 or len({band.shape for band in bands}) != 1:
+        raise UserError(
+            f"{folder}: expected one grey PNG of one size per band, found {len(bands)} bands; check the folder"
+        )
+    return np.stack(bands).astype(np.float64), 255.0 if bands[0].dtype == np.uint8 else 65535.0
+
+
+def _mat_cube(path: Path) -> np.ndarray:
+    data = read_mat(path)
+    rows, columns = (_scalar(data.get(key)) for key in ("nRow", "nCol"))
+    y = data.get("Y")
+    if y is not None and y.ndim == 2 and rows and columns and rows * columns == y.shape[1]:
+        return y.reshape(len(y), int(columns), int(rows)).transpose(0, 2, 1).astype(np.float64)
+    cubes = {key: value for key, value in data.items() if value.ndim == 3 and value.dtype.kind in "uif"}
+    if not cubes:
+        raise UserError(f"{path} holds no cube (H, W, C); it holds: {', '.join(data) or 'nothing'}; give another file")
+    return np.moveaxis(max(cubes.values(), key=np.size), -1, 0).astype(np.float64)

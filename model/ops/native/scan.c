@@ -91,7 +91,7 @@ int scan_forward(const Scan *s) {
     int64_t tasks = s->batch * s->K, splits = smaller(p.vectors, ceil_div(s->threads, tasks ? tasks : 1));
 #pragma omp parallel num_threads((int)s->threads) if (s->threads > 1)
     {
-        float *work = failed ? NULL : floats(2 * T * p.wide + p.state + 4 * T * V);
+        float *work = !p.A2 ? NULL : floats(2 * T * p.wide + p.state + 4 * T * V);
         if (!work) {
 #pragma omp atomic write
             failed = 1;
@@ -185,7 +185,7 @@ int scan_backward(const Scan *s) {
 #pragma omp parallel num_threads((int)s->threads) if (s->threads > 1)
     {
         int64_t size = (int64_t)sizeof(Recomputed) / 4 + 2 * T * NB * V + 4 * T * p.wide + 2 * p.state + 7 * T * row;
-        float *work = failed ? NULL : floats(size);
+        float *work = p.A2 && sums ? floats(size) : NULL;
         if (!work) {
 #pragma omp atomic write
             failed = 1;

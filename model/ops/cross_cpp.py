@@ -1,0 +1,205 @@
+"""Backend `cpp`, fused: the four-direction scan of an image as one native operator, `lemamba::cross_scan_cpp`.
+
+The kernel reads and writes channels side by side: a tensor (B, C, H, W) or (B, K, C, H, W) whose memory is that of a
+(B, H, W, .) one passes without a copy, any other layout is copied to that one.
+
+Shapes: as in `cross_scan.cross_selective_scan`, rho (K*D). float32.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+from torch import Tensor
+from torch.library import custom_op, register_autocast
+from torch.utils.flop_counter import register_flop_formula
+
+from model.ops.scan_cpp import FLOPS_PER_STATE, call, fill, saved_floats
+
+
+class _Rows(ctypes.Structure):
+    """`Rows` of native/cross.c: where the channels of a pixel lie."""
+
+    _fields_ = [("data", ctypes.c_void_p)] + [(n, ctypes.c_int64) for n in ("batch", "pixel", "k")]
+
+
+class _Cross(ctypes.Structure):
+    """`Cross` of native/cross.c, field by field."""
+
+    _fields_ = [(n, ctypes.c_int64) for n in ("batch", "K", "D", "N", "R", "height", "width", "threads")]
+    _fields_ += [(n, _Rows) for n in ("x", "dt", "B", "C", "gate")]
+    _fields_ += [
+        (n, ctypes.c_void_p) for n in ("A", "skip", "W", "bias", "shared", "rho", "y", "last", "saved", "glast")
+    ]
+    _fields_ += [("gy", _Rows)]
+    _fields_ += [(n, ctypes.c_void_p) for n in ("gx", "gdt", "gB", "gC", "ggate")]
+    _fields_ += [(n, ctypes.c_void_p) for n in ("gA", "gskip", "gW", "gbias", "gshared", "grho")]
+
+
+def _pixel_rows(x: Tensor) -> Tensor:
+    """Return x with channels side by side and equally spaced pixels: itself where it is so, else a copy.
+
+    x (B, C, H, W) or (B, K, C, H, W); a copy has the memory of (B, H, W, C) or (B, H, W, K, C).
+    """
+    *_, channels, height, width = x.shape
+    unit = channels == 1 or x.stride(-3) == 1
+    even = height == 1 or x.stride(-2) == width * x.stride(-1)
+    if unit and even and (width > 1 or height == 1):
+        return x
+    if x.dim() == 4:
+        return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    return x.permute(0, 3, 4, 1, 2).contiguous().permute(0, 3, 4, 1, 2)
+
+
+def _rows(x: Tensor | None) -> _Rows:
+    """Return the strides of what `_pixel_rows` gave."""
+    if x is None:
+        return _Rows(None, 0, 0, 0)
+    return _Rows(x.data_ptr(), x.stride(0), x.stride(-1), x.stride(1) if x.dim() == 5 else 0)
+
+
+def _empty_like_pixels(x: Tensor) -> Tensor:
+    """Return an uninitialised tensor of x's shape with packed pixel rows."""
+    if x.dim() == 4:
+        batch, channels, height, width = x.shape
+        return x.new_empty(batch, height, width, channels).permute(0, 3, 1, 2)
+    batch, K, channels, height, width = x.shape
+    return x.new_empty(batch, height, width, K, channels).permute(0, 3, 4, 1, 2)
+
+
+def _prepare(x, dt, Bt, Ct, A, D, dt_weight, dt_bias, shared_state, gate, rho) -> tuple[_Cross, list]:
+    """Fill a structure with the inputs; also returns the tensors it points at, to be kept alive."""
+    images = [None if t is None else _pixel_rows(t.detach()) for t in (x, dt, Bt, Ct, gate)]
+    tables = [None if t is None else t.detach().contiguous() for t in (A, D, dt_weight, dt_bias, shared_state, rho)]
+    batch, channels, height, width = x.shape
+    structure = fill(
+        _Cross(), dict(zip(("A", "skip", "W", "bias", "shared", "rho"), tables, strict=True)),
+        batch=batch, K=dt.shape[1], D=channels, N=A.shape[1], R=dt.shape[2], height=height, width=width,
+        threads=torch.get_num_threads(),
+    )  # fmt: skip
+    for name, image in zip(("x", "dt", "B", "C", "gate"), images, strict=True):
+        setattr(structure, name, _rows(image))
+    return structure, images + tables
+
+
+def _count_saved(x: Tensor, dt: Tensor, A: Tensor) -> int:
+    batch, channels, height, width = x.shape
+    return saved_floats(batch, dt.shape[1], channels, A.shape[1], height * width)
+
+
+@custom_op("lemamba::cross_scan_cpp", mutates_args=(), device_types="cpu")
+def cross_op(
+    x: Tensor,
+    dt: Tensor,
+    Bt: Tensor,
+    Ct: Tensor,
+    A: Tensor,
+    D: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    shared_state: Tensor | None,
+    gate: Tensor | None,
+    rho: Tensor | None,
+    save: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return y, the last states and, where `save`, what backward starts from."""
+    structure, keep = _prepare(x, dt, Bt, Ct, A, D, dt_weight, dt_bias, shared_state, gate, rho)
+    y, last = _empty_like_pixels(x), x.new_empty(x.shape[0], *A.shape)
+    count = _count_saved(x, dt, A) if save else 0
+    saved = x.new_empty(count)
+    call("cross_forward", fill(structure, {"y": y, "last": last, "saved": saved if count else None}))
+    del keep
+    return y, last, saved
+
+
+@custom_op("lemamba::cross_scan_cpp_backward", mutates_args=(), device_types="cpu")
+def cross_backward_op(
+    gy: Tensor,
+    glast: Tensor | None,
+    x: Tensor,
+    dt: Tensor,
+    Bt: Tensor,
+    Ct: Tensor,
+    A: Tensor,
+    D: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    shared_state: Tensor | None,
+    gate: Tensor | None,
+    rho: Tensor | None,
+    saved: Tensor,
+) -> list[Tensor]:
+    """Return the gradients of all tensor inputs, those of shared_state, gate and rho only where they are given."""
+    structure, keep = _prepare(x, dt, Bt, Ct, A, D, dt_weight, dt_bias, shared_state, gate, rho)
+    gy, glast = _pixel_rows(gy.detach()), None if glast is None else glast.detach().contiguous()
+    structure.gy = _rows(gy)
+    images = {"gx": x, "gdt": dt, "gB": Bt, "gC": Ct}
+    tables = {"gA": A, "gskip": D, "gW": dt_weight, "gbias": dt_bias}
+    shares = {} if gate is None else {"gshared": shared_state, "ggate": gate, "grho": rho}
+    grads = {name: _empty_like_pixels(t) for name, t in images.items()}
+    grads |= {name: t.new_zeros(t.shape) for name, t in tables.items()}
+    grads |= {name: _empty_like_pixels(t) if t.dim() == 5 else t.new_zeros(t.shape) for name, t in shares.items()}
+    call("cross_backward", fill(structure, {**grads, "glast": glast, "saved": saved}))
+    del keep
+    return list(grads.values())
+
+
+@cross_op.register_fake
+def _(x, dt, Bt, Ct, A, D, dt_weight, dt_bias, shared_state, gate, rho, save):
+    count = _count_saved(x, dt, A) if save else 0
+    return _empty_like_pixels(x), x.new_empty(x.shape[0], *A.shape), x.new_empty(count)
+
+
+@cross_backward_op.register_fake
+def _(gy, glast, x, dt, Bt, Ct, A, D, dt_weight, dt_bias, shared_state, gate, rho, saved):
+    images = [_empty_like_pixels(t) for t in (x, dt, Bt, Ct)]
+    tables = [t.new_empty(t.shape) for t in (A, D, dt_weight, dt_bias)]
+    if gate is None:
+        return images + tables
+    return (
+        images
+        + tables
+        + [shared_state.new_empty(shared_state.shape), _empty_like_pixels(gate), rho.new_empty(rho.shape)]
+    )
+
+
+def _setup(ctx, inputs, output):
+    ctx.save_for_backward(*inputs[:-1], output[2])
+
+
+def _backward(ctx, gy, glast, _gsaved):
+    *inputs, saved = ctx.saved_tensors
+    gy = torch.zeros_like(inputs[0]) if gy is None else gy
+    grads = cross_backward_op(gy, glast, *inputs, saved)
+    return (*grads, *[None] * (12 - len(grads)))
+
+
+cross_op.register_autograd(_backward, setup_context=_setup)
+register_autocast("lemamba::cross_scan_cpp", "cpu", torch.float32)
+
+
+@register_flop_formula(torch.ops.lemamba.cross_scan_cpp)
+def _flops(x_shape, dt_shape, Bt_shape, Ct_shape, A_shape, *_args, out_shape=None, **_kwargs) -> int:
+    batch, _, height, width = x_shape
+    return FLOPS_PER_STATE * batch * A_shape[0] * height * width * A_shape[1]
+
+
+def cross_scan(
+    x: Tensor,
+    dt: Tensor,
+    Bt: Tensor,
+    Ct: Tensor,
+    A: Tensor,
+    D: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    shared_state: Tensor | None,
+    gate: Tensor | None,
+    rho: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Return y (B, D, H, W) in channels-last memory and the last states (B, K*D, N); float32."""
+    given = (x, dt, Bt, Ct, A, D, dt_weight, dt_bias, shared_state, gate, rho)
+    save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given)
+    y, last, _ = cross_op(*given, save)
+    return y, last

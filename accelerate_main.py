@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.utils.data import Dataset
 
-    from engine.fit import Job
+    from engine.job import Job
 
 QUICK_METRICS = ("sam", "ergas", "psnr")
 
@@ -36,7 +36,7 @@ def resolve_config(command: cli.CommandLine) -> tuple[config.Config, Path | None
         return config.resolve(command.flags, command.config_file), None, None
     from engine.checkpoint import find_run, read_state
 
-    early = config.resolve(command.flags, command.config_file)
+    early = config.resolve({"log": command.flags.get("log", {})}, command.config_file)  # where runs are looked for
     folder, checkpoint = find_run(command.resume, Path(early.log.log_dir), early.log.proj_name, early.log.run_name)
     resolved = config.resolve(command.flags, command.config_file, read_state(checkpoint)["config"])
     return resolved, folder, checkpoint
@@ -173,8 +173,8 @@ def start_accelerator(settings: config.Config) -> Accelerator:
 
 def build_job(settings: config.Config, accelerator: Accelerator, run: Path, checkpoint: Path | None) -> Job:
     """Build data, network, loss, optimizer and schedule; every complaint about the input comes from here."""
-    from engine.fit import Job
     from engine.generators import seed_all
+    from engine.job import Job
     from engine.optim import build_optimizer
     from engine.schedule import build_schedule
     from losses import build_loss

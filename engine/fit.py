@@ -12,82 +12,29 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch import Tensor
 
 from engine.checkpoint import Checkpoints, save_weights
+from engine.job import Job, Outcome
 from engine.logger import Logger, panel, summary_table
 from engine.nan_guard import DeferredFlag, find_culprit, save_batch
 from engine.ranks import Ranks
-from engine.sampler import TrainSampler, build_loader, valid_batches
-from engine.schedule import Schedule
+from engine.running import Running
+from engine.sampler import TrainSampler, build_loader, valid_batches, worker_error
 from engine.session import Session
 from engine.signals import StopRequest
 from engine.state import Counters
-from engine.validate import Interrupted, MeterLike, MetricFunction, minimised, validate
-from utils.config import Config
+from engine.validate import Interrupted, minimised, validate
 from utils.errors import UserError
 
 _CULPRITS_SOUGHT = 10  # under `skip`, so many bad batches are looked into and saved; later ones are only counted
 _DEFERRABLE = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)  # fused, they skip a step on the GPU itself
-
-
-@dataclass
-class Job:
-    """What `fit` needs, all built.
-
-    Attributes:
-        config: the resolved configuration.
-        model: the network, on any device.
-        optimizer: over its parameters.
-        schedule: of the learning rate.
-        loss: (sr, gt) → {"total", …}.
-        train_set: gives samples for keys (epoch, index).
-        valid_set: the same; never the test file.
-        metrics: (sr, gt) → {name: (B,)}, sr and gt in [0, 1].
-        metric_names: what `metrics` returns, so that a wrong best_metric is found at the start.
-        make_meter: builds an accumulator over batches and ranks.
-        folder: ``log_file/<proj>/<run>``.
-        tensorboard: folder, or None.
-        meta: {"model": {"name", "args"}, "data": …}: makes a weight file complete.
-        rgb: bands shown as red, green, blue.
-        facts: lines of the table at the start.
-        resume: checkpoint folder to go on from, or None.
-    """
-
-    config: Config
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    schedule: Schedule
-    loss: nn.Module
-    train_set: Dataset
-    valid_set: Dataset
-    metrics: MetricFunction
-    metric_names: tuple[str, ...]
-    make_meter: Callable[[], MeterLike]
-    folder: Path
-    tensorboard: Path | None = None
-    meta: dict[str, Any] = field(default_factory=dict)
-    rgb: tuple[int, int, int] = (0, 1, 2)
-    facts: dict[str, str] = field(default_factory=dict)
-    resume: Path | None = None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How `fit` ended: "finished" or the name of the signal; the counters; the last validation's means."""
-
-    reason: str
-    counters: Counters
-    metrics: dict[str, float]
 
 
 def fit(job: Job, accelerator: Accelerator) -> Outcome:
@@ -146,8 +93,7 @@ class Trainer:
         raw = getattr(self.optimizer, "optimizer", self.optimizer)
         fused = isinstance(raw, _DEFERRABLE) and bool(raw.defaults.get("fused"))
         self.deferred = fused and self.device.type == "cuda" and accelerator.scaler is None
-        self.sums: dict[str, Tensor] = {}
-        self.summed, self.clock = 0, time.monotonic()
+        self.running = Running()
         self.time_is_up, self.stop_agreed = False, False
         self.results: dict[str, float] = {}
 
@@ -195,9 +141,13 @@ class Trainer:
         """Tell whether epochs or minutes are over."""
         return self.time_is_up or self.counters.epoch >= self.settings.epochs
 
+    def trained(self) -> float:
+        """Epochs done, the present one by its share."""
+        return self.counters.epoch + self.counters.batch / len(self.sampler)
+
     def position(self) -> float:
-        """Where the training stands, in epochs; under a time budget at least the share of the time that is used."""
-        position = self.counters.epoch + self.counters.batch / len(self.sampler)
+        """Where the schedule stands, in epochs; under a time budget at least the share of the time that is used."""
+        position = self.trained()
         if self.settings.max_minutes is not None:
             used = self.counters.seconds / max(self.settings.max_minutes * 60, 1e-9)
             position = max(position, min(used, 1.0) * self.settings.epochs)
@@ -208,10 +158,10 @@ class Trainer:
         c, accumulate = self.counters, self.settings.grad_accum_steps
         self.sampler.epoch, self.sampler.start = c.epoch, c.batch
         self.model.train()
-        self.clock = time.monotonic()
+        self.running.restart()
         group: list[dict[str, Tensor]] = []
-        for batch in self.train_loader if c.batch < len(self.sampler) else ():
-            group.append({k: v.to(self.device, non_blocking=True) for k, v in batch.items()})
+        for batch in self.batches():
+            group.append(batch)
             if len(group) < accumulate and c.batch + len(group) < len(self.sampler):
                 continue
             self.step(group)
@@ -229,12 +179,22 @@ class Trainer:
             if self.time_is_up or self.stop_agreed:
                 break
         self.tell()
-        if self.deferred and self.flag.put(None):
+        if self.deferred and self.ranks.maximum(self.flag.put(None))[0]:
             self.not_finite(self.previous)
+
+    def batches(self) -> Iterator[dict[str, Tensor]]:
+        """Yield what is left of the epoch, on the device; an error in a loader process keeps its one line."""
+        if self.counters.batch >= len(self.sampler):
+            return
+        try:
+            for batch in self.train_loader:
+                yield {k: v.to(self.device, non_blocking=True) for k, v in batch.items()}
+        except UserError as error:
+            raise worker_error(error) from None
 
     def step(self, group: list[dict[str, Tensor]]) -> None:
         """Take one optimizer step over the batches of `group`, each counted by its share."""
-        rate = self.job.schedule.apply(self.optimizer, self.position())
+        rate = self.job.schedule.apply(self.optimizer, self.position(), self.trained())
         for i, batch in enumerate(group):
             last = i == len(group) - 1
             # gradients meet those of the other ranks only in the last batch of a step
@@ -243,7 +203,7 @@ class Trainer:
                 sr = self.model(batch["ms"], batch["lms"], batch["pan"])
                 parts = self.job.loss(sr.float(), batch["gt"])
                 self.accelerator.backward(parts["total"] / len(group))
-            self.add(parts)
+            self.running.add(parts, samples=len(sr) * self.ranks.world)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm or math.inf)
         bad = ~parts["total"].detach().isfinite()
         if norm is not None and self.accelerator.scaler is None:  # under fp16 an overflowing gradient is expected
@@ -261,7 +221,7 @@ class Trainer:
                 self.ema.update(self.core)
         self.optimizer.zero_grad()
         self.counters.step += 1
-        self.add({"grad_norm": torch.as_tensor(norm if norm is not None else 0.0), "lr": torch.tensor(rate)})
+        self.running.add({"grad_norm": 0.0 if norm is None else norm, "lr": rate})
         if wrong:
             self.not_finite(culprits)
 
@@ -276,32 +236,20 @@ class Trainer:
 
     # ------------------------------------------------------------------------------------------ telling
 
-    def add(self, values: dict[str, Tensor]) -> None:
-        """Sum up what will be told; stays on the device."""
-        for name, value in values.items():
-            value = value.detach().double() if self.device.type == "cpu" else value.detach().float()
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-        self.summed += "total" in values
-
     def tell(self) -> None:
         """Log the means since the last time."""
-        if not self.summed:
+        if not self.running.samples:
             return
-        c, names = self.counters, [n for n in self.sums if n not in ("grad_norm", "lr")]
-        steps = max(1, round(self.summed / self.settings.grad_accum_steps))
-        values = {n: float(self.sums[n]) / self.summed for n in names}
-        extra = {n: float(self.sums[n]) / steps for n in ("lr", "grad_norm")}
-        now = time.monotonic()
-        samples = self.summed * self.settings.batch_size * self.ranks.world
-        extra["samples_per_second"] = samples / max(now - self.clock, 1e-9)
-        self.sums, self.summed, self.clock = {}, 0, now
+        c, loop = self.counters, {}
+        values, loop["samples_per_second"] = self.running.read()
+        loop |= {name: values.pop(name) for name in ("lr", "grad_norm")}
         text = " ".join(f"{n} {v:.5f}" for n, v in values.items())
         self.log.line(
-            f"epoch {c.epoch + 1}/{self.settings.epochs} step {c.step} {text} lr {extra['lr']:.2e} "
-            f"norm {extra['grad_norm']:.4f} {extra['samples_per_second']:.1f} samples/s"
+            f"epoch {c.epoch + 1}/{self.settings.epochs} step {c.step} {text} lr {loop['lr']:.2e} "
+            f"norm {loop['grad_norm']:.4f} {loop['samples_per_second']:.1f} samples/s"
         )
         self.log.scalars(values, c.step, "train")
-        self.log.scalars(extra | {"skipped_steps": c.skipped}, c.step, "loop")
+        self.log.scalars(loop | {"skipped_steps": c.skipped}, c.step, "loop")
         self.log.progress(self.position(), f"loss {values['total']:.5f}")
 
     def not_finite(self, group: list[dict[str, Tensor]]) -> None:

@@ -90,3 +90,11 @@ def build_loader(dataset: Dataset, batches: Sampler | list, num_workers: int, pi
         prefetch_factor=4 if num_workers else None,
         generator=torch.Generator(),
     )
+
+
+def worker_error(error: UserError) -> UserError:
+    """Take the traceback off a `UserError` that came from a loader process: its last line is the message."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    if len(lines) < 2 or "DataLoader worker" not in lines[0]:
+        return error
+    return UserError(lines[-1].partition("UserError: ")[2] or lines[-1])

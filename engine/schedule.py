@@ -1,12 +1,11 @@
 """Learning-rate schedules as functions of the position in the training, measured in epochs.
 
+    rate = shape(position) · warm-up(trained),   warm-up = start + (1 − start) · min(1, trained / warmup)
+
 A position of 12.5 is the middle of the thirteenth epoch. Epochs do not depend on the number of processes or on the
 accumulation, so neither does the rate; and a schedule that is a function of position has nothing to restore, except
-`plateau`, whose few numbers are JSON. Under a time budget the loop passes ``progress · epochs`` as position, which
-squeezes the same curve into the minutes given.
-
-    rate = base · (start + (1 − start) · position / warmup)   while position < warmup
-    rate = shape(position − warmup)                           after it
+`plateau`, whose few numbers are JSON. Under a time budget the loop passes ``share of the time · epochs`` as position,
+which squeezes the same curve into the minutes given, while the warm-up goes on counting the epochs really trained.
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ class Schedule:
         name: key of `SHAPES`.
         base_lr: peak rate.
         epochs: length of the training.
-        warmup: epochs of linear warm-up from `warmup_start` · base; the shape starts after it.
-        per_epoch: hold the rate within an epoch (as released); warm-up always moves at every step.
+        warmup: epochs of linear warm-up from `warmup_start`; it multiplies the shape.
+        per_epoch: hold the shape within an epoch (as released); warm-up moves at every step.
         state: numbers of `plateau`: best value, validations without gain, factor.
     """
 
@@ -49,18 +48,18 @@ class Schedule:
     warmup_start: float = 0.01
     state: dict[str, Any] = field(default_factory=lambda: {"best": None, "bad": 0, "factor": 1.0})
 
-    def rate(self, position: float) -> float:
-        """Return the learning rate at `position` epochs (0 ≤ position ≤ epochs)."""
-        if position < self.warmup:
-            start = self.warmup_start
-            return self.base_lr * (start + (1 - start) * position / self.warmup)
-        if self.per_epoch:
-            position = max(math.floor(position + 1e-9), self.warmup)
-        return SHAPES[self.name](self, position - self.warmup)
+    def rate(self, position: float, trained: float | None = None) -> float:
+        """Return the learning rate at `position` epochs (0 ≤ position ≤ epochs); `trained` defaults to it."""
+        trained = position if trained is None else trained
+        warm = 1.0
+        if trained < self.warmup:
+            warm = self.warmup_start + (1 - self.warmup_start) * trained / self.warmup
+        # 1e-9: a position of 2.9999999999 is the start of epoch 3, reached by adding fractions
+        return warm * SHAPES[self.name](self, math.floor(position + 1e-9) if self.per_epoch else position)
 
-    def apply(self, optimizer: Optimizer, position: float) -> float:
+    def apply(self, optimizer: Optimizer, position: float, trained: float | None = None) -> float:
         """Set the rate of every parameter group and return it."""
-        rate = self.rate(position)
+        rate = self.rate(position, trained)
         for group in optimizer.param_groups:
             group["lr"] = rate
         return rate
@@ -87,14 +86,13 @@ class Schedule:
         self.state = dict(state)
 
 
-def _cosine(schedule: Schedule, peak: float, fraction: float) -> float:
-    low = min(schedule.eta_min, peak)
+def _cosine(s: Schedule, peak: float, fraction: float) -> float:
+    low = min(s.eta_min, peak)
     return low + (peak - low) * (1 + math.cos(math.pi * min(max(fraction, 0.0), 1.0))) / 2
 
 
 def _cos_anneal(s: Schedule, position: float) -> float:
-    length = s.epochs - s.warmup
-    return _cosine(s, s.base_lr, position / length if length > 0 else 1.0)
+    return _cosine(s, s.base_lr, position / s.epochs)
 
 
 def _period(s: Schedule, position: float) -> tuple[int, float]:
@@ -115,8 +113,7 @@ def _cos_anneal_restart_reduce(s: Schedule, position: float) -> float:
 
 
 def _multi_step(s: Schedule, position: float) -> float:
-    # milestones count from the start of the training, warm-up included
-    return s.base_lr * s.gamma ** sum(position + s.warmup >= m for m in s.milestones)
+    return s.base_lr * s.gamma ** sum(position >= m for m in s.milestones)
 
 
 SHAPES: dict[str, Callable[[Schedule, float], float]] = {
@@ -136,6 +133,6 @@ def build_schedule(name: str, *, base_lr: float, epochs: float, **args: Any) -> 
     schedule = Schedule(name, base_lr, epochs, **args)
     if schedule.T0 <= 0:
         raise UserError(f"schedule.T0: expected more than 0 epochs, given {schedule.T0:g}")
-    if schedule.warmup >= epochs > 0 and schedule.warmup > 0:
+    if schedule.warmup > 0 and schedule.warmup >= epochs:
         raise UserError(f"schedule.warmup: expected less than the {epochs:g} epochs, given {schedule.warmup:g}")
     return schedule

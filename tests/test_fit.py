@@ -1,0 +1,248 @@
+"""The loop: exact resume, accumulation, clipping, bad numbers, signals, full disks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+from tiny_training import BANDS, L1, KeyedData, TinyNet, make_job
+
+from engine.checkpoint import Checkpoints, read_checkpoint, read_weights
+from engine.fit import Trainer, fit
+from engine.nan_guard import load_batch
+from engine.sampler import epoch_order
+from engine.signals import StopRequest
+from utils.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+STEPS_PER_EPOCH = 3  # 11 samples, batch 2: 5 batches, accumulated by 2: steps of 2, 2 and 1 batches
+
+
+def train(folder, *flags, stop_after=None, resume=False, **parts):
+    """Run `fit`; with `stop_after`, ask to stop as SIGTERM would after that many steps of this session."""
+    job = make_job(folder, *flags, resume=resume, **parts)
+    with StopRequest() as stop:
+        trainer = Trainer(job, Accelerator(cpu=True), stop)
+        if stop_after is not None:
+            original, taken = trainer.step, []
+
+            def step(group):
+                taken.append(1)
+                if len(taken) == stop_after:
+                    stop.name = "SIGTERM"
+                original(group)
+
+            trainer.step = step
+        try:
+            return trainer.run()
+        finally:
+            trainer.log.close()
+
+
+def final_state(folder):
+    """Everything the last checkpoint holds, without what depends on the clock."""
+    tensors, state = read_checkpoint(Checkpoints(folder / "log/p/run/checkpoints").latest())
+    state["counters"].pop("seconds")
+    state["config"].pop("log")
+    return tensors, {k: state[k] for k in ("counters", "schedule", "optimizer", "ema_updates", "generators", "step")}
+
+
+def assert_same(one, two):
+    for part, tensors in one[0].items():
+        assert tensors.keys() == two[0][part].keys()
+        for name, tensor in tensors.items():
+            assert torch.equal(tensor, two[0][part][name]), f"{part} {name}"
+    assert one[1] == two[1]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    outcome = train(folder)
+    return folder, outcome, final_state(folder)
+
+
+@pytest.mark.parametrize("split", range(1, 3 * STEPS_PER_EPOCH))
+def test_a_stopped_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path, undisturbed, split):
+    # every split point: after one batch pair, in mid-epoch, at the end of an epoch before its validation
+    assert train(tmp_path, stop_after=split).reason == "SIGTERM"
+    assert train(tmp_path, resume=True).reason == "finished"
+    assert_same(final_state(tmp_path), undisturbed[2])
+    best, last = (load_file(tmp_path / f"log/p/run/weights/{n}.safetensors") for n in ("best", "last"))
+    for name, expected in (("best", best), ("last", last)):
+        theirs = load_file(undisturbed[0] / f"log/p/run/weights/{name}.safetensors")
+        assert all(torch.equal(theirs[k], v) for k, v in expected.items())
+
+
+def test_resume_is_exact_with_workers_and_agrees_with_none(tmp_path, undisturbed):
+    assert train(tmp_path, "--num_worker", "2", stop_after=4).reason == "SIGTERM"
+    train(tmp_path, "--num_worker", "2", resume=True)
+    assert_same(final_state(tmp_path), undisturbed[2])
+
+
+@pytest.mark.parametrize("flags", [["--schedule", "plateau", "--optimizer", "sgd"], ["--optimizer", "lion"]])
+def test_resume_is_exact_for_other_optimizers_and_schedules(tmp_path, flags):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    train(tmp_path / "a", *flags)
+    train(tmp_path / "b", *flags, stop_after=5)
+    train(tmp_path / "b", *flags, resume=True)
+    assert_same(final_state(tmp_path / "b"), final_state(tmp_path / "a"))
+
+
+def test_resume_goes_on_at_the_epoch_where_it_was_not_at_the_first(tmp_path, undisturbed):
+    train(tmp_path, stop_after=STEPS_PER_EPOCH + 1)
+    _, state = final_state(tmp_path)
+    assert (state["counters"]["epoch"], state["counters"]["batch"], state["step"]) == (1, 2, 4)
+    outcome = train(tmp_path, resume=True)
+    assert outcome.counters.step == undisturbed[1].counters.step == 9
+
+
+def test_a_finished_run_that_is_resumed_stays_as_it_is(tmp_path, undisturbed):
+    train(tmp_path)
+    train(tmp_path, resume=True)
+    assert_same(final_state(tmp_path), undisturbed[2])
+
+
+def test_one_optimizer_step_per_accumulation_equals_one_large_batch(tmp_path):
+    """Against plain torch: the mean over all samples of a step, one clipped SGD step per accumulation."""
+    flags = ["--optimizer", "sgd", "--schedule", "constant", "-e", "1", "--clip_norm", "0.05", "--set"]
+    flags += ["train.ema_decay=null", "--weight_decay", "0"]
+    model = TinyNet(drop=0.0, norm=False)
+    start = {k: v.clone() for k, v in model.state_dict().items()}
+    data = KeyedData(11)
+    train(tmp_path, *flags, model=model, train=data)
+
+    reference = TinyNet(drop=0.0, norm=False)
+    reference.load_state_dict(start)
+    optimizer = torch.optim.SGD(reference.parameters(), lr=0.01, momentum=0.9)
+    order = epoch_order(11, seed=5, epoch=0)
+    for indices in (order[:4], order[4:8], order[8:10]):
+        samples = [data[(0, i)] for i in indices]
+        batch = {k: torch.stack([s[k] for s in samples]) for k in samples[0]}
+        optimizer.zero_grad()
+        L1()(reference(batch["ms"], batch["lms"], batch["pan"]), batch["gt"])["total"].backward()
+        torch.nn.utils.clip_grad_norm_(reference.parameters(), 0.05)
+        optimizer.step()
+    for name, value in reference.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], value, rtol=1e-5, atol=1e-7)
+
+
+def test_clipping_sees_the_whole_gradient_once_per_step(tmp_path, monkeypatch):
+    norms = []
+    original = Accelerator.clip_grad_norm_
+
+    def clip(self, parameters, max_norm, norm_type=2):
+        norms.append((self.sync_gradients, max_norm))
+        return original(self, parameters, max_norm, norm_type)
+
+    monkeypatch.setattr(Accelerator, "clip_grad_norm_", clip)
+    train(tmp_path, "-e", "1")
+    assert norms == [(True, 1.0)] * STEPS_PER_EPOCH
+
+
+def test_validation_and_saved_weights_are_the_averaged_ones(tmp_path, undisturbed):
+    folder = undisturbed[0] / "log/p/run"
+    tensors, _ = undisturbed[2]
+    state, meta = read_weights(folder / "weights/last.safetensors")
+    assert all(torch.equal(state[k], tensors["ema"][k]) for k in state)
+    assert not torch.equal(state["first.weight"], tensors["model"]["first.weight"])
+    assert meta["model"] == {"name": "TinyNet", "args": {}}
+    model = TinyNet()
+    model.load_state_dict(state)
+    model.eval()
+    valid = KeyedData(3, seed=9)
+    errors = []
+    for i in range(3):
+        s = {k: v[None] for k, v in valid[(0, i)].items()}
+        with torch.no_grad():
+            errors.append((model(s["ms"], s["lms"], s["pan"]) - s["gt"]).square().mean().double())
+    assert undisturbed[1].metrics["error"] == pytest.approx(float(sum(errors) / 3), rel=1e-6)
+
+
+def test_time_budget_ends_the_run_with_a_validation_and_weights(tmp_path):
+    outcome = train(tmp_path, "-e", "100000", "--max_minutes", "0.02", "--set", "schedule.per_epoch=false")
+    assert outcome.reason == "finished" and "error" in outcome.metrics
+    assert outcome.counters.epoch < 100000
+    assert (tmp_path / "log/p/run/weights/best.safetensors").is_file()
+
+
+@pytest.mark.parametrize("where", ["data", "module"])
+def test_stop_policy_names_the_first_offender_and_keeps_the_batch(tmp_path, where):
+    if where == "data":
+        parts, expected = {"train": KeyedData(11, nan_at=3)}, 'batch["gt"]'
+    else:
+
+        class Exploding(torch.nn.Module):
+            def forward(self, x):
+                return x / 0.0
+
+        model = TinyNet()
+        model.drop = Exploding()
+        parts, expected = {"model": model}, 'module "drop" (Exploding)'
+    with pytest.raises(UserError) as error:
+        train(tmp_path, **parts)
+    assert expected.split("(")[0] in str(error.value) or "ms" in str(error.value)
+    saved = next((tmp_path / "log/p/run/nan").glob("*.safetensors"))
+    batch, state, meta = load_batch(saved)
+    assert batch["gt"].shape[1] == BANDS and "first.weight" in state and meta["culprit"] in str(error.value)
+    if where == "data":
+        assert not batch["gt"].isfinite().all()
+
+
+def test_skip_policy_leaves_the_step_out_and_counts_it(tmp_path):
+    model = TinyNet(norm=False)
+    outcome = train(tmp_path, "--nan_policy", "skip", train=KeyedData(11, nan_at=3), model=model)
+    appearances = sum(3 in epoch_order(11, seed=5, epoch=e)[:10] for e in range(3))
+    assert outcome.counters.skipped == appearances > 0
+    assert all(p.isfinite().all() for p in model.parameters())
+    assert "step left out" in (tmp_path / "log/p/run/train.log").read_text()
+
+
+def test_full_disk_keeps_the_last_good_checkpoint_and_says_so(tmp_path, monkeypatch):
+    original, calls = Checkpoints.save, []
+
+    def save(self, step, *rest):
+        calls.append(step)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        return original(self, step, *rest)
+
+    monkeypatch.setattr(Checkpoints, "save", save)
+    assert train(tmp_path).reason == "finished"
+    log = (tmp_path / "log/p/run/train.log").read_text()
+    assert "No space left on device" in log and "last good checkpoint" in log
+
+
+def test_batch_larger_than_the_set_and_unknown_best_metric_are_one_line(tmp_path):
+    with pytest.raises(UserError, match="smaller -b"):
+        train(tmp_path, "-b", "12")
+    with pytest.raises(UserError, match="best_metric"):
+        train(tmp_path, "--best_metric", "ergas")
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_a_real_signal_saves_and_exits_0_with_the_command_to_resume(tmp_path, name):
+    command = [sys.executable, str(ROOT / "tests/tiny_training.py"), str(tmp_path), "-e", "100000"]
+    run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": "."})
+    for line in run.stdout:
+        if "validation" in line:
+            run.send_signal(getattr(signal, name))
+            break
+    output = run.stdout.read()
+    assert run.wait(timeout=60) == 0
+    assert f"stopped by {name}" in output and "--resume_path" in output
+    assert Checkpoints(tmp_path / "log/p/run/checkpoints").latest() is not None
+
+
+def test_fit_restores_signal_handlers(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    fit(make_job(tmp_path, "-e", "1"), Accelerator(cpu=True))
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -12,7 +12,7 @@ restore = onCleanup(@() warning(quiet)); %#ok<NASGU>
 try
     data = load(file, names{:});
 catch problem
-    error('lemamba:notMat', 'expected a .mat file (v5 or v7.3), %s cannot be read: %s', file, ...
+    error('lemamba:notMat', 'expected a .mat file (v5 or v7.3), %s cannot be read (%s); write it again', file, ...
         strrep(problem.message, sprintf('\n'), ' ')); %#ok<SPRINTFN>
 end
 if ~isstruct(data) || ~all(isfield(data, names))
@@ -22,7 +22,7 @@ if ~isstruct(data) || ~all(isfield(data, names))
 end
 for k = 1:numel(names)
     if ~(isnumeric(data.(names{k})) || islogical(data.(names{k})))
-        error('lemamba:notNumeric', 'expected numbers in %s of %s, found a %s', names{k}, file, ...
+        error('lemamba:notNumeric', 'expected numbers in %s of %s, found a %s; save an array', names{k}, file, ...
             class(data.(names{k})));
     end
 end

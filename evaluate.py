@@ -1,0 +1,298 @@
+"""Measure fused images in `.mat` files: a table per sample, mean ± std, as text, JSON, CSV, LaTeX or an HTML page.
+
+The Python twin of `analysis_ref_batched_images` and `analysis_unref_batched_images` (and of their unbatched forms for a
+folder of `output_mulExm_<i>.mat`). Where the file holds `gt` the images are measured at reduced resolution, otherwise
+(or with ``--full``) at full resolution from `ms`, `lms`, `pan`.
+Legend: B images, C bands, H W size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from utils.errors import UserError, run_cli
+from utils.sensors import get_sensor
+
+if TYPE_CHECKING:
+    import numpy as np
+
+IMAGES = ("sr", "gt", "ms", "lms", "pan")
+NEEDED = {"reduced": ("sr", "gt"), "full": ("sr", "ms", "lms", "pan")}
+PICTURED_SAMPLES = 20
+
+
+@dataclass
+class Result:
+    """What was measured: name -> value per sample, name -> (mean, std), and what the reader should know."""
+
+    protocol: str
+    samples: dict[str, list[float]]
+    summary: dict[str, tuple[float, float]]
+    notes: list[str] = field(default_factory=list)
+    pictures: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.samples.values())))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    p = argparse.ArgumentParser(description="Measure fused images in .mat files, as the MATLAB package does.")
+    p.add_argument("path", type=Path, help="a .mat with sr (B,C,H,W), or a folder of output_mulExm_<i>.mat (H,W,C)")
+    p.add_argument("--ratio", type=int, default=4, help="resolution ratio (default 4)")
+    p.add_argument("--const", type=float, help="peak value of the data, e.g. 2047; default: that of --sensor")
+    p.add_argument("--sensor", help="WV3, WV2, QB, IKONOS, GF2, …, none: gains of the filters at full resolution")
+    p.add_argument("--full", "--full_res", action="store_true", help="full resolution even where the file holds gt")
+    p.add_argument("--published", action="store_true", help="keep the defects of the published scripts")
+    p.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    pictures = {"html": ": one page with pictures"}
+    for kind in ("json", "csv", "latex", "html"):
+        p.add_argument(
+            f"--{kind}", type=Path, metavar="FILE", help=f"also write the result as {kind}{pictures.get(kind, '')}"
+        )
+    return p
+
+
+def open_samples(path: Path) -> tuple[int, Iterator[dict[str, np.ndarray]]]:
+    """Count the samples of a file or folder and give an iterator over their images, each (C, H, W)."""
+    if path.is_dir():
+        files = _numbered_files(path)
+        return len(files), ({k: _channels_first(v, k, f) for k, v in _read(f).items()} for f in files)
+    arrays = _read(path)
+    if "sr" in arrays and arrays["sr"].ndim in (2, 3):  # no batch axis: one image as in a folder
+        return 1, iter([{k: _channels_first(v, k, path) for k, v in arrays.items()}])
+    shapes = {k: v.shape for k, v in arrays.items()}
+    if any(len(s) != 4 for s in shapes.values()) or len({s[0] for s in shapes.values()}) > 1:
+        given = ", ".join(f"{k} {s}" for k, s in shapes.items())
+        raise UserError(f'expected arrays (B,C,H,W) with one B in "{path}", got {given}; write the file anew')
+    count = len(next(iter(arrays.values()), ()))
+    return count, ({k: v[i] for k, v in arrays.items()} for i in range(count))
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    from utils.mat import read_mat
+
+    arrays = {k: v for k, v in read_mat(path).items() if k in IMAGES}
+    if not arrays:
+        raise UserError(f'expected variables {", ".join(IMAGES)} in "{path}", found none of them; name another file')
+    return arrays
+
+
+def _numbered_files(folder: Path) -> list[Path]:
+    found = sorted((int(m[1]), f) for f in folder.iterdir() if (m := re.fullmatch(r"output_mulExm_(\d+)\.mat", f.name)))
+    if not found:
+        raise UserError(
+            f'expected files output_mulExm_<i>.mat in "{folder}", found none; name a .mat or another folder'
+        )
+    return [f for _, f in found]
+
+
+def _channels_first(image: np.ndarray, name: str, path: Path) -> np.ndarray:
+    """(H, W, C) or (H, W) -> (C, H, W)."""
+    if image.ndim not in (2, 3):
+        raise UserError(f'expected {name} as (H,W,C) in "{path}", got {image.shape}; one image per file')
+    return image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
+
+
+def choose_protocol(sample: dict[str, np.ndarray], options: argparse.Namespace) -> str:
+    """Tell which protocol applies; raise where the file or the command line lacks something for it."""
+    protocol = "full" if options.full or "gt" not in sample else "reduced"
+    missing = [k for k in NEEDED[protocol] if k not in sample]
+    if missing:
+        present = ", ".join(k for k in IMAGES if k in sample) or "none of them"
+        needs = ", ".join(NEEDED[protocol])
+        raise UserError(f"{protocol} resolution needs {needs}; missing: {', '.join(missing)}; the file has {present}")
+    if protocol == "full" and options.sensor is None:
+        raise UserError(
+            "full resolution needs the sensor's filter gains: add --sensor WV3 (or another; none = generic)"
+        )
+    if protocol == "reduced" and options.const is None and options.sensor is None:
+        raise UserError("reduced resolution needs the peak value of the data: add --const 2047 (or --sensor WV3)")
+    return protocol
+
+
+def measure(options: argparse.Namespace) -> Result:
+    """Measure every sample of the path."""
+    from metrics import Meter
+    from utils.pictures import quick_look
+    from utils.progress import track
+
+    meter, pictures, protocol, sample = Meter(), {}, None, {}
+    count, samples = open_samples(options.path)
+    for i, sample in enumerate(track(samples, "measure", total=count), start=1):
+        protocol = protocol or choose_protocol(sample, options)
+        absent = [k for k in NEEDED[protocol] if k not in sample]
+        if absent:
+            raise UserError(f"sample {i} lacks {', '.join(absent)}, which earlier ones have; make the files alike")
+        try:
+            meter.update(_values(sample, protocol, options))
+        except UserError as error:
+            raise UserError(f"sample {i}: {error}") from error
+        if options.html and i <= PICTURED_SAMPLES:
+            rgb = get_sensor(options.sensor or "none").rgb_for(len(sample["sr"]))
+            pictures[f"sample {i}"] = quick_look({k: sample[k] for k in IMAGES if k in sample and k != "ms"}, rgb)
+    if protocol is None:
+        raise UserError(f'expected at least one image in "{options.path}", found none; check the file')
+    values = {name: column.tolist() for name, column in meter.per_sample().items()}
+    return Result(protocol, values, meter.compute(), _notes(protocol, sample, options), pictures)
+
+
+def _values(sample: dict[str, np.ndarray], protocol: str, options: argparse.Namespace) -> dict:
+    import torch
+
+    from metrics import full_resolution, reduced_resolution
+
+    images = {k: torch.from_numpy(sample[k].astype("float64"))[None].to(options.device) for k in NEEDED[protocol]}
+    if protocol == "reduced":
+        const = options.const if options.const is not None else get_sensor(options.sensor).divisor
+        return reduced_resolution(**images, ratio=options.ratio, const=const, published=options.published)
+    fixed = {"ratio": options.ratio, "sensor": options.sensor, "const": options.const}
+    return full_resolution(**images, **fixed, published=options.published)
+
+
+def _notes(protocol: str, sample: dict[str, np.ndarray], options: argparse.Namespace) -> list[str]:
+    """What the reader must know to compare these numbers with others."""
+    notes = []
+    const = options.const
+    if const is None and protocol == "reduced":
+        const = get_sensor(options.sensor).divisor
+    in_unit_range = const <= 1 if const is not None else sample["lms"].max() <= 1
+    index = "qn" if protocol == "reduced" else "d_lambda"
+    if in_unit_range and options.published:
+        notes.append(f"{index}: published behaviour, data in [0, 1] are rounded to 0 and 1.")
+    elif in_unit_range:
+        notes.append(f"{index}: data in [0, 1] are multiplied by 65535 before the rounding; --published does not.")
+    if protocol == "full":
+        sensor = get_sensor(options.sensor)
+        if options.published and sensor.name in ("QB", "GF2"):
+            notes.append(f"d_lambda: published behaviour, {sensor.name} is measured with the IKONOS gains.")
+        elif sensor.note.startswith("no published gains"):
+            notes.append(f"{sensor.name}: {sensor.note}.")
+        notes.append("d_lambda is D_lambda_K, hqnr the script's qnr_index.")
+    return notes
+
+
+def show(result: Result, options: argparse.Namespace) -> None:
+    """Print the table; digits as the MATLAB scripts print them."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{options.path.name} · {result.protocol} resolution", box=SIMPLE_HEAD)
+    table.add_column("sample", justify="right", no_wrap=True)
+    for name in result.samples:
+        table.add_column(name, justify="right", no_wrap=True)
+    for i in range(len(result)):
+        table.add_row(str(i + 1), *(f"{v[i]:.6f}" for v in result.samples.values()))
+    table.add_section()
+    for label, k in (("mean", 0), ("± std", 1)):
+        table.add_row(label, *(f"{v[k]:.6f}" for v in result.summary.values()), style="bold" if k == 0 else None)
+    console = Console()
+    if not console.is_terminal:  # a pipe has no width: never cut a number
+        console = Console(width=200)
+    console.print(table)
+    for note in result.notes:
+        console.print(note, markup=False, highlight=False)
+
+
+def _finite_or_text(value: float) -> float | str:
+    return value if math.isfinite(value) else str(value)  # JSON knows neither inf nor nan
+
+
+def as_json(result: Result, options: argparse.Namespace) -> str:
+    """Write everything with full precision; inf and nan are texts."""
+    keys = ("ratio", "const", "sensor", "published")
+    content = {"file": options.path.name, "protocol": result.protocol} | {k: getattr(options, k) for k in keys}
+    content["samples"] = [
+        {"sample": i + 1} | {n: _finite_or_text(v[i]) for n, v in result.samples.items()} for i in range(len(result))
+    ]
+    content["summary"] = {
+        n: {"mean": _finite_or_text(m), "std": _finite_or_text(s)} for n, (m, s) in result.summary.items()
+    }
+    return json.dumps(content | {"notes": result.notes}, indent=1) + "\n"
+
+
+def as_csv(result: Result) -> str:
+    """Write a line per sample, then mean and std, with full precision."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["sample", *result.samples])
+    writer.writerows([i + 1, *(repr(v[i]) for v in result.samples.values())] for i in range(len(result)))
+    for k, label in enumerate(("mean", "std")):
+        writer.writerow([label, *(repr(v[k]) for v in result.summary.values())])
+    return text.getvalue()
+
+
+def as_html(result: Result, options: argparse.Namespace) -> str:
+    """Write one page with the table and the pictures of the first samples."""
+    from utils.report import html_report
+    from utils.tables import DIRECTION, TITLE
+
+    arrow = {1: " ↑", -1: " ↓"}
+    facts = {"protocol": f"{result.protocol} resolution", "ratio": str(options.ratio)}
+    facts |= {k: str(v) for k in ("const", "sensor") if (v := getattr(options, k)) is not None}
+    notes = list(result.notes)
+    if len(result) > PICTURED_SAMPLES:
+        notes.append(f"Pictures: the first {PICTURED_SAMPLES} of {len(result)} samples.")
+    return html_report(
+        options.path.name,
+        facts,
+        notes,
+        [TITLE.get(n, n) + arrow.get(DIRECTION.get(n, 0), "") for n in result.samples],
+        {str(i + 1): [f"{v[i]:.6f}" for v in result.samples.values()] for i in range(len(result))},
+        {label: [f"{v[k]:.6f}" for v in result.summary.values()] for k, label in enumerate(("mean", "std"))},
+        result.pictures,
+    )
+
+
+def write_files(result: Result, options: argparse.Namespace) -> None:
+    """Write the formats that were asked for, each under a temporary name first."""
+    from utils.mat import write_atomically
+    from utils.tables import to_latex
+
+    texts = {
+        "json": lambda: as_json(result, options),
+        "csv": lambda: as_csv(result),
+        "latex": lambda: to_latex({options.path.stem: result.summary}),
+        "html": lambda: as_html(result, options),
+    }
+    for kind, write in texts.items():
+        target = getattr(options, kind)
+        if target:
+            text = write()
+            write_atomically(target, lambda p, text=text: p.write_text(text, encoding="utf-8"))
+
+
+def _check_device(name: str) -> None:
+    import torch
+
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {name!r} cannot be used on this machine; use --device cpu") from error
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse, measure, show, write."""
+    options = build_parser().parse_args(argv)
+    if options.sensor is not None:
+        get_sensor(options.sensor)
+    if options.const is not None and not options.const > 0:
+        raise UserError(f"expected a positive --const, got {options.const}; it is the peak of the data, e.g. 2047")
+    _check_device(options.device)
+    result = measure(options)
+    show(result, options)
+    write_files(result, options)
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,111 @@
+"""One self-contained HTML page for one evaluated file: a table per sample, mean ± std, and pictures as embedded PNG.
+
+Pictures are (H, W, 3) uint8 or an error map (H, W) in [0, 1], as `utils.pictures.quick_look` gives them.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+LONGEST_SIDE = 512  # larger pictures are thinned, so that the page stays small enough to mail
+
+_STYLE = """
+:root { color-scheme: light dark; font: 15px/1.45 system-ui, sans-serif; }
+body { max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #8884; }
+tfoot td, tfoot th { font-weight: 600; border-top: 2px solid #8888; }
+.scroll { overflow-x: auto; }
+.row { display: flex; gap: .6rem; overflow-x: auto; margin: .3rem 0 1.2rem; }
+figure { margin: 0; } figcaption { text-align: center; opacity: .8; }
+img { height: 220px; image-rendering: pixelated; }
+.note { opacity: .8; }
+"""
+
+
+def png_bytes(picture: np.ndarray) -> bytes:
+    """Encode (H, W, 3) uint8 as PNG."""
+    H, W, _ = picture.shape
+    rows = np.concatenate([np.zeros((H, 1), np.uint8), picture.reshape(H, -1)], axis=1)  # 0 = no row filter
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", W, H, 8, 2, 0, 0, 0)  # 8 bits, RGB
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows.tobytes()))
+        + chunk(b"IEND", b"")
+    )
+
+
+def heat(error: np.ndarray) -> np.ndarray:
+    """Colour an error map (H, W) in [0, 1] black, red, yellow, white: (H, W, 3) uint8."""
+    ramps = [np.clip(3 * error - shift, 0, 1) for shift in (0, 1, 2)]
+    return np.round(255 * np.stack(ramps, axis=-1)).astype(np.uint8)
+
+
+def embedded(picture: np.ndarray) -> str:
+    """Return a picture as the address of an embedded PNG."""
+    step = -(-max(picture.shape[:2]) // LONGEST_SIDE)
+    picture = picture[::step, ::step]
+    picture = heat(picture) if picture.ndim == 2 else picture
+    return "data:image/png;base64," + base64.b64encode(png_bytes(np.ascontiguousarray(picture))).decode()
+
+
+def _figures(pictures: Mapping[str, np.ndarray]) -> str:
+    figures = (
+        f'<figure><img src="{embedded(p)}" alt="{html.escape(n)}"><figcaption>{html.escape(n)}</figcaption></figure>'
+        for n, p in pictures.items()
+    )
+    return f'<div class="row">{"".join(figures)}</div>'
+
+
+def html_report(
+    title: str,
+    facts: Mapping[str, str],
+    notes: Sequence[str],
+    columns: Sequence[str],
+    rows: Mapping[str, Sequence[str]],
+    summary: Mapping[str, Sequence[str]],
+    pictures: Mapping[str, Mapping[str, np.ndarray]],
+) -> str:
+    """Write the page.
+
+    Args:
+        title: heading.
+        facts: what was measured and how, name -> text.
+        notes: sentences under the facts.
+        columns: headings of the indices.
+        rows: sample -> cells, one per column.
+        summary: label ("mean", "std") -> cells.
+        pictures: sample -> title -> picture.
+
+    Returns:
+        HTML that needs no other file.
+    """
+
+    def line(name: str, cells: Sequence[str]) -> str:
+        return f"<tr><th>{html.escape(name)}</th>{''.join(f'<td>{html.escape(c)}</td>' for c in cells)}</tr>"
+
+    head = "".join(f"<th>{html.escape(c)}</th>" for c in ("sample", *columns))
+    parts = [
+        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body><h1>{html.escape(title)}</h1>",
+        f"<p>{' · '.join(f'{html.escape(k)}: {html.escape(v)}' for k, v in facts.items())}</p>",
+        *(f'<p class="note">{html.escape(n)}</p>' for n in notes),
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>',
+        f"<tbody>{''.join(line(n, c) for n, c in rows.items())}</tbody>",
+        f"<tfoot>{''.join(line(n, c) for n, c in summary.items())}</tfoot></table></div>",
+        *(f"<h2>{html.escape(name)}</h2>{_figures(shown)}" for name, shown in pictures.items()),
+        "</body></html>",
+    ]
+    return "\n".join(parts) + "\n"

@@ -146,14 +146,15 @@ def _common_ground(ms: Any, pan: Any, paths: tuple[Path, Path]) -> tuple[tuple, 
     """Return rasterio windows of both images that cover the same ground in whole MS pixels."""
     if ms.crs != pan.crs:
         raise UserError(f"{paths[0]} and {paths[1]} have different coordinate systems; reproject one")
-    ratio = round(ms.transform.a / pan.transform.a) if pan.transform.a else 0
-    if ratio < 2 or abs(ms.transform.a - ratio * pan.transform.a) > 1e-3 * abs(ms.transform.a):
-        raise UserError(
-            f"expected MS pixels a whole multiple of PAN pixels, given {ms.transform.a} and {pan.transform.a}; resample"
-        )
-    # Corner of the PAN image in MS pixels: where it is not on the MS grid to a quarter of a PAN pixel, refuse.
-    column, row = ~ms.transform @ (pan.transform.c, pan.transform.f)
-    if max(abs(column * ratio - round(column * ratio)), abs(row * ratio - round(row * ratio))) > 0.25:
+    (coarse, fine), origin = (ms.transform, pan.transform), (pan.transform.c, pan.transform.f)
+    if any((t.b, t.d) != (0, 0) or not (t.a and t.e) for t in (coarse, fine)):
+        raise UserError(f"{paths[0]} or {paths[1]} is rotated; resample both to a north-up grid")
+    ratio = round(coarse.a / fine.a)
+    if ratio < 2 or max(abs(coarse.a / fine.a - ratio), abs(coarse.e / fine.e - ratio)) > 1e-3:
+        raise UserError(f"expected MS pixels a whole multiple of PAN pixels, given {coarse.a} and {fine.a}; resample")
+    # Corner of the PAN image in MS pixels: off the grid by more than a quarter of a PAN pixel, refuse.
+    column, row = (origin[0] - coarse.c) / coarse.a, (origin[1] - coarse.f) / coarse.e
+    if max(abs(at * ratio - round(at * ratio)) for at in (column, row)) > 0.25:
         raise UserError(
             f"the grids of {paths[0]} and {paths[1]} are shifted by part of a pixel; resample PAN to MS's grid"
         )

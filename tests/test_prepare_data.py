@@ -1,0 +1,305 @@
+"""The command line of prepare_data.py: every route from a file to H5 data sets, and everything that is refused."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.io import savemat
+
+import prepare_data
+from datasets.build import build_dataset
+from datasets.scene import read_cube, read_geotiff_pair
+from utils.errors import UserError, run_cli
+from utils.mat import read_mat
+
+ROOT = Path(prepare_data.__file__).parent
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Run the command line in this process: (exit status, stdout, stderr)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["prepare_data.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            run_cli(prepare_data.main)
+        out, err = capsys.readouterr()
+        return stop.value.code, out, err
+
+    return run
+
+
+def scene(path, rows=192, columns=96, bands=4, ratio=4, **extra):
+    generator = np.random.default_rng(rows)
+    ms = generator.integers(100, 2000, (rows, columns, bands)).astype(np.uint16)
+    pan = generator.integers(100, 2000, (rows * ratio, columns * ratio)).astype(np.uint16)
+    savemat(path, {"I_MS": ms, "I_PAN": pan} | extra)
+    return path
+
+
+def test_help_is_instant_and_a_run_ends_well(tmp_path):
+    code = "import sys, prepare_data; prepare_data.parser(); assert not {'torch', 'numpy', 'h5py'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    scene(tmp_path / "s.mat")
+    command = [sys.executable, ROOT / "prepare_data.py", "simulate", tmp_path / "s.mat", "--out", tmp_path / "o"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: ") and "--sensor" in done.stderr and done.stderr.count("\n") == 1
+    done = subprocess.run([*command, "--sensor", "ikonos"], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == ""
+    assert [line.split(":")[0].split("/")[-1] for line in done.stdout.splitlines()] == [
+        "train_ikonos.h5",
+        "valid_ikonos.h5",
+        "test_ikonos_multiExm1.h5",
+        "test_ikonos_OrigScale_multiExm1.h5",
+    ]
+
+
+def test_scene_files_and_provenance(call, tmp_path):
+    source = scene(tmp_path / "s.mat", L=np.uint8(10), sensor="GF2")
+    status, _, _ = call("simulate", source, "--out", tmp_path / "o", "--stride", 32)
+    assert status == 0
+    ms = np.moveaxis(read_mat(source)["I_MS"], -1, 0)
+    with h5py.File(tmp_path / "o" / "train_gf2.h5") as file:
+        attributes = dict(file.attrs)
+        np.testing.assert_array_equal(file["gt"][0], ms[:, :64, :64])
+    boxes = json.loads(attributes["boxes"])[0]
+    assert attributes["sensor"] == "GF2" and attributes["divisor"] == 1023 and attributes["ratio"] == 4
+    assert attributes["offset"] == 2 and len(attributes["sha256"][0]) == 64 and attributes["source"][0] == "s.mat"
+    np.testing.assert_array_equal(attributes["gains"], [0.3] * 4)
+    with h5py.File(tmp_path / "o" / "test_gf2_multiExm1.h5") as file:
+        top, _, left, _ = boxes["test"]
+        np.testing.assert_array_equal(file["gt"][0], ms[:, top : top + 64, left : left + file["gt"].shape[3]])
+    full = build_dataset("gf2", "test_full", root=tmp_path / "o")
+    np.testing.assert_allclose(full[0]["ms"][0, 0, 0].item() * 1023, ms[0, boxes["test"][0], 0], rtol=1e-6)
+
+
+def test_test_ground_does_not_touch_training_ground(call, tmp_path):
+    """Whatever stands in the training rows, the test and validation files stay as they are."""
+    source = scene(tmp_path / "a.mat")
+    data = read_mat(source)
+    train_rows = 64
+    data["I_MS"][:train_rows] = 5
+    data["I_PAN"][: 4 * train_rows] = 7
+    savemat(tmp_path / "b.mat", data)
+    for name in ("a", "b"):
+        arguments = ["--sensor", "QB", "--stride", 64, "--out", tmp_path / name, "--name", "x"]
+        assert call("simulate", tmp_path / f"{name}.mat", *arguments)[0] == 0
+    for file in ("valid_x.h5", "test_x_multiExm1.h5", "test_x_OrigScale_multiExm1.h5"):
+        with h5py.File(tmp_path / "a" / file) as first, h5py.File(tmp_path / "b" / file) as second:
+            for key in first:
+                np.testing.assert_array_equal(first[key], second[key])
+
+
+def test_several_scenes_and_own_name(call, tmp_path):
+    paths = scene(tmp_path / "a.mat"), scene(tmp_path / "b.mat", rows=256)
+    call("simulate", *paths, "--sensor", "WV4", "--name", "Mine", "--stride", 64, "--out", tmp_path)
+    dataset = build_dataset("mine", "test", root=tmp_path)
+    assert dataset.sensor == "WV4" and len(dataset) == 2
+
+
+def test_test_only_uses_all_ground(call, tmp_path):
+    source = scene(tmp_path / "a.mat", rows=32, columns=32, bands=8)
+    assert call("simulate", source, "--sensor", "WV3", "--out", tmp_path, "--test_only")[0] == 0
+    assert sorted(p.name for p in tmp_path.glob("*.h5")) == [
+        "test_wv3_OrigScale_multiExm1.h5",
+        "test_wv3_multiExm1.h5",
+    ]
+
+
+def test_cube_with_a_response_table(call, tmp_path):
+    cube = np.random.default_rng(0).random((6, 96, 40))
+    savemat(tmp_path / "c.mat", {"Y": cube.transpose(0, 2, 1).reshape(6, -1) * 5000, "nRow": 96, "nCol": 40})
+    grid = np.linspace(400, 900, 6)
+    savemat(tmp_path / "r.mat", {"r": np.stack([grid, *np.eye(6)[[1, 3]]], 1)})
+    arguments = ["--wavelengths", "400:900", "--response", tmp_path / "r.mat", "--scale", 5000, "--name", "lab_x4"]
+    assert call("simulate", tmp_path / "c.mat", *arguments, "--guide_columns", "3,2", "--out", tmp_path)[0] == 0
+    dataset = build_dataset("lab_x4", "train", root=tmp_path)
+    assert (dataset.bands, dataset.guide_bands, dataset.ratio, dataset.divisor) == (6, 2, 4, 1)
+    np.testing.assert_allclose(dataset[0]["gt"].numpy(), cube[:, :32, :32], rtol=1e-5)
+    np.testing.assert_allclose(dataset[0]["pan"].numpy(), cube[[3, 1], :32, :32], rtol=1e-5)
+    assert build_dataset("lab_x4", "test", root=tmp_path).has_gt
+
+
+def test_cave_folder_at_ratio_8(call, tmp_path):
+    cube = np.random.default_rng(0).integers(0, 65536, (31, 96, 32)).astype(np.uint16)
+    (tmp_path / "toys").mkdir()
+    for band, image in enumerate(cube, 1):
+        Image.fromarray(image).save(tmp_path / "toys" / f"toys_ms_{band:02d}.png")
+    np.testing.assert_allclose(read_cube(tmp_path / "toys").values, cube / 65535.0)
+    assert call("simulate", tmp_path / "toys", "--sensor", "CAVE", "--ratio", 8, "--out", tmp_path)[0] == 0
+    dataset = build_dataset("cave_x8", "valid", root=tmp_path)
+    assert tuple(dataset[0]["ms"].shape) == (31, 4, 4) and dataset.guide_bands == 3
+
+
+def geotiff(path, image, left, top, pixel, crs="EPSG:32633", nodata=None):
+    rasterio = pytest.importorskip("rasterio")
+    from rasterio.transform import from_origin
+
+    profile = {"driver": "GTiff", "height": image.shape[1], "width": image.shape[2], "count": len(image)}
+    transform = from_origin(left, top, pixel, pixel)
+    with rasterio.open(path, "w", dtype=image.dtype, crs=crs, transform=transform, nodata=nodata, **profile) as file:
+        file.write(image)
+    return path
+
+
+def test_geotiff_pair_is_cut_to_common_ground(tmp_path):
+    truth = np.arange(400 * 300, dtype=np.float32).reshape(1, 400, 300)  # PAN pixels of 0.5 m from (1000, 5000)
+    ms = np.concatenate([truth[:, 2::4, 2::4]] * 4)
+    ms_path = geotiff(tmp_path / "ms.tif", ms, 1000, 5000, 2.0)
+    for y, x in ((0, 0), (40, 12), (37, 3)):  # PAN may start inside an MS pixel
+        pan = truth[:, y:, x:]
+        pair = read_geotiff_pair(ms_path, geotiff(tmp_path / "pan.tif", pan, 1000 + x / 2, 5000 - y / 2, 0.5))
+        assert pair.ratio == 4 and pair.ms.shape[1:] == tuple(n // 4 for n in pair.pan.shape[1:])
+        np.testing.assert_array_equal(pair.pan[0, 2::4, 2::4], pair.ms[0])
+    inner = geotiff(tmp_path / "ms2.tif", ms[:, 5:50, 7:60], 1014, 4990, 2.0)
+    pair = read_geotiff_pair(inner, geotiff(tmp_path / "pan.tif", truth, 1000, 5000, 0.5))
+    assert pair.ms.shape == (4, 45, 53)
+    np.testing.assert_array_equal(pair.pan[0, 2::4, 2::4], pair.ms[0])
+
+
+def test_geotiff_pairs_that_do_not_fit(tmp_path):
+    ms = geotiff(tmp_path / "ms.tif", np.ones((4, 20, 20), np.uint16), 1000, 5000, 2.0)
+    pan = np.ones((1, 80, 80), np.uint16)
+    for message, arguments in {
+        "share no ground": (pan, 9000, 5000, 0.5),
+        "shifted": (pan, 1000.25, 5000, 0.5),
+        "whole multiple": (pan, 1000, 5000, 0.7),
+        "coordinate systems": (pan, 1000, 5000, 0.5, "EPSG:32634"),
+        "no data": (pan * 0, 1000, 5000, 0.5, "EPSG:32633", 0),
+        "expected one band": (np.ones((3, 80, 80), np.uint16), 1000, 5000, 0.5),
+    }.items():
+        with pytest.raises(UserError, match=message):
+            read_geotiff_pair(ms, geotiff(tmp_path / "pan.tif", *arguments))
+    (tmp_path / "bad.tif").write_bytes(b"II*\0 nothing")
+    with pytest.raises(UserError, match="cannot read"):
+        read_geotiff_pair(ms, tmp_path / "bad.tif")
+
+
+def test_geotiff_route_writes(call, tmp_path):
+    generator = np.random.default_rng(0)
+    ms = geotiff(tmp_path / "m.tif", generator.integers(0, 2000, (8, 96, 40)).astype(np.uint16), 0, 0, 2.0)
+    pan = geotiff(tmp_path / "p.tif", generator.integers(0, 2000, (1, 384, 160)).astype(np.uint16), 0, 0, 0.5)
+    arguments = ["simulate", "--ms", ms, "--pan", pan, "--sensor", "WV3", "--name", "mine", "--out", tmp_path / "o"]
+    assert call(*arguments)[0] == 0
+    assert len(build_dataset("mine", "train", root=tmp_path / "o")) == 1
+
+
+def spoiled(path):
+    generator = np.random.default_rng(0)
+    ms = generator.random((192, 96, 4))
+    ms[3, 4, 1] = np.nan
+    savemat(path, {"I_MS": ms, "I_PAN": generator.random((768, 384))})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments", "message"),
+    [
+        (lambda p: p / "none.mat", [], "does not exist"),
+        (lambda p: scene(p / "s.mat"), ["--sensor", "WV3"], "expected 8 bands for sensor WV3, given 4"),
+        (lambda p: scene(p / "s.mat"), ["--sensor", "WV33"], 'unknown sensor "WV33"'),
+        (lambda p: scene(p / "s.mat"), ["--ratio", "8"], "the sizes of the scene say 4"),
+        (lambda p: scene(p / "s.mat", ratio=3), [], "power of two"),
+        (lambda p: scene(p / "s.mat", rows=40, columns=40), [], "at least 96x32"),
+        (lambda p: scene(p / "s.mat"), ["--stride", "6"], "multiple of the ratio"),
+        (lambda p: scene(p / "s.mat"), ["--name", "../x"], "letters, digits"),
+        (lambda p: scene(p / "s.mat"), ["--ms", "a.tif"], "--ms and --pan together"),
+        (lambda p: spoiled(p / "s.mat"), [], "MS has 1 NaN"),
+        (lambda p: (savemat(p / "s.mat", {"I_PAN": np.ones((8, 8))}), p / "s.mat")[1], [], 'no variable "I_MS"'),
+        (lambda p: (savemat(p / "s.mat", {"a": np.ones(3)}), p / "s.mat")[1], ["--sensor", "none"], "holds no cube"),
+        (
+            lambda p: (savemat(p / "s.mat", {"c": np.ones((96, 32, 5))}), p / "s.mat")[1],
+            ["--sensor", "none"],
+            "needs its wavelengths",
+        ),
+        (lambda p: (p / "empty").mkdir() or p / "empty", ["--sensor", "CAVE"], "one grey PNG"),
+    ],
+)
+def test_bad_scenes_are_one_line_and_leave_nothing(call, tmp_path, make, arguments, message):
+    source = make(tmp_path)
+    defaults = [] if "--sensor" in arguments else ["--sensor", "IKONOS"]
+    status, out, err = call("simulate", source, "--out", tmp_path / "o", *defaults, *arguments)
+    assert (status, out) == (2, "") and message in err and err.count("\n") == 1
+    assert not (tmp_path / "o").exists() or not list((tmp_path / "o").iterdir())
+
+
+def test_output_folder_not_writable(call, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    source = scene(tmp_path / "s.mat")
+    status, _, err = call("simulate", source, "--sensor", "QB", "--stride", 64, "--out", tmp_path / "file" / "o")
+    assert status == 2 and "cannot write" in err and err.count("\n") == 1
+
+
+def test_inspect_tells_what_is_there_and_what_is_wrong(call, tmp_path):
+    source = scene(tmp_path / "s.mat")
+    call("simulate", source, "--sensor", "QB", "--stride", 64, "--out", tmp_path)
+    good = tmp_path / "valid_qb.h5"
+    status, out, _ = call("inspect", good, source)
+    assert status == 0 and out.count("nothing wrong found") == 2
+    for part in ("gt: (1, 4, 64, 64) float32", "ratio 4", "axes NCHW", "QB (says the file)", "a scene (MS and PAN)"):
+        assert part in out
+
+    def change(edit):
+        copy = tmp_path / "copy.h5"
+        copy.write_bytes(good.read_bytes())
+        with h5py.File(copy, "a") as file:
+            edit(file)
+        return call("inspect", copy)
+
+    def nan(file):
+        file["pan"][0, 0, 1, 1] = np.nan
+
+    def divided(file):
+        for key in ("gt", "ms", "lms", "pan"):
+            file[key][...] = file[key][...] / 2047
+
+    def swapped(file):
+        file["lms"][...] = file["lms"][()][:, ::-1, ::-1]
+
+    def keyless(file):
+        del file["lms"]
+
+    for edit, message in ((nan, "NaN"), (divided, "already divided"), (swapped, "enlarged"), (keyless, "no key")):
+        status, out, _ = change(edit)
+        assert status == 1 and "WRONG" in out and message in out
+    (tmp_path / "cut.h5").write_bytes(good.read_bytes()[:3000])
+    status, out, _ = call("inspect", tmp_path / "cut.h5", tmp_path / "none.h5")
+    assert status == 2 and "truncated" in out and "does not exist" in out
+
+
+def test_inspect_guesses_layout_sensor_and_guide_order(call, tmp_path):
+    generator = np.random.default_rng(0)
+    gt = np.cumsum(generator.random((2, 31, 16, 16)), 1) / 31
+    lms = gt.reshape(2, 31, 4, 4, 4, 4).mean((3, 5)).repeat(4, 2).repeat(4, 3)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["GT"], file["HSI_up"] = gt.transpose(0, 2, 3, 1), lms.transpose(0, 2, 3, 1)
+        file["LRHSI"] = lms[:, :, ::4, ::4].transpose(0, 2, 3, 1)
+        file["RGB"] = gt[:, [5, 15, 25]].transpose(0, 2, 3, 1)
+    _, out, _ = call("inspect", tmp_path / "a.h5")
+    for part in ("axes NHWC", "CAVE", "guide order: BGR"):
+        assert part in out
+
+
+def test_synthetic_command(call, tmp_path):
+    status, out, _ = call("synthetic", "--out", tmp_path, "--size", 128, "--seed", 1, "--sensor", "QB", "--name", "toy")
+    assert status == 0 and out.count("samples") == 4
+    assert build_dataset("toy", "train", root=tmp_path).bands == 4
+
+
+def test_real_scene(call, shared, tmp_path):
+    """The acceptance scene: its boxes, and its test ground is untouched by training."""
+    source = shared("data/ikonos_scene.mat")
+    assert call("simulate", source, "--sensor", "IKONOS", "--out", tmp_path, "--stride", 64)[0] == 0
+    truth = np.moveaxis(read_mat(source, ["I_MS"])["I_MS"], -1, 0).astype(np.float32)
+    with h5py.File(tmp_path / "test_ikonos_multiExm1.h5") as file:
+        tiles = np.concatenate(list(file["gt"][:]), axis=2)
+        np.testing.assert_array_equal(tiles, truth[:, 256:320])
+        assert json.loads(file.attrs["boxes"])[0]["valid"] == [192, 256, 0, 320]
+    with h5py.File(tmp_path / "train_ikonos.h5") as file:
+        np.testing.assert_array_equal(file["gt"][-1], truth[:, 128:192, 256:320])

@@ -1,0 +1,106 @@
+"""Synthetic scenes: reproducible, of different ground per split, and with the properties of satellite images."""
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from datasets import spectra, synthetic
+from datasets.build import build_dataset
+from operators import imresize
+from utils.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("demo")
+    synthetic.write_dataset(path, size=128, seed=4)
+    return path
+
+
+@pytest.fixture(scope="module")
+def scene():
+    return synthetic.observe(1, (128, 96))
+
+
+def test_the_same_seed_gives_the_same_scene(scene):
+    for image, again in zip(scene, synthetic.observe(1, (128, 96)), strict=True):
+        np.testing.assert_array_equal(image, again)
+    assert np.corrcoef(scene[0].ravel(), synthetic.observe(2, (128, 96))[0].ravel())[0, 1] < 0.9
+
+
+def test_whole_digital_numbers_within_the_sensors_range(scene):
+    ms, pan = scene
+    assert ms.shape == (8, 128, 96) and pan.shape == (1, 512, 384)
+    for image in scene:
+        assert image.min() >= 0 and 500 < image.max() <= 2047
+        np.testing.assert_array_equal(image, np.round(image))
+
+
+def test_there_are_plants_water_and_shadows(scene):
+    ms = scene[0]
+    index = (ms[6] - ms[4]) / (ms[6] + ms[4])
+    assert (index > 0.5).mean() > 0.2, "vegetation: bright in the near infrared, dark in red"
+    assert (index < 0).mean() > 0.01, "water: dark in the near infrared"
+    assert np.percentile(scene[1], 2) < 0.5 * np.median(scene[1])
+
+
+def test_pan_sees_the_same_ground_as_ms(scene):
+    ms, pan = scene
+    small = imresize(torch.from_numpy(pan)[None].double(), 0.25, "bicubic")[0, 0].numpy()
+    visible = ms[1:6].mean(0)
+    assert np.corrcoef(small.ravel(), visible.ravel())[0, 1] > 0.95
+    shifted = np.corrcoef(small[:, 1:].ravel(), visible[:, :-1].ravel())[0, 1]
+    assert shifted < np.corrcoef(small.ravel(), visible.ravel())[0, 1] - 0.05
+
+
+def test_pan_has_detail_that_ms_lacks(scene):
+    """Most of what the fused image needs is there: a linear fit of PAN's detail beats plain interpolation."""
+    gt_detail, pan_detail = [], []
+    sample = synthetic.wald(*scene, synthetic.get_sensor("WV3").gains(8), 4)
+    lms_of_pan = imresize(imresize(torch.from_numpy(sample["pan"])[None], 0.25, "bicubic"), 4, "bicubic")[0].numpy()
+    for band in range(5):
+        gt_detail.append((sample["gt"] - sample["lms"])[band, 16:-16, 16:-16].ravel())
+        pan_detail.append((sample["pan"] - lms_of_pan)[0, 16:-16, 16:-16].ravel())
+    assert min(np.corrcoef(a, b)[0, 1] for a, b in zip(gt_detail, pan_detail, strict=True)) > 0.7
+
+
+def test_the_four_files_and_their_provenance(folder):
+    sizes = {}
+    for split in ("train", "valid", "test", "test_full"):
+        dataset = build_dataset("demo", split, root=folder)
+        sizes[split] = {role: tuple(value.shape[1:]) for role, value in dataset[0].items()}
+        assert (dataset.bands, dataset.ratio, dataset.sensor, dataset.divisor) == (8, 4, "WV3", 2047)
+        assert dataset.has_gt == (split != "test_full")
+        with h5py.File(dataset.path) as file:
+            assert file.attrs["source"] == "synthetic" and list(file.attrs["seed"])[0] == 4
+    assert sizes["train"]["gt"] == (64, 64) and sizes["train"]["ms"] == (16, 16)
+    for split in ("test", "test_full"):
+        assert all(n % 32 == 0 for n in sizes[split]["lms"])
+
+
+def test_train_and_test_show_different_ground(folder):
+    train = build_dataset("demo", "train", root=folder)
+    test = build_dataset("demo", "test", root=folder)
+    patch = test[0]["gt"][:, :64, :64].ravel()
+    for i in range(len(train)):
+        other = train[i]["gt"].ravel()
+        assert torch.corrcoef(torch.stack([patch, other]))[0, 1] < 0.98
+
+
+@pytest.mark.parametrize(("sensor", "bands"), [("IKONOS", 4), ("WV2", 8)])
+def test_other_sensors(sensor, bands):
+    ms, _ = synthetic.observe(0, (64, 64), sensor, bands)
+    assert ms.shape == (bands, 64, 64)
+
+
+def test_library_is_physical():
+    table = spectra.reflectance(np.arange(400.0, 1050, 10))
+    assert table.shape == (len(spectra.MATERIALS), 65) and table.min() > 0 and table.max() < 1
+
+
+@pytest.mark.parametrize("bad", [{"size": 100}, {"size": 64}, {"seed": -1}, {"sensor": "CAVE"}, {"sensor": "WV9"}])
+def test_bad_arguments_are_refused_before_writing(tmp_path, bad):
+    with pytest.raises(UserError):
+        synthetic.write_dataset(tmp_path, **bad)
+    assert list(tmp_path.iterdir()) == []

@@ -38,6 +38,6 @@ def test_csv_reads_back_exactly():
 
 def test_bold_and_escapes():
     markdown, latex = to_markdown(TABLE), to_latex(TABLE)
-    assert "| my_net | **33.12 ± 2.00** | **2.3000 ± 0.1000** | 743,464 |" in markdown
+    assert "| my_net | **33.12 ± 2.00** | **2.3000 ± 0.100** | 743,464 |" in markdown
     assert r"my\_net & \textbf{33.12$\pm$2.00}" in latex and r"PSNR$\uparrow$" in latex
     assert "| broken | – |" in markdown

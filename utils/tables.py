@@ -65,7 +65,8 @@ def format_value(column: str, value: Value, plus_minus: str = " ± ") -> str:
         return "–"
     if isinstance(value, tuple | list):
         digits = 2 if column == "psnr" else 4
-        return f"{value[0]:.{digits}f}{plus_minus}{value[1]:.{digits}f}"
+        std_digits = min(digits, 3)  # a deviation needs fewer, and seven indices then fit a terminal of 80 columns
+        return f"{value[0]:.{digits}f}{plus_minus}{value[1]:.{std_digits}f}"
     if column in ("parameters", "peak_mib"):
         return f"{value:,.0f}"
     return f"{value:.4g}"
@@ -140,9 +141,9 @@ def print_table(table: Table, title: str, columns: Sequence[str] | None = None) 
 
     columns = list(columns or columns_of(table))
     shown = RichTable(title=title)
-    shown.add_column("method")
+    shown.add_column("method", no_wrap=True)
     for c in columns:
-        shown.add_column(TITLE.get(c, c), justify="right")
-    for cells in _cells(table, columns, ("[bold]", "[/bold]"), " ± "):
+        shown.add_column(TITLE.get(c, c), justify="right", no_wrap=True)
+    for cells in _cells(table, columns, ("[bold]", "[/bold]"), "\n±"):
         shown.add_row(*cells)
     Console().print(shown)

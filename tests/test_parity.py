@@ -9,9 +9,20 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from benchmarks.parity_cases import FULL, REDUCED, Case, golden_cases, seeded_cases, shared_golden
+import evaluate
+from benchmarks.parity_cases import (
+    FULL,
+    REDUCED,
+    Case,
+    full_case,
+    golden_cases,
+    reduced_case,
+    seeded_cases,
+    shared_golden,
+)
 from benchmarks.parity_metrics import (
     INSTALL_OCTAVE,
     case_difference,
@@ -19,7 +30,9 @@ from benchmarks.parity_metrics import (
     find_octave,
     octave_values,
     python_values,
+    run_octave,
 )
+from utils.mat import write_mat
 
 TOLERANCE = 1e-9
 _SEEDED = seeded_cases()
@@ -95,3 +108,27 @@ def test_the_degenerate_cases_are_degenerate(seeded: tuple[Values, Values]) -> N
 
 def test_every_index_is_compared() -> None:
     assert {i for c in _SEEDED for i in c.indices} == {*REDUCED, *FULL}
+
+
+def test_evaluate_and_octave_print_the_same_digits(tmp_path: Path) -> None:
+    """The same file through the two commands a user types."""
+    if find_octave() is None:
+        pytest.skip(INSTALL_OCTAVE)
+    pair = [reduced_case("", seed, 4, 64, 64) for seed in (21, 22)]
+    full = [full_case("", seed, 4, 64, 64) for seed in (23, 24)]
+    for name, cases in (("ref", pair), ("unref", full)):
+        write_mat(tmp_path / f"{name}.mat", {k: np.concatenate([c.images[k] for c in cases]) for k in cases[0].images})
+    calls = "analysis_ref_batched_images('ref.mat', 4, 0, 2047); analysis_unref_batched_images('unref.mat', 4, 'QB');"
+    printed = [line.split(" - ")[1] for line in run_octave(calls, tmp_path).splitlines() if line.startswith("sample")]
+    reduced = _evaluated(tmp_path / "ref.mat", "--const", "2047")
+    unref = _evaluated(tmp_path / "unref.mat", "--sensor", "QB")
+    names = {"q_ave": "qave", "qnr_index": "hqnr"}
+    for samples, lines in ((reduced, printed[:2]), (unref, printed[2:])):
+        for k, line in enumerate(lines):
+            for pair_of_text in line.split(", "):
+                name, digits = pair_of_text.split(": ")
+                assert f"{samples[names.get(name, name)][k]:.6f}" == digits, name
+
+
+def _evaluated(file: Path, *flags: str) -> dict[str, list[float]]:
+    return evaluate.measure(evaluate.build_parser().parse_args([str(file), "--ratio", "4", *flags])).samples

@@ -64,11 +64,13 @@ def mirrored(x: Tensor) -> Tensor:
     return x
 
 
-def _rounded_blocks(gt: Tensor, sr: Tensor, factor: float | Tensor) -> Tensor:
-    """Blocks (N, 2K + 1, M) of gt, sr (both (C, h, W) of whole blocks) rounded to uint16, and a row of ones.
+def round_to_uint16_(x: Tensor) -> Tensor:
+    """Round in place, half away from zero, and clip to 0 … 65535; stays float64."""
+    return x.clamp_(0, _UINT16).add_(_BELOW_HALF).floor_()
 
-    Rounding is half away from zero, clipped to 0 ... 65535; bands up to the power of two K are 0.
-    """
+
+def _rounded_blocks(gt: Tensor, sr: Tensor, factor: float | Tensor) -> Tensor:
+    """Rounded blocks (N, 2K + 1, M) of gt and sr, both (C, h, W): K components each (missing bands 0), and ones."""
     C = len(gt)
     K = 1 << (C - 1).bit_length()
     tiles = [cut_blocks(image) for image in (gt, sr)]
@@ -77,7 +79,7 @@ def _rounded_blocks(gt: Tensor, sr: Tensor, factor: float | Tensor) -> Tensor:
     z[:, :, :C], z[:, :, K : K + C] = tiles
     if not (isinstance(factor, float) and factor == 1):
         z *= factor
-    z.clamp_(0, _UINT16).add_(_BELOW_HALF).floor_()
+    round_to_uint16_(z)
     z[:, :, -1] = 1
     return z.flatten(-2).flatten(0, 1)
 

@@ -2,6 +2,7 @@
 
 Per pixel acos(<x, y> / sqrt(<x, x> <y, y>)) over the bands, averaged over the pixels whose norm product is not zero.
 Unit degrees, range [0, 180], 0 is best. Scaling a pixel's spectrum changes nothing.
+Near 0 the arc cosine turns a rounding of 1e-16 into 1e-6 degrees: smaller differences mean nothing.
 Legend: B images, C bands, H W size.
 """
 
@@ -12,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from metrics.inputs import as_mask, blank, check_pair, mean_valid
+from metrics.inputs import as_mask, blank, check_pair, mean_valid, safe_sqrt
 
 
 def _dot(x: Tensor, y: Tensor) -> Tensor:
@@ -25,7 +26,7 @@ def _dot(x: Tensor, y: Tensor) -> Tensor:
 
 def sam_map(sr: Tensor, gt: Tensor) -> tuple[Tensor, Tensor]:
     """Angle per pixel in degrees and where it is defined, both (B, H, W); float64 in, float64 out."""
-    norm = (_dot(sr, sr) * _dot(gt, gt)).sqrt()
+    norm = safe_sqrt(_dot(sr, sr) * _dot(gt, gt))
     defined = norm != 0
     cosine = _dot(sr, gt) / torch.where(defined, norm, 1.0)
     # Rounding can carry the cosine past 1; there the angle is 0 (or 180) and its gradient is set to 0, not Inf.

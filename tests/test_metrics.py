@@ -1,0 +1,410 @@
+"""Indices against the published numbers, a second implementation and properties; what they do at the edge."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import scipy.io
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.autograd import gradcheck
+
+import metrics
+from benchmarks import plain_numpy_metrics as plain
+from metrics.q2n import product_signs, round_to_uint16_
+from utils.errors import UserError
+from utils.sensors import get_sensor
+
+PIXELWISE = ("sam", "ergas", "psnr")
+
+
+def scene(C: int, H: int, W: int, *, seed: int = 0, peak: float = 2047) -> Tensor:
+    """Smooth structure and noise in [0, peak], (1, C, H, W) float64."""
+    g = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(1, C, H // 8 + 2, W // 8 + 2, generator=g, dtype=torch.float64)
+    smooth = torch.nn.functional.interpolate(coarse, size=(H, W), mode="bilinear")
+    return (peak * (0.8 * smooth + 0.05 * torch.randn(1, C, H, W, generator=g, dtype=torch.float64) + 0.1)).clamp(
+        0, peak
+    )
+
+
+def fused(gt: Tensor, *, seed: int = 1, noise: float = 0.03) -> Tensor:
+    g = torch.Generator().manual_seed(seed)
+    return gt + noise * gt.amax() * torch.randn(gt.shape, generator=g, dtype=torch.float64)
+
+
+def reduced(sr: Tensor, gt: Tensor, const: float = 2047, **options) -> dict[str, Tensor]:
+    return metrics.reduced_resolution(sr, gt, ratio=4, const=const, **options)
+
+
+def full_scene(C: int, H: int, W: int, ratio: int, *, peak: float = 2047, seed: int = 0) -> dict[str, Tensor]:
+    lms = scene(C, H, W, seed=seed, peak=peak)
+    pan = fused(lms.mean(dim=1, keepdim=True), seed=seed + 1)
+    return {"sr": fused(lms, seed=seed + 2), "ms": lms[..., ::ratio, ::ratio], "lms": lms, "pan": pan}
+
+
+def same(a: float, b: float, tolerance: float) -> bool:
+    if math.isnan(a) or math.isnan(b) or math.isinf(a) or math.isinf(b):
+        return a == b or (math.isnan(a) and math.isnan(b))
+    return abs(a - b) <= tolerance * max(abs(a), abs(b), 1e-3)
+
+
+def assert_same(ours: dict[str, Tensor], theirs: dict[str, float], tolerance: float = 1e-10) -> None:
+    pairs = {k: (float(ours[k][0]), v) for k, v in theirs.items()}
+    if max(pairs.get("sam", (1, 1))) < 1e-5:  # degrees: the arc cosine of 1 - rounding
+        del pairs["sam"]
+    assert all(same(*pair, tolerance) for pair in pairs.values()), pairs
+
+
+# Published numbers and the second implementation
+
+
+def test_published_numbers(shared):
+    records = json.loads(shared("golden/metrics/golden.json").read_text())["samples"]
+    worst = 0.0
+    for record in (r for r in records if r["precision"] == "double"):
+        arrays = scipy.io.loadmat(shared("golden/metrics/" + record["file"]))
+        i = record["index_1based"] - 1
+        images = {k: torch.from_numpy(v[i : i + 1]) for k, v in arrays.items() if not k.startswith("__")}
+        if "gt" in images:
+            ours = metrics.reduced_resolution(**images, ratio=record["ratio"], const=record["const"])
+        else:
+            ours = metrics.full_resolution(**images, ratio=record["ratio"], sensor=record["sensor"])
+            ours["d_s_qnr"] = ours["d_s"]
+        assert set(record["values"]) == set(ours)
+        worst = max(worst, *(abs(float(ours[k]) / v - 1) for k, v in record["values"].items()))
+    assert worst < 1e-9
+
+
+def edge_cases() -> dict[str, tuple[Tensor, Tensor, float]]:
+    """Name -> sr, gt, const."""
+    cases = {}
+    for C, H, W in ((1, 32, 32), (3, 64, 96), (4, 50, 77), (8, 65, 33), (31, 40, 64)):
+        gt = scene(C, H, W, seed=C)
+        cases[f"{C} bands {H}x{W}"] = (fused(gt), gt, 2047.0)
+    gt = scene(4, 64, 64, peak=1.0)
+    cases["const 1"] = (fused(gt), gt, 1.0)
+    gt = scene(4, 96, 96)
+    sr = fused(gt)
+    black = gt.clone()
+    black[..., :40, :50] = 0
+    cases["black pixels"] = (sr, black, 2047.0)
+    flat_gt, flat_sr = gt.clone(), sr.clone()
+    flat_gt[..., 32:, 32:] = 700.3
+    flat_sr[..., 32:, 32:] = 650.7
+    cases["flat in both"] = (flat_sr, flat_gt, 2047.0)
+    cases["flat in gt"] = (sr, flat_gt, 2047.0)
+    half_black = flat_gt.clone()
+    half_black[:, 1] = 0
+    cases["a black band"] = (sr, half_black, 2047.0)
+    cases["flat and black in both"] = (torch.where(black == 0, 0.0, sr), black, 2047.0)
+    cases["negative"] = (sr - 800, gt - 500, 2047.0)
+    cases["over 65535"] = (sr * 60, gt * 60, 2047.0 * 60)
+    cases["equal"] = (gt, gt, 2047.0)
+    cases["halves to round"] = ((sr * 2).round() / 2, (gt * 2).round() / 2, 2047.0)
+    return cases
+
+
+CASES = edge_cases()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_reduced_resolution_equals_plain_numpy(name):
+    sr, gt, const = CASES[name]
+    assert_same(reduced(sr, gt, const), plain.reduced_resolution(sr[0].numpy(), gt[0].numpy(), 4, const))
+
+
+@pytest.mark.parametrize(
+    ("sensor", "C", "H", "W", "ratio", "peak"),
+    [
+        ("WV3", 8, 96, 64, 4, 2047),
+        ("none", 3, 64, 64, 2, 255),
+        ("IKONOS", 4, 64, 32, 8, 2047),
+        ("CAVE", 31, 32, 64, 4, 1),
+    ],
+)
+def test_full_resolution_equals_plain_numpy(sensor, C, H, W, ratio, peak):
+    images = full_scene(C, H, W, ratio, peak=peak)
+    if peak == 2047:  # a block that is flat in every image
+        for image in (images["sr"], images["lms"], images["pan"]):
+            image[..., 32:64, :32] = 17.1
+    ours = metrics.full_resolution(**images, ratio=ratio, sensor=sensor)
+    sr, lms, pan = (images[k][0].numpy() for k in ("sr", "lms", "pan"))
+    assert_same(ours, plain.full_resolution(sr, lms, pan[0], ratio, get_sensor(sensor).gains(C)))
+
+
+# Properties
+
+
+def test_equal_images_get_the_ideal_values():
+    gt = scene(4, 64, 64)
+    values = {k: float(v) for k, v in reduced(gt, gt).items()}
+    assert values["sam"] == 0 and values["ergas"] == 0 and values["psnr"] == math.inf
+    assert all(values[k] == pytest.approx(1, abs=1e-12) for k in ("scc", "qn", "qave", "ssim"))
+
+
+def test_every_index_gets_worse_with_noise():
+    gt = scene(4, 64, 64)
+    good, bad = (reduced(fused(gt, noise=n), gt) for n in (0.01, 0.1))
+    for name in metrics.REDUCED_NAMES:
+        sign = -1 if name in ("sam", "ergas") else 1
+        assert sign * float(good[name]) > sign * float(bad[name]), name
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10_000), factor=st.floats(0.05, 20), C=st.integers(1, 5))
+def test_invariances(seed, factor, C):
+    gt = scene(C, 40, 36, seed=seed) + 1
+    sr = fused(gt, seed=seed + 1)
+    per_pixel = factor * (1 + scene(1, 40, 36, seed=seed + 2, peak=1))
+    assert torch.allclose(metrics.sam(sr * per_pixel, gt), metrics.sam(sr, gt), rtol=1e-7, atol=1e-6)
+    assert torch.allclose(metrics.scc(sr * factor, gt), metrics.scc(sr, gt), rtol=1e-10)
+    assert torch.allclose(metrics.ergas(sr * factor, gt * factor, ratio=4), metrics.ergas(sr, gt, ratio=4))
+    assert torch.allclose(metrics.qave(sr * factor, gt * factor), metrics.qave(sr, gt), rtol=1e-8)
+    for index in (metrics.qave, metrics.sam, metrics.scc):
+        assert torch.allclose(index(sr, gt), index(gt, sr), rtol=1e-9)
+    order = torch.randperm(C)
+    for name in ("sam", "ergas", "psnr", "ssim", "qave"):
+        a, b = reduced(sr, gt)[name], reduced(sr[:, order], gt[:, order])[name]
+        assert torch.allclose(a, b, rtol=1e-9, atol=1e-7), name
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_ranges(seed):
+    images = full_scene(4, 64, 64, 4, seed=seed)
+    values = metrics.full_resolution(**images, ratio=4, sensor="QB")
+    assert 0 <= values["d_lambda"] <= 1 and 0 <= values["d_s"] <= 2 and 0 <= values["d_lambda_qnr"] <= 2
+    assert torch.equal(values["hqnr"], (1 - values["d_lambda"]) * (1 - values["d_s"]))
+    assert torch.equal(values["qnr"], (1 - values["d_lambda_qnr"]) * (1 - values["d_s"]))
+
+
+@pytest.mark.parametrize("K", [1, 2, 4, 8, 16, 128])
+def test_multiplication_table_equals_the_recursion(K):
+    x, y = np.random.default_rng(K).normal(size=(2, K))
+    signs = product_signs(K).numpy()
+    ours = np.zeros(K)
+    for i in range(K):
+        for j in range(K):
+            ours[i ^ j] += signs[i, j] * x[i] * y[j]
+    assert np.abs(ours - plain.product(x, y)).max() < 1e-12
+    if K <= 8:  # complex numbers, quaternions, octonions: |xy| = |x||y|
+        assert np.linalg.norm(ours) == pytest.approx(np.linalg.norm(x) * np.linalg.norm(y))
+
+
+def test_rounding_is_half_away_from_zero_and_clipped():
+    below = np.nextafter(0.5, 0)
+    x = torch.tensor(
+        [-3.5, -0.5, below, 0.5, 1.5, 2.5, np.nextafter(2.5, 0), 65534.5, 65535.4, 1e9], dtype=torch.float64
+    )
+    assert round_to_uint16_(x).tolist() == [0, 0, 0, 1, 2, 3, 2, 65535, 65535, 65535]
+
+
+def test_a_batch_gives_what_its_images_give():
+    gt = torch.cat([scene(3, 48, 40, seed=s) for s in range(3)])
+    sr = fused(gt)
+    whole = reduced(sr, gt)
+    images = full_scene(4, 64, 64, 4)
+    images = {k: torch.cat([v, v.flip(-1) / 4000, v.flip(-2)]) for k, v in images.items()}  # the second lies in [0, 1]
+    whole_full = metrics.full_resolution(**images, ratio=4, sensor="none")
+    for i in range(3):
+        assert_same(reduced(sr[i : i + 1], gt[i : i + 1]), {k: float(v[i]) for k, v in whole.items()}, 1e-14)
+        one = metrics.full_resolution(**{k: v[i : i + 1] for k, v in images.items()}, ratio=4, sensor="none")
+        assert_same(one, {k: float(v[i]) for k, v in whole_full.items()}, 1e-13)
+
+
+def test_input_types_do_not_matter_and_results_are_float64():
+    gt = scene(3, 40, 40).round()
+    sr = fused(gt).round().clamp(0, 2047)
+    expected = {k: float(v) for k, v in reduced(sr, gt).items()}
+    for dtype in (torch.float32, torch.int32):
+        ours = reduced(sr.to(dtype), gt.to(dtype))
+        assert all(v.dtype == torch.float64 and v.shape == (1,) for v in ours.values())
+        assert_same(ours, expected, 1e-14)
+
+
+# Masks
+
+
+def test_values_under_the_mask_do_not_matter():
+    gt = scene(4, 96, 96)
+    sr = fused(gt)
+    mask = torch.ones(1, 1, 96, 96, dtype=torch.bool)
+    mask[..., 70:, 60:] = False
+    clean = reduced(sr, gt, mask=mask)
+    dirty = reduced(torch.where(mask, sr, torch.nan), torch.where(mask, gt, 1e5), mask=mask)
+    assert all(torch.equal(clean[k], dirty[k]) and torch.isfinite(clean[k]).all() for k in clean)
+    assert all(float(clean[k]) != float(reduced(sr, gt)[k]) for k in clean)
+
+
+def test_a_full_mask_changes_nothing_and_an_empty_one_leaves_nothing():
+    gt = scene(3, 50, 45)
+    sr = fused(gt)
+    everything = torch.ones(1, 50, 45, dtype=torch.bool)
+    assert_same(reduced(sr, gt, mask=everything), {k: float(v) for k, v in reduced(sr, gt).items()}, 1e-12)
+    assert all(math.isnan(float(v)) for v in reduced(sr, gt, mask=~everything).values())
+
+
+def test_masked_rows_equal_a_crop():
+    """Rows 64… are nodata: whole blocks and windows of the upper part remain, and nothing else."""
+    images = full_scene(4, 96, 64, 4)
+    gt, sr = images["lms"], images["sr"]
+    mask = torch.zeros(1, 1, 96, 64, dtype=torch.bool)
+    mask[..., :64, :] = True
+    ours, crop = reduced(sr, gt, mask=mask), reduced(sr[..., :64, :], gt[..., :64, :])
+    names = (*PIXELWISE, "qn", "qave", "ssim")  # the border of scc is cut differently
+    assert_same(ours, {k: float(crop[k]) for k in names}, 1e-12)
+    full = metrics.full_resolution(**images, ratio=4, sensor="QB", mask=mask)
+    assert_same(full, {"d_lambda_qnr": float(metrics.d_lambda(sr[..., :64, :], gt[..., :64, :]))}, 1e-12)
+
+
+def test_a_mask_of_another_shape_is_refused():
+    gt = scene(3, 40, 40)
+    with pytest.raises(UserError, match="mask"):
+        reduced(gt, gt, mask=torch.ones(1, 3, 40, 40, dtype=torch.bool))
+
+
+# Gradients
+
+GRADIENTS = {
+    "sam": metrics.sam,
+    "ergas": lambda x, y: metrics.ergas(x, y, ratio=4),
+    "psnr": lambda x, y: metrics.psnr(x, y, const=1.0),
+    "ssim": lambda x, y: metrics.ssim(x, y, const=1.0),
+    "scc": metrics.scc,
+    "qave": metrics.qave,
+    "d_lambda": metrics.d_lambda,
+    "d_s": lambda x, y: metrics.d_s(x, y, y.mean(dim=1, keepdim=True) ** 2, ratio=4),
+}
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_gradients(name):
+    y = scene(2, 32, 64, peak=1.0)
+    x = fused(y).requires_grad_()
+    assert gradcheck(lambda x: GRADIENTS[name](x, y), (x,), fast_mode=True, eps=1e-7, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["sam", "ergas", "scc", "qave", "ssim", "d_s"])
+def test_gradients_are_finite_for_equal_and_flat_images(name):
+    y = scene(2, 64, 64, peak=1.0)
+    y[..., 20:, 20:] = 0
+    x = y.clone().requires_grad_()
+    GRADIENTS[name](x, y).sum().backward()
+    assert torch.isfinite(x.grad).all()
+
+
+def test_an_index_can_be_a_loss():
+    y = scene(2, 32, 32, peak=1.0)
+    x = fused(y, noise=0.1).requires_grad_()
+    before = metrics.sam(x, y)
+    (gradient,) = torch.autograd.grad(before.sum(), x)
+    after = metrics.sam(x.detach() - 1e-4 * gradient / gradient.abs().max(), y)
+    assert after < before
+
+
+# Published defects
+
+
+def test_data_in_unit_range_are_scaled_unless_published():
+    gt = scene(4, 64, 64, peak=1.0)
+    sr = fused(gt)
+    binary = [(x >= 0.5).double() for x in (sr, gt)]
+    published = metrics.q2n(sr, gt, const=1, published=True)
+    assert torch.equal(published, metrics.q2n(*binary, const=2))
+    assert torch.equal(metrics.q2n(sr, gt, const=1), metrics.q2n(sr * 65535, gt * 65535, const=65535))
+    images = full_scene(4, 64, 64, 4, peak=1.0)
+    values = {
+        "found": metrics.full_resolution(**images, ratio=4, sensor="none"),
+        "named": metrics.full_resolution(**images, ratio=4, sensor="none", const=1),
+        "denied": metrics.full_resolution(**images, ratio=4, sensor="none", const=2047),
+        "published": metrics.full_resolution(**images, ratio=4, sensor="none", published=True),
+    }
+    d = {k: float(v["d_lambda"]) for k, v in values.items()}
+    assert d["found"] == d["named"] and d["denied"] == d["published"] and d["published"] > d["found"]
+
+
+@pytest.mark.parametrize("sensor", ["QB", "gf2"])
+def test_published_gains_are_those_of_ikonos(sensor):
+    images = full_scene(4, 64, 64, 4)
+    alias = metrics.full_resolution(**images, ratio=4, sensor=sensor, published=True)
+    ikonos = metrics.full_resolution(**images, ratio=4, sensor="IKONOS")
+    own = metrics.full_resolution(**images, ratio=4, sensor=sensor)
+    assert torch.equal(alias["d_lambda"], ikonos["d_lambda"]) and not torch.equal(own["d_lambda"], ikonos["d_lambda"])
+
+
+def test_blocks_flat_in_both_are_nan_only_as_published():
+    images = full_scene(4, 64, 64, 4)
+    for k in ("sr", "lms", "pan"):
+        images[k][..., :32, :32] = 0.1  # 1024 times 0.1 does not sum to 102.4
+    ours = metrics.full_resolution(**images, ratio=4, sensor="QB")
+    published = metrics.full_resolution(**images, ratio=4, sensor="QB", published=True)
+    assert all(math.isfinite(float(v)) for v in ours.values())
+    assert math.isnan(float(published["d_s"])) and math.isnan(float(published["d_lambda_qnr"]))
+
+
+# Degenerate and wrong input
+
+
+def test_degenerate_images():
+    black = torch.zeros(1, 3, 40, 40)
+    values = reduced(black, black)
+    assert all(math.isnan(float(values[k])) for k in ("sam", "ergas", "scc"))
+    assert float(values["psnr"]) == math.inf and all(float(values[k]) == 1 for k in ("qn", "qave"))
+    assert float(metrics.ergas(black + 1, black, ratio=4)) == math.inf
+    half = black.clone()
+    half[..., :20] = 5
+    assert float(metrics.sam(half, half)) == 0
+
+
+def test_one_band_has_no_pairs():
+    images = full_scene(1, 32, 64, 4)
+    values = metrics.full_resolution(**images, ratio=4, sensor="none")
+    assert math.isnan(float(values["d_lambda_qnr"])) and math.isfinite(float(values["hqnr"]))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda g: (g[..., :31, :], g[..., :31, :]), "at least 32"),
+        (lambda g: (g, g[:, :2]), "one shape"),
+        (lambda g: (g[0], g[0]), r"\(B, C, H, W\)"),
+        (lambda g: (g * torch.nan, g), "NaN"),
+        (lambda g: (g, g / 0), "NaN or Inf"),
+    ],
+)
+def test_what_reduced_resolution_refuses(change, message):
+    sr, gt = change(scene(3, 40, 40))
+    with pytest.raises(UserError, match=message):
+        reduced(sr, gt)
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        (lambda i: {k: v[..., :50, :] if k != "ms" else v for k, v in i.items()}, {}, "multiples of 32"),
+        (lambda i: i, {"sensor": "WV3"}, "8 bands"),
+        (lambda i: i, {"sensor": "WV5"}, "unknown sensor"),
+        (lambda i: i, {"ratio": 3}, "power of two"),
+        (lambda i: i, {"ratio": 8, "published": True}, "published"),
+        (lambda i: i, {"ratio": 2}, "expected ms"),
+        (lambda i: i | {"pan": i["lms"]}, {}, "expected pan"),
+        (lambda i: i | {"ms": i["ms"] * torch.nan}, {}, "NaN"),
+        (lambda i: i | {"lms": i["lms"] * torch.nan}, {}, "NaN"),
+    ],
+)
+def test_what_full_resolution_refuses(change, options, message):
+    images = change(full_scene(4, 64, 64, 4))
+    with pytest.raises(UserError, match=message):
+        metrics.full_resolution(**images, **({"ratio": 4, "sensor": "QB"} | options))
+
+
+def test_const_and_ratio_must_be_positive():
+    gt = scene(1, 32, 32)
+    with pytest.raises(UserError, match="positive"):
+        reduced(gt, gt, const=0)

@@ -33,7 +33,7 @@ def cases() -> list[tuple[str, str, int, int]]:
     return found
 
 
-def sample(bands: int, guide: int, ratio: int, h: int = 8, w: int = 8, batch: int = 1, dtype=torch.float32):
+def sample(bands: int, guide: int, ratio: int, h: int = 4, w: int = 4, batch: int = 1, dtype=torch.float32):
     """Smooth positive images, so that classical methods meet no division by nearly nothing."""
     ms = torch.rand(batch, bands, h, w, dtype=dtype) * 0.5 + 0.25
     lms = torch.nn.functional.interpolate(ms, scale_factor=ratio, mode="bilinear")
@@ -54,8 +54,7 @@ def guide_of(name: str) -> int:
 @pytest.mark.parametrize(("name", "task", "bands", "ratio"), cases())
 def test_shape_type_and_finite(name, task, bands, ratio):
     model = small(name, bands, task, ratio)
-    side = 8 if ratio == 4 else 4
-    ms, lms, pan = sample(bands, GUIDE[task], ratio, side, side)
+    ms, lms, pan = sample(bands, GUIDE[task], ratio, 4, 16 // ratio)
     before = [t.clone() for t in (ms, lms, pan)]
     with torch.no_grad():
         sr = model(ms, lms, pan)
@@ -66,7 +65,7 @@ def test_shape_type_and_finite(name, task, bands, ratio):
 
 
 @pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize(("h", "w"), [(5, 9), (7, 5)])
+@pytest.mark.parametrize(("h", "w"), [(5, 7), (3, 5)])
 def test_odd_sizes(name, h, w):
     ratio = next(r for r in TESTED_RATIOS if r in model_entry(name).ratios)
     model = small(name, ratio=ratio)

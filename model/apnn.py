@@ -1,0 +1,48 @@
+"""A-PNN: PNN made residual, the "advanced" version that target-adaptive pansharpening starts from.
+
+Paper: G. Scarpa, S. Vitale, D. Cozzolino, "Target-adaptive CNN-based pansharpening", IEEE TGRS 56(9), 2018,
+section III (residual learning, L1 loss, no radiometric indices); fine-tuning on the target image is not part of it.
+Shapes: ms (B, C, h, w) is not used, lms and sr (B, C, H, W), pan (B, P, H, W).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from utils.registry import register_model
+
+_MARGIN = 8  # half of what 9x9, 5x5 and 5x5 take away together
+
+
+@register_model("A-PNN", ratios=(2, 4, 8, 16))
+class APNN(nn.Module):
+    """A-PNN. 79,880 parameters for 8 bands and 61,124 for 4 (P = 1).
+
+    Args:
+        img_channel: C, bands of ms and lms.
+        condition_channel: P, bands of pan; a guide of several bands is stacked likewise.
+        out_channel: bands of sr; equal to C, since lms is added.
+        ratio: H / h; the network works at the full size only and is the same for every ratio.
+        widths: feature maps after the first and the second convolution (48, 32 in the paper).
+    """
+
+    def __init__(
+        self,
+        img_channel: int,
+        condition_channel: int,
+        out_channel: int,
+        *,
+        ratio: int = 4,
+        widths: tuple[int, int] = (48, 32),
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(img_channel + condition_channel, widths[0], 9)
+        self.conv2 = nn.Conv2d(widths[0], widths[1], 5)
+        self.conv3 = nn.Conv2d(widths[1], out_channel, 5)
+
+    def forward(self, ms: Tensor, lms: Tensor, pan: Tensor) -> Tensor:
+        """Fuse: lms (B, C, H, W) and pan (B, P, H, W) in [0, 1] -> sr (B, C, H, W), not clipped; ms is not used."""
+        x = F.pad(torch.cat([lms, pan], dim=1), [_MARGIN] * 4, mode="replicate")
+        return lms + self.conv3(F.relu(self.conv2(F.relu(self.conv1(x)))))

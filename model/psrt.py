@@ -1,0 +1,126 @@
+"""PSRT: window attention in a pyramid of window sizes, with windows shuffled and put back between.
+
+Paper: S.-Q. Deng, L.-J. Deng, X. Wu, R. Ran, D. Hong, G. Vivone, "PSRT: Pyramid shuffle-and-reshuffle transformer for
+multispectral and hyperspectral image fusion", IEEE TGRS 61, 2023.
+Shapes: ms (B, C, h, w) is not used, lms and sr (B, C, H, W), pan (B, P, H, W); inside channels-last (B, H, W, c).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.layers.window import pad_to_multiple, window_merge, window_partition
+from utils.registry import register_model
+
+_SCALE = 4.0  # factor on the logits in the authors' code, where others have head_width ** -0.5
+
+
+def shuffle(x: Tensor, window: int) -> Tensor:
+    """Gather far apart pixels into one window: even and odd half-windows go to the two halves of each axis.
+
+    Args:
+        x: (B, H, W, c), sides are multiples of `window`.
+        window: even side; what moves are squares of half this side.
+    """
+    B, H, W, c = x.shape
+    d = window // 2
+    cells = x.view(B, H // window, 2, d, W // window, 2, d, c)
+    return cells.permute(0, 2, 1, 3, 5, 4, 6, 7).reshape(B, H, W, c)
+
+
+def reshuffle(x: Tensor, window: int) -> Tensor:
+    """Undo `shuffle`."""
+    B, H, W, c = x.shape
+    d = window // 2
+    cells = x.view(B, 2, H // window, d, 2, W // window, d, c)
+    return cells.permute(0, 2, 1, 3, 5, 4, 6, 7).reshape(B, H, W, c)
+
+
+class WindowBlock(nn.Module):
+    """Pre-norm attention within windows, then a pre-norm MLP, each with a residual."""
+
+    def __init__(self, width: int, heads: int, window: int, mlp_ratio: int = 4) -> None:
+        super().__init__()
+        self.heads, self.window = heads, window
+        self.norm1 = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.project = nn.Linear(width, width)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, mlp_ratio * width), nn.GELU(), nn.Linear(mlp_ratio * width, width))
+
+    def attend(self, x: Tensor) -> Tensor:
+        """Attention within the windows of x (B, H, W, c)."""
+        windows = window_partition(x, self.window)
+        tokens = windows.flatten(1, 2)
+        q, k, v = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(q, k, v, scale=_SCALE)
+        y = self.project(y.transpose(1, 2).flatten(2))
+        return window_merge(y.view(windows.shape), x.shape[1:3])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, c) to (B, H, W, c)."""
+        x = x + self.attend(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class ShuffleBlock(nn.Module):
+    """Attention in windows, in shuffled windows, and in the old windows again, with a residual over all three."""
+
+    def __init__(self, width: int, heads: int, window: int) -> None:
+        super().__init__()
+        self.window = window
+        self.first, self.second, self.third = (WindowBlock(width, heads, window) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, c) to (B, H, W, c)."""
+        y = shuffle(self.first(x), self.window)
+        y = reshuffle(self.second(y), self.window)
+        return x + self.third(y)
+
+
+@register_model("PSRT", ratios=(2, 4, 8, 16))
+class PSRT(nn.Module):
+    """PSRT. 247,455 parameters for 31 bands and RGB, as published (0.247 M).
+
+    Images whose sides are no multiples of the largest window are padded by reflection and cut back.
+
+    Args:
+        img_channel: C, bands of ms and lms.
+        condition_channel: P, bands of pan.
+        out_channel: bands of sr; equal to C, since lms is added.
+        ratio: H / h; the network works at the full size only and is the same for every ratio.
+        width: feature maps (32 in the paper).
+        heads: attention heads (8).
+        windows: window sides of one pyramid (8, 4, 2).
+        depth: pyramids (2).
+    """
+
+    def __init__(
+        self,
+        img_channel: int,
+        condition_channel: int,
+        out_channel: int,
+        *,
+        ratio: int = 4,
+        width: int = 32,
+        heads: int = 8,
+        windows: tuple[int, ...] = (8, 4, 2),
+        depth: int = 2,
+    ) -> None:
+        super().__init__()
+        self.multiple = max(windows)
+        self.head = nn.Conv2d(img_channel + condition_channel, width, 3, padding=1)
+        self.blocks = nn.Sequential(*(ShuffleBlock(width, heads, w) for _ in range(depth) for w in windows))
+        self.tail = nn.Conv2d(width, out_channel, 3, padding=1)
+        for layer in self.blocks.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=0.01)  # as published: attention starts almost uniform
+
+    def forward(self, ms: Tensor, lms: Tensor, pan: Tensor) -> Tensor:
+        """Fuse: lms (B, C, H, W) and pan (B, P, H, W) in [0, 1] -> sr (B, C, H, W), not clipped; ms is not used."""
+        H, W = lms.shape[-2:]
+        x = self.head(pad_to_multiple(torch.cat([lms, pan], dim=1), self.multiple))
+        x = self.blocks(x.permute(0, 2, 3, 1).contiguous()).permute(0, 3, 1, 2)
+        return lms + F.leaky_relu(self.tail(x), 0.2)[..., :H, :W]

@@ -1,0 +1,226 @@
+"""evaluate.py as a user meets it: table, written files, and one line with status 2 for what cannot be measured."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+import torch
+from scipy.io import savemat
+
+import evaluate
+import metrics
+from utils.errors import UserError
+
+ROOT = Path(evaluate.__file__).parent
+
+
+def images(B: int = 3, C: int = 4, H: int = 64, W: int = 96, ratio: int = 4) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    gt = np.clip(
+        rng.random((B, C, H // 8, W // 8)).repeat(8, 2).repeat(8, 3) * 1800 + rng.normal(0, 60, (B, C, H, W)), 0, 2047
+    )
+    sr, lms = (np.clip(gt + rng.normal(0, s, gt.shape), 0, 2047) for s in (30, 60))
+    arrays = {"sr": sr, "gt": gt, "lms": lms, "ms": gt[..., ::ratio, ::ratio], "pan": gt.mean(1, keepdims=True)}
+    return {k: v.astype(np.float32) for k, v in arrays.items()}
+
+
+@pytest.fixture
+def mat(tmp_path: Path) -> Path:
+    path = tmp_path / "data_PanNet_qb.mat"
+    savemat(path, images())
+    return path
+
+
+def run(*arguments: object) -> None:
+    evaluate.main([str(a) for a in arguments])
+
+
+def numbers(text: str, label: str) -> list[float]:
+    """The numbers in the line of a table that starts with `label`."""
+    line = next(line for line in text.splitlines() if re.match(rf"\s*{re.escape(label)}\s", line))
+    return [float(x) for x in line.replace(label, "", 1).split()]
+
+
+def expected(arrays: dict[str, np.ndarray], protocol: str, **options) -> dict[str, torch.Tensor]:
+    tensors = {k: torch.from_numpy(v) for k, v in arrays.items()}
+    if protocol == "reduced":
+        return metrics.reduced_resolution(tensors["sr"], tensors["gt"], ratio=4, const=2047)
+    del tensors["gt"]
+    return metrics.full_resolution(**tensors, ratio=4, **options)
+
+
+def test_the_table_shows_every_sample_and_the_summary(mat, capsys):
+    run(mat, "--const", 2047)
+    out = capsys.readouterr().out
+    values = expected(images(), "reduced")
+    assert out.splitlines()[2].split() == ["sample", *values]
+    for i in range(3):
+        assert numbers(out, str(i + 1)) == [pytest.approx(float(v[i]), abs=5.1e-7) for v in values.values()]
+    assert numbers(out, "mean") == [pytest.approx(float(v.mean()), abs=5.1e-7) for v in values.values()]
+    assert numbers(out, "± std") == [pytest.approx(float(v.std()), abs=5.1e-7) for v in values.values()]
+
+
+@pytest.mark.parametrize("flag", ["--full", "--full_res"])
+def test_full_resolution_can_be_forced_where_there_is_a_gt(mat, capsys, flag):
+    run(mat, flag, "--sensor", "qb")
+    values = expected(images(), "full", sensor="QB")
+    assert numbers(capsys.readouterr().out, "2") == [pytest.approx(float(v[1]), abs=5.1e-7) for v in values.values()]
+
+
+def test_without_gt_full_resolution_is_measured_and_published_is_passed_on(tmp_path, capsys):
+    arrays = images(B=1)
+    savemat(tmp_path / "x.mat", {k: v for k, v in arrays.items() if k != "gt"})
+    run(tmp_path / "x.mat", "--sensor", "QB", "--published")
+    out = capsys.readouterr().out
+    values = expected(arrays, "full", sensor="QB", published=True)
+    assert numbers(out, "1") == [pytest.approx(float(v[0]), abs=5.1e-7) for v in values.values()]
+    assert "IKONOS gains" in out
+
+
+def test_the_sensor_gives_the_peak(mat, capsys):
+    run(mat, "--sensor", "QB")
+    by_sensor = capsys.readouterr().out
+    run(mat, "--const", 2047)
+    assert by_sensor == capsys.readouterr().out
+
+
+def test_written_files_hold_the_same_numbers(mat, tmp_path, capsys):
+    files = {k: tmp_path / "out" / f"r.{k}" for k in ("json", "csv", "latex", "html")}
+    run(mat, "--const", 2047, *(x for k, p in files.items() for x in (f"--{k}", p)))
+    values = expected(images(), "reduced")
+    content = json.loads(files["json"].read_text())
+    assert [s["sam"] for s in content["samples"]] == values["sam"].tolist()
+    assert content["summary"]["qn"]["mean"] == pytest.approx(float(values["qn"].mean()), rel=1e-14)
+    assert (content["protocol"], content["const"], content["ratio"]) == ("reduced", 2047, 4)
+    rows = list(csv.DictReader(io.StringIO(files["csv"].read_text())))
+    assert [r["sample"] for r in rows] == ["1", "2", "3", "mean", "std"]
+    assert [float(r["ssim"]) for r in rows[:3]] == values["ssim"].tolist()
+    assert (
+        f"{float(values['ergas'].mean()):.4f}" in files["latex"].read_text()
+        and r"data\_PanNet\_qb" in files["latex"].read_text()
+    )
+    assert f"{float(values['psnr'][1]):.6f}" in files["html"].read_text()
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(p.name for p in files.values())
+
+
+def test_the_page_is_self_contained_and_its_pictures_are_pictures(mat, tmp_path, capsys):
+    run(mat, "--const", 2047, "--html", tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text()
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    pictures = re.findall(r'alt="(\w+)"', page)
+    assert pictures == ["lms", "pan", "sr", "gt", "error"] * 3
+    for encoded in re.findall(r"base64,([^\"]+)", page)[:5]:
+        picture = matplotlib.image.imread(io.BytesIO(base64.b64decode(encoded)), format="png")
+        assert picture.shape == (64, 96, 3) and picture.std() > 0.01
+
+
+def test_equal_images_are_written_as_text_that_json_knows(tmp_path, capsys):
+    arrays = images(B=2)
+    savemat(tmp_path / "x.mat", {"sr": arrays["gt"], "gt": arrays["gt"]})
+    run(tmp_path / "x.mat", "--const", 2047, "--json", tmp_path / "r.json")
+    content = json.loads((tmp_path / "r.json").read_text(), parse_constant=pytest.fail)
+    assert content["summary"]["psnr"] == {"mean": "inf", "std": "nan"}
+
+
+def test_a_folder_of_images_equals_the_batch(tmp_path, capsys):
+    arrays = images(B=11, C=3, H=32, W=40)
+    for i in range(11):  # 10 must come after 9, not after 1
+        savemat(tmp_path / f"output_mulExm_{i}.mat", {k: arrays[k][i].transpose(1, 2, 0) for k in ("sr", "gt")})
+    (tmp_path / "notes.txt").write_text("not an image")
+    run(tmp_path, "--const", 2047)
+    out = capsys.readouterr().out
+    values = expected(arrays, "reduced")
+    for i in range(11):
+        assert numbers(out, str(i + 1))[0] == pytest.approx(float(values["sam"][i]), abs=5.1e-7)
+
+
+def test_one_band_images_without_a_third_axis(tmp_path, capsys):
+    arrays = images(B=1, C=1, H=64, W=64)
+    savemat(tmp_path / "one.mat", {k: v[0, 0] for k, v in arrays.items() if k != "gt"})
+    run(tmp_path / "one.mat", "--sensor", "none")
+    assert numbers(capsys.readouterr().out, "1")[0] == pytest.approx(
+        float(expected(arrays, "full", sensor="none")["d_lambda"]), abs=5.1e-7
+    )
+
+
+def test_data_in_unit_range_and_generic_gains_are_told(tmp_path, capsys):
+    arrays = {k: v / 2047 for k, v in images(B=1).items()}
+    savemat(tmp_path / "x.mat", arrays)
+    run(tmp_path / "x.mat", "--const", 1)
+    assert "65535" in capsys.readouterr().out
+    run(tmp_path / "x.mat", "--full", "--sensor", "GF2")
+    out = capsys.readouterr().out
+    assert "65535" in out and "no published gains" in out
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "message"),
+    [
+        ({}, (), "--const"),
+        ({}, ("--full",), "--sensor"),
+        ({}, ("--full", "--sensor", "WV3"), "8 bands"),
+        ({}, ("--sensor", "WV9"), "unknown sensor"),
+        ({}, ("--const", "-1"), "positive"),
+        ({}, ("--const", "2047", "--ratio", "0"), "positive"),
+        ({}, ("--const", "2047", "--device", "toaster"), "device"),
+        ({"ms": None}, ("--full", "--sensor", "QB"), "missing: ms"),
+        ({"sr": None}, ("--const", "2047"), "missing: sr"),
+        ({"gt": images(B=2)["gt"]}, ("--const", "2047"), "one B"),
+        ({"gt": images(C=3)["gt"]}, ("--const", "2047"), "sample 1: expected images of one shape"),
+        ({"sr": images()["sr"] * np.nan}, ("--const", "2047"), "NaN"),
+    ],
+)
+def test_what_cannot_be_measured(tmp_path, change, arguments, message):
+    arrays = {k: v for k, v in (images() | change).items() if v is not None}
+    savemat(tmp_path / "x.mat", arrays)
+    with pytest.raises(UserError, match=re.escape(message)):
+        run(tmp_path / "x.mat", *arguments, "--json", tmp_path / "r.json")
+    assert not (tmp_path / "r.json").exists()
+
+
+def test_sizes_no_multiple_of_32_bind_full_resolution_only(tmp_path, capsys):
+    savemat(tmp_path / "x.mat", images(B=1, H=48, W=40))
+    run(tmp_path / "x.mat", "--const", 2047)
+    with pytest.raises(UserError, match="multiples of 32"):
+        run(tmp_path / "x.mat", "--full", "--sensor", "QB")
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty folder", "other variables", "not a mat"])
+def test_paths_that_hold_no_images(tmp_path, kind):
+    path = tmp_path / "x.mat"
+    if kind == "empty folder":
+        path.mkdir()
+    elif kind == "other variables":
+        savemat(path, {"a": 1.0})
+    elif kind == "not a mat":
+        path.write_bytes(b"hello")
+    with pytest.raises(UserError, match=re.escape(str(path))):
+        run(path, "--const", 2047)
+
+
+def test_help_does_not_import_torch():
+    code = "import sys, evaluate; evaluate.build_parser().format_help(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_user_errors_are_one_line_and_status_2(mat):
+    command = [sys.executable, "evaluate.py", str(mat), "--full", "--sensor", "WV3"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: ")
+
+
+def test_every_option_has_a_help_text():
+    actions = evaluate.build_parser()._actions
+    assert all(a.help for a in actions if not isinstance(a, argparse._HelpAction))

@@ -132,23 +132,23 @@ def make_job(folder: Path, *flags: str, resume: bool = False, train=None, valid=
     )
 
 
-def main() -> None:
+def run_to_end(folder: str, *flags: str) -> None:
+    """Train in `folder`, from its newest checkpoint where there is one; `done` is written at the end."""
     from accelerate import Accelerator
 
     from engine.fit import fit
     from metrics import Meter
 
     torch.set_num_threads(1)
-    folder, flags = Path(sys.argv[1]), sys.argv[2:]
+    root = Path(folder)
     try:
-        job = make_job(folder, *flags, resume=True, meter=Meter)
+        job = make_job(root, *flags, resume=True, meter=Meter)
     except UserError:  # no checkpoint yet: from the start
-        job = make_job(folder, *flags, meter=Meter)
+        job = make_job(root, *flags, meter=Meter)
     outcome = fit(job, Accelerator(cpu=True))
     if outcome.reason == "finished":
-        (folder / "done").touch()
+        (root / "done").touch()
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-    main()
+    run_to_end(*sys.argv[1:])

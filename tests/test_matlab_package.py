@@ -324,3 +324,12 @@ def test_sources_keep_to_the_common_language(source: Path) -> None:
 def test_every_index_has_its_file() -> None:
     ours = {s.stem for s in (PACKAGE / "Quality_Indices").glob("*.m")}
     assert ours >= {"sam", "ergas", "scc", "q2n", "qave", "psnr", "ssim", "d_lambda_k", "d_s", "d_lambda"}
+
+
+def test_the_worked_example_prints_what_the_readme_shows() -> None:
+    if find_octave() is None:
+        pytest.skip(INSTALL_OCTAVE)
+    readme = (PACKAGE / "README.md").read_text()
+    example = re.search(r"tests run this -->\n```matlab\n(.*?)```", readme, re.DOTALL)[1]
+    shown = re.search(r"tests compare this -->\n```\n(.*?)```", readme, re.DOTALL)[1]
+    assert run_octave(example, PACKAGE.parent).removesuffix("finished\n") == shown

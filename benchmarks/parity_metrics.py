@@ -48,7 +48,8 @@ def run_octave(script: str, folder: Path, timeout: float = 500) -> str:
     program = find_octave()
     if program is None:
         raise UserError(INSTALL_OCTAVE)
-    code = f"addpath('{PACKAGE}');\n{script}\nfprintf('finished\\n');\n"
+    package = str(PACKAGE).replace("'", "''")
+    code = f"addpath('{package}');\n{script}\nfprintf('finished\\n');\n"
     # Read as one script, so that it may define functions; `1;` says that it is not a function file.
     with tempfile.TemporaryDirectory() as place:
         file = Path(place) / "driver.m"

@@ -33,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
     synthetic.add_argument("--seed", type=int, default=0)
     synthetic.add_argument("--sensor", default="WV3", help="a sensor of 4 or 8 bands (default WV3)")
     synthetic.add_argument("--ratio", type=int, default=4)
+    synthetic.add_argument("--picture", type=Path, help="also write a PNG of the test ground here")
     inspect = commands.add_parser("inspect", help="keys, shapes, range, layout, sensor guess, and what is wrong")
     inspect.add_argument("files", nargs="+", type=Path, metavar="FILE", help="H5, .mat or GeoTIFF")
     return top
@@ -153,8 +154,8 @@ def _columns(text: str | None) -> list[int] | None:
 def _synthetic(args: argparse.Namespace) -> dict[str, int]:
     from datasets.synthetic import write_dataset
 
-    name = _checked_name(args.name)
-    return write_dataset(args.out, name, size=args.size, seed=args.seed, sensor=args.sensor, ratio=args.ratio)
+    options = {"size": args.size, "seed": args.seed, "sensor": args.sensor, "ratio": args.ratio}
+    return write_dataset(args.out, _checked_name(args.name), picture=args.picture, **options)
 
 
 def _inspect(args: argparse.Namespace) -> int:

@@ -1,6 +1,6 @@
-"""Draws the ground of a synthetic scene: parcels with crop rows, roads with cars, a river, houses, trees, shadows.
+"""Plans the landscape of a synthetic scene: parcels with crop rows, roads with cars, a river, villages, woods.
 
-Nothing here knows a sensor: the result is, per pixel, two materials and how they mix, a brightness and a shadow.
+The plan is drawn in turned and slightly bent coordinates, parcel by parcel, onto a `Ground`.
 Legend: H W size in panchromatic pixels (about half a metre); angles in radians; all randomness from one generator.
 """
 
@@ -9,14 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import zoom
 
-from datasets.spectra import MATERIALS
+from datasets.ground import INDEX, Ground, block, house, is_dry, shadow, smooth_noise, to_image, tree
 
-_INDEX = {name: i for i, name in enumerate(MATERIALS)}
 _BEND = 24  # pixels that the plan's bends may move an edge
-_SUN = np.array([0.78, 0.63])  # direction of shadows (down, right), unit length
-_ROOFS = ("tile roof", "tile roof", "tile roof", "grey roof", "grey roof", "bright roof", "blue roof")
 _FIELDS = (
     ("crop", "dark soil", 0.25),
     ("crop", "grass", 0.5),
@@ -28,33 +24,6 @@ _FIELDS = (
 
 
 @dataclass
-class Ground:
-    """What lies at each pixel, all (H, W).
-
-    Attributes:
-        first: index of the main material in `MATERIALS`.
-        second: index of the one mixed with it.
-        mix: share of the second, 0..1.
-        light: brightness factor around 1 (texture, slopes of roofs).
-        shade: 1 in full shadow, 0 in the sun.
-    """
-
-    first: np.ndarray
-    second: np.ndarray
-    mix: np.ndarray
-    light: np.ndarray
-    shade: np.ndarray
-
-    def paint(self, where: tuple, first: str, second: str | None = None, mix: float = 0.0) -> None:
-        """Cover the pixels `where` (an index of the arrays); texture and shadow of what was there are gone."""
-        self.first[where] = _INDEX[first]
-        self.second[where] = _INDEX[second or first]
-        self.mix[where] = mix
-        self.light[where] = 1.0
-        self.shade[where] = 0.0
-
-
-@dataclass
 class Parcel:
     """A rectangle of the plan, in the plan's own turned coordinates."""
 
@@ -62,15 +31,6 @@ class Parcel:
     left: float
     bottom: float
     right: float
-
-
-def smooth_noise(generator: np.random.Generator, shape: tuple[int, int], scale: float) -> np.ndarray:
-    """Return noise of unit variance whose features are about `scale` pixels wide, (H, W)."""
-    coarse = tuple(int(np.ceil(n / scale)) + 4 for n in shape)
-    grown = zoom(generator.standard_normal(coarse), scale, order=3 if scale > 2 else 1)
-    top, left = ((g - n) // 2 for g, n in zip(grown.shape, shape, strict=True))
-    noise = grown[top : top + shape[0], left : left + shape[1]]
-    return noise / noise.std()
 
 
 def draw_ground(generator: np.random.Generator, shape: tuple[int, int]) -> Ground:
@@ -130,16 +90,10 @@ def _divide(generator: np.random.Generator, parcel: Parcel, depth: int) -> tuple
     return parcels, roads
 
 
-def _to_image(angle: float, points: np.ndarray) -> np.ndarray:
-    """Turn plan coordinates (…, 2) back into rows and columns."""
-    c, s = np.cos(angle), np.sin(angle)
-    return points @ np.array([[c, -s], [s, c]])
-
-
 def _window(plan: tuple, parcel: Parcel, angle: float, shape: tuple[int, int]) -> tuple[slice, slice, np.ndarray]:
     """Return the slices of the image that enclose a parcel and, within them, the mask of its pixels."""
     corners = np.array([[y, x] for y in (parcel.top, parcel.bottom) for x in (parcel.left, parcel.right)])
-    corners = _to_image(angle, corners)
+    corners = to_image(angle, corners)
     low = np.clip(np.floor(corners.min(0)).astype(int) - _BEND, 0, shape)
     high = np.clip(np.ceil(corners.max(0)).astype(int) + _BEND, 0, shape)
     window = slice(low[0], high[0]), slice(low[1], high[1])
@@ -206,11 +160,11 @@ def _park_cars(generator: np.random.Generator, ground: Ground, lane: tuple, angl
     for _ in range(int((high - low) / 70)):
         side = generator.choice([-1, 1])
         spot = [at + side * half * 0.5, generator.uniform(low, high)]
-        centre = _to_image(angle, np.array(spot if across else spot[::-1]))
+        centre = to_image(angle, np.array(spot if across else spot[::-1]))
         size = (4.0, 9.0) if across else (9.0, 4.0)
-        _shadow(ground, centre, size, angle, 3.0)
+        shadow(ground, centre, size, angle, 3.0)
         roof = str(generator.choice(["bright roof", "grey roof", "blue roof", "asphalt", "tile roof"]))
-        _block(ground, centre, size, angle, roof, float(generator.uniform(0.6, 1.3)))
+        block(ground, centre, size, angle, roof, float(generator.uniform(0.6, 1.3)))
 
 
 def _draw_river(generator: np.random.Generator, ground: Ground, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -225,45 +179,13 @@ def _draw_river(generator: np.random.Generator, ground: Ground, rows: np.ndarray
     radius = generator.uniform(18, 46)
     pond = np.hypot((rows - centre[0]) * generator.uniform(0.6, 1), columns - centre[1]) - radius
     edge = np.minimum(edge, pond + 5 * smooth_noise(generator, rows.shape, 24))
-    bridges = ground.first == _INDEX["asphalt"]  # roads stay: they cross on bridges
+    bridges = ground.first == INDEX["asphalt"]  # roads stay: they cross on bridges
     ground.paint(np.nonzero((edge < 5) & ~bridges), "grass", "light soil", 0.35)
     water = np.nonzero((edge < 0) & ~bridges)
     ground.paint(water, "water", "shallow")
     ground.mix[water] = np.clip(1 + edge[water] / 9, 0, 1)
     ground.light[water] = 1 + 0.04 * smooth_noise(generator, rows.shape, 5)[water]
     return edge
-
-
-def _rectangle(ground: Ground, centre: np.ndarray, size: tuple, angle: float, margin: float = 0.0) -> tuple | None:
-    """Return the pixels of a turned rectangle and their coordinates along its sides; None outside the image."""
-    shape = ground.light.shape
-    reach = np.hypot(*size) / 2 + margin + 1
-    low = np.clip(np.floor(centre - reach).astype(int), 0, shape)
-    high = np.clip(np.ceil(centre + reach).astype(int) + 1, 0, shape)
-    if (high <= low).any():
-        return None
-    y, x = np.mgrid[low[0] : high[0], low[1] : high[1]]
-    dy, dx = y - centre[0], x - centre[1]
-    u = np.cos(angle) * dy - np.sin(angle) * dx
-    v = np.sin(angle) * dy + np.cos(angle) * dx
-    inside = (np.abs(u) <= size[0] / 2) & (np.abs(v) <= size[1] / 2)
-    return (y[inside], x[inside]), u[inside], v[inside]
-
-
-def _shadow(ground: Ground, centre: np.ndarray, size: tuple, angle: float, height: float) -> None:
-    """Darken what a block of `height` pixels hides from the sun."""
-    for step in np.arange(1.0, height + 1, 1.5):
-        found = _rectangle(ground, centre + _SUN * step, size, angle)
-        if found is not None:
-            ground.shade[found[0]] = np.maximum(ground.shade[found[0]], 0.92)
-
-
-def _block(ground: Ground, centre: np.ndarray, size: tuple, angle: float, roof: str, light: float) -> None:
-    """Cover a turned rectangle with a roof."""
-    found = _rectangle(ground, centre, size, angle)
-    if found is not None:
-        ground.paint(found[0], roof, "grey roof", 0.1)
-        ground.light[found[0]] = light
 
 
 def _draw_village(
@@ -274,61 +196,15 @@ def _draw_village(
     ridge_along = generator.random() < 0.5
     for y in np.arange(parcel.top + pitch / 2 + 8, parcel.bottom - pitch / 3 - 8, pitch):
         for x in np.arange(parcel.left + pitch / 2 + 8, parcel.right - pitch / 3 - 8, pitch):
-            centre = _to_image(angle, np.array([y, x]) + generator.normal(0, 2.0, 2))
-            if not _dry(bank, centre, 22) or generator.random() < 0.08:
+            centre = to_image(angle, np.array([y, x]) + generator.normal(0, 2.0, 2))
+            if not is_dry(bank, centre, 22) or generator.random() < 0.08:
                 continue
             size = tuple(generator.uniform((0.34, 0.34), (0.62, 0.62)) * pitch)
-            _house(generator, ground, centre, size, angle, ridge_along)
+            house(generator, ground, centre, size, angle, ridge_along)
             for _ in range(generator.integers(0, 4)):
                 spot = centre + generator.uniform(-0.55, 0.55, 2) * pitch
-                if np.abs(spot - centre).max() > 0.4 * pitch and _dry(bank, spot, 4):
-                    _tree(generator, ground, spot, generator.uniform(2.5, 5.5))
-
-
-def _house(
-    generator: np.random.Generator, ground: Ground, centre: np.ndarray, size: tuple, angle: float, ridge_along: bool
-) -> None:
-    """Draw one house: yard, shadow, and a roof whose two halves face the sun differently."""
-    yard = str(generator.choice(["concrete", "grass", "light soil", "asphalt"]))
-    found = _rectangle(ground, centre, (size[0] + 9, size[1] + 9), angle)
-    if found is None:
-        return
-    ground.mix[found[0]], ground.second[found[0]] = 0.6, _INDEX[yard]
-    _shadow(ground, centre, size, angle, generator.uniform(5, 12))
-    roof = str(generator.choice(_ROOFS))
-    light = generator.uniform(0.75, 1.2)
-    _block(ground, centre, size, angle, roof, light)
-    where, u, v = _rectangle(ground, centre, size, angle)
-    if roof in ("tile roof", "blue roof", "grey roof"):
-        slope = np.sign(v if ridge_along else u) * generator.uniform(0.1, 0.22)
-        ground.light[where] *= 1 - slope
-    for _ in range(generator.integers(0, 4)):  # chimneys, windows, plant
-        spot = centre + generator.uniform(-0.35, 0.35, 2) * min(size)
-        _block(ground, spot, (2.5, 3.5), angle, "asphalt" if generator.random() < 0.5 else "bright roof", 1.0)
-
-
-def _dry(bank: np.ndarray, spot: np.ndarray, margin: float) -> bool:
-    """Tell whether a point lies in the image and at least `margin` pixels from the water."""
-    y, x = np.round(spot).astype(int)
-    return 0 <= y < bank.shape[0] and 0 <= x < bank.shape[1] and bank[y, x] > margin
-
-
-def _tree(generator: np.random.Generator, ground: Ground, centre: np.ndarray, radius: float) -> None:
-    """Draw a crown, brighter towards the sun and uneven, with its shadow beside it."""
-    shape = ground.light.shape
-    low = np.clip((centre - radius - 1).astype(int), 0, shape)
-    high = np.clip((centre + 2 * radius + 2).astype(int), 0, shape)
-    if (high <= low).any():
-        return
-    y, x = np.mgrid[low[0] : high[0], low[1] : high[1]]
-    fallen = np.hypot(y - centre[0] - _SUN[0] * radius * 0.9, x - centre[1] - _SUN[1] * radius * 0.9) < radius
-    ground.shade[y[fallen], x[fallen]] = np.maximum(ground.shade[y[fallen], x[fallen]], 0.8)
-    dy, dx = y - centre[0], x - centre[1]
-    crown = np.hypot(dy, dx) < radius
-    where = y[crown], x[crown]
-    ground.paint(where, "tree", "grass", generator.uniform(0, 0.35))
-    lit = -(dy[crown] * _SUN[0] + dx[crown] * _SUN[1]) / radius
-    ground.light[where] = generator.uniform(0.8, 1.15) * (1 + 0.35 * lit + generator.normal(0, 0.09, lit.shape))
+                if np.abs(spot - centre).max() > 0.4 * pitch and is_dry(bank, spot, 4):
+                    tree(generator, ground, spot, generator.uniform(2.5, 5.5))
 
 
 def _plant(
@@ -346,14 +222,14 @@ def _plant(
         points = points * (parcel.bottom - parcel.top - 14, parcel.right - parcel.left - 14)
         points += (parcel.top + 7, parcel.left + 7)
         radii = generator.uniform(3, 7.5, len(points))
-    for point, radius in zip(_to_image(angle, points), radii, strict=True):
-        if _dry(bank, point, 3):
-            _tree(generator, ground, point, float(radius))
+    for point, radius in zip(to_image(angle, points), radii, strict=True):
+        if is_dry(bank, point, 3):
+            tree(generator, ground, point, float(radius))
 
 
 def _line_banks(generator: np.random.Generator, ground: Ground, bank: np.ndarray) -> None:
     """Plant bushes and trees along the water."""
-    near = np.argwhere((bank > 2) & (bank < 9) & (ground.first != _INDEX["asphalt"]))
+    near = np.argwhere((bank > 2) & (bank < 9) & (ground.first != INDEX["asphalt"]))
     if len(near):
         for point in near[generator.integers(0, len(near), len(near) // 90)]:
-            _tree(generator, ground, point.astype(float), generator.uniform(2, 5))
+            tree(generator, ground, point.astype(float), generator.uniform(2, 5))

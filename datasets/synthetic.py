@@ -16,7 +16,9 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from datasets import landscape, spectra
-from datasets.simulate import full_resolution, wald
+from datasets.ground import Ground
+from datasets.picture import save_scene
+from datasets.simulate import crop, full_resolution, wald
 from datasets.writer import tiles, write_h5
 from operators import decimate, mtf_filter
 from utils.errors import UserError
@@ -60,7 +62,7 @@ def observe(
     return _digitise(generator, ms, top, 0.0012), _digitise(generator, pan[None], top, 0.003)
 
 
-def _radiance(ground: landscape.Ground, library: np.ndarray, wavelength: float) -> np.ndarray:
+def _radiance(ground: Ground, library: np.ndarray, wavelength: float) -> np.ndarray:
     """Return what reaches the sensor at one wavelength (nm), (H, W): lit or shadowed surfaces, and haze."""
     share = ground.mix
     surface = (library[ground.first] * (1 - share) + library[ground.second] * share) * ground.light
@@ -77,7 +79,14 @@ def _digitise(generator: np.random.Generator, image: np.ndarray, top: float, noi
 
 
 def write_dataset(
-    folder: Path, name: str = "demo", *, size: int = 288, seed: int = 0, sensor: str | Sensor = "WV3", ratio: int = 4
+    folder: Path,
+    name: str = "demo",
+    *,
+    size: int = 288,
+    seed: int = 0,
+    sensor: str | Sensor = "WV3",
+    ratio: int = 4,
+    picture: Path | None = None,
 ) -> dict[str, int]:
     """Write the four H5 files of a synthetic data set.
 
@@ -88,6 +97,7 @@ def write_dataset(
         seed: 0 or more.
         sensor: a sensor with a known number of bands.
         ratio: H/h.
+        picture: a PNG of the test ground is written here.
 
     Returns:
         file name -> number of samples: train patches 64x64 with stride 16, valid 64x64, four test images.
@@ -95,6 +105,8 @@ def write_dataset(
     sensor = get_sensor(sensor)
     if size < 128 or size % 32:
         raise UserError(f"expected a size that is a multiple of 32 and at least 128, given {size}; choose another")
+    if ratio not in (2, 4, 8):
+        raise UserError(f"expected ratio 2, 4 or 8, given {ratio}; choose another")
     if seed < 0:
         raise UserError(f"expected a seed of 0 or more, given {seed}; correct it")
     if sensor.bands not in spectra.CENTRES:
@@ -115,6 +127,8 @@ def write_dataset(
         }
         for file, samples in _files(split, name, pair, sensor, ratio):
             written[file] = write_h5(folder / file, samples, attributes, "pansharpening")
+    if picture is not None:
+        save_scene(picture, *pair, sensor.rgb, infrared=sensor.bands * 3 // 4)
     return written
 
 
@@ -128,6 +142,8 @@ def _files(split: str, name: str, pair: tuple, sensor: Sensor, ratio: int) -> It
         return
     side = ms.shape[1] // 64 * 32  # four images
     yield f"test_{name}_multiExm1.h5", tiles(sample, (side, side), (side, side), ratio)
-    full = full_resolution(ms, pan, ratio)
-    far = ms.shape[1] * ratio - 2 * side  # four windows, one in each corner
-    yield f"test_{name}_OrigScale_multiExm1.h5", tiles(full, (2 * side, 2 * side), (far, far), ratio)
+    start = (ms.shape[1] - side) // 2  # four full-resolution images from the middle: a quarter of the ground
+    middle = (start, start + side, start, start + side)
+    full = full_resolution(crop(ms, middle), crop(pan, middle, ratio), ratio)
+    half = ratio * side // 2
+    yield f"test_{name}_OrigScale_multiExm1.h5", tiles(full, (half, half), (half, half), ratio)

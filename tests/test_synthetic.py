@@ -99,7 +99,7 @@ def test_library_is_physical():
     assert table.shape == (len(spectra.MATERIALS), 65) and table.min() > 0 and table.max() < 1
 
 
-@pytest.mark.parametrize("bad", [{"size": 100}, {"size": 64}, {"seed": -1}, {"sensor": "CAVE"}, {"sensor": "WV9"}])
+@pytest.mark.parametrize("bad", [{"size": 100}, {"size": 64}, {"seed": -1}, {"ratio": 3}, {"sensor": "CAVE"}, {"sensor": "WV9"}])
 def test_bad_arguments_are_refused_before_writing(tmp_path, bad):
     with pytest.raises(UserError):
         synthetic.write_dataset(tmp_path, **bad)

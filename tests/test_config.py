@@ -1,0 +1,223 @@
+"""Configuration: what wins, what is refused, and that the published command line means what it says."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from utils import cli, config
+from utils.errors import UserError
+from utils.safe_yaml import parse_yaml, read_yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+PUBLISHED = """--proj_name LE-Mamba --arch LEMamba --dataset wv3 --num_worker 6 -e 800 -b 32 --aug_probs 0. 0.
+--loss l1ssim --grad_accum_steps 2 --checkpoint_every_n 20 --val_n_epoch 20 --comment "a comment" --log_metric --logger_on"""
+
+
+def resolve(line: str = "", folder: Path = config.CONFIG_FOLDER, **more) -> config.Config:
+    command = cli.parse(shlex.split(line))
+    return config.resolve(command.flags, command.config_file, folder=folder, **more)
+
+
+def test_published_command_line_word_for_word():
+    c = resolve(PUBLISHED)
+    assert (c.log.proj_name, c.model.arch, c.data.dataset, c.data.num_workers) == ("LE-Mamba", "LEMamba", "wv3", 6)
+    assert (c.train.epochs, c.train.batch_size, c.train.grad_accum_steps) == (800, 32, 2)
+    assert (c.train.checkpoint_every_n, c.train.val_n_epoch, c.data.aug_probs) == (20, 20, (0.0, 0.0))
+    assert (c.loss.name, c.log.comment, c.log.log_metric, c.log.logger_on) == ("l1ssim", "a comment", True, True)
+
+
+def test_released_settings_are_the_defaults():
+    c = resolve(PUBLISHED)
+    assert (c.optimizer.name, c.optimizer.lr, c.optimizer.weight_decay) == ("adamw", 1e-3, 1e-6)
+    s = c.schedule
+    assert (s.name, s.T0, s.T_mult, s.reduce, s.eta_min) == ("cos_anneal_restart_reduce", 50, 2, 0.9, 8e-5)
+    assert s.per_epoch
+    assert (c.train.clip_norm, c.train.ema_decay, c.train.seed) == (0.03, 0.995, 3407)
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_default_then_yaml_then_file_then_command_line(tmp_path):
+    write(tmp_path / "Net_config.yaml", "optimizer: {lr: 2e-3, weight_decay: 0.5}\ntrain: {epochs: 7, seed: 1}")
+    file = write(tmp_path / "mine.yaml", "optimizer: {weight_decay: 0.25}\ntrain: {seed: 2}")
+    c = resolve(f"--arch n-e_T -c {file} --seed 3", tmp_path)
+    assert (c.optimizer.lr, c.train.epochs) == (2e-3, 7)  # from the architecture's file, found in any spelling
+    assert c.optimizer.weight_decay == 0.25  # -c beats it
+    assert c.train.seed == 3  # a flag beats all
+    assert c.train.batch_size == config.TrainConfig().batch_size  # nobody set it
+
+
+def test_a_flags_default_never_overrides_the_yaml(tmp_path):
+    file = write(tmp_path / "mine.yaml", "train: {epochs: 3, batch_size: 1}\nlog: {log_metric: true}")
+    c = resolve(f"-c {file} -b 9", tmp_path)
+    assert (c.train.epochs, c.train.batch_size, c.log.log_metric) == (3, 9, True)
+
+
+@pytest.mark.parametrize(("text", "value"), [("False", False), ("false", False), ("0", False), ("True", True)])
+def test_a_boolean_flag_means_what_it_says(text, value):
+    assert resolve(f"--shuffle {text}").data.shuffle is value
+    assert resolve("--shuffle").data.shuffle is True
+
+
+def test_set_reaches_every_field_and_null_switches_off():
+    c = resolve("--set schedule.T0=7 --set optimizer.args.betas=[0.9,0.99] --clip_norm none --set train.ema_decay=null")
+    assert (c.schedule.T0, c.optimizer.args, c.train.clip_norm, c.train.ema_decay) == (
+        7.0,
+        {"betas": [0.9, 0.99]},
+        None,
+        None,
+    )
+
+
+def test_variants_give_constructor_arguments(tmp_path):
+    write(
+        tmp_path / "Net_config.yaml",
+        "model: {arch: Net, variant: tiny, variants: {tiny: {width: 4, d: 1}, big: {width: 9}}, args: {d: 2}}",
+    )
+    assert config.model_arguments(resolve("--arch Net", tmp_path)) == {"width": 4, "d": 2}
+    assert config.model_arguments(resolve("--arch Net --variant big", tmp_path)) == {"width": 9, "d": 2}
+    with pytest.raises(UserError, match='did you mean "tiny"'):
+        resolve("--arch Net --variant tinny", tmp_path)
+    with pytest.raises(UserError, match="no variants"):
+        resolve("--arch Other --variant big", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("--set optimiser.lr=1", 'did you mean "optimizer"'),
+        ("--set optimizer.leraning_rate=1", "optimizer.leraning_rate"),
+        ("--set train.epoch=1", 'did you mean "epochs"'),
+        ("--epoch 3", 'did you mean "--epochs"'),
+        ("-e many", "invalid int"),
+        ("-e 0", "at least 1"),
+        ("--set train.epochs=1.5", "whole number"),
+        ("--set train.epochs=true", "whole number"),
+        ("--set train.compile=1", "true or false"),
+        ("--lr nan", "expected a number"),
+        ("--mixed_precision fp8", "fp16"),
+        ("--aug_probs 0.5", "expected 2 arguments"),
+        ("--aug_probs 0.5 1.5", "from 0 to 1"),
+        ("--set data.aug_probs=[1]", "expected 2 numbers"),
+        ("--proj_name ../../etc", "name of one folder"),
+        ("--set train", "section.key=value"),
+        ("--set train.epochs.x=1", "whole number"),
+        ("-c /does/not/exist.yaml", "is not there"),
+        ("--shuffle maybe", "true or false"),
+    ],
+)
+def test_what_is_wrong_is_one_line_with_the_way_out(line, says):
+    with pytest.raises(UserError) as error:
+        resolve(line)
+    assert says in str(error.value) and "\n" not in str(error.value)
+
+
+def test_unknown_key_of_a_file_names_the_file_and_the_nearest_key(tmp_path):
+    file = write(tmp_path / "mine.yaml", "train: {batch_sise: 3}")
+    with pytest.raises(UserError, match=r'mine\.yaml: unknown key "train.batch_sise" \(did you mean "batch_size"'):
+        resolve(f"-c {file}", tmp_path)
+
+
+def test_saved_configuration_reads_back_to_the_same(tmp_path):
+    c = resolve(PUBLISHED + " --variant base --set train.max_minutes=1.5 --set schedule.milestones=[1,2]")
+    config.save(c, tmp_path / "config.yaml")
+    again = config.from_dict(read_yaml(tmp_path / "config.yaml"))
+    assert config.to_dict(again) == config.to_dict(c)
+    assert list(again.model.variants) == ["base"]
+    resumed = resolve("-e 900", run_config=config.to_dict(c))
+    assert (resumed.model.variant, resumed.train.epochs, resumed.train.max_minutes) == ("base", 900, 1.5)
+
+
+def test_every_shipped_configuration_loads():
+    files = sorted(config.CONFIG_FOLDER.glob("*.yaml"))
+    assert files
+    for file in files:
+        resolve(f"-c {file}")
+        if file.name.endswith("_config.yaml"):
+            resolve(f"--arch {file.name.removesuffix('_config.yaml')}")
+
+
+def test_every_shipped_accelerate_configuration_loads():
+    from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
+
+    files = sorted((config.CONFIG_FOLDER / "huggingface").glob("*.yaml"))
+    expected = {"accelerate", "cpu", "deepspeed_zero2", "fsdp", "multi_gpu", "one_gpu"}
+    assert {f.stem for f in files} == expected
+    for file in files:
+        loaded = load_config_from_file(str(file))  # refuses unknown keys and distributed types
+        assert isinstance(loaded, ClusterConfig)
+        assert loaded.mixed_precision is None, "precision is set in one place: our configuration"
+
+
+def test_yaml_bombs_tags_and_doubled_keys_are_refused():
+    bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+        f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 12)
+    )
+    for text, says in (
+        (bomb, "aliases"),
+        ("a: &a [*a]", "contains itself"),
+        ("a: !!python/object/apply:os.system [true]", "not valid YAML"),
+        ("a: 1\na: 2", "twice"),
+        ("[" * 5000, "YAML: "),
+        ("a: 2024-13-45", "not valid YAML"),
+        ("{[1]: 2}", "not valid YAML"),
+    ):
+        with pytest.raises(UserError, match=says):
+            parse_yaml(text)
+
+
+def test_large_binary_and_wrong_files_are_refused(tmp_path):
+    with pytest.raises(UserError, match="larger"):
+        read_yaml(write(tmp_path / "big.yaml", "#" * (1 << 21)))
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(UserError, match="UTF-8"):
+        read_yaml(tmp_path / "binary.yaml")
+    with pytest.raises(UserError, match="sections"):
+        read_yaml(write(tmp_path / "list.yaml", "[1, 2]"))
+
+
+def check_text(text: str) -> None:
+    """Any text is read or refused in one line: no traceback of ours, no hang."""
+    try:
+        values = parse_yaml(text)
+        if isinstance(values, dict):
+            config.from_dict(values)
+    except UserError:
+        pass
+
+
+TOKENS = st.sampled_from(
+    [*": {}[],&*!|>-\n\t'\"#%@`?~", *config.SECTIONS, "lr", "null", "1e-3", "<<", "&a", "*a", "  "]
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.one_of(st.text(max_size=80), st.lists(TOKENS, max_size=40).map("".join)))
+def test_any_text_is_read_or_refused(text):
+    check_text(text)
+
+
+@pytest.mark.fuzz
+@settings(max_examples=10_000, deadline=None)
+@given(st.one_of(st.text(max_size=200), st.lists(TOKENS, max_size=80).map("".join)))
+def test_any_text_is_read_or_refused_long(text):
+    check_text(text)
+
+
+def test_help_does_not_import_torch():
+    code = (
+        "import sys; sys.argv = ['x', '--help']\nimport accelerate_main\n"
+        "try: accelerate_main.main()\nexcept SystemExit: pass\nassert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "--resume_path" in done.stdout

@@ -13,8 +13,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from model.ops.backends import choose, module_of
+from model.ops.backends import available_backends, choose, module_of
 from utils.errors import UserError
+
+__all__ = ["available_backends", "compute_dtype", "selective_scan"]
 
 
 def _expect(name: str, given: Tensor, *shape: int) -> None:

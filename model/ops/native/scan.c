@@ -70,6 +70,8 @@ static void forward_task(const Scan *s, const Packed *p, int64_t b, int64_t k, i
             int64_t at = (task * s->D + j * V) * L + t0;
             transpose(s->u + at, L, lanes, steps, u, V);
             transpose(s->delta + at, L, lanes, steps, step, V);
+            expect(s->u + at + V * L, L, V, steps); /* the next vector of channels */
+            expect(s->delta + at + V * L, L, V, steps);
             activate(s, steps, p->bias + (k * p->vectors + j) * V, step, NULL);
             vf skip = load(p->skip + (k * p->vectors + j) * V);
             for (int t = 0; t < steps; t++) {
@@ -139,6 +141,9 @@ static void backward_task(const Scan *s, const Packed *p, int64_t b, int64_t k, 
             transpose(s->u + at, L, lanes, steps, u + o, V);
             transpose(s->delta + at, L, lanes, steps, step + o, V);
             transpose(s->gy + at, L, lanes, steps, dy + o, V);
+            expect(s->u + at + V * L, L, V, steps);
+            expect(s->delta + at + V * L, L, V, steps);
+            expect(s->gy + at + V * L, L, V, steps);
             activate(s, steps, p->bias + (k * p->vectors + j) * V, step + o, slope + o);
             for (int t = 0; t < steps * V; t += V) store(x + o + t, load(u + o + t) * load(step + o + t));
         }

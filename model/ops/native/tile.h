@@ -14,7 +14,6 @@
 
 #define T 32  /* steps of a tile: decays and states of NB of them stay in the first cache */
 #define NB 4  /* states per pass: the padding unit of N */
-#define FORWARD_STATES 8
 
 #define DEFINE_FORWARD(NAME, COUNT)                                                                                  \
     static void NAME(int steps, const float *step, const float *x, float *y, const float *B, const float *C, int ld, \
@@ -62,7 +61,7 @@ INLINE void backward_tile_(int steps, int ld, const float *step, const float *x,
     for (int n = 0; n < NB; n++) a[n] = load(A2 + n * V), s[n] = load(h + n * V);
     for (int t = 0; t < steps; t++) {
         vf d = load(step + t * V), in = load(x + t * V);
-        for (int n = 0; n < NB; n++) {
+        _Pragma("GCC unroll 4") for (int n = 0; n < NB; n++) {
             vf decay = exp2_v(d * a[n]);
             r->before[t][n] = s[n];
             r->decay[t][n] = decay;
@@ -73,7 +72,7 @@ INLINE void backward_tile_(int steps, int ld, const float *step, const float *x,
     for (int t = steps - 1; t >= 0; t--) {
         vf d = load(step + t * V), in = load(x + t * V), out = load(dy + t * V);
         vf to_x = load(gx + t * V), to_step = load(gstep + t * V);
-        for (int n = 0; n < NB; n++) {
+        _Pragma("GCC unroll 4") for (int n = 0; n < NB; n++) {
             vf now = grad[n] + out * all(C[t * ld + n]);
             sum_C[t][n] = first ? s[n] * out : s[n] * out + sum_C[t][n];
             sum_B[t][n] = first ? now * in : now * in + sum_B[t][n];

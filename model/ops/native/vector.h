@@ -9,7 +9,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#if defined(__AVX2__) || defined(__AVX512F__)
+#if defined(__SSE__)
 #include <immintrin.h>
 #endif
 
@@ -130,16 +130,22 @@ INLINE v4 sums_of_four(const float *p) {
     for (int i = 0; i < 4; i++) {
         const float *q = p + i * V;
 #if V == 16
-        s[i] = (load4(q) + load4(q + 8)) + (load4(q + 4) + load4(q + 12));
+        __m256 half = _mm256_loadu_ps(q) + _mm256_loadu_ps(q + 8);
+        s[i] = (v4)_mm256_castps256_ps128(half) + (v4)_mm256_extractf128_ps(half, 1);
 #elif V == 8
         s[i] = load4(q) + load4(q + 4);
 #else
         s[i] = load4(q);
 #endif
     }
+#if defined(__SSE3__)
+    __m128 low = _mm_hadd_ps((__m128)s[0], (__m128)s[1]), high = _mm_hadd_ps((__m128)s[2], (__m128)s[3]);
+    return (v4)_mm_hadd_ps(low, high);
+#else
     v4 r;
-    for (int i = 0; i < 4; i++) r[i] = (s[i][0] + s[i][2]) + (s[i][1] + s[i][3]);
+    for (int i = 0; i < 4; i++) r[i] = (s[i][0] + s[i][1]) + (s[i][2] + s[i][3]);
     return r;
+#endif
 }
 
 /* Transpose a 4 x 4 block: dst[c * dst_row + r] = src[r * src_row + c]. */
@@ -158,14 +164,56 @@ INLINE void transpose4(const float *src, int64_t src_row, float *dst, int64_t ds
 #endif
 }
 
+#if defined(__AVX__)
+/* The same for 8 x 8. */
+INLINE void transpose8(const float *src, int64_t src_row, float *dst, int64_t dst_row) {
+    __m256 a[8], b[8];
+    for (int i = 0; i < 4; i++) {
+        const float *low = src + i * src_row, *high = low + 4 * src_row;
+        a[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(low)), _mm_loadu_ps(high), 1);
+        a[i + 4] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(low + 4)), _mm_loadu_ps(high + 4), 1);
+    }
+    for (int i = 0; i < 8; i += 4) {
+        b[0] = _mm256_unpacklo_ps(a[i], a[i + 1]), b[1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
+        b[2] = _mm256_unpacklo_ps(a[i + 2], a[i + 3]), b[3] = _mm256_unpackhi_ps(a[i + 2], a[i + 3]);
+        _mm256_storeu_ps(dst + (i + 0) * dst_row, _mm256_shuffle_ps(b[0], b[2], 0x44));
+        _mm256_storeu_ps(dst + (i + 1) * dst_row, _mm256_shuffle_ps(b[0], b[2], 0xee));
+        _mm256_storeu_ps(dst + (i + 2) * dst_row, _mm256_shuffle_ps(b[1], b[3], 0x44));
+        _mm256_storeu_ps(dst + (i + 3) * dst_row, _mm256_shuffle_ps(b[1], b[3], 0xee));
+    }
+}
+#define BLOCK 8
+#define transpose_block transpose8
+#else
+#define BLOCK 4
+#define transpose_block transpose4
+#endif
+
 /* Transpose rows x columns: dst[c * dst_row + r] = src[r * src_row + c]. */
 static void transpose(const float *src, int64_t src_row, int rows, int columns, float *dst, int64_t dst_row) {
-    int whole_rows = rows & ~3, whole_columns = columns & ~3;
-    for (int r = 0; r < whole_rows; r += 4)
-        for (int c = 0; c < whole_columns; c += 4)
-            transpose4(src + r * src_row + c, src_row, dst + c * dst_row + r, dst_row);
+    int r = 0;
+    for (; r + BLOCK <= rows; r += BLOCK) {
+        int c = 0;
+        for (; c + BLOCK <= columns; c += BLOCK)
+            transpose_block(src + r * src_row + c, src_row, dst + c * dst_row + r, dst_row);
+        for (; c < columns; c++)
+            for (int i = r; i < r + BLOCK; i++) dst[c * dst_row + i] = src[i * src_row + c];
+    }
+    for (; r + 4 <= rows; r += 4) {
+        int c = 0;
+        for (; c + 4 <= columns; c += 4) transpose4(src + r * src_row + c, src_row, dst + c * dst_row + r, dst_row);
+        for (; c < columns; c++)
+            for (int i = r; i < r + 4; i++) dst[c * dst_row + i] = src[i * src_row + c];
+    }
+    for (; r < rows; r++)
+        for (int c = 0; c < columns; c++) dst[c * dst_row + r] = src[r * src_row + c];
+}
+
+/* Ask for rows x columns floats that will be read soon: rows far apart defeat the hardware's own prefetcher
+ * and, where their distance is a power of two, the first cache; hence into the second. */
+INLINE void expect(const float *src, int64_t src_row, int rows, int columns) {
     for (int r = 0; r < rows; r++)
-        for (int c = r < whole_rows ? whole_columns : 0; c < columns; c++) dst[c * dst_row + r] = src[r * src_row + c];
+        for (int c = 0; c < columns; c += 16) __builtin_prefetch(src + r * src_row + c, 0, 2);
 }
 
 #endif

@@ -6,6 +6,9 @@ Legend: B images, C bands, h w H W sizes, r ratio.
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -15,6 +18,7 @@ from metrics.d_lambda_k import d_lambda_k
 from metrics.d_s import d_s_from, low_pass_pan
 from metrics.full_inputs import check_full, gains_of
 from metrics.inputs import as_mask
+from metrics.parallel import run_all
 from utils.errors import UserError
 from utils.sensors import Sensor
 
@@ -27,6 +31,10 @@ def _check_ms(ms: Tensor, lms: Tensor, ratio: int) -> None:
         raise UserError(f"expected ms {expected} at ratio {ratio}, got {tuple(ms.shape)}; check --ratio and the file")
     if not bool(torch.isfinite(ms.detach().double().sum())):
         raise UserError("expected finite values, ms holds NaN or Inf; mend the data")
+
+
+def _quality_of_lms(lms: Tensor, pan: Tensor, ratio: int, **common: Any) -> Tensor:
+    return band_quality(lms, low_pass_pan(pan, ratio), **common)
 
 
 def full_resolution(
@@ -63,9 +71,17 @@ def full_resolution(
     gains_of(sensor, sr.shape[1], published)
     sr, lms, pan, mask = check_full(sr, lms, pan, ratio=ratio, published=published, mask=as_mask(mask, sr))
     _check_ms(ms, lms, ratio)
-    spectral = d_lambda_k(sr, lms, ratio=ratio, sensor=sensor, const=const, published=published, mask=mask)
-    q_sr = band_quality(sr, pan, published=published, mask=mask)
-    q_lms = band_quality(lms, low_pass_pan(pan, ratio), published=published, mask=mask)
+    tasks = []
+    for i in range(len(sr)):
+        x, y, p = sr[i : i + 1], lms[i : i + 1], pan[i : i + 1]
+        common = {"published": published, "mask": None if mask is None else mask[i : i + 1]}
+        tasks += [
+            partial(d_lambda_k, x, y, ratio=ratio, sensor=sensor, const=const, **common),
+            partial(band_quality, x, p, **common),
+            partial(_quality_of_lms, y, p, ratio, **common),
+        ]
+    values = run_all(tasks, sr, lms, pan)
+    spectral, q_sr, q_lms = (torch.cat(values[k::3]) for k in range(3))
     spatial = d_s_from(q_sr, q_lms)
     older = d_lambda_from(q_sr[:, :-1, :-1], q_lms[:, :-1, :-1])
     return {

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from metrics.ergas import ergas
 from metrics.inputs import as_mask, blank, check_pair, check_sides
+from metrics.parallel import run_all
 from metrics.psnr import psnr
 from metrics.q2n import q2n
 from metrics.qave import qave
@@ -48,18 +51,18 @@ def reduced_resolution(
     mask = as_mask(mask, sr)
     sr, gt = check_pair(blank(sr, mask), blank(gt, mask))
     check_sides(sr, "reduced resolution")
-    per_image = []
+    tasks = []
     for i in range(len(sr)):  # image by image: every index then works in the cache
         x, y, m = sr[i : i + 1], gt[i : i + 1], None if mask is None else mask[i : i + 1]
-        values = (
-            sam(x, y, mask=m),
-            ergas(x, y, ratio=ratio, mask=m),
-            scc(x, y, mask=m),
-            q2n(x, y, const=const, published=published, mask=m),
-            qave(x, y, mask=m),
-            psnr(x, y, const=const, mask=m),
-            ssim(x, y, const=const, mask=m),
-        )
-        per_image.append(torch.cat(values))
-    columns = torch.stack(per_image, dim=1) if per_image else sr.new_zeros(len(REDUCED_NAMES), 0)
+        tasks += [
+            partial(sam, x, y, mask=m),
+            partial(ergas, x, y, ratio=ratio, mask=m),
+            partial(scc, x, y, mask=m),
+            partial(q2n, x, y, const=const, published=published, mask=m),
+            partial(qave, x, y, mask=m),
+            partial(psnr, x, y, const=const, mask=m),
+            partial(ssim, x, y, const=const, mask=m),
+        ]
+    values = run_all(tasks, sr, gt)
+    columns = torch.cat(values).view(len(sr), -1).T if values else sr.new_zeros(len(REDUCED_NAMES), 0)
     return dict(zip(REDUCED_NAMES, columns, strict=True))

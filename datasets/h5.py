@@ -30,6 +30,7 @@ FAMILIES: tuple[dict[str, str], ...] = (
     {"ms": "LRHSI", "lms": "HSI_up", "pan": "RGB", "gt": "GT"},
 )
 CACHE_LIMIT = 512 * 2**20  # bytes of float32 a process keeps in memory
+DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError)  # what h5py raises on damaged files
 _MAX_COMPRESSION = 1100  # DEFLATE cannot exceed 1032:1
 
 
@@ -104,7 +105,7 @@ def describe(path: str | Path) -> Contents:
             shapes = {role: tuple(d.shape) for role, d in data.items()}
             dtypes = {role: d.dtype.name for role, d in data.items()}
             attributes = {k: file.attrs[k] for k in file.attrs}
-        except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        except DAMAGE as error:
             raise UserError(f'cannot read "{path}": damaged; copy or make it again') from error
     if any(0 in shape for shape in shapes.values()):
         raise UserError(f"{path}: expected samples, it holds none: {_listed(shapes)}; make it again")
@@ -243,10 +244,11 @@ class H5Dataset(Dataset):
         source = self._arrays[role]
         try:
             values = source[index] if self._cached else read_sample(source, index, self.contents.layout)
-        except OSError as error:
+        except DAMAGE as error:
             key = self.contents.keys[role]
             raise UserError(f'{self.path}: "{key}" of sample {index} cannot be read: damaged; copy it again') from error
-        values = np.asarray(values, dtype=np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold becomes infinite, found below
+            values = np.asarray(values, dtype=np.float32)
         if not np.isfinite(values).all():
             key = self.contents.keys[role]
             raise UserError(f'{self.path}: "{key}" of sample {index} has NaN or infinite values; mend or drop it')
@@ -254,16 +256,17 @@ class H5Dataset(Dataset):
 
     def _open(self) -> None:
         file = open_file(self.path)
-        data = {role: checked_dataset(self.path, file, key) for role, key in self.contents.keys.items()}
-        if self._cached:
-            try:
+        try:
+            data = {role: checked_dataset(self.path, file, key) for role, key in self.contents.keys.items()}
+            if self._cached:
                 self._arrays = {role: _in_memory(d, self.contents.layout) for role, d in data.items()}
-            except OSError as error:
-                raise UserError(f'cannot read "{self.path}": damaged or truncated; copy it again') from error
-            finally:
+            else:
+                self._file, self._arrays = file, data
+        except DAMAGE as error:
+            raise UserError(f'cannot read "{self.path}": damaged or truncated; copy it again') from error
+        finally:
+            if self._file is not file:
                 file.close()
-        else:
-            self._file, self._arrays = file, data
         self._owner = os.getpid()
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from datasets.h5 import Contents, checked_dataset, default_divisor, describe, file_sensor, open_file
+from datasets.h5 import DAMAGE, Contents, checked_dataset, default_divisor, describe, file_sensor, open_file
 from datasets.layout import read_sample
 from utils.errors import UserError
 from utils.mat import read_mat
@@ -62,6 +62,9 @@ def inspect_file(path: str | Path) -> Report:
     except UserError as error:
         report.problems.append(str(error))
         report.readable = bool(report.lines)
+    except DAMAGE as error:
+        report.problems.append(f"cannot be read to the end: {error}; damaged, copy it again")
+        report.readable = bool(report.lines)
     return report
 
 
@@ -90,7 +93,7 @@ def _inspect_h5(report: Report) -> None:
             except UserError as error:
                 report.lines.append(f"{key}: not readable")
                 report.problems.append(str(error))
-            except (OSError, RuntimeError, KeyError, ValueError) as error:
+            except DAMAGE as error:
                 report.lines.append(f"{key}: not readable")
                 report.problems.append(f'"{key}" cannot be read: {error}')
         for key, value in file.attrs.items():

@@ -1,15 +1,19 @@
 """The H5 reader: both families of keys, three orders of axes, workers, and everything a file can have wrong."""
 
+import contextlib
 import pickle
 
 import h5py
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from datasets.build import build_dataset, find_file, open_h5
 from datasets.h5 import H5Dataset, describe
+from datasets.inspect import inspect_file
 from utils.errors import UserError
 
 SIZES = {"gt": (5, 4, 16, 24), "lms": (5, 4, 16, 24), "ms": (5, 4, 4, 6), "pan": (5, 1, 16, 24)}
@@ -185,6 +189,21 @@ def test_damaged_chunk_is_one_line(tmp_path):
         lazy[2]
     with pytest.raises(UserError, match="damaged"):
         H5Dataset(tmp_path / "a.h5")[0]
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(position=st.floats(0, 1), value=st.integers(0, 255), early=st.booleans(), cached=st.booleans())
+def test_one_changed_byte_never_escapes_as_another_error(tmp_path, position, value, early, cached):
+    """Damage is a `UserError` or goes unnoticed (a changed pixel); `inspect` never raises."""
+    path, changed = tmp_path / "a.h5", tmp_path / "changed.h5"
+    if not path.exists():
+        write(path, values(), sensor="QB", divisor=2047.0)
+    data = bytearray(path.read_bytes())
+    data[int(position * (2500 if early else len(data) - 1))] = value
+    changed.write_bytes(data)
+    with contextlib.suppress(UserError):
+        list(H5Dataset(changed, cache_limit=2**30 if cached else 0))
+    inspect_file(changed)
 
 
 def test_links_and_huge_claims_are_refused(tmp_path):

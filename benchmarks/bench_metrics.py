@@ -4,9 +4,10 @@
     python -m benchmarks.bench_metrics --images 4      quicker, same ratios
     python -m benchmarks.bench_metrics --device cuda   also a whole batch on a GPU
 
-Both sides take turns on a few images, so that a busy machine slows both; medians per image are compared, elapsed and in
-time of all cores. The plain version filters by direct sums, as MATLAB's `imfilter` does; a second line lets it filter by FFT, which is kinder to it.
-Targets: at most 1/4 of plain NumPy at reduced and 1/8 at full resolution on 2 cores, a full batch under 0.1 s on a GPU.
+Both sides take turns on a few images, so that a busy machine slows both; medians per image are compared, elapsed and
+in time of all cores. The plain version filters by direct sums, as MATLAB's `imfilter` does; a second line lets it
+filter by FFT, which is kinder to it. Targets: at most 1/4 of plain NumPy at reduced and 1/8 at full resolution on
+2 cores, a full batch under 0.1 s on a GPU.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metrics.full_inputs import check_full, gains_of
 from metrics.inputs import as_mask
-from metrics.q2n import q2n
+from metrics.q2n import q2n_of
 from operators import mtf_filter
 from utils.sensors import Sensor
 
@@ -49,6 +49,20 @@ def d_lambda_k(
         (B,) float64. The rounding makes its gradient zero.
     """
     sr, lms, _, mask = check_full(sr, lms, None, ratio=ratio, published=published, mask=as_mask(mask, sr))
+    return d_lambda_k_of(sr, lms, mask, ratio=ratio, sensor=sensor, const=const, published=published)
+
+
+def d_lambda_k_of(
+    sr: Tensor,
+    lms: Tensor,
+    mask: Tensor | None,
+    *,
+    ratio: int,
+    sensor: str | Sensor,
+    const: float | None,
+    published: bool,
+) -> Tensor:
+    """`d_lambda_k` of checked images."""
     gains = gains_of(sensor, sr.shape[1], published)
     const = const_of(lms, const)
     scores = []
@@ -56,5 +70,5 @@ def d_lambda_k(
         low = mtf_filter(sr[i : i + 1].detach(), gains, ratio)
         c = const[i : i + 1] if isinstance(const, Tensor) else const
         m = None if mask is None else mask[i : i + 1]
-        scores.append(q2n(low, lms[i : i + 1], const=c, published=published, mask=m))
+        scores.append(q2n_of(low, lms[i : i + 1], m, const=c, published=published))
     return 1 - torch.cat(scores)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from metrics.inputs import as_mask, blank, check_pair, mean_valid, safe_sqrt
+from metrics.inputs import mean_valid, prepared, safe_sqrt
 
 
 def ergas(sr: Tensor, gt: Tensor, *, ratio: float, mask: Tensor | None = None) -> Tensor:
@@ -23,8 +23,11 @@ def ergas(sr: Tensor, gt: Tensor, *, ratio: float, mask: Tensor | None = None) -
     Returns:
         (B,) float64; Inf or NaN where a band of gt has mean 0. Differentiable.
     """
-    mask = as_mask(mask, sr)
-    sr, gt = check_pair(blank(sr, mask), blank(gt, mask))
+    return ergas_of(*prepared(sr, gt, mask), ratio=ratio)
+
+
+def ergas_of(sr: Tensor, gt: Tensor, mask: Tensor | None, *, ratio: float) -> Tensor:
+    """`ergas` of prepared images."""
     mse = mean_valid((sr - gt).square(), mask, (2, 3))
     relative = mse / mean_valid(gt, mask, (2, 3)).square()
     return 100 / ratio * safe_sqrt(relative.mean(dim=1))

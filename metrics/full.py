@@ -14,7 +14,7 @@ from torch import Tensor
 
 from metrics.block_q import band_quality
 from metrics.d_lambda import d_lambda_from
-from metrics.d_lambda_k import d_lambda_k
+from metrics.d_lambda_k import d_lambda_k_of
 from metrics.d_s import d_s_from, low_pass_pan
 from metrics.full_inputs import check_full, gains_of
 from metrics.inputs import as_mask
@@ -74,9 +74,10 @@ def full_resolution(
     tasks = []
     for i in range(len(sr)):
         x, y, p = sr[i : i + 1], lms[i : i + 1], pan[i : i + 1]
-        common = {"published": published, "mask": None if mask is None else mask[i : i + 1]}
+        m = None if mask is None else mask[i : i + 1]
+        common = {"published": published, "mask": m}
         tasks += [
-            partial(d_lambda_k, x, y, ratio=ratio, sensor=sensor, const=const, **common),
+            partial(d_lambda_k_of, x, y, m, ratio=ratio, sensor=sensor, const=const, published=published),
             partial(band_quality, x, p, **common),
             partial(_quality_of_lms, y, p, ratio, **common),
         ]

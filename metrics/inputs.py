@@ -37,6 +37,15 @@ def check_pair(sr: Tensor, gt: Tensor) -> tuple[Tensor, Tensor]:
     return pair["sr"], pair["gt"]
 
 
+def prepared(sr: Tensor, gt: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return both images as float64 with nodata blanked and the mask as (B, 1, H, W), after `check_pair`.
+
+    Every index `f(sr, gt, mask=…)` is `f_of(*prepared(sr, gt, mask))`: a protocol checks once for all of them.
+    """
+    mask = as_mask(mask, sr)
+    return *check_pair(blank(sr, mask), blank(gt, mask)), mask
+
+
 def check_same_shape(**images: Tensor) -> None:
     """Raise a `UserError` unless all images have one shape."""
     if len({tuple(i.shape) for i in images.values()}) > 1:

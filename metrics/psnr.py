@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from metrics.inputs import as_mask, blank, check_pair, mean_valid
+from metrics.inputs import mean_valid, prepared
 
 
 def psnr(sr: Tensor, gt: Tensor, *, const: float, mask: Tensor | None = None) -> Tensor:
@@ -24,7 +24,10 @@ def psnr(sr: Tensor, gt: Tensor, *, const: float, mask: Tensor | None = None) ->
     Returns:
         (B,) float64 in dB; Inf as soon as one band is equal. Differentiable elsewhere.
     """
-    mask = as_mask(mask, sr)
-    sr, gt = check_pair(blank(sr, mask), blank(gt, mask))
+    return psnr_of(*prepared(sr, gt, mask), const=const)
+
+
+def psnr_of(sr: Tensor, gt: Tensor, mask: Tensor | None, *, const: float) -> Tensor:
+    """`psnr` of prepared images."""
     mse = mean_valid(((sr - gt) / const).square(), mask, (2, 3))
     return (-10 * torch.log10(mse)).mean(dim=1)

@@ -20,7 +20,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from metrics.inputs import BLOCK, as_mask, blank, check_pair, check_sides, cut_blocks, mean_valid, strips
+from metrics.inputs import BLOCK, check_sides, cut_blocks, mean_valid, prepared, strips
 
 _M = BLOCK * BLOCK
 _UINT16 = 65535
@@ -143,8 +143,11 @@ def q2n(
     Returns:
         (B,) float64. The rounding makes its gradient zero.
     """
-    mask = as_mask(mask, sr)
-    sr, gt = check_pair(blank(sr, mask), blank(gt, mask))
+    return q2n_of(*prepared(sr, gt, mask), const=const, published=published)
+
+
+def q2n_of(sr: Tensor, gt: Tensor, mask: Tensor | None, *, const: float | Tensor, published: bool = False) -> Tensor:
+    """`q2n` of prepared images."""
     check_sides(sr, "qn")
     factor = scale_of(const, published)
     if isinstance(factor, Tensor):

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from metrics.inputs import BLOCK, as_mask, blank, check_pair, check_sides, mean_valid, plane_chunks, windows_valid
+from metrics.inputs import BLOCK, check_sides, mean_valid, plane_chunks, prepared, windows_valid
 
 _N = BLOCK * BLOCK
 
@@ -68,8 +68,11 @@ def qave(sr: Tensor, gt: Tensor, *, mask: Tensor | None = None) -> Tensor:
     Returns:
         (B,) float64. Differentiable. A box of mean 0 in both images that is not flat counts 1, as published.
     """
-    mask = as_mask(mask, sr)
-    sr, gt = check_pair(blank(sr, mask), blank(gt, mask))
+    return qave_of(*prepared(sr, gt, mask))
+
+
+def qave_of(sr: Tensor, gt: Tensor, mask: Tensor | None) -> Tensor:
+    """`qave` of prepared images."""
     check_sides(sr, "qave")
     valid = None if mask is None else windows_valid(mask, BLOCK)
     scores = []

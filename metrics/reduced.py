@@ -7,15 +7,15 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from metrics.ergas import ergas
-from metrics.inputs import as_mask, blank, check_pair, check_sides
+from metrics.ergas import ergas_of
+from metrics.inputs import check_sides, prepared
 from metrics.parallel import run_all
-from metrics.psnr import psnr
-from metrics.q2n import q2n
-from metrics.qave import qave
-from metrics.sam import sam
-from metrics.scc import scc
-from metrics.ssim import ssim
+from metrics.psnr import psnr_of
+from metrics.q2n import q2n_of
+from metrics.qave import qave_of
+from metrics.sam import sam_of
+from metrics.scc import scc_of
+from metrics.ssim import ssim_of
 from utils.errors import UserError
 
 REDUCED_NAMES = ("sam", "ergas", "scc", "qn", "qave", "psnr", "ssim")
@@ -48,20 +48,19 @@ def reduced_resolution(
     """
     if not const > 0 or not ratio > 0:
         raise UserError(f"expected positive const and ratio, got {const} and {ratio}; const is the peak, e.g. 2047")
-    mask = as_mask(mask, sr)
-    sr, gt = check_pair(blank(sr, mask), blank(gt, mask))
+    sr, gt, mask = prepared(sr, gt, mask)
     check_sides(sr, "reduced resolution")
     tasks = []
     for i in range(len(sr)):  # image by image: every index then works in the cache
         x, y, m = sr[i : i + 1], gt[i : i + 1], None if mask is None else mask[i : i + 1]
         tasks += [
-            partial(sam, x, y, mask=m),
-            partial(ergas, x, y, ratio=ratio, mask=m),
-            partial(scc, x, y, mask=m),
-            partial(q2n, x, y, const=const, published=published, mask=m),
-            partial(qave, x, y, mask=m),
-            partial(psnr, x, y, const=const, mask=m),
-            partial(ssim, x, y, const=const, mask=m),
+            partial(sam_of, x, y, m),
+            partial(ergas_of, x, y, m, ratio=ratio),
+            partial(scc_of, x, y, m),
+            partial(q2n_of, x, y, m, const=const, published=published),
+            partial(qave_of, x, y, m),
+            partial(psnr_of, x, y, m, const=const),
+            partial(ssim_of, x, y, m, const=const),
         ]
     values = run_all(tasks, sr, gt)
     columns = torch.cat(values).view(len(sr), -1).T if values else sr.new_zeros(len(REDUCED_NAMES), 0)

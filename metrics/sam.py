@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from metrics.inputs import as_mask, blank, check_pair, mean_valid, safe_sqrt
+from metrics.inputs import mean_valid, prepared, safe_sqrt
 
 
 def _dot(x: Tensor, y: Tensor) -> Tensor:
@@ -46,8 +46,10 @@ def sam(sr: Tensor, gt: Tensor, *, mask: Tensor | None = None) -> Tensor:
     Returns:
         (B,) float64 in degrees; NaN where every pixel is black. Differentiable.
     """
-    mask = as_mask(mask, sr)
-    sr, gt = check_pair(blank(sr, mask), blank(gt, mask))
-    norm_mask = None if mask is None else mask[:, 0]
+    return sam_of(*prepared(sr, gt, mask))
+
+
+def sam_of(sr: Tensor, gt: Tensor, mask: Tensor | None) -> Tensor:
+    """`sam` of prepared images."""
     angle, defined = sam_map(sr, gt)
-    return mean_valid(angle, defined if norm_mask is None else defined & norm_mask, (1, 2))
+    return mean_valid(angle, defined if mask is None else defined & mask[:, 0], (1, 2))

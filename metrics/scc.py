@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from metrics.inputs import as_mask, blank, check_pair, plane_chunks, safe_sqrt, windows_valid
+from metrics.inputs import plane_chunks, prepared, safe_sqrt, windows_valid
 
 
 def sobel_magnitude(x: Tensor) -> Tensor:
     """Gradient magnitude with zero padding, (..., H, W) -> (..., H, W)."""
     x = F.pad(x, (1, 1, 1, 1))
-    smooth_rows = x[..., :-2, :] + 2 * x[..., 1:-1, :] + x[..., 2:, :]
-    smooth_columns = x[..., :-2] + 2 * x[..., 1:-1] + x[..., 2:]
+    smooth_rows = torch.add(x[..., :-2, :] + x[..., 2:, :], x[..., 1:-1, :], alpha=2)
+    smooth_columns = torch.add(x[..., :-2] + x[..., 2:], x[..., 1:-1], alpha=2)
     gx = smooth_rows[..., 2:] - smooth_rows[..., :-2]
     gy = smooth_columns[..., 2:, :] - smooth_columns[..., :-2, :]
-    return safe_sqrt(gx * gx + gy * gy)
+    return safe_sqrt(torch.addcmul(gx * gx, gy, gy))
 
 
 def scc(sr: Tensor, gt: Tensor, *, mask: Tensor | None = None) -> Tensor:
@@ -35,8 +35,11 @@ def scc(sr: Tensor, gt: Tensor, *, mask: Tensor | None = None) -> Tensor:
     Returns:
         (B,) float64; NaN where an image has no edges. Differentiable.
     """
-    mask = as_mask(mask, sr)
-    sr, gt = check_pair(blank(sr, mask), blank(gt, mask))
+    return scc_of(*prepared(sr, gt, mask))
+
+
+def scc_of(sr: Tensor, gt: Tensor, mask: Tensor | None) -> Tensor:
+    """`scc` of prepared images."""
     valid = None if mask is None else windows_valid(mask, 3)
     sums = []
     for x, y, v in zip(sr, gt, valid if valid is not None else [None] * len(sr), strict=True):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from metrics.inputs import as_mask, blank, check_pair, mean_valid, plane_chunks, windows_valid
+from metrics.inputs import mean_valid, plane_chunks, prepared, windows_valid
 from operators.ssim import WINDOW, ssim_map
 from utils.errors import UserError
 
@@ -26,8 +26,11 @@ def ssim(sr: Tensor, gt: Tensor, *, const: float, mask: Tensor | None = None) ->
     Returns:
         (B,) float64. Differentiable.
     """
-    mask = as_mask(mask, sr)
-    sr, gt = check_pair(blank(sr, mask), blank(gt, mask))
+    return ssim_of(*prepared(sr, gt, mask), const=const)
+
+
+def ssim_of(sr: Tensor, gt: Tensor, mask: Tensor | None, *, const: float) -> Tensor:
+    """`ssim` of prepared images."""
     if min(sr.shape[-2:]) < WINDOW:
         raise UserError(f"ssim needs sides of at least {WINDOW} pixels, got {sr.shape[-2]} x {sr.shape[-1]}")
     valid = None if mask is None else windows_valid(mask, WINDOW)
@@ -41,5 +44,5 @@ def ssim(sr: Tensor, gt: Tensor, *, const: float, mask: Tensor | None = None) ->
 
 def _band_means(x: Tensor, y: Tensor, const: float, valid: Tensor | None) -> Tensor:
     """Mean of the map per band, (K, H, W) twice -> (K,)."""
-    values = ssim_map(x[None] / const * 255, y[None] / const * 255, data_range=255)[0]
+    values = ssim_map(x[None], y[None], data_range=const)[0]  # the same as on x / const * 255 with L = 255
     return mean_valid(values, valid, (1, 2))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from model import build_model
+from model import build_model, model_entry
 from model.convert import convert_state_dict
+from model.dcfnet import _shares
+from model.feinfn import blend, four_neighbours
 from model.fusformer import SelfAttention
 from model.lagnet import LAGConv
 from model.layers.mamba import Mamba, TwoStreamMamba
@@ -29,7 +32,7 @@ COUNTS = {
     ("A-PNN", 8, 1, 4): (9 * 81 + 1) * 48 + (48 * 25 + 1) * 32 + (32 * 25 + 1) * 8,
 }
 # Published to two or three digits; ours must round to them (tolerance 2 %).
-PUBLISHED = {("LAGNet", 8, 1, 4): 0.15e6, ("PanMamba", 8, 1, 4): 0.48e6, ("PSRT", 31, 3, 4): 0.247e6}
+PUBLISHED = {("LAGNet", 8, 1, 4): 0.15e6, ("PanMamba", 8, 1, 4): 0.48e6, ("DCFNet", 8, 1, 4): 2.77e6}
 
 
 def count(model: nn.Module) -> int:
@@ -225,3 +228,62 @@ def test_ssrnet_puts_the_guide_where_the_paper_says():
 def test_fusionnet_refuses_a_guide_it_cannot_subtract():
     with pytest.raises(UserError, match="FusionNet takes 1 or 31 guide bands, given 3"):
         network("FusionNet", 31, 3)
+
+
+@pytest.mark.parametrize("ratio", [2, 4, 8])
+def test_feinfn_neighbours_are_the_four_nearest_cells(ratio):
+    """Inside, the cells gathered are the two nearest rows by the two nearest columns."""
+    h, w = 5, 4
+    number = torch.arange(float(h * w)).view(1, 1, h, w)
+    fine = [(torch.arange(n * ratio) + 0.5) / ratio for n in (h, w)]
+    found = [(gather(number)[0, 0], offset[0]) for gather, offset in four_neighbours((h * ratio, w * ratio), number)]
+    for i in range(ratio, (h - 1) * ratio):
+        for j in range(ratio, (w - 1) * ratio):
+            y, x = fine[0][i], fine[1][j]
+            rows, columns = ((torch.arange(n) + 0.5 - c).abs().argsort()[:2].tolist() for n, c in ((h, y), (w, x)))
+            nearest = {row * w + column for row in rows for column in columns}
+            assert {int(n[i, j]) for n, _ in found} == nearest
+            for n, offset in found:
+                row, column = divmod(int(n[i, j]), w)
+                assert torch.allclose(offset[:, i, j] / 2, torch.stack([y - row - 0.5, x - column - 0.5]), atol=1e-6)
+
+
+def test_feinfn_blend_is_a_mean_for_equal_weights():
+    predictions = [torch.rand(1, 3, 2, 2) for _ in range(4)]
+    for p in predictions:
+        p[:, -1] = 0.7
+    assert torch.allclose(blend(predictions), torch.stack(predictions).mean(0)[:, :-1], atol=1e-6)
+
+
+def test_dcfnet_shares_sum_to_one_and_are_never_negative():
+    weights = _shares(torch.tensor([[1.0, -2.0], [3.0, 5.0]]))
+    assert (weights >= 0).all()
+    assert torch.allclose(weights.sum(dim=0), torch.ones(2), atol=1e-3)
+
+
+def documented(title: str) -> list[list[str]]:
+    """Rows of the table below a title of docs/methods.md, without its two header lines."""
+    text = (Path(__file__).resolve().parent.parent / "docs" / "methods.md").read_text(encoding="utf-8")
+    section = text.split(f"## {title}\n", 1)[1].split("\n## ", 1)[0]
+    rows = [line for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[2:]]
+
+
+@pytest.mark.parametrize("title", ["Classical", "Learned"])
+def test_documented_methods_exist_with_these_ratios(title):
+    rows = documented(title)
+    assert rows
+    for name, _, ratios, *rest in rows:
+        entry = model_entry(name)
+        assert (entry.name, entry.classical) == (name, title == "Classical")
+        assert ratios == ", ".join(map(str, entry.ratios))
+        if entry.classical:
+            assert rest == ["yes" if entry.tileable else "no"]
+
+
+@pytest.mark.parametrize("row", documented("Learned"), ids=lambda row: row[0])
+def test_documented_parameter_counts(row):
+    name, pansharpening, hmif = row[0], row[3], row[4]
+    for cell, task, C, P in ((pansharpening, "pansharpening", 8, 1), (hmif, "hmif", 31, 3)):
+        declared = task in model_entry(name).tasks
+        assert cell == (f"{count(network(name, C, P)):,}" if declared else "-")

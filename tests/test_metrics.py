@@ -16,6 +16,7 @@ from torch.autograd import gradcheck
 
 import metrics
 from benchmarks import plain_numpy_metrics as plain
+from metrics.parallel import run_all
 from metrics.q2n import product_signs, round_to_uint16_
 from utils.errors import UserError
 from utils.sensors import get_sensor
@@ -226,6 +227,64 @@ def test_input_types_do_not_matter_and_results_are_float64():
         ours = reduced(sr.to(dtype), gt.to(dtype))
         assert all(v.dtype == torch.float64 and v.shape == (1,) for v in ours.values())
         assert_same(ours, expected, 1e-14)
+
+
+@pytest.fixture
+def threads():
+    """Set the number of threads, and put back what it was."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_side_by_side_equals_one_after_the_other(threads):
+    images = {k: torch.cat([v, v.flip(-1)]) for k, v in full_scene(4, 64, 64, 4).items()}
+    results = []
+    for n in (1, 3):
+        threads(n)
+        with torch.inference_mode(n == 3):
+            full = metrics.full_resolution(**images, ratio=4, sensor="QB")
+            results.append(reduced(images["sr"], images["lms"]) | full)
+        assert torch.get_num_threads() == n
+    assert all(torch.allclose(results[0][k], results[1][k], rtol=1e-13) for k in results[0])
+
+
+def test_a_protocol_carries_gradients(threads):
+    threads(2)
+    images = full_scene(4, 64, 64, 4)
+    x = images["sr"].requires_grad_()
+    for values in (reduced(x, images["lms"]), metrics.full_resolution(**images, ratio=4, sensor="QB")):
+        for name, value in values.items():
+            if name not in ("qn", "d_lambda"):  # rounded
+                (gradient,) = torch.autograd.grad(value.sum(), x, retain_graph=True)
+                assert torch.isfinite(gradient).all() and gradient.abs().sum() > 0, name
+
+
+def test_an_error_in_a_thread_reaches_the_caller(threads):
+    threads(2)
+    gt = scene(2, 40, 31)
+    with pytest.raises(UserError, match="at least 32"):
+        reduced(gt, gt)
+    with pytest.raises(ValueError, match="from a task"):
+        run_all([lambda: torch.zeros(1), failing_task], gt)
+    assert torch.get_num_threads() == 2
+
+
+def failing_task() -> Tensor:
+    raise ValueError("from a task")
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_same_numbers():
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA GPU")
+    images = {k: torch.cat([v, v.flip(-1)]) for k, v in full_scene(8, 128, 96, 4).items()}
+    images["sr"][0, :, :40, :40] = images["lms"][0, :, :40, :40] = 5.1
+    cuda = {k: v.cuda() for k, v in images.items()}
+    cpu_values = reduced(images["sr"], images["lms"]) | metrics.full_resolution(**images, ratio=4, sensor="WV3")
+    gpu_values = reduced(cuda["sr"], cuda["lms"]) | metrics.full_resolution(**cuda, ratio=4, sensor="WV3")
+    for name, value in cpu_values.items():
+        assert gpu_values[name].is_cuda and torch.allclose(gpu_values[name].cpu(), value, rtol=1e-9), name
 
 
 # Masks

@@ -73,6 +73,7 @@ def _checked_name(name: str) -> str:
 
 def _simulate(args: argparse.Namespace) -> dict[str, int]:
     from datasets import scene
+    from utils.mat import read_mat
 
     if (args.ms is None) != (args.pan is None):
         raise UserError("expected --ms and --pan together; give both GeoTIFF files")
@@ -80,12 +81,13 @@ def _simulate(args: argparse.Namespace) -> dict[str, int]:
         raise UserError("expected either SCENE files or --ms and --pan; give one of the two")
     if args.ms is not None:
         return _scenes(args, [scene.read_geotiff_pair(args.ms, args.pan)])
-    kinds = {scene.is_cube(path) for path in args.scenes}
-    if len(kinds) > 1:
+    files = {path: None if path.is_dir() else read_mat(path) for path in args.scenes}
+    pairs = [path for path, data in files.items() if data is not None and "I_PAN" in data]
+    if pairs and len(pairs) < len(files):
         raise UserError("expected only scenes or only cubes, given both; prepare them apart")
-    if kinds == {True}:
-        return _cubes(args)
-    return _scenes(args, [scene.read_scene(path) for path in args.scenes])
+    if pairs:
+        return _scenes(args, [scene.scene_from_mat(path, files[path]) for path in pairs])
+    return _cubes(args, files)
 
 
 def _scenes(args: argparse.Namespace, scenes: list) -> dict[str, int]:
@@ -111,21 +113,26 @@ def _scenes(args: argparse.Namespace, scenes: list) -> dict[str, int]:
     )
 
 
-def _cubes(args: argparse.Namespace) -> dict[str, int]:
+def _cubes(args: argparse.Namespace, files: dict[Path, dict | None]) -> dict[str, int]:
     from datasets.prepare import prepare_cubes
-    from datasets.response import gaussian_rgb, parse_wavelengths, read_response
-    from datasets.scene import read_cube
+    from datasets.response import gaussian_rgb, parse_wavelengths, response_from_mat
+    from datasets.scene import cube_from_mat, cube_from_png
+    from utils.mat import read_mat
     from utils.sensors import get_sensor
 
     ratio = args.ratio or 4
     sensor = get_sensor(args.sensor or "none")
-    cubes = [read_cube(path, args.scale) for path in args.scenes]
+    cubes = [
+        cube_from_png(path, args.scale) if data is None else cube_from_mat(path, data, args.scale)
+        for path, data in files.items()
+    ]
     bands = len(cubes[0].values)
     if sensor.bands not in (None, bands):
         raise UserError(f"expected {sensor.bands} bands for sensor {sensor.name}, given {bands}; name the right sensor")
     wavelengths = parse_wavelengths(args.wavelengths, bands)
     if args.response:
-        response = read_response(args.response, wavelengths, _columns(args.guide_columns))
+        columns = _columns(args.guide_columns)
+        response = response_from_mat(args.response, read_mat(args.response), wavelengths, columns)
     else:
         response = gaussian_rgb(wavelengths)
     default = f"{args.scenes[0].stem if sensor.bands is None else sensor.name}_x{ratio}"
@@ -160,10 +167,11 @@ def _synthetic(args: argparse.Namespace) -> dict[str, int]:
 
 def _inspect(args: argparse.Namespace) -> int:
     from datasets.inspect import inspect_file
+    from utils.mat import read_mat
 
     worst = 0
     for path in args.files:
-        report = inspect_file(path)
+        report = inspect_file(path, read_mat)
         print(report.text())
         worst = max(worst, report.status)
     return worst

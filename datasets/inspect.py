@@ -6,6 +6,7 @@ Legend: N samples, C bands, P guide bands, H W size, h w size of ms, r = H/h.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ import numpy as np
 from datasets.h5 import DAMAGE, Contents, checked_dataset, default_divisor, describe, file_sensor, open_file
 from datasets.layout import read_sample
 from utils.errors import UserError
-from utils.mat import read_mat
 from utils.sensors import SENSORS
 
 _SAMPLES = 8
@@ -49,14 +49,19 @@ class Report:
         )
 
 
-def inspect_file(path: str | Path) -> Report:
-    """Report on an H5 file, a `.mat` or a GeoTIFF; never raises for what is wrong with the file."""
+def inspect_file(path: str | Path, read_mat: Callable[[Path], dict[str, np.ndarray]] | None = None) -> Report:
+    """Report on an H5 file, a `.mat` or a GeoTIFF; never raises for what is wrong with the file.
+
+    Args:
+        path: the file; its ending tells `.mat` and GeoTIFF, everything else is taken for H5.
+        read_mat: reader of `.mat` files (`utils.mat.read_mat`, handed in by the entry file); None takes them for H5.
+    """
     report = Report(Path(path))
     try:
         if report.path.suffix.lower() in _SUFFIXES_TIFF:
             _inspect_tiff(report)
-        elif report.path.suffix.lower() == ".mat":
-            _inspect_mat(report)
+        elif report.path.suffix.lower() == ".mat" and read_mat is not None:
+            _inspect_mat(report, read_mat(report.path))
         else:
             _inspect_h5(report)
     except UserError as error:
@@ -184,8 +189,7 @@ def _guide_order(samples: dict[str, np.ndarray]) -> str:
     return "RGB" if red > blue else "BGR"
 
 
-def _inspect_mat(report: Report) -> None:
-    data = read_mat(report.path)
+def _inspect_mat(report: Report, data: dict[str, np.ndarray]) -> None:
     for key, value in data.items():
         shown = f"{value.item()!s}" if value.size == 1 else _range(value)
         report.lines.append(f"{key}: {tuple(value.shape)} {value.dtype}, {shown}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.mat import write_atomically
+from datasets.writer import renamed
 
 
 def stretched(image: np.ndarray, low: float = 1.0, high: float = 99.0) -> np.ndarray:
@@ -38,4 +38,5 @@ def save_scene(path: str | Path, ms: np.ndarray, pan: np.ndarray, rgb: tuple[int
         axes.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="antialiased")
         axes.set_title(title)
         axes.set_axis_off()
-    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=100))
+    with renamed(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=100)

@@ -5,12 +5,12 @@ Legend: C bands of the cube, P bands of the guide.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from utils.errors import UserError
-from utils.mat import read_mat
 
 _RGB = ((610.0, 35.0), (540.0, 35.0), (465.0, 30.0))  # centre and sigma in nm of a plain colour camera
 
@@ -21,11 +21,14 @@ def gaussian_rgb(wavelengths: np.ndarray) -> np.ndarray:
     return _checked(np.exp(-(((wavelengths[None] - centres) / sigmas) ** 2) / 2), "the built-in RGB response")
 
 
-def read_response(path: str | Path, wavelengths: np.ndarray, columns: list[int] | None = None) -> np.ndarray:
-    """Read a table of responses and sample it at the bands of a cube.
+def response_from_mat(
+    path: Path, data: Mapping[str, np.ndarray], wavelengths: np.ndarray, columns: list[int] | None = None
+) -> np.ndarray:
+    """Take a table of responses and sample it at the bands of a cube.
 
     Args:
-        path: `.mat` with a matrix whose column 1 is the wavelength in nm and whose others are responses.
+        path: the `.mat` it came from, for messages.
+        data: its variables; the largest matrix has the wavelength in nm in column 1 and responses in the others.
         wavelengths: of the cube's bands in nm, (C,).
         columns: 1-based columns that become guide bands, in this order; None takes all after the first.
 
@@ -35,7 +38,7 @@ def read_response(path: str | Path, wavelengths: np.ndarray, columns: list[int] 
     Raises:
         UserError: no such table or column, or a guide band that sees nothing of the cube.
     """
-    tables = [a for a in read_mat(path).values() if a.ndim == 2 and a.dtype.kind in "uif" and min(a.shape) >= 2]
+    tables = [a for a in data.values() if a.ndim == 2 and a.dtype.kind in "uif" and min(a.shape) >= 2]
     table = max(tables, key=np.size, default=None)
     if table is None or (np.diff(table[:, 0].astype(float)) <= 0).any():
         raise UserError(

@@ -1,10 +1,12 @@
-"""Reads the scenes users have: toolbox `.mat` files, MS + PAN GeoTIFF pairs, hyperspectral cubes.
+"""Understands the scenes users have: toolbox `.mat` files, MS + PAN GeoTIFF pairs, hyperspectral cubes.
 
+The variables of a `.mat` are handed in, as `utils.mat.read_mat` gives them: name -> array with MATLAB's axes.
 Legend: C bands, H W size of MS or cube, r ratio. Arrays are (C, H, W), in the file's own numbers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from utils.errors import UserError
-from utils.mat import read_mat
 from utils.sensors import SENSORS
 
 
@@ -46,19 +47,16 @@ class Cube:
     paths: tuple[Path, ...]
 
 
-def is_cube(path: Path) -> bool:
-    """Tell a hyperspectral cube (folder of PNG, `.mat` without I_PAN) from a scene."""
-    return path.is_dir() or "I_PAN" not in read_mat(path)
+def scene_from_mat(path: Path, data: Mapping[str, np.ndarray]) -> Scene:
+    """Take I_MS_LR or I_MS (H, W, C) and I_PAN (r·H, r·W), with `sensor` and `L` where they stand in the file.
 
-
-def read_scene(path: str | Path) -> Scene:
-    """Read I_MS_LR or I_MS (H, W, C) and I_PAN (r·H, r·W), with `sensor` and `L` where they stand in the file.
+    Args:
+        path: the file, for messages and provenance.
+        data: its variables.
 
     Raises:
-        UserError: what `read_mat` refuses, a missing variable, sizes without a common ratio, NaN.
+        UserError: a missing variable, sizes without a common ratio, NaN.
     """
-    path = Path(path)
-    data = read_mat(path)
     key = "I_MS_LR" if "I_MS_LR" in data else "I_MS"  # files with both have the enlarged image in I_MS
     missing = [k for k in (key, "I_PAN") if k not in data]
     if missing:
@@ -170,31 +168,16 @@ def _common_ground(ms: Any, pan: Any, paths: tuple[Path, Path]) -> tuple[tuple, 
     return tuple(windows[0]), tuple(windows[1])
 
 
-def read_cube(path: str | Path, scale: float | None = None) -> Cube:
-    """Read a hyperspectral cube: a folder of one PNG per band (CAVE), or a `.mat` with one.
-
-    In a `.mat` it is the largest array of three axes (H, W, C) (Harvard), or `Y` (C, pixels) with `nRow`, `nCol`,
-    pixels in column order (Jasper Ridge).
+def cube_from_png(folder: Path, scale: float | None = None) -> Cube:
+    """Read a folder of one grey PNG per band (CAVE); colour pictures beside them are passed over.
 
     Args:
-        path: file or folder.
-        scale: values are divided by it; None takes 255 or 65535 for PNG, and for a `.mat` its largest value, unless
-            that is at most 1.
+        folder: the folder.
+        scale: values are divided by it; None takes 255 or 65535, by the bits of the PNG.
 
     Raises:
-        UserError: nothing that can be read as a cube, or NaN.
+        UserError: no bands of one size, or a PNG that cannot be read.
     """
-    path = Path(path)
-    values, full = _png_cube(path) if path.is_dir() else (_mat_cube(path), None)
-    check_finite("the cube", values, path)
-    largest = float(values.max(initial=0))
-    used = scale or full or (largest if largest > 1 else 1.0)
-    if used <= 0:
-        raise UserError(f"expected a positive scale, given {scale}; correct it")
-    return Cube(values / used, used, (path,))
-
-
-def _png_cube(folder: Path) -> tuple[np.ndarray, float]:
     from PIL import Image, UnidentifiedImageError
 
     bands = []
@@ -210,16 +193,38 @@ def _png_cube(folder: Path) -> tuple[np.ndarray, float]:
         raise UserError(
             f"{folder}: expected one grey PNG of one size per band, found {len(bands)} bands; check the folder"
         )
-    return np.stack(bands).astype(np.float64), 255.0 if bands[0].dtype == np.uint8 else 65535.0
+    full = 255.0 if bands[0].dtype == np.uint8 else 65535.0
+    return _cube(folder, np.stack(bands).astype(np.float64), scale or full)
 
 
-def _mat_cube(path: Path) -> np.ndarray:
-    data = read_mat(path)
+def cube_from_mat(path: Path, data: Mapping[str, np.ndarray], scale: float | None = None) -> Cube:
+    """Take the cube out of the variables of a `.mat`.
+
+    It is `Y` (C, pixels) with `nRow` and `nCol`, pixels in column order (Jasper Ridge), or else the largest array of
+    three axes (H, W, C) (Harvard).
+
+    Args:
+        path: the file, for messages and provenance.
+        data: its variables.
+        scale: values are divided by it; None takes the largest value, unless that is at most 1.
+
+    Raises:
+        UserError: nothing that can be read as a cube, or NaN.
+    """
     rows, columns = (_scalar(data.get(key)) for key in ("nRow", "nCol"))
     y = data.get("Y")
     if y is not None and y.ndim == 2 and rows and columns and rows * columns == y.shape[1]:
-        return y.reshape(len(y), int(columns), int(rows)).transpose(0, 2, 1).astype(np.float64)
+        return _cube(path, y.reshape(len(y), int(columns), int(rows)).transpose(0, 2, 1).astype(np.float64), scale)
     cubes = {key: value for key, value in data.items() if value.ndim == 3 and value.dtype.kind in "uif"}
     if not cubes:
         raise UserError(f"{path} holds no cube (H, W, C); it holds: {', '.join(data) or 'nothing'}; give another file")
-    return np.moveaxis(max(cubes.values(), key=np.size), -1, 0).astype(np.float64)
+    return _cube(path, np.moveaxis(max(cubes.values(), key=np.size), -1, 0).astype(np.float64), scale)
+
+
+def _cube(path: Path, values: np.ndarray, scale: float | None) -> Cube:
+    check_finite("the cube", values, path)
+    largest = float(values.max(initial=0))
+    used = scale or (largest if largest > 1 else 1.0)
+    if used <= 0:
+        raise UserError(f"expected a positive scale, given {scale}; correct it")
+    return Cube(values / used, used, (path,))

@@ -6,7 +6,9 @@ Numbers are float32: digital numbers of 16 bits are exact in it, and the files a
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,6 @@ import numpy as np
 
 from datasets.h5 import FAMILIES
 from utils.errors import UserError
-from utils.mat import write_atomically
 
 FORMAT_VERSION = "1"
 Sample = Mapping[str, np.ndarray]
@@ -38,20 +39,35 @@ def write_h5(path: str | Path, samples: Iterable[Sample], attributes: Mapping[st
         UserError: no samples, or the folder is not writable.
     """
     count = 0
-
-    def write(temporary: Path) -> None:
-        nonlocal count
-        with h5py.File(temporary, "w") as file:
-            for sample in samples:
-                for role, value in sample.items():
-                    _append(file, TASK_FAMILY[task][role], value, count)
-                count += 1
-            if not count:
-                raise UserError(f'no sample fits for "{path}"; the ground is too small for the asked-for size')
-            file.attrs.update(dict(attributes) | {"version": FORMAT_VERSION, "task": task})
-
-    write_atomically(path, write)
+    with renamed(path) as temporary, h5py.File(temporary, "w") as file:
+        for sample in samples:
+            for role, value in sample.items():
+                _append(file, TASK_FAMILY[task][role], value, count)
+            count += 1
+        if not count:
+            raise UserError(f'no sample fits for "{path}"; the ground is too small for the asked-for size')
+        file.attrs.update(dict(attributes) | {"version": FORMAT_VERSION, "task": task})
     return count
+
+
+@contextmanager
+def renamed(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path beside `path` to write to; when the block ends well it becomes `path`, else it is deleted.
+
+    The folder is made where needed; one that cannot be made or written to is a `UserError`.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        reason = error.strerror or "an input/output error"
+        raise UserError(f'cannot write "{path}": {reason}; choose a folder that is writable and has room') from error
+    finally:
+        if path.parent.is_dir():
+            temporary.unlink(missing_ok=True)
 
 
 def _append(file: h5py.File, key: str, value: np.ndarray, index: int) -> None:

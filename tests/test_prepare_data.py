@@ -13,7 +13,7 @@ from scipy.io import savemat
 
 import prepare_data
 from datasets.build import build_dataset
-from datasets.scene import read_cube, read_geotiff_pair
+from datasets.scene import cube_from_png, read_geotiff_pair
 from utils.errors import UserError, run_cli
 from utils.mat import read_mat
 
@@ -131,7 +131,7 @@ def test_cave_folder_at_ratio_8(call, tmp_path):
     (tmp_path / "toys").mkdir()
     for band, image in enumerate(cube, 1):
         Image.fromarray(image).save(tmp_path / "toys" / f"toys_ms_{band:02d}.png")
-    np.testing.assert_allclose(read_cube(tmp_path / "toys").values, cube / 65535.0)
+    np.testing.assert_allclose(cube_from_png(tmp_path / "toys").values, cube / 65535.0)
     assert call("simulate", tmp_path / "toys", "--sensor", "CAVE", "--ratio", 8, "--out", tmp_path)[0] == 0
     dataset = build_dataset("cave_x8", "valid", root=tmp_path)
     assert tuple(dataset[0]["ms"].shape) == (31, 4, 4) and dataset.guide_bands == 3

@@ -68,10 +68,12 @@ static void forward_task(const Scan *s, const Packed *p, int64_t b, int64_t k, i
         for (int64_t j = from; j < to; j++) {
             int lanes = smaller(V, s->D - j * V);
             int64_t at = (task * s->D + j * V) * L + t0;
+            int64_t next = j + 1 < to ? at + V * L : at - (j - from) * V * L + T;
+            expect(s->u + next, L, V, T);
+            expect(s->delta + next, L, V, T);
+            expect_write(s->y + at, L, lanes, steps);
             transpose(s->u + at, L, lanes, steps, u, V);
             transpose(s->delta + at, L, lanes, steps, step, V);
-            expect(s->u + at + V * L, L, V, steps); /* the next vector of channels */
-            expect(s->delta + at + V * L, L, V, steps);
             activate(s, steps, p->bias + (k * p->vectors + j) * V, step, NULL);
             vf skip = load(p->skip + (k * p->vectors + j) * V);
             for (int t = 0; t < steps; t++) {
@@ -138,12 +140,13 @@ static void backward_task(const Scan *s, const Packed *p, int64_t b, int64_t k, 
         for (int64_t j = 0; j < p->vectors; j++) {
             int lanes = smaller(V, s->D - j * V);
             int64_t at = (task * s->D + j * V) * L + t0, o = j * T * V;
+            int64_t next = j + 1 < p->vectors ? at + V * L : at - j * V * L - T;
+            expect(s->u + next, L, V, T);
+            expect(s->delta + next, L, V, T);
+            expect(s->gy + next, L, V, T);
             transpose(s->u + at, L, lanes, steps, u + o, V);
             transpose(s->delta + at, L, lanes, steps, step + o, V);
             transpose(s->gy + at, L, lanes, steps, dy + o, V);
-            expect(s->u + at + V * L, L, V, steps);
-            expect(s->delta + at + V * L, L, V, steps);
-            expect(s->gy + at + V * L, L, V, steps);
             activate(s, steps, p->bias + (k * p->vectors + j) * V, step + o, slope + o);
             for (int t = 0; t < steps * V; t += V) store(x + o + t, load(u + o + t) * load(step + o + t));
         }
@@ -162,6 +165,8 @@ static void backward_task(const Scan *s, const Packed *p, int64_t b, int64_t k, 
         for (int64_t j = 0; j < p->vectors; j++) {
             int64_t at = (task * s->D + j * V) * L + t0, o = j * T * V;
             vf skip = load(p->skip + (k * p->vectors + j) * V);
+            expect_write(s->gu + at, L, smaller(V, s->D - j * V), steps);
+            expect_write(s->gdelta + at, L, smaller(V, s->D - j * V), steps);
             vf gskip = load(sums.skip + j * V), gbias = load(sums.bias + j * V);
             for (int64_t i = o; i < o + steps * V; i += V) {
                 vf in = load(u + i), d = load(step + i), out = load(dy + i), to_x = load(gx + i);

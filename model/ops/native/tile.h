@@ -14,15 +14,16 @@
 
 #define T 32  /* steps of a tile: decays and states of NB of them stay in the first cache */
 #define NB 4  /* states per pass: the padding unit of N */
+#define UNROLL _Pragma("GCC unroll 8") /* at once, so that small arrays live in registers */
 
 #define DEFINE_FORWARD(NAME, COUNT)                                                                                  \
     static void NAME(int steps, const float *step, const float *x, float *y, const float *B, const float *C, int ld, \
                      const float *A2, float *h) {                                                                    \
         vf a[COUNT], s[COUNT];                                                                                       \
-        for (int n = 0; n < COUNT; n++) a[n] = load(A2 + n * V), s[n] = load(h + n * V);                             \
+        UNROLL for (int n = 0; n < COUNT; n++) a[n] = load(A2 + n * V), s[n] = load(h + n * V);                             \
         for (int t = 0; t < steps; t++) {                                                                            \
             vf d = load(step + t * V), in = load(x + t * V), even = load(y + t * V), odd = all(0.0f);                \
-            _Pragma("GCC unroll 8") for (int n = 0; n < COUNT; n += 2) {                                             \
+            UNROLL for (int n = 0; n < COUNT; n += 2) {                                             \
                 s[n] = exp2_v(d * a[n]) * s[n] + in * all(B[t * ld + n]);                                            \
                 s[n + 1] = exp2_v(d * a[n + 1]) * s[n + 1] + in * all(B[t * ld + n + 1]);                            \
                 even += s[n] * all(C[t * ld + n]);                                                                   \
@@ -30,7 +31,7 @@
             }                                                                                                        \
             store(y + t * V, even + odd);                                                                            \
         }                                                                                                            \
-        for (int n = 0; n < COUNT; n++) store(h + n * V, s[n]);                                                      \
+        UNROLL for (int n = 0; n < COUNT; n++) store(h + n * V, s[n]);                                                      \
     }
 
 DEFINE_FORWARD(forward_8, 8)
@@ -58,21 +59,21 @@ INLINE void backward_tile_(int steps, int ld, const float *step, const float *x,
                            const float *C, const float *A2, const float *h, float *g, float *gA, float *gx,
                            float *gstep, vf (*sum_B)[NB], vf (*sum_C)[NB], Recomputed *r, const int first) {
     vf a[NB], s[NB], grad[NB], grad_A[NB];
-    for (int n = 0; n < NB; n++) a[n] = load(A2 + n * V), s[n] = load(h + n * V);
+    UNROLL for (int n = 0; n < NB; n++) a[n] = load(A2 + n * V), s[n] = load(h + n * V);
     for (int t = 0; t < steps; t++) {
         vf d = load(step + t * V), in = load(x + t * V);
-        _Pragma("GCC unroll 4") for (int n = 0; n < NB; n++) {
+        UNROLL for (int n = 0; n < NB; n++) {
             vf decay = exp2_v(d * a[n]);
             r->before[t][n] = s[n];
             r->decay[t][n] = decay;
             s[n] = decay * s[n] + in * all(B[t * ld + n]);
         }
     }
-    for (int n = 0; n < NB; n++) grad[n] = load(g + n * V), grad_A[n] = load(gA + n * V);
+    UNROLL for (int n = 0; n < NB; n++) grad[n] = load(g + n * V), grad_A[n] = load(gA + n * V);
     for (int t = steps - 1; t >= 0; t--) {
         vf d = load(step + t * V), in = load(x + t * V), out = load(dy + t * V);
         vf to_x = load(gx + t * V), to_step = load(gstep + t * V);
-        _Pragma("GCC unroll 4") for (int n = 0; n < NB; n++) {
+        UNROLL for (int n = 0; n < NB; n++) {
             vf now = grad[n] + out * all(C[t * ld + n]);
             sum_C[t][n] = first ? s[n] * out : s[n] * out + sum_C[t][n];
             sum_B[t][n] = first ? now * in : now * in + sum_B[t][n];
@@ -80,12 +81,12 @@ INLINE void backward_tile_(int steps, int ld, const float *step, const float *x,
             grad[n] = now * r->decay[t][n];
             s[n] = r->before[t][n];
             vf through = grad[n] * s[n];
-            to_step += through * a[n];
+            to_step += through * load(A2 + n * V);
             grad_A[n] += through * d;
         }
         store(gx + t * V, to_x), store(gstep + t * V, to_step);
     }
-    for (int n = 0; n < NB; n++) store(g + n * V, grad[n]), store(gA + n * V, grad_A[n]);
+    UNROLL for (int n = 0; n < NB; n++) store(g + n * V, grad[n]), store(gA + n * V, grad_A[n]);
 }
 
 static void backward_tile(int steps, int ld, const float *step, const float *x, const float *dy, const float *B,

@@ -216,4 +216,10 @@ INLINE void expect(const float *src, int64_t src_row, int rows, int columns) {
         for (int c = 0; c < columns; c += 16) __builtin_prefetch(src + r * src_row + c, 0, 2);
 }
 
+/* The same for rows that will be written. */
+INLINE void expect_write(const float *dst, int64_t dst_row, int rows, int columns) {
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < columns; c += 16) __builtin_prefetch(dst + r * dst_row + c, 1, 2);
+}
+
 #endif

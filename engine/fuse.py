@@ -1,7 +1,10 @@
 """Fuse images of any size: whole, or in overlapping tiles that are blended, so that memory stays bounded.
 
+`fuse` takes tensors; `fuse_rows` asks for each tile when its turn comes and hands out rows as soon as no further tile
+touches them, so neither the input nor the result has to fit in memory. Both lay the same tiles.
+
 Shapes: ms (B, C, h, w), lms (B, C, H, W), pan (B, P, H, W), sr (B, C, H, W), H = ratio * h.
-Tile sizes are pixels of sr.
+Tile sizes are pixels of sr; a box is (first row, first column, height, width) in pixels of sr.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ import torch
 from utils.errors import UserError
 
 Box = tuple[int, int, int, int]
+Model = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def tile_starts(size: int, tile: int, overlap: int) -> list[int]:
@@ -57,14 +62,109 @@ def _batches(boxes: list[Box], size: int) -> Iterator[list[Box]]:
         yield boxes[start : start + size]
 
 
-def _cut(x: torch.Tensor, boxes: list[Box], scale: int) -> torch.Tensor:
-    """Cut the same boxes, given in sr pixels, from `x`, whose pixels are `scale` sr pixels wide: (n * B, …)."""
-    return torch.cat([x[..., r // scale : (r + h) // scale, c // scale : (c + w) // scale] for r, c, h, w in boxes])
+def _cut(x: torch.Tensor, box: Box, scale: int) -> torch.Tensor:
+    """Cut a box, given in sr pixels, from `x`, whose pixels are `scale` sr pixels wide."""
+    r, c, h, w = box
+    return x[..., r // scale : (r + h) // scale, c // scale : (c + w) // scale]
+
+
+class _Rows:
+    """Weighted sum of tiles over the rows that are not handed out yet."""
+
+    def __init__(self, like: torch.Tensor, width: int) -> None:
+        """Start empty; `like` (B, C, …) gives batch, bands, dtype and device."""
+        self.first = 0
+        self.total = like.new_zeros(*like.shape[:2], 0, width)
+        self.weight = like.new_zeros(0, width)
+
+    def add(self, box: Box, piece: torch.Tensor, weights: torch.Tensor) -> None:
+        r, c, h, w = box
+        self.extend(r + h)
+        r -= self.first
+        self.total[..., r : r + h, c : c + w] += piece * weights
+        self.weight[r : r + h, c : c + w] += weights
+
+    def extend(self, end: int) -> None:
+        missing = end - self.first - self.weight.shape[0]
+        if missing > 0:
+            pad = (0, 0, 0, missing)
+            self.total = torch.nn.functional.pad(self.total, pad)
+            self.weight = torch.nn.functional.pad(self.weight, pad)
+
+    def take(self, end: int) -> torch.Tensor:
+        """Remove the rows up to `end` and return them; pixels that no tile reached are 0."""
+        self.extend(end)
+        n = end - self.first
+        # The floor only keeps 0 / 0 from becoming NaN: every real weight is far above it.
+        done = self.total[..., :n, :] / self.weight[:n].clamp(min=1e-12)
+        self.total, self.weight = self.total[..., n:, :].clone(), self.weight[n:].clone()
+        self.first = end
+        return done
+
+
+@torch.inference_mode()
+def fuse_rows(
+    model: Model,
+    read: Callable[[Box], Inputs | None],
+    like: torch.Tensor,
+    size: tuple[int, int],
+    *,
+    ratio: int,
+    tile: int | None,
+    overlap: int = 16,
+    tiles_per_batch: int = 8,
+    device: torch.device | str | None = None,
+    align: int = 1,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Fuse an image that is read tile by tile; yield (first row, rows of sr (B, C, n, W)), top to bottom, once each.
+
+    At any time about two rows of tiles and `align` rows of sr are in memory.
+
+    Args:
+        model: a network in evaluation mode or a classical method.
+        read: box -> (ms, lms, pan) of that box; None where nothing is to be fused (sr is 0 there).
+        like: (B, C, …) of any size: batch, bands, dtype and device of the result.
+        size: (H, W).
+        ratio: H / h.
+        tile: side of the square tiles; None = one box with the whole image.
+        overlap: pixels shared by neighbouring tiles; there the results are blended linearly.
+        tiles_per_batch: tiles that go through the network together.
+        device: where the network runs; None = that of `like`.
+        align: rows come in multiples of this, except the last ones.
+        on_progress: called with (tiles done, tiles in all).
+
+    Raises:
+        UserError: tile or overlap no multiple of the ratio, or an overlap as large as the tile.
+    """
+    H, W = size
+    whole = tile is None or (tile >= H and tile >= W)
+    if not whole:
+        check_tiling(tile, overlap, ratio)
+    boxes = [(0, 0, H, W)] if whole else _boxes(H, W, tile, overlap)
+    shape = boxes[0][2:]
+    weights = (torch.ones(shape) if whole else blend_window(*shape, overlap)).to(like)
+    rows, done = _Rows(like, W), 0
+    for batch in _batches(boxes, tiles_per_batch):
+        read_tiles = [(box, read(box)) for box in batch]
+        filled = [(box, tensors) for box, tensors in read_tiles if tensors is not None]
+        if filled:
+            inputs = [torch.cat(kind).to(device or like.device) for kind in zip(*(t for _, t in filled), strict=True)]
+            fused = model(*inputs).to(like)
+            for (box, _), piece in zip(filled, fused.split(like.shape[0]), strict=True):
+                rows.add(box, piece, weights)
+        done += len(batch)
+        if on_progress:
+            on_progress(done, len(boxes))
+        ready = H if done == len(boxes) else boxes[done][0] // align * align
+        if ready > rows.first:
+            first = rows.first
+            yield first, rows.take(ready)
 
 
 @torch.inference_mode()
 def fuse(
-    model: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
+    model: Model,
     ms: torch.Tensor,
     lms: torch.Tensor,
     pan: torch.Tensor,
@@ -78,13 +178,9 @@ def fuse(
     """Run `model` on images of any size and return sr (B, C, H, W) on the device of `lms`.
 
     Args:
-        model: a network in evaluation mode or a classical method.
+        model: see `fuse_rows`.
         ms, lms, pan: see the module; all on one device (usually the CPU).
-        tile: side of the square tiles; None = the whole image at once.
-        overlap: pixels shared by neighbouring tiles; there the results are blended linearly.
-        tiles_per_batch: tiles that go through the network together.
-        device: where the network runs; None = where `lms` is.
-        on_progress: called with (tiles done, tiles in all).
+        tile, overlap, tiles_per_batch, device, on_progress: see `fuse_rows`.
 
     Raises:
         UserError: tile or overlap no multiple of the ratio, or an overlap as large as the tile.
@@ -94,19 +190,12 @@ def fuse(
     ratio = H // ms.shape[-2]
     if tile is None or (tile >= H and tile >= W):
         return model(*(t.to(device) for t in (ms, lms, pan))).to(lms.device)
-    check_tiling(tile, overlap, ratio)
+    tiling = {"ratio": ratio, "tile": tile, "overlap": overlap, "tiles_per_batch": tiles_per_batch}
 
-    boxes = _boxes(H, W, tile, overlap)
-    weights = blend_window(min(tile, H), min(tile, W), overlap).to(lms)
-    total, weight_sum = torch.zeros_like(lms), lms.new_zeros(H, W)
-    done = 0
-    for batch in _batches(boxes, tiles_per_batch):
-        inputs = (_cut(ms, batch, ratio), _cut(lms, batch, 1), _cut(pan, batch, 1))
-        fused = model(*(t.to(device) for t in inputs)).to(lms)
-        for (r, c, h, w), piece in zip(batch, fused.split(lms.shape[0]), strict=True):
-            total[..., r : r + h, c : c + w] += piece * weights
-            weight_sum[r : r + h, c : c + w] += weights
-        done += len(batch)
-        if on_progress:
-            on_progress(done, len(boxes))
-    return total / weight_sum
+    def read(box: Box) -> Inputs:
+        return _cut(ms, box, ratio), _cut(lms, box, 1), _cut(pan, box, 1)
+
+    sr = torch.empty_like(lms)
+    for row, strip in fuse_rows(model, read, lms, (H, W), **tiling, device=device, on_progress=on_progress):
+        sr[..., row : row + strip.shape[-2], :] = strip
+    return sr

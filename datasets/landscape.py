@@ -139,19 +139,26 @@ def _texture(generator: np.random.Generator, ground: Ground) -> None:
 def _draw_road(generator: np.random.Generator, ground: Ground, plan: tuple, road: tuple, angle: float) -> None:
     """Draw one cut of the plan as a road (first cuts), a dirt track or a hedge, gently bent; cars on the roads."""
     across, at, parcel, depth = road
-    main, along = (plan[0], plan[1]) if across else (plan[1], plan[0])
+    *window, _ = _window(plan, parcel, angle, ground.light.shape)  # a cut never leaves the parcel it divides
+    corner = [part.start for part in window]
+    u, v = (axis[tuple(window)] for axis in plan)
+    main, along = (u, v) if across else (v, u)
+
+    def where(mask: np.ndarray) -> tuple:
+        return tuple(index + start for index, start in zip(np.nonzero(mask), corner, strict=True))
+
     low, high = (parcel.left, parcel.right) if across else (parcel.top, parcel.bottom)
     distance = np.abs(main - at)
     within = (along >= low) & (along <= high)
     if depth <= 3:
         half = (9.0, 7.0, 5.5, 4.0)[depth]
-        ground.paint(np.nonzero(within & (distance < half + 2.5)), "concrete", "dark soil", 0.45)
-        ground.paint(np.nonzero(within & (distance < half)), "asphalt", "concrete", generator.uniform(0, 0.25))
+        ground.paint(where(within & (distance < half + 2.5)), "concrete", "dark soil", 0.45)
+        ground.paint(where(within & (distance < half)), "asphalt", "concrete", generator.uniform(0, 0.25))
         dashes = within & (distance < 0.7) & (along % 14 < 8)
-        ground.paint(np.nonzero(dashes), "bright roof", "asphalt", 0.35)
+        ground.paint(where(dashes), "bright roof", "asphalt", 0.35)
         _park_cars(generator, ground, (across, at, low, high, half), angle)
     elif generator.random() < 0.6:
-        ground.paint(np.nonzero(within & (distance < generator.uniform(1.2, 2.4))), "light soil", "stubble", 0.3)
+        ground.paint(where(within & (distance < generator.uniform(1.2, 2.4))), "light soil", "stubble", 0.3)
 
 
 def _park_cars(generator: np.random.Generator, ground: Ground, lane: tuple, angle: float) -> None:

@@ -1,0 +1,353 @@
+"""An MS and a PAN GeoTIFF as one scene that is read window by window, and the GeoTIFF that is written from it.
+
+Both images are aligned by their geotransforms and cut to the ground they share, in whole MS pixels. `lms` of a window
+is made from MS pixels around it, so a window equals the same window cut from the whole scene. Needs rasterio, which is
+imported when a file is opened.
+Legend: ms (1, C, h, w), lms (1, C, H, W), pan (1, 1, H, W), r ratio, H = r * h. Windows are (first, end) along rows
+and columns; boxes are (first row, first column, height, width) in pixels of the result.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from datasets.nodata import RINGS, fill, fits, to_stored
+from operators import interp23
+from utils.errors import UserError
+from utils.mat import write_atomically
+from utils.sensors import get_sensor
+
+RATIOS = (2, 4, 8, 16)
+MARGIN = 12  # interp23 looks 6 * (1 + 1/2 + 1/4 + …) < 12 MS pixels around it
+BLOCK = 256  # side of the blocks of the written file; rows are written in multiples of it
+CACHE = 128  # MiB of decoded blocks that GDAL may keep
+WHOLE_COPIES = 10  # float64 copies of sr a method holds at once; 8.4 and lms were measured for the hungriest (PRACS)
+
+Span = tuple[int, int]
+Window = tuple[Span, Span]
+
+
+@dataclass(frozen=True)
+class Ground:
+    """The common ground: windows of both files in their own pixels, and the ratio r."""
+
+    ms: Window
+    pan: Window
+    ratio: int
+
+
+@contextmanager
+def open_aligned(ms_path: str | Path, pan_path: str | Path) -> Iterator[tuple[Any, Any, Ground]]:
+    """Open an MS and a PAN GeoTIFF; give both rasterio datasets and the ground they share, on whole MS pixels.
+
+    Raises:
+        UserError: rasterio is absent, a file cannot be read, PAN of several bands, another coordinate system, rotated
+            images, pixel sizes without a whole ratio, grids shifted against each other, no common ground.
+    """
+    try:
+        import rasterio
+        from rasterio.errors import NotGeoreferencedWarning, RasterioError
+    except ImportError:
+        raise UserError("reading GeoTIFF needs rasterio; install it with: pip install rasterio") from None
+    paths = Path(ms_path), Path(pan_path)
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f'expected a GeoTIFF, "{path}" does not exist; check the path')
+    try:
+        with rasterio.Env(GDAL_CACHEMAX=CACHE), warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # becomes an error of one line below
+            with rasterio.open(paths[0]) as ms, rasterio.open(paths[1]) as pan:
+                if pan.count != 1:
+                    raise UserError(
+                        f"{paths[1]}: expected one band in the PAN image, given {pan.count}; swap --ms and --pan?"
+                    )
+                yield ms, pan, common_ground(ms, pan)
+    except RasterioError as error:
+        raise UserError(f"cannot read the GeoTIFF pair: {error}; check the files") from error
+
+
+def common_ground(ms: Any, pan: Any) -> Ground:
+    """Return windows of two open rasterio datasets that cover the same ground in whole MS pixels.
+
+    PAN may begin inside an MS pixel, but both grids must agree to a quarter of a PAN pixel everywhere.
+
+    Raises:
+        UserError: see `open_aligned`.
+    """
+    if ms.crs != pan.crs:
+        raise UserError(f"{ms.name} and {pan.name} have different coordinate systems; reproject one")
+    coarse, fine = ms.transform, pan.transform
+    for file, t in ((ms, coarse), (pan, fine)):
+        if t.is_identity:
+            raise UserError(f"{file.name} has no geotransform; add its corner and pixel size (gdal_edit.py -a_ullr)")
+        if (t.b, t.d) != (0, 0) or not (t.a and t.e):
+            raise UserError(f"{file.name} is rotated; resample both to a north-up grid")
+    ratio = round(coarse.a / fine.a)
+    if ratio < 2 or max(abs(coarse.a / fine.a - ratio), abs(coarse.e / fine.e - ratio)) > 1e-3:
+        raise UserError(f"expected MS pixels a whole multiple of PAN pixels, given {coarse.a} and {fine.a}; resample")
+    axes = [(coarse.f, coarse.e, fine.f, fine.e), (coarse.c, coarse.a, fine.c, fine.a)]
+    spans = [
+        _span(*axis, ratio, *sizes) for axis, sizes in zip(axes, zip(ms.shape, pan.shape, strict=True), strict=True)
+    ]
+    if None in spans:
+        raise UserError(f"{ms.name} and {pan.name} share no ground; check that they belong together")
+    (ms_rows, pan_rows), (ms_columns, pan_columns) = spans
+    for (begin, step, pan_begin, pan_step), (own, other) in zip(axes, spans, strict=True):
+        # Both ends: a pixel size that is a little off moves the far end, not the near one.
+        off = [(begin + a * step - pan_begin) / pan_step - b for a, b in zip(own, other, strict=True)]
+        if max(map(abs, off)) > 0.25:
+            raise UserError(
+                f"the grids of {ms.name} and {pan.name} are shifted by part of a pixel; resample PAN to MS's grid"
+            )
+    return Ground((ms_rows, ms_columns), (pan_rows, pan_columns), ratio)
+
+
+def _span(
+    begin: float, step: float, pan_begin: float, pan_step: float, ratio: int, size: int, pan_size: int
+) -> tuple[Span, Span] | None:
+    """Common pixels along one axis: of MS and of PAN; None where there are none."""
+    offset = round((pan_begin - begin) / step * ratio)  # of PAN's first pixel from MS's, in PAN pixels
+    first, last = max(0, -(-offset // ratio)), min(size, (offset + pan_size) // ratio)
+    return ((first, last), (first * ratio - offset, last * ratio - offset)) if last > first else None
+
+
+@contextmanager
+def open_pair(
+    ms_path: str | Path,
+    pan_path: str | Path,
+    *,
+    sensor: str | None = None,
+    divisor: float | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Iterator[ScenePair]:
+    """Open an MS and a PAN GeoTIFF as a `ScenePair`.
+
+    Args:
+        ms_path: C bands, integers of at most 32 bits or floating point; an alpha band is taken as a mask.
+        pan_path: one band.
+        sensor: name; None = "none".
+        divisor: numbers are divided by it; None = the sensor's.
+        dtype: of the tensors.
+
+    Raises:
+        UserError: what `open_aligned` refuses, a ratio that interp23 is not defined for, another number of bands than
+            the sensor's.
+    """
+    with open_aligned(ms_path, pan_path) as (ms, pan, ground):
+        yield ScenePair(_Side(ms, ground.ms), _Side(pan, ground.pan), ground.ratio, sensor, divisor, dtype)
+
+
+class _Side:
+    """One of the two files: pixels by windows that are counted from the common ground's corner."""
+
+    def __init__(self, source: Any, ground: Window) -> None:
+        self.source, self.ground = source, ground
+        self.size = tuple(end - first for first, end in ground)
+        self.path = Path(source.name)
+        self.bands = [i for i, c in zip(source.indexes, source.colorinterp, strict=True) if c.name != "alpha"]
+        self.dtype = np.dtype(source.dtypes[0])
+        self.masked = any(flags[0].name != "all_valid" for flags in source.mask_flag_enums)
+        self.gaps = self.masked or self.dtype.kind == "f"  # NaN counts as no data
+
+    def _in_file(self, spans: Window, reach: int) -> Window:
+        """Window in the file's own pixels, wider by `reach` where the file goes on."""
+        ends = zip(spans, self.ground, self.source.shape, strict=True)
+        return tuple((max(0, g[0] + a - reach), min(size, g[0] + b + reach)) for (a, b), g, size in ends)
+
+    def _read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
+        from rasterio.errors import RasterioError
+
+        try:
+            image = self.source.read(self.bands, window=window).astype(np.float64)
+            valid = np.isfinite(image).all(0)
+            if self.masked:
+                valid &= (self.source.read_masks(self.bands, window=window) > 0).all(0)
+        except RasterioError as error:
+            raise UserError(f"{self.path} cannot be read to its end ({error}); copy it again") from error
+        return image, valid
+
+    def valid(self, spans: Window) -> np.ndarray:
+        """Which pixels of the window have data in all bands."""
+        if not self.gaps:
+            return np.ones([b - a for a, b in spans], dtype=bool)
+        return self._read(self._in_file(spans, 0))[1]
+
+    def pixels(self, spans: Window, margin: int = 0) -> np.ndarray:
+        """Float64 (C, height + 2 margin, …), gaps filled; mirrored where the margin leaves the file."""
+        wanted = [(a - margin, b + margin) for a, b in spans]
+        inner = self._in_file(spans, margin)
+        outer = self._in_file(spans, margin + 2 * RINGS) if self.gaps else inner
+        image, valid = self._read(outer)
+        if not valid.all():
+            image = fill(image, valid, self.mean)
+        cuts = [slice(i[0] - o[0], i[1] - o[0]) for i, o in zip(inner, outer, strict=True)]
+        image = image[:, cuts[0], cuts[1]]
+        # Pixel a of the window is pixel g + a of the file: what lies before 0 or behind the end is mirrored.
+        beyond = [
+            (i[0] - (g[0] + w[0]), g[0] + w[1] - i[1]) for i, g, w in zip(inner, self.ground, wanted, strict=True)
+        ]
+        return np.pad(image, [(0, 0), *beyond], mode="reflect") if any(map(any, beyond)) else image
+
+    @cached_property
+    def mean(self) -> np.ndarray:
+        """Mean of every band over a thinned-out reading of the file; 0 where it has no data at all."""
+        thin = tuple(max(1, size // max(1, max(self.source.shape) // 256)) for size in self.source.shape)
+        image = self.source.read(self.bands, out_shape=(len(self.bands), *thin), masked=True)
+        image = np.ma.masked_invalid(image.astype(np.float64))
+        return np.asarray(image.mean((1, 2), dtype=np.float64).filled(0.0))
+
+
+class ScenePair:
+    """A scene: `read` windows of it, `write` the result; made by `open_pair`.
+
+    Attributes:
+        bands, guide_bands: C and 1.
+        ratio: r.
+        size: (H, W) of the common ground in PAN pixels, multiples of r.
+        sensor, divisor: see `open_pair`.
+    """
+
+    def __init__(
+        self, ms: _Side, pan: _Side, ratio: int, sensor: str | None, divisor: float | None, dtype: torch.dtype
+    ) -> None:
+        self.ms, self.pan, self.ratio, self.dtype = ms, pan, ratio, dtype
+        self.bands, self.guide_bands, self.size = len(ms.bands), 1, pan.size
+        row = get_sensor(sensor or "none")
+        self.sensor, self.divisor = row.name, float(divisor or row.divisor)
+        if ratio not in RATIOS:
+            raise UserError(f"expected a ratio of 2, 4, 8 or 16, the pixel sizes say {ratio}; resample one image")
+        if row.bands not in (None, self.bands):
+            raise UserError(
+                f"expected {row.bands} bands for sensor {row.name}, {ms.path} has {self.bands}; name the right sensor"
+            )
+        for side in (ms, pan):
+            if len(set(side.source.dtypes)) > 1 or side.dtype.kind not in "uif" or side.dtype.str[1:] in ("i8", "u8"):
+                raise UserError(
+                    f"{side.path}: expected one type, integers of at most 32 bits or floating point, given "
+                    f"{', '.join(sorted(set(side.source.dtypes)))}; convert it (gdal_translate -ot)"
+                )
+
+    @property
+    def like(self) -> torch.Tensor:
+        """An empty (1, C, 0, 0) that tells bands and dtype of the result."""
+        return torch.empty(1, self.bands, 0, 0, dtype=self.dtype)
+
+    def read(self, box: tuple[int, int, int, int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
+        """Return (ms, lms, pan) of a box, divided by the divisor; None where no pixel has data.
+
+        Args:
+            box: multiples of r, inside `size`.
+        """
+        r, c, h, w = box
+        fine: Window = ((r, r + h), (c, c + w))
+        coarse: Window = tuple((a // self.ratio, b // self.ratio) for a, b in fine)
+        if (self.ms.gaps or self.pan.gaps) and not self.valid(fine).any():
+            return None
+        wide = self._tensor(self.ms.pixels(coarse, MARGIN))
+        inside, far = slice(MARGIN, -MARGIN), slice(MARGIN * self.ratio, -MARGIN * self.ratio)
+        lms = interp23(wide, self.ratio)[..., far, far]
+        return wide[..., inside, inside], lms, self._tensor(self.pan.pixels(fine))
+
+    def _tensor(self, image: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(image / self.divisor)[None].to(self.dtype)
+
+    def valid(self, fine: Window) -> np.ndarray:
+        """Which pixels (h, w) of a window have data in MS and PAN; its columns begin and end on MS pixels."""
+        (top, bottom), columns = fine
+        rows = top // self.ratio, -(-bottom // self.ratio)
+        coarse = self.ms.valid((rows, tuple(n // self.ratio for n in columns)))
+        large = coarse.repeat(self.ratio, 0).repeat(self.ratio, 1)
+        return self.pan.valid(fine) & large[top - rows[0] * self.ratio :][: bottom - top]
+
+    def whole_bytes(self) -> int:
+        """Memory that a method needs which takes the scene as a whole, in bytes (an upper estimate)."""
+        return WHOLE_COPIES * 8 * self.bands * self.size[0] * self.size[1]
+
+    @property
+    def nodata(self) -> float | None:
+        """What marks pixels without data in the result: MS's mark, else PAN's, else one that a mask makes necessary."""
+        for side in (self.ms, self.pan):
+            if side.source.nodata is not None and fits(side.source.nodata, self.ms.dtype):
+                return side.source.nodata
+        if not (self.ms.masked or self.pan.masked):
+            return None
+        return float("nan") if self.ms.dtype.kind == "f" else 0
+
+    def write(self, out: Path, strips: Iterable[tuple[int, torch.Tensor]], *, clip: bool = False) -> None:
+        """Write sr as a tiled, compressed GeoTIFF with MS's bands, dtype and marks on PAN's grid.
+
+        Args:
+            out: `.tif` or `.tiff`; replaced as a whole when all is written.
+            strips: (first row, rows (1, C, n, W)) from top to bottom, divided by the divisor.
+            clip: clip to [0, 1] first.
+
+        Raises:
+            UserError: another ending, `out` is one of the inputs, it cannot be written, or sr is not finite.
+        """
+        import rasterio
+
+        if out.suffix.lower() not in (".tif", ".tiff"):
+            raise UserError(f'expected --out to end in .tif, given "{out}"; a scene is written as GeoTIFF')
+        if any(out.exists() and os.path.samefile(out, side.path) for side in (self.ms, self.pan)):
+            raise UserError(f'expected --out to be a new file, "{out}" is an input; choose another name')
+
+        def save(temporary: Path) -> None:
+            with rasterio.open(temporary, "w", **self._profile()) as file:
+                self._describe(file)
+                for row, strip in strips:
+                    span = (row, row + strip.shape[-2])
+                    file.write(self._stored(span, strip, clip), window=(span, (0, self.size[1])))
+
+        write_atomically(out, save)
+
+    def _stored(self, span: Span, strip: torch.Tensor, clip: bool) -> np.ndarray:
+        valid = self.valid((span, (0, self.size[1])))
+        stored = np.empty(strip.shape[1:], self.ms.dtype)
+        for band, values in enumerate(strip[0]):  # band by band: only one of them is held as float64
+            numbers = (values.clamp(0, 1) if clip else values).double().numpy() * self.divisor
+            if not np.isfinite(numbers[valid]).all():
+                raise UserError("the result holds NaN or infinite values; check weights and divisor")
+            stored[band] = to_stored(numbers, valid, self.ms.dtype, self.nodata)
+        return stored
+
+    def _profile(self) -> dict[str, Any]:
+        from rasterio import Affine
+
+        t, ((top, _), (left, _)) = self.pan.source.transform, self.pan.ground
+        kind, bits = self.ms.dtype.kind, 8 * self.ms.dtype.itemsize
+        return {
+            "driver": "GTiff",
+            "height": self.size[0],
+            "width": self.size[1],
+            "count": self.bands,
+            "dtype": self.ms.dtype.name,
+            "crs": self.pan.source.crs,
+            "transform": Affine(t.a, t.b, t.c + left * t.a, t.d, t.e, t.f + top * t.e),
+            "nodata": self.nodata,
+            "tiled": True,
+            "blockxsize": BLOCK,
+            "blockysize": BLOCK,
+            "interleave": self.ms.source.profile.get("interleave", "pixel"),
+            "compress": "deflate",
+            "predictor": 1 if bits == 16 and kind == "f" else 3 if kind == "f" else 2,
+            "bigtiff": "IF_SAFER",  # the size after compression is not known beforehand
+        }
+
+    def _describe(self, file: Any) -> None:
+        source, bands = self.ms.source, self.ms.bands
+        file.descriptions = [source.descriptions[i - 1] for i in bands]
+        file.colorinterp = [source.colorinterp[i - 1] for i in bands]
+        file.scales = [source.scales[i - 1] for i in bands]
+        file.offsets = [source.offsets[i - 1] for i in bands]
+        file.units = [source.units[i - 1] for i in bands]
+        file.update_tags(**source.tags())

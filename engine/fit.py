@@ -273,6 +273,7 @@ class Trainer:
 
     def validate(self) -> None:
         """Measure the averaged weights, keep them if they are the best so far."""
+        self.session.share_buffers()
         with self.ema.applied(self.core) if self.ema is not None else nullcontext():
             means, first = validate(
                 self.core,

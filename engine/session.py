@@ -120,6 +120,12 @@ class Session:
         placed = {n: like(tensors["ema"][n], shadow) for n, shadow in self.ema.shadow.items()}
         self.ema.load_state_dict(placed, state["ema_updates"])
 
+    def share_buffers(self) -> None:
+        """Give every rank rank 0's buffers: batch-norm statistics differ, and the network that is saved is rank 0's."""
+        if self.ranks.world > 1:
+            for buffer in self.core.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+
     # ------------------------------------------------------------------------------------------ saving
 
     def _shape(self, batches_per_epoch: int) -> dict[str, int]:

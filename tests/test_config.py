@@ -17,7 +17,8 @@ from utils.safe_yaml import parse_yaml, read_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = """--proj_name LE-Mamba --arch LEMamba --dataset wv3 --num_worker 6 -e 800 -b 32 --aug_probs 0. 0.
---loss l1ssim --grad_accum_steps 2 --checkpoint_every_n 20 --val_n_epoch 20 --comment "a comment" --log_metric --logger_on"""
+--loss l1ssim --grad_accum_steps 2 --checkpoint_every_n 20 --val_n_epoch 20
+--comment "a comment" --log_metric --logger_on"""
 
 
 def resolve(line: str = "", folder: Path = config.CONFIG_FOLDER, **more) -> config.Config:

@@ -1,0 +1,203 @@
+"""The training command as users type it: the published line, two processes, resuming, bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+import accelerate_main
+from engine.checkpoint import load_strict, read_weights, resolve_weights
+from model import build_model
+from operators import interp23
+from utils.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+LINE = """--proj_name LE-Mamba --arch PanNet --dataset ikonos --num_worker 2 -e 2 -b 4 --aug_probs 0. 0. --loss l1ssim
+--grad_accum_steps 2 --checkpoint_every_n 20 --val_n_epoch 20 --comment "a comment" --log_metric --logger_on"""
+SMALL = "--arch PanNet --dataset ikonos -e 1 -b 4 --run_name r"
+
+
+def write_set(path: Path, samples: int, seed: int, bands: int = 4, side: int = 32) -> None:
+    g = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(samples, bands, side // 4, side // 4, generator=g)
+    gt = (torch.nn.functional.interpolate(coarse, scale_factor=4, mode="bilinear") * 2047).round()
+    ms = torch.nn.functional.avg_pool2d(gt, 4).round()
+    with h5py.File(path, "w") as file:
+        for key, value in {"gt": gt, "ms": ms, "lms": interp23(ms, 4), "pan": gt.mean(1, keepdim=True)}.items():
+            file[key] = value.numpy()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_set(folder / "train_ikonos.h5", 18, 0)
+    write_set(folder / "valid_ikonos.h5", 5, 1)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerate():
+    """Accelerate keeps precision and device for the life of a process; each test is a process of its own."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def launch(folder: Path, *command: str, **environment: str) -> subprocess.CompletedProcess:
+    env = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run([sys.executable, *command], cwd=folder, env=env, capture_output=True, text=True, timeout=120)
+
+
+def main(monkeypatch, folder: Path, data: Path | None, line: str) -> None:
+    """Run the command in this process."""
+    monkeypatch.chdir(folder)
+    root = ["--data_root", str(data)] if data else []
+    monkeypatch.setattr(sys, "argv", ["accelerate_main.py", *shlex.split(line), *root])
+    accelerate_main.main()
+
+
+def test_published_command_line_under_accelerate_launch(tmp_path, data):
+    config = str(ROOT / "configs/huggingface/accelerate.yaml")
+    command = ["-m", "accelerate.commands.launch", "--config_file", config, str(ROOT / "accelerate_main.py")]
+    done = launch(tmp_path, *command, *shlex.split(LINE), LEMAMBA_DATA=str(data))
+    assert done.returncode == 0, done.stderr
+    run = next((tmp_path / "log_file/LE-Mamba").iterdir())
+    assert {p.name for p in run.iterdir()} == {".lock", "config.yaml", "train.log", "checkpoints", "weights"}
+    assert {p.name for p in (run / "weights").iterdir()} == {
+        f"{n}.{s}" for n in ("best", "last") for s in ("json", "safetensors")
+    }
+    assert [p.name for p in (run / "checkpoints").iterdir()] == ["step_00000004"]
+    assert list((tmp_path / "runs/LE-Mamba" / run.name).glob("events.*"))
+    log = (run / "train.log").read_text()
+    for told in ("77,640", "FLOPs", "a comment", "ergas", "qn", "qave", "samples/s"):
+        assert told in log
+
+    state, meta = read_weights(resolve_weights(run))
+    assert meta["data"] == {"dataset": "ikonos", "sensor": "IKONOS", "divisor": 2047.0, "ratio": 4}
+    model = build_model(meta["model"]["name"], **meta["model"]["args"])
+    load_strict(model, state)
+    assert meta["config"]["train"]["epochs"] == 2 and set(meta["metrics"]) >= {"ergas", "qn", "ssim"}
+
+
+def test_two_processes_with_hugging_face_datasets_installed(tmp_path, data):
+    """A package called `datasets`, seen by accelerate through its metadata, must not be taken for ours."""
+    facts = tmp_path / "fake/datasets-9.9.9.dist-info"
+    facts.mkdir(parents=True)
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: datasets\nVersion: 9.9.9\n")
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    line = LINE.replace("-b 4", "-b 2").replace("--num_worker 2", "--num_worker 0") + " --run_name r"
+    done = launch(
+        tmp_path,
+        *command,
+        str(ROOT / "accelerate_main.py"),
+        *shlex.split(line),
+        LEMAMBA_DATA=str(data),
+        ACCELERATE_USE_CPU="true",
+        PYTHONPATH=str(tmp_path / "fake"),
+    )
+    assert done.returncode == 0, done.stderr
+    log = (tmp_path / "log_file/LE-Mamba/r/train.log").read_text()
+    assert "2 process(es)" in log and log.count("validation after") == 1
+
+
+def test_resume_by_name_takes_the_runs_own_settings(tmp_path, data, monkeypatch, capsys):
+    main(monkeypatch, tmp_path, data, SMALL + " --loss mse")
+    with pytest.raises(UserError, match="--resume_path"):
+        main(monkeypatch, tmp_path, data, SMALL)
+    main(monkeypatch, tmp_path, data, "--resume_path latest -e 3")
+    saved = json.loads((tmp_path / "log_file/LE-Mamba/r/checkpoints/step_00000012/state.json").read_text())
+    assert saved["counters"]["epoch"] == 3
+    assert (saved["config"]["model"]["arch"], saved["config"]["loss"]["name"]) == ("PanNet", "mse")
+    assert "resumed from" in capsys.readouterr().out
+    main(monkeypatch, tmp_path, data, SMALL + " --overwrite")
+    assert len(list((tmp_path / "log_file/LE-Mamba/r/checkpoints").iterdir())) == 1
+
+
+def test_weights_of_one_run_start_another(tmp_path, data, monkeypatch):
+    main(monkeypatch, tmp_path, data, SMALL)
+    main(monkeypatch, tmp_path, data, SMALL.replace("-e 1", "-e 1 --lr 0") + "2 --pretrain_model_path LE-Mamba/r")
+    one, two = (read_weights(tmp_path / f"log_file/LE-Mamba/{r}/weights/last.safetensors")[0] for r in ("r", "r2"))
+    assert all(torch.allclose(one[k], two[k]) for k in one)
+    with pytest.raises(UserError, match="do not fit|no known"):
+        main(monkeypatch, tmp_path, data, "--arch FusionNet --dataset ikonos --pretrain_model_path LE-Mamba/r -b 4")
+
+
+def test_bf16_crops_and_augmentation_run(tmp_path, data, monkeypatch):
+    main(monkeypatch, tmp_path, data, SMALL + " --mixed_precision bf16 --aug_probs 0.5 0 --crop 16 --channels_last")
+    log = (tmp_path / "log_file/LE-Mamba/r/train.log").read_text()
+    assert "mixed precision bf16" in log and "16 x 16" in log
+
+
+def test_a_bad_batch_is_saved_and_replayed(tmp_path, data, monkeypatch, capsys):
+    with pytest.raises(UserError, match="--replay") as error:
+        main(
+            monkeypatch, tmp_path, data, SMALL + " --lr 1e38 --clip_norm none --grad_accum_steps 1 --optimizer sgd -b 1"
+        )
+    saved = next((tmp_path / "log_file/LE-Mamba/r/nan").iterdir())
+    main(monkeypatch, tmp_path, None, f"--replay {saved}")
+    told, again = (line.split(": ", 1)[1] for line in capsys.readouterr().out.splitlines()[-2:])
+    assert told == again and told in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("--arch PanNett", 'did you mean "PanNet"'),
+        ("--arch EXP", "nothing to train"),
+        ("--dataset ikonoss", 'did you mean "ikonos"'),
+        ("--loss l1sim", 'did you mean "l1ssim"'),
+        ("--optimizer adamww", 'did you mean "adamw"'),
+        ("--schedule cosine", "cos_anneal"),
+        ("--set train.epoks=3", 'did you mean "epochs"'),
+        ("--set model.args.widht=3", "widht"),
+        ("--resume_path log_file/none", "not there"),
+        ("--resume_path latest", "no complete checkpoint"),
+        ("-b 40", "smaller -b"),
+        ("--best_metric qn", "--log_metric adds more"),
+        ("--sensor WV3", "8 bands"),
+        ("--ratio 8", "ratio"),
+        ("--crop 30", "multiple"),
+        ("--pretrain_model_path nowhere.pth", "neither"),
+        ("--replay nowhere", "not there"),
+        ("--log_dir file/log", "can be written"),
+        ("--mixed_precision fp16", "fp16"),
+        ("--grad_ckpt", "--grad_ckpt"),
+        ("--dataset wv3", "train_wv3.h5"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, data, monkeypatch, line, says):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError) as error:
+        main(monkeypatch, tmp_path, data, SMALL + " " + line)
+    assert says in str(error.value) and "\n" not in str(error.value)
+    assert not list(tmp_path.glob("log_file/*/*/weights/*")) and not list(tmp_path.glob("runs/*"))
+
+
+def test_no_data_root_an_empty_set_and_bad_samples_say_what_to_do(tmp_path, data, monkeypatch):
+    monkeypatch.delenv("LEMAMBA_DATA", raising=False)
+    with pytest.raises(UserError, match="LEMAMBA_DATA"):
+        main(monkeypatch, tmp_path, None, SMALL)
+    write_set(tmp_path / "train_ikonos.h5", 8, 0)
+    write_set(tmp_path / "valid_ikonos.h5", 4, 0)
+    with h5py.File(tmp_path / "train_ikonos.h5", "a") as file:
+        file["ms"][3, 0, 0, 0] = np.nan
+    for workers in (0, 1):
+        with pytest.raises(UserError) as error:
+            main(monkeypatch, tmp_path, tmp_path, f"{SMALL}{workers} --num_worker {workers}")
+        assert "sample 3" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_errors_exit_2_with_one_line_on_stderr(tmp_path):
+    done = launch(tmp_path, str(ROOT / "accelerate_main.py"), "--arch", "PanNet", "--dataset", "nowhere")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: ")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,62 @@
+"""What the tests start under torchrun with two CPU processes: an undisturbed run, a stopped and resumed one, plain DDP.
+
+``torchrun --nproc_per_node 2 tests/two_processes.py FOLDER`` trains in FOLDER/{whole,parts,ddp}.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tiny_training import TinyNet, make_job
+
+from engine.fit import Trainer, fit
+from engine.signals import StopRequest
+from metrics import Meter
+
+PLAIN = ["--optimizer", "sgd", "--schedule", "constant", "-e", "1", "--clip_norm", "none"]
+PLAIN += ["--set", "train.ema_decay=null"]
+
+
+def plain_net() -> TinyNet:
+    """The network of the comparison with one process: no dropout, no batch norm, one start."""
+    torch.manual_seed(0)
+    return TinyNet(drop=0.0, norm=False)
+
+
+def stopped(folder: Path, accelerator: Accelerator, after: int) -> None:
+    """Train until one of the two processes, not the writing one, is asked to stop after `after` steps."""
+    with StopRequest() as stop:
+        trainer = Trainer(make_job(folder, meter=Meter), accelerator, stop)
+        original, taken = trainer.step, []
+
+        def step(group):
+            taken.append(1)
+            if len(taken) == after and accelerator.process_index == 1:
+                stop.name = "SIGUSR1"
+            original(group)
+
+        trainer.step = step
+        outcome = trainer.run()
+        trainer.log.close()
+        assert outcome.reason == "SIGUSR1" and len(taken) == after, (outcome, len(taken))
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    folder, accelerator = Path(sys.argv[1]), Accelerator(cpu=True)
+    assert accelerator.num_processes == 2
+    fit(make_job(folder / "whole", meter=Meter), accelerator)
+    stopped(folder / "parts", accelerator, after=3)
+    fit(make_job(folder / "parts", resume=True, meter=Meter), accelerator)
+    fit(make_job(folder / "ddp", *PLAIN, model=plain_net(), meter=Meter), accelerator)
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,19 +1,16 @@
 """An MS and a PAN GeoTIFF as one scene that is read window by window, and the GeoTIFF that is written from it.
 
-Both images are aligned by their geotransforms and cut to the ground they share, in whole MS pixels. `lms` of a window
-is made from MS pixels around it, so a window equals the same window cut from the whole scene. Needs rasterio, which is
-imported when a file is opened.
+Windows are counted from the corner of the ground both files share (`datasets.alignment`). `lms` of a window is made
+from MS pixels around it, so a window equals the same window cut from the whole scene, and memory does not grow with the
+scene. Needs rasterio, which is imported when a file is opened.
 Legend: ms (1, C, h, w), lms (1, C, H, W), pan (1, 1, H, W), r ratio, H = r * h. Windows are (first, end) along rows
 and columns; boxes are (first row, first column, height, width) in pixels of the result.
 """
 
 from __future__ import annotations
 
-import os
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,104 +18,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from datasets.alignment import Span, Window, open_aligned
 from datasets.nodata import RINGS, fill, fits, to_stored
+from datasets.writer import renamed
 from operators import interp23
 from utils.errors import UserError
-from utils.mat import write_atomically
 from utils.sensors import get_sensor
 
 RATIOS = (2, 4, 8, 16)
 MARGIN = 12  # interp23 looks 6 * (1 + 1/2 + 1/4 + …) < 12 MS pixels around it
 BLOCK = 256  # side of the blocks of the written file; rows are written in multiples of it
-CACHE = 128  # MiB of decoded blocks that GDAL may keep
 WHOLE_COPIES = 10  # float64 copies of sr a method holds at once; 8.4 and lms were measured for the hungriest (PRACS)
-
-Span = tuple[int, int]
-Window = tuple[Span, Span]
-
-
-@dataclass(frozen=True)
-class Ground:
-    """The common ground: windows of both files in their own pixels, and the ratio r."""
-
-    ms: Window
-    pan: Window
-    ratio: int
-
-
-@contextmanager
-def open_aligned(ms_path: str | Path, pan_path: str | Path) -> Iterator[tuple[Any, Any, Ground]]:
-    """Open an MS and a PAN GeoTIFF; give both rasterio datasets and the ground they share, on whole MS pixels.
-
-    Raises:
-        UserError: rasterio is absent, a file cannot be read, PAN of several bands, another coordinate system, rotated
-            images, pixel sizes without a whole ratio, grids shifted against each other, no common ground.
-    """
-    try:
-        import rasterio
-        from rasterio.errors import NotGeoreferencedWarning, RasterioError
-    except ImportError:
-        raise UserError("reading GeoTIFF needs rasterio; install it with: pip install rasterio") from None
-    paths = Path(ms_path), Path(pan_path)
-    for path in paths:
-        if not path.is_file():
-            raise UserError(f'expected a GeoTIFF, "{path}" does not exist; check the path')
-    try:
-        with rasterio.Env(GDAL_CACHEMAX=CACHE), warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # becomes an error of one line below
-            with rasterio.open(paths[0]) as ms, rasterio.open(paths[1]) as pan:
-                if pan.count != 1:
-                    raise UserError(
-                        f"{paths[1]}: expected one band in the PAN image, given {pan.count}; swap --ms and --pan?"
-                    )
-                yield ms, pan, common_ground(ms, pan)
-    except RasterioError as error:
-        raise UserError(f"cannot read the GeoTIFF pair: {error}; check the files") from error
-
-
-def common_ground(ms: Any, pan: Any) -> Ground:
-    """Return windows of two open rasterio datasets that cover the same ground in whole MS pixels.
-
-    PAN may begin inside an MS pixel, but both grids must agree to a quarter of a PAN pixel everywhere.
-
-    Raises:
-        UserError: see `open_aligned`.
-    """
-    if ms.crs != pan.crs:
-        raise UserError(f"{ms.name} and {pan.name} have different coordinate systems; reproject one")
-    coarse, fine = ms.transform, pan.transform
-    for file, t in ((ms, coarse), (pan, fine)):
-        if t.is_identity:
-            raise UserError(f"{file.name} has no geotransform; add its corner and pixel size (gdal_edit.py -a_ullr)")
-        if (t.b, t.d) != (0, 0) or not (t.a and t.e):
-            raise UserError(f"{file.name} is rotated; resample both to a north-up grid")
-    ratio = round(coarse.a / fine.a)
-    if ratio < 2 or max(abs(coarse.a / fine.a - ratio), abs(coarse.e / fine.e - ratio)) > 1e-3:
-        raise UserError(f"expected MS pixels a whole multiple of PAN pixels, given {coarse.a} and {fine.a}; resample")
-    axes = [(coarse.f, coarse.e, fine.f, fine.e), (coarse.c, coarse.a, fine.c, fine.a)]
-    spans = [
-        _span(*axis, ratio, *sizes) for axis, sizes in zip(axes, zip(ms.shape, pan.shape, strict=True), strict=True)
-    ]
-    if None in spans:
-        raise UserError(f"{ms.name} and {pan.name} share no ground; check that they belong together")
-    (ms_rows, pan_rows), (ms_columns, pan_columns) = spans
-    for (begin, step, pan_begin, pan_step), (own, other) in zip(axes, spans, strict=True):
-        # Both ends: a pixel size that is a little off moves the far end, not the near one.
-        off = [(begin + a * step - pan_begin) / pan_step - b for a, b in zip(own, other, strict=True)]
-        if max(map(abs, off)) > 0.25:
-            raise UserError(
-                f"the grids of {ms.name} and {pan.name} are shifted by part of a pixel; resample PAN to MS's grid"
-            )
-    return Ground((ms_rows, ms_columns), (pan_rows, pan_columns), ratio)
-
-
-def _span(
-    begin: float, step: float, pan_begin: float, pan_step: float, ratio: int, size: int, pan_size: int
-) -> tuple[Span, Span] | None:
-    """Common pixels along one axis: of MS and of PAN; None where there are none."""
-    offset = round((pan_begin - begin) / step * ratio)  # of PAN's first pixel from MS's, in PAN pixels
-    first, last = max(0, -(-offset // ratio)), min(size, (offset + pan_size) // ratio)
-    return ((first, last), (first * ratio - offset, last * ratio - offset)) if last > first else None
 
 
 @contextmanager
@@ -186,7 +96,7 @@ class _Side:
         """Float64 (C, height + 2 margin, …), gaps filled; mirrored where the margin leaves the file."""
         wanted = [(a - margin, b + margin) for a, b in spans]
         inner = self._in_file(spans, margin)
-        outer = self._in_file(spans, margin + 2 * RINGS) if self.gaps else inner
+        outer = self._in_file(spans, margin + RINGS) if self.gaps else inner
         image, valid = self._read(outer)
         if not valid.all():
             image = fill(image, valid, self.mean)
@@ -298,17 +208,14 @@ class ScenePair:
 
         if out.suffix.lower() not in (".tif", ".tiff"):
             raise UserError(f'expected --out to end in .tif, given "{out}"; a scene is written as GeoTIFF')
-        if any(out.exists() and os.path.samefile(out, side.path) for side in (self.ms, self.pan)):
+        if any(out.exists() and out.samefile(side.path) for side in (self.ms, self.pan)):
             raise UserError(f'expected --out to be a new file, "{out}" is an input; choose another name')
 
-        def save(temporary: Path) -> None:
-            with rasterio.open(temporary, "w", **self._profile()) as file:
-                self._describe(file)
-                for row, strip in strips:
-                    span = (row, row + strip.shape[-2])
-                    file.write(self._stored(span, strip, clip), window=(span, (0, self.size[1])))
-
-        write_atomically(out, save)
+        with renamed(out) as temporary, rasterio.open(temporary, "w", **self._profile()) as file:
+            self._describe(file)
+            for row, strip in strips:
+                span = (row, row + strip.shape[-2])
+                file.write(self._stored(span, strip, clip), window=(span, (0, self.size[1])))
 
     def _stored(self, span: Span, strip: torch.Tensor, clip: bool) -> np.ndarray:
         valid = self.valid((span, (0, self.size[1])))

@@ -14,7 +14,7 @@ def fill(image: np.ndarray, valid: np.ndarray, constant: np.ndarray) -> np.ndarr
     """Fill the gaps of an image from their rims inwards, without a step at the rim that a filter could ring on.
 
     Ring after ring, a gap pixel becomes the mean of those of its 8 neighbours that are known; after `RINGS` rings what
-    is left becomes `constant`. A pixel's value depends only on pixels at most 2 * RINGS away, so windows with that margin
+    is left becomes `constant`. A pixel's value depends only on pixels at most `RINGS` away, so windows with that margin
     agree with the whole image.
 
     Args:

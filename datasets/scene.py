@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from datasets.alignment import open_aligned
 from utils.errors import UserError
 from utils.sensors import SENSORS
 
@@ -106,28 +107,11 @@ def read_geotiff_pair(ms_path: str | Path, pan_path: str | Path) -> Scene:
     """Read an MS and a PAN GeoTIFF and cut both to the ground they share, on whole MS pixels.
 
     Raises:
-        UserError: a file that cannot be read, another coordinate system, pixel sizes without a whole ratio, grids
-            shifted against each other, no common ground, or pixels without data.
+        UserError: what `open_aligned` refuses, or pixels without data.
     """
-    try:
-        import rasterio
-        from rasterio.errors import RasterioError
-    except ImportError:
-        raise UserError("reading GeoTIFF needs rasterio; install it with: pip install rasterio") from None
     paths = Path(ms_path), Path(pan_path)
-    for path in paths:
-        if not path.is_file():
-            raise UserError(f'expected a GeoTIFF, "{path}" does not exist; check the path')
-    try:
-        with rasterio.open(paths[0]) as ms, rasterio.open(paths[1]) as pan:
-            if pan.count != 1:
-                raise UserError(
-                    f"{paths[1]}: expected one band in the PAN image, given {pan.count}; swap --ms and --pan?"
-                )
-            windows = _common_ground(ms, pan, paths)
-            images = [_read_window(source, w, path) for source, w, path in zip((ms, pan), windows, paths, strict=True)]
-    except RasterioError as error:
-        raise UserError(f"cannot read the GeoTIFF pair: {error}; check the files") from error
+    with open_aligned(*paths) as (ms, pan, ground):
+        images = [_read_window(*one) for one in ((ms, ground.ms, paths[0]), (pan, ground.pan, paths[1]))]
     return _scene(images[0], images[1], None, None, paths)
 
 
@@ -138,34 +122,6 @@ def _read_window(source: Any, window: tuple, path: Path) -> np.ndarray:
         if empty:
             raise UserError(f"{path}: {empty} pixels are marked as having no data ({source.nodata}); crop them away")
     return image
-
-
-def _common_ground(ms: Any, pan: Any, paths: tuple[Path, Path]) -> tuple[tuple, tuple]:
-    """Return rasterio windows of both images that cover the same ground in whole MS pixels."""
-    if ms.crs != pan.crs:
-        raise UserError(f"{paths[0]} and {paths[1]} have different coordinate systems; reproject one")
-    (coarse, fine), origin = (ms.transform, pan.transform), (pan.transform.c, pan.transform.f)
-    if any((t.b, t.d) != (0, 0) or not (t.a and t.e) for t in (coarse, fine)):
-        raise UserError(f"{paths[0]} or {paths[1]} is rotated; resample both to a north-up grid")
-    ratio = round(coarse.a / fine.a)
-    if ratio < 2 or max(abs(coarse.a / fine.a - ratio), abs(coarse.e / fine.e - ratio)) > 1e-3:
-        raise UserError(f"expected MS pixels a whole multiple of PAN pixels, given {coarse.a} and {fine.a}; resample")
-    # Corner of the PAN image in MS pixels: off the grid by more than a quarter of a PAN pixel, refuse.
-    column, row = (origin[0] - coarse.c) / coarse.a, (origin[1] - coarse.f) / coarse.e
-    if max(abs(at * ratio - round(at * ratio)) for at in (column, row)) > 0.25:
-        raise UserError(
-            f"the grids of {paths[0]} and {paths[1]} are shifted by part of a pixel; resample PAN to MS's grid"
-        )
-    shift = round(row * ratio), round(column * ratio)  # in PAN pixels
-    windows: tuple[list, list] = ([], [])
-    for offset, small, large in zip(shift, ms.shape, pan.shape, strict=True):
-        first = max(0, -(-offset // ratio))
-        last = min(small, (offset + large) // ratio)
-        if last <= first:
-            raise UserError(f"{paths[0]} and {paths[1]} share no ground; check that they belong together")
-        windows[0].append((first, last))
-        windows[1].append((first * ratio - offset, last * ratio - offset))
-    return tuple(windows[0]), tuple(windows[1])
 
 
 def cube_from_png(folder: Path, scale: float | None = None) -> Cube:

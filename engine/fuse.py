@@ -68,6 +68,11 @@ def _cut(x: torch.Tensor, box: Box, scale: int) -> torch.Tensor:
     return x[..., r // scale : (r + h) // scale, c // scale : (c + w) // scale]
 
 
+def _together(tiles: list[Inputs], device: torch.device | str) -> list[torch.Tensor]:
+    """Make one batch of tiles; a single one, perhaps a whole image, is not copied."""
+    return [(kind[0] if len(kind) == 1 else torch.cat(kind)).to(device) for kind in zip(*tiles, strict=True)]
+
+
 class _Rows:
     """Weighted sum of tiles over the rows that are not handed out yet."""
 
@@ -149,8 +154,7 @@ def fuse_rows(
         read_tiles = [(box, read(box)) for box in batch]
         filled = [(box, tensors) for box, tensors in read_tiles if tensors is not None]
         if filled:
-            inputs = [torch.cat(kind).to(device or like.device) for kind in zip(*(t for _, t in filled), strict=True)]
-            fused = model(*inputs).to(like)
+            fused = model(*_together([tensors for _, tensors in filled], device or like.device)).to(like)
             for (box, _), piece in zip(filled, fused.split(like.shape[0]), strict=True):
                 rows.add(box, piece, weights)
         done += len(batch)

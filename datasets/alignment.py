@@ -1,0 +1,104 @@
+"""Which pixels of an MS and a PAN GeoTIFF lie on the same ground, from their geotransforms.
+
+Legend: r ratio, pixel size of MS over that of PAN. Windows are (first, end) along rows and columns, in a file's pixels.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UserError
+
+CACHE = 128  # MiB of decoded blocks that GDAL may keep
+
+Span = tuple[int, int]
+Window = tuple[Span, Span]
+
+
+@dataclass(frozen=True)
+class Ground:
+    """The common ground: windows of both files in their own pixels, and the ratio r."""
+
+    ms: Window
+    pan: Window
+    ratio: int
+
+
+@contextmanager
+def open_aligned(ms_path: str | Path, pan_path: str | Path) -> Iterator[tuple[Any, Any, Ground]]:
+    """Open an MS and a PAN GeoTIFF; give both rasterio datasets and the ground they share, on whole MS pixels.
+
+    Raises:
+        UserError: rasterio is absent, a file cannot be read, PAN of several bands, another coordinate system, rotated
+            images, pixel sizes without a whole ratio, grids shifted against each other, no common ground.
+    """
+    try:
+        import rasterio
+        from rasterio.errors import NotGeoreferencedWarning, RasterioError
+    except ImportError:
+        raise UserError("reading GeoTIFF needs rasterio; install it with: pip install rasterio") from None
+    paths = Path(ms_path), Path(pan_path)
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f'expected a GeoTIFF, "{path}" does not exist; check the path')
+    try:
+        with rasterio.Env(GDAL_CACHEMAX=CACHE), warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # becomes an error of one line below
+            with rasterio.open(paths[0]) as ms, rasterio.open(paths[1]) as pan:
+                if pan.count != 1:
+                    raise UserError(
+                        f"{paths[1]}: expected one band in the PAN image, given {pan.count}; swap --ms and --pan?"
+                    )
+                yield ms, pan, common_ground(ms, pan)
+    except RasterioError as error:
+        raise UserError(f"cannot read the GeoTIFF pair: {error}; check the files") from error
+
+
+def common_ground(ms: Any, pan: Any) -> Ground:
+    """Return windows of two open rasterio datasets that cover the same ground in whole MS pixels.
+
+    PAN may begin inside an MS pixel, but both grids must agree to a quarter of a PAN pixel everywhere.
+
+    Raises:
+        UserError: see `open_aligned`.
+    """
+    if ms.crs != pan.crs:
+        raise UserError(f"{ms.name} and {pan.name} have different coordinate systems; reproject one")
+    coarse, fine = ms.transform, pan.transform
+    for file, t in ((ms, coarse), (pan, fine)):
+        if t.is_identity:
+            raise UserError(f"{file.name} has no geotransform; add its corner and pixel size (gdal_edit.py -a_ullr)")
+        if (t.b, t.d) != (0, 0) or not (t.a and t.e):
+            raise UserError(f"{file.name} is rotated; resample both to a north-up grid")
+    ratio = round(coarse.a / fine.a)
+    if ratio < 2 or max(abs(coarse.a / fine.a - ratio), abs(coarse.e / fine.e - ratio)) > 1e-3:
+        raise UserError(f"expected MS pixels a whole multiple of PAN pixels, given {coarse.a} and {fine.a}; resample")
+    axes = [(coarse.f, coarse.e, fine.f, fine.e), (coarse.c, coarse.a, fine.c, fine.a)]
+    spans = [
+        _span(*axis, ratio, *sizes) for axis, sizes in zip(axes, zip(ms.shape, pan.shape, strict=True), strict=True)
+    ]
+    if None in spans:
+        raise UserError(f"{ms.name} and {pan.name} share no ground; check that they belong together")
+    (ms_rows, pan_rows), (ms_columns, pan_columns) = spans
+    for (begin, step, pan_begin, pan_step), (own, other) in zip(axes, spans, strict=True):
+        # Both ends: a pixel size that is a little off moves the far end, not the near one.
+        off = [(begin + a * step - pan_begin) / pan_step - b for a, b in zip(own, other, strict=True)]
+        if max(map(abs, off)) > 0.25:
+            raise UserError(
+                f"the grids of {ms.name} and {pan.name} are shifted by part of a pixel; resample PAN to MS's grid"
+            )
+    return Ground((ms_rows, ms_columns), (pan_rows, pan_columns), ratio)
+
+
+def _span(
+    begin: float, step: float, pan_begin: float, pan_step: float, ratio: int, size: int, pan_size: int
+) -> tuple[Span, Span] | None:
+    """Common pixels along one axis: of MS and of PAN; None where there are none."""
+    offset = round((pan_begin - begin) / step * ratio)  # of PAN's first pixel from MS's, in PAN pixels
+    first, last = max(0, -(-offset // ratio)), min(size, (offset + pan_size) // ratio)
+    return ((first, last), (first * ratio - offset, last * ratio - offset)) if last > first else None

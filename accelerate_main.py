@@ -166,9 +166,12 @@ def start_accelerator(settings: config.Config) -> Accelerator:
 
     precision = settings.train.mixed_precision
     try:
-        return Accelerator(mixed_precision=precision, cpu=settings.train.cpu or None)
-    except ValueError as error:  # fp16 without a GPU, bf16 on an old one
+        accelerator = Accelerator(mixed_precision=precision, cpu=settings.train.cpu or None)
+    except ValueError as error:  # bf16 on an old GPU
         raise UserError(f"--mixed_precision {precision} does not work here: {error}; use no or bf16") from None
+    if precision == "fp16" and accelerator.device.type == "cpu":  # autocast would run, without loss scaling
+        raise UserError("--mixed_precision fp16 needs a GPU, this runs on the CPU; use bf16 or no")
+    return accelerator
 
 
 def build_job(settings: config.Config, accelerator: Accelerator, run: Path, checkpoint: Path | None) -> Job:
@@ -190,7 +193,7 @@ def build_job(settings: config.Config, accelerator: Accelerator, run: Path, chec
     world = accelerator.num_processes
     facts = describe(settings, model, train, valid, accelerator.device, world) if accelerator.is_main_process else {}
     arguments = dict(optimizer.args)
-    if accelerator.device.type == "cuda" and optimizer.name.lower() in ("adamw", "adam", "sgd"):
+    if accelerator.device.type == "cuda" and optimizer.name.lower() in ("adamw", "adam"):
         arguments.setdefault("fused", True)
     return Job(
         config=settings,

@@ -34,7 +34,9 @@ from engine.validate import Interrupted, minimised, validate
 from utils.errors import UserError
 
 _CULPRITS_SOUGHT = 10  # under `skip`, so many bad batches are looked into and saved; later ones are only counted
-_DEFERRABLE = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)  # fused, they skip a step on the GPU itself
+# Fused, these skip a step on the GPU itself. Not SGD: if its first step is skipped, torch leaves its momentum
+# uninitialised, and the next step adds what happened to lie in memory.
+_DEFERRABLE = (torch.optim.Adam, torch.optim.AdamW)
 
 
 def fit(job: Job, accelerator: Accelerator) -> Outcome:

@@ -118,24 +118,29 @@ def load_batch(path: Path) -> tuple[Batch, dict[str, Tensor], dict[str, Any]]:
 class DeferredFlag:
     """A yes/no of the GPU, read one step later so that reading it never makes the GPU wait.
 
-    ``flag.put(bad)`` starts the copy of this step's flag and returns the one before it; on a CPU nothing is deferred.
+    ``flag.put(bad)`` starts the copy of this step's flag and returns the one before it.
     """
 
     def __init__(self) -> None:
-        self._pending: tuple[Tensor, torch.cuda.Event] | None = None
+        self._pending: tuple[Tensor, torch.cuda.Event | None] | None = None
 
     def put(self, bad: Tensor | None) -> bool:
         """Hand in this step's flag (None: only collect what is pending) and return the previous step's."""
         previous = False
         if self._pending is not None:
             copy, event = self._pending
-            event.synchronize()
+            if event is not None:
+                event.synchronize()
             previous = bool(copy)
-            self._pending = None
+        self._pending = None
         if bad is not None:
-            copy = torch.empty((), dtype=torch.bool, pin_memory=True)
-            copy.copy_(bad, non_blocking=True)
-            event = torch.cuda.Event()
-            event.record()
-            self._pending = (copy, event)
+            self._pending = self._copy(bad) if bad.is_cuda else (bad.clone(), None)
         return previous
+
+    @staticmethod
+    def _copy(bad: Tensor) -> tuple[Tensor, torch.cuda.Event]:
+        copy = torch.empty((), dtype=torch.bool, pin_memory=True)
+        copy.copy_(bad, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        return copy, event

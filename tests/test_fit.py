@@ -206,6 +206,26 @@ def test_skip_policy_leaves_the_step_out_and_counts_it(tmp_path):
     assert "step left out" in (tmp_path / "log/p/run/train.log").read_text()
 
 
+@pytest.mark.parametrize("name", ["adamw", "adam"])
+def test_fused_optimizers_leave_bad_steps_out_by_themselves_and_the_flag_comes_a_step_later(tmp_path, name):
+    """What runs on a GPU, where the loop must not wait for the flag; fused optimizers do the same on a CPU."""
+    flags = ["--nan_policy", "skip", "--optimizer", name, "--set", "optimizer.args.fused=true"]
+    ends = []
+    for folder, deferred in ((tmp_path / "deferred", True), (tmp_path / "direct", False)):
+        model = TinyNet(norm=False)
+        torch.nn.init.constant_(model.first.weight, 0.1)
+        job = make_job(folder, *flags, train=KeyedData(11, nan_at=3), model=model)
+        with StopRequest() as stop:
+            trainer = Trainer(job, Accelerator(cpu=True), stop)
+            trainer.deferred = deferred
+            outcome = trainer.run()
+            trainer.log.close()
+        ends.append((outcome.counters.skipped, [p.detach().clone() for p in model.parameters()]))
+    appearances = sum(3 in epoch_order(11, seed=5, epoch=e)[:10] for e in range(3))
+    assert ends[0][0] == ends[1][0] == appearances > 0
+    assert all(a.isfinite().all() for a in ends[0][1])
+
+
 def test_full_disk_keeps_the_last_good_checkpoint_and_says_so(tmp_path, monkeypatch):
     original, calls = Checkpoints.save, []
 

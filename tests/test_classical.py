@@ -132,6 +132,19 @@ def test_one_dead_band_leaves_the_others_finite(name):
     assert method(name)(ms, lms, pan).isfinite().all()
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_missing_pixels_stay_local_or_are_refused(name):
+    ms, lms, pan = random_inputs()
+    lms[0, 1, 3, 3] = torch.nan
+    if model_entry(name).tileable:
+        missing = method(name)(ms, lms, pan).isnan().any(dim=1)
+        assert missing[0, 3, 3]
+        assert missing.sum() == 1
+    else:
+        with pytest.raises(UserError, match="lms has 1 that are not"):
+            method(name)(ms, lms, pan)
+
+
 def test_undefined_ratio_and_bands_are_user_errors():
     with pytest.raises(UserError, match="GSA is defined for ratio 4, given 8"):
         method("GSA", ratio=8)

@@ -69,6 +69,14 @@ class Classical(nn.Module):
             )
         if ms.shape[1] != len(self.gains):
             raise UserError(f"built for {len(self.gains)} bands, given ms {tuple(ms.shape)}; build it for these data")
+        if not getattr(self, "tileable", True):  # one NaN would spread over the whole image, or stop the regression
+            for name, image in (("ms", ms), ("lms", lms), ("pan", pan)):
+                bad = image.numel() - int(image.isfinite().sum())
+                if bad:
+                    raise UserError(
+                        f"{self.model_name} uses statistics of the whole image: expected finite numbers, {name} has "
+                        f"{bad} that are not; fill or cut away what is missing"
+                    )
 
 
 def constant_like(x: Tensor, values: tuple[float, ...]) -> Tensor:

@@ -29,10 +29,13 @@ def _blocks(n: int, dtype: torch.dtype, device: torch.device) -> Blocks:
     return banded_blocks((taps / taps.sum()).expand(outputs, -1), index, _BLOCK, dtype, device)
 
 
-def gaussian_means(x: Tensor) -> Tensor:
-    """Means under the 11x11 Gaussian window, valid area: (..., H, W) -> (..., H - 10, W - 10)."""
-    H, W = x.shape[-2:]
-    return apply_to_columns(apply_to_rows(x, _blocks(H, x.dtype, x.device)), _blocks(W, x.dtype, x.device))
+def gaussian_means(*images: Tensor) -> tuple[Tensor, ...]:
+    """Means under the 11x11 Gaussian window, valid area: k images (B, C, H, W) -> k images (B, C, H - 10, W - 10)."""
+    H, W = images[0].shape[-2:]
+    device, dtype = images[0].device, images[0].dtype
+    # Side by side in one row: few, large matrix products.
+    rows = apply_to_rows(torch.cat(images, dim=-1), _blocks(H, dtype, device)).unflatten(-1, (len(images), W))
+    return apply_to_columns(rows, _blocks(W, dtype, device)).unbind(-2)
 
 
 def ssim_map(x: Tensor, y: Tensor, data_range: float = 1.0) -> Tensor:
@@ -56,6 +59,7 @@ def ssim_map(x: Tensor, y: Tensor, data_range: float = 1.0) -> Tensor:
     if x.dtype not in (torch.float32, torch.float64):
         x, y = x.float(), y.float()
     c1, c2 = (K1 * data_range) ** 2, (K2 * data_range) ** 2
-    mx, my, power, cross = gaussian_means(torch.stack((x, y, x * x + y * y, x * y))).unbind()
-    product, squares = mx * my, mx * mx + my * my
-    return (2 * product + c1) * (2 * (cross - product) + c2) / ((squares + c1) * (power - squares + c2))
+    mx, my, power, cross = gaussian_means(x, y, torch.addcmul(x * x, y, y), x * y)
+    product, squares = mx * my, torch.addcmul(mx * mx, my, my)
+    likeness = (product + c1 / 2) * (cross - product + c2 / 2)
+    return 4 * likeness / ((squares + c1) * (power - squares + c2))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 from dataclasses import dataclass
+from types import ModuleType
 
 import torch
 
@@ -16,7 +17,7 @@ from utils.errors import UserError, nearest
 
 VARIABLE = "LEMAMBA_SCAN"
 # name -> module with `probe() -> (works here, reason)`,
-# `selective_scan(...)` and, where it has a fused kernel, `cross_scan(...)`.
+# and `selective_scan(...)`.
 _MODULES = {
     "triton": "model.ops.scan_triton",
     "mamba_ssm": "model.ops.scan_mamba_ssm",
@@ -24,7 +25,10 @@ _MODULES = {
     "torch": "model.ops.scan_torch",
     "reference": "model.ops.scan_reference",
 }
+# Backends with a fused four-direction kernel -> module with `cross_scan(...)`.
+_FUSED = {"cpp": "model.ops.cross_cpp"}
 NAMES = tuple(_MODULES)
+_LOADED: dict[str, ModuleType] = {}
 
 
 @dataclass(frozen=True)
@@ -36,9 +40,21 @@ class BackendState:
     reason: str
 
 
-def module_of(name: str):
+def _load(dotted: str) -> ModuleType:
+    """Import a module once; afterwards torch.compile sees a dictionary, not an import."""
+    if dotted not in _LOADED:
+        _LOADED[dotted] = importlib.import_module(dotted)
+    return _LOADED[dotted]
+
+
+def module_of(name: str) -> ModuleType:
     """Return the module that implements backend `name`."""
-    return importlib.import_module(_MODULES[name])
+    return _load(_MODULES[name])
+
+
+def fused_of(name: str) -> ModuleType | None:
+    """Return the module with backend `name`'s fused four-direction scan, or None."""
+    return _load(_FUSED[name]) if name in _FUSED else None
 
 
 def state_of(name: str) -> BackendState:
@@ -104,9 +120,11 @@ def choose(requested: str | None, device: str, dtype: torch.dtype, state_grad: b
         refusal = _refusal(forced, device, dtype, state_grad)
         if refusal:
             raise UserError(f"backend {forced} was asked for but cannot serve this call: {refusal}; use auto or torch")
+        fused_of(forced)
         return forced
     for name in NAMES:
         interpreted = name == "triton" and device != "cuda"  # the interpreter is for tests: only when forced
         if not interpreted and _refusal(name, device, dtype, state_grad) is None and state_of(name).available:
+            fused_of(name)  # loaded here, outside of what torch.compile traces
             return name
     return "reference"

@@ -18,7 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from model.ops.backends import choose, module_of
+from model.ops.backends import choose, fused_of, module_of
 from model.ops.selective_scan import compute_dtype
 from utils.errors import UserError
 
@@ -145,11 +145,11 @@ def cross_selective_scan(
     _check(x, dt, A, others)
     dtype = compute_dtype(x.dtype)
     name = choose(backend, x.device.type, dtype, torch.is_grad_enabled())
-    module = module_of(name)
+    fused = fused_of(name)
     tensors = [
         None if v is None else v.to(dtype)
         for v in (x, dt, Bt, Ct, A, D, dt_weight, dt_bias, shared_state, gate, flat_rho)
     ]
-    fused = getattr(module, "cross_scan", None)
-    y, last = fused(*tensors) if fused else _composed(module.selective_scan, *tensors)
+    with torch.autocast(x.device.type, enabled=False):  # a recurrence in a half type would lose the state
+        y, last = fused.cross_scan(*tensors) if fused else _composed(module_of(name).selective_scan, *tensors)
     return y.to(x.dtype), last

@@ -28,7 +28,7 @@ def selective_scan(
     initial_state: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Return y (B, KD, L) and the last state (B, KD, N), in the dtype of the inputs."""
-    batch, channels, length = u.shape
+    batch, channels, _ = u.shape
     per_group = channels // B.shape[1]
     if delta_bias is not None:
         delta = delta + delta_bias[:, None]
@@ -38,10 +38,11 @@ def selective_scan(
     C = C.repeat_interleave(per_group, dim=1)
     h = u.new_zeros(batch, channels, A.shape[1]) if initial_state is None else initial_state
     ys = []
-    for t in range(length):
-        decay = torch.exp(delta[:, :, t, None] * A)  # (B, KD, N)
-        h = decay * h + (delta[:, :, t] * u[:, :, t])[..., None] * B[..., t]
-        ys.append((h * C[..., t]).sum(-1))  # (B, KD)
+    # unbind, not indexing: the gradient of L indexed slices would be L tensors of full length
+    for u_t, d_t, B_t, C_t in zip(u.unbind(-1), delta.unbind(-1), B.unbind(-1), C.unbind(-1), strict=True):
+        decay = torch.exp(d_t[..., None] * A)  # (B, KD, N)
+        h = decay * h + (d_t * u_t)[..., None] * B_t
+        ys.append((h * C_t).sum(-1))  # (B, KD)
     y = torch.stack(ys, dim=-1)
     if D is not None:
         y = y + D[:, None] * u

@@ -61,16 +61,16 @@ class _ChunkedScan(torch.autograd.Function):
     """y_t = C_t . h_t with h_t = exp(step_t A) h_{t-1} + B_t x_t, parts side by side, states recomputed in backward."""
 
     @staticmethod
-    def forward(ctx, step, x, A, B, C, first):
+    def forward(ctx, step, x, A, B, C, first, parts):
         """Return y (T, M, K, D) and the last state (batch, K, N, D)."""
         length, rows = step.shape[:2]
-        parts = rows // max(first.shape[0], 1) if rows else 1
-        decays = torch.exp(step.sum(0)[:, :, None] * A).unflatten(0, (parts, -1))
+        batch = first.shape[0]
+        decays = torch.exp(step.sum(0)[:, :, None] * A).unflatten(0, (parts, batch))
         if parts > 1:
             h = step.new_zeros(rows, *first.shape[1:])
             for t in range(length):
                 h = _advance(h, _decay(step[t], A), x[t], B[t])
-            before, _ = _carry(first, decays, h.unflatten(0, (parts, -1)))
+            before, _ = _carry(first, decays, h.unflatten(0, (parts, batch)))
             h = before.flatten(0, 1)
         else:
             h = first
@@ -83,14 +83,14 @@ class _ChunkedScan(torch.autograd.Function):
             h = _advance(h, _decay(step[t], A), x[t], B[t])
             y[t] = torch.matmul(C[t].unsqueeze(-2), h).squeeze(-2)
         ctx.save_for_backward(step, x, A, B, C, decays, torch.stack(kept))
-        return y, h.unflatten(0, (parts, -1))[-1].clone()
+        return y, h.unflatten(0, (parts, batch))[-1].clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gy, glast):
-        """Return the gradients of step, x, A, B, C and the first state."""
+        """Return the gradients of step, x, A, B, C and the first state; the number of parts has none."""
         step, x, A, B, C, decays, kept = ctx.saved_tensors
-        length, parts = step.shape[0], decays.shape[0]
+        length, (parts, batch) = step.shape[0], decays.shape[:2]
         g = _ChunkedScan._gradient_at_ends(step, A, C, gy, glast, decays)
         gstep, gx, gB, gC = (torch.empty_like(v) for v in (step, x, B, C))
         gA = torch.zeros_like(g)
@@ -111,7 +111,7 @@ class _ChunkedScan(torch.autograd.Function):
                 ga = g * states[-1]
                 gstep[t] = (ga * A).sum(2)
                 gA.addcmul_(ga, step[t][:, :, None])
-        return gstep, gx, gA.sum(0), gB, gC, g.unflatten(0, (parts, -1))[0]
+        return gstep, gx, gA.sum(0), gB, gC, g.unflatten(0, (parts, batch))[0], None
 
     @staticmethod
     def _gradient_at_ends(step, A, C, gy, glast, decays):
@@ -122,7 +122,7 @@ class _ChunkedScan(torch.autograd.Function):
         g = torch.zeros_like(decays).flatten(0, 1)
         for t in reversed(range(step.shape[0])):
             g = torch.addcmul(g, C[t][..., None], gy[t][:, :, None]).mul_(_decay(step[t], A))
-        before, _ = _carry(glast, decays.flip(0), g.unflatten(0, (parts, -1)).flip(0))
+        before, _ = _carry(glast, decays.flip(0), g.view_as(decays).flip(0))
         return before.flip(0).flatten(0, 1)
 
 
@@ -152,9 +152,7 @@ def selective_scan(
     """Return y (B, KD, L) and the last state (B, KD, N), in the dtype of the inputs."""
     batch, channels, length = u.shape
     groups, states = B.shape[1], A.shape[1]
-    if batch == 0 or channels == 0:
-        return u * delta, u.new_zeros(batch, channels, states)
-    per_step = batch * channels * states
+    per_step = max(batch * channels * states, 1)
     parts = min(max(1, _ELEMENTS_PER_STEP // per_step), math.isqrt(length))
     steps = -(-length // parts)
     parts = -(-length // steps)
@@ -171,6 +169,7 @@ def selective_scan(
         _time_first(B, *cut),
         _time_first(C, *cut),
         first.unflatten(1, (groups, -1)).transpose(2, 3).contiguous(),
+        parts,
     )
     y = y.unflatten(1, (parts, batch)).permute(2, 3, 4, 1, 0).reshape(batch, channels, parts * steps)[..., :length]
     if D is not None:

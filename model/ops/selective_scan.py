@@ -103,6 +103,7 @@ def selective_scan(
     name = choose(backend, u.device.type, dtype, state_grad)
     tensors = [None if x is None else x.to(dtype) for x in (u, delta, A, B, C, D, delta_bias)]
     state = None if initial_state is None else initial_state.to(dtype)
-    y, last = module_of(name).selective_scan(*tensors, delta_softplus, state)
+    with torch.autocast(u.device.type, enabled=False):  # a recurrence in a half type would lose the state
+        y, last = module_of(name).selective_scan(*tensors, delta_softplus, state)
     y = y.to(u.dtype)
     return (y, last) if return_last_state else y

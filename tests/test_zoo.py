@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import h5py
 import numpy as np
 import pytest
 import torch
+from scipy.io import loadmat
 
+import inference
 from model import build_model
 from model.convert import convert_state_dict
 from utils.errors import UserError
@@ -47,6 +50,22 @@ def test_published_outputs(name, sensor, shared):
         sr = model(ms, lms, pan).numpy()
     expected = golden[f"sr_{name}"]
     assert np.abs(sr - expected).max() <= TOLERANCE * np.abs(expected).max()
+
+
+def test_published_weights_from_the_command_line(shared, tmp_path):
+    """Scaling, subtraction and clipping are nobody's business but the network's and the command's."""
+    weights = shared("weights/dlpan/WV3/fusionnet.pth")
+    golden = np.load(shared("golden/zoo/dlpan_wv3_io.npz"))
+    expected = np.clip(golden["sr_FusionNet"], 0, 1) * 2047
+    with h5py.File(tmp_path / "test.h5", "w") as file:
+        for key in ("ms", "lms", "pan"):
+            file[key] = golden[key] * 2047.0
+        file["gt"] = expected
+    arguments = ["--arch", "fusionnet", "--weights", f"dlpan:{weights}", "--dataset", "wv3", "--pictures", "0"]
+    arguments += ["--data", str(tmp_path / "test.h5"), "--out", str(tmp_path / "fused.mat")]
+    assert not inference.main(arguments)
+    sr = loadmat(tmp_path / "fused.mat")["sr"]
+    assert np.abs(sr - expected).max() <= TOLERANCE * expected.max()
 
 
 @pytest.mark.parametrize("name", PARAMETERS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from tiny_training import BANDS, L1, KeyedData, TinyNet, make_job
 
@@ -224,6 +226,19 @@ def test_fused_optimizers_leave_bad_steps_out_by_themselves_and_the_flag_comes_a
     appearances = sum(3 in epoch_order(11, seed=5, epoch=e)[:10] for e in range(3))
     assert ends[0][0] == ends[1][0] == appearances > 0
     assert all(a.isfinite().all() for a in ends[0][1])
+
+
+def test_bf16_follows_float32_within_two_percent_over_200_steps(tmp_path):
+    curves = []
+    for precision in ("no", "bf16"):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        job = make_job(tmp_path / precision, "-e", "67", "--mixed_precision", precision, "--checkpoint_every_n", "0")
+        assert fit(job, Accelerator(cpu=True, mixed_precision=precision)).counters.step == 201
+        log = (job.folder / "train.log").read_text()
+        curves.append([float(x) for x in re.findall(r"validation after .*? loss ([\d.]+)", log)])
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert len(curves[0]) == 67 and curves[0] != curves[1]
+    assert curves[1] == pytest.approx(curves[0], rel=0.02)
 
 
 def test_full_disk_keeps_the_last_good_checkpoint_and_says_so(tmp_path, monkeypatch):

@@ -95,6 +95,14 @@ def test_two_of_one_name_are_an_error(tmp_path):
         scan_folder(tmp_path)
 
 
+def test_an_edited_file_is_read_again(tmp_path):
+    file = tmp_path / "net.py"
+    file.write_text(NEW_METHOD.format(name="First", more=""))
+    assert list(scan_folder(tmp_path)) == ["first"]
+    file.write_text(NEW_METHOD.format(name="TheSecond", more=""))
+    assert list(scan_folder(tmp_path)) == ["thesecond"]
+
+
 def test_missing_folder_is_a_user_error(tmp_path, monkeypatch):
     monkeypatch.setenv("LEMAMBA_MODEL_PATH", str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="is not a folder"):

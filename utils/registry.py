@@ -16,6 +16,7 @@ import ast
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -84,10 +85,17 @@ def _decorator_call(node: ast.expr) -> ast.Call | None:
     return None
 
 
-def _entries_of_file(path: Path) -> list[ModelEntry]:
+def _entries_of_file(path: Path) -> tuple[ModelEntry, ...]:
+    facts = path.stat()
+    return _parse(path, facts.st_mtime_ns, facts.st_size)
+
+
+@lru_cache(maxsize=1024)  # every look-up walks all files; parsing them anew would cost most of it
+def _parse(path: Path, mtime_ns: int, size: int) -> tuple[ModelEntry, ...]:
+    """Read the registrations of one file; time and size are there so that an edited file is read again."""
     source = path.read_text(encoding="utf-8")
     if "register_model" not in source:
-        return []
+        return ()
     entries = []
     for node in ast.parse(source, filename=str(path)).body:
         if not isinstance(node, ast.ClassDef):
@@ -96,7 +104,7 @@ def _entries_of_file(path: Path) -> list[ModelEntry]:
             name = ast.literal_eval(call.args[0])
             options = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg}
             entries.append(ModelEntry(name=name, path=path, class_name=node.name, **options))
-    return entries
+    return tuple(entries)
 
 
 def scan_folder(folder: Path) -> dict[str, ModelEntry]:

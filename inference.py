@@ -1,4 +1,4 @@
-"""Fuse a test set with a trained network or a classical method: H5 in; .mat, pictures and a metrics table out.
+"""Fuse a test set or a GeoTIFF pair with a trained network or a classical method: .mat, pictures, metrics; or GeoTIFF.
 
 Examples::
 
@@ -6,6 +6,7 @@ Examples::
     python inference.py --weights LE-Mamba/RUN --data test.h5 --dataset wv3 --out sr.mat --tile 64 --overlap 16
     python inference.py --arch fusionnet --weights dlpan:fusionnet.pth --data test.h5 --dataset wv3
     python inference.py --arch MTF-GLP-FS --data test.h5 --dataset ikonos
+    python inference.py --weights LE-Mamba/RUN --ms ms.tif --pan pan.tif --out fused.tif --tile 256 --overlap 32
 
 Values are divided by the sensor's divisor before the network and multiplied back after it; the result of a learned
 network is clipped to [0, 1] in between, as the published scripts do; classical methods are not clipped.
@@ -29,38 +30,32 @@ if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
 DLPAN_PREFIX = "dlpan:"
-PICTURE_LIMIT = 8  # quick-looks of at most this many samples; --pictures changes it
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = Parser(description=__doc__.split("\n\n")[0])
     method = parser.add_argument_group("method")
-    method.add_argument(
-        "--weights", help="run folder, proj/run, .safetensors or .pth; dlpan:FILE for DLPan-Toolbox files"
-    )
+    method.add_argument("--weights", help="run folder, proj/run, .safetensors, .pth; dlpan:FILE for DLPan-Toolbox")
     method.add_argument("--arch", help="network or classical method; needed where the weights do not name it")
     data = parser.add_argument_group("data")
     data.add_argument("--data", type=Path, help="H5 file; default: the test file of --dataset below --data_root")
-    data.add_argument(
-        "--dataset", help="name of the data set: sets sensor, divisor and ratio (default: of the weights)"
-    )
+    data.add_argument("--dataset", help="name of the data set: sensor, divisor and ratio (default: of the weights)")
     data.add_argument("--data_root", type=Path, help="folder with the H5 files (default: LEMAMBA_DATA)")
     data.add_argument("--split", choices=("valid", "test", "test_full"), default="test")
     data.add_argument("--sensor", help="overrides the data set's sensor")
     data.add_argument("--divisor", type=float, help="overrides the sensor's divisor")
+    data.add_argument("--ms", type=Path, help="MS GeoTIFF, instead of an H5 file: any size, see docs/geotiff.md")
+    data.add_argument("--pan", type=Path, help="PAN GeoTIFF of the same ground")
     out = parser.add_argument_group("output")
-    out.add_argument(
-        "--out", type=Path, help=".mat to write (default: visualized_img/<arch>_<dataset>/…); a folder with --per_image"
-    )
+    out.add_argument("--out", type=Path, help="file (default: in visualized_img/), or folder with --per_image")
     out.add_argument("--per_image", action="store_true", help="one output_mulExm_<i>.mat per image, H x W x C")
-    out.add_argument(
-        "--pictures", type=int, default=PICTURE_LIMIT, help=f"quick-looks to draw, 0 = none (default {PICTURE_LIMIT})"
-    )
+    out.add_argument("--pictures", type=int, default=8, help="quick-looks of at most this many samples (default 8)")
     out.add_argument("--json", type=Path, help="also write the metrics here")
     run = parser.add_argument_group("run")
-    run.add_argument("--tile", type=int, help="side of tiles in pixels of the result (default: whole images)")
+    run.add_argument("--tile", type=int, help="side of tiles in pixels of the result (default: none; GeoTIFF: 256)")
     run.add_argument("--overlap", type=int, default=16, help="pixels shared by neighbouring tiles (default 16)")
+    run.add_argument("--memory", type=float, default=4, help="GiB for methods that need a whole scene (default 4)")
     run.add_argument("--no_clip", action="store_true", help="do not clip a network's result to [0, 1]")
     run.add_argument("--device", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
     run.add_argument("--mixed_precision", choices=("no", "bf16"), default="no")
@@ -106,7 +101,7 @@ def _load_network(arch: str | None, weights: str, sizes: dict[str, int], ratio: 
     if arch is not None and model_entry(arch).name != model_entry(name).name:
         raise UserError(f"{path} holds weights of {name}, --arch says {arch}; drop --arch or take other weights")
     model_arguments = described.get("args") or {**sizes, "ratio": ratio}
-    for key, given in sizes.items():
+    for key, given in {**sizes, "ratio": ratio}.items():
         if model_arguments.get(key, given) != given:
             raise UserError(
                 f"{path} was trained with {key} {model_arguments[key]}, the data have {given}; take matching data"
@@ -124,7 +119,7 @@ def open_data(arguments: argparse.Namespace) -> tuple[Dataset, str]:
     from utils.sensors import get_dataset
 
     overrides = {"sensor": arguments.sensor, "divisor": arguments.divisor}
-    name = arguments.dataset or _dataset_of_weights(arguments.weights)
+    name = arguments.dataset or _data_of_weights(arguments.weights).get("dataset")
     if arguments.data is not None:
         if arguments.dataset and not arguments.sensor:
             overrides["sensor"] = get_dataset(arguments.dataset).sensor
@@ -134,13 +129,13 @@ def open_data(arguments: argparse.Namespace) -> tuple[Dataset, str]:
     return build_dataset(name, arguments.split, root=arguments.data_root, **overrides), name
 
 
-def _dataset_of_weights(weights: str | None) -> str | None:
-    """Name of the data set that a run was trained on, where its weights say so."""
+def _data_of_weights(weights: str | None) -> dict[str, Any]:
+    """What a run was trained on (dataset, sensor, divisor), as far as its weights say so."""
     from engine.weights import read_weights, resolve_weights
 
     if weights is None or weights.startswith(DLPAN_PREFIX):
-        return None
-    return read_weights(resolve_weights(weights))[1].get("data", {}).get("dataset")
+        return {}
+    return read_weights(resolve_weights(weights))[1].get("data", {})
 
 
 def fuse_all(
@@ -188,6 +183,39 @@ def fuse_all(
         for key, value in sample.items():
             images.setdefault(key, []).append(value * dataset.divisor)
     return {k: torch.cat(v) for k, v in images.items()}, seconds
+
+
+def scene_numbers(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Sensor and divisor of a GeoTIFF pair: as given, else the data set's, else what the weights were trained on."""
+    from utils.sensors import get_dataset
+
+    known = {} if arguments.sensor or arguments.dataset else _data_of_weights(arguments.weights)
+    sensor = get_dataset(arguments.dataset).sensor if arguments.dataset else known.get("sensor")
+    numbers = {"sensor": arguments.sensor or sensor, "divisor": arguments.divisor or known.get("divisor")}
+    if arguments.weights and not any(numbers.values()):
+        raise UserError("the weights do not say for which sensor they are; give --sensor or --divisor")
+    return numbers
+
+
+def fuse_pair(arguments: argparse.Namespace, device: torch.device) -> None:
+    """Fuse an MS and a PAN GeoTIFF into a GeoTIFF."""
+    import torch
+
+    from datasets.geotiff import open_pair
+    from engine.scene import fuse_scene
+
+    if not (arguments.ms and arguments.pan) or arguments.data or arguments.per_image or arguments.json:
+        raise UserError("expected --ms and --pan together, without --data, --per_image, --json; give both, drop those")
+    started = time.perf_counter()
+    with open_pair(arguments.ms, arguments.pan, **scene_numbers(arguments)) as pair:
+        model, method = load_method(arguments.arch, arguments.weights, pair)
+        out = arguments.out or Path("visualized_img") / f"{method}_{arguments.ms.stem}.tif"
+        tiling = {"tile": arguments.tile, "overlap": arguments.overlap, "memory": arguments.memory}
+        with torch.autocast(device.type, torch.bfloat16, enabled=arguments.mixed_precision == "bf16"):
+            fuse_scene(model, pair, out, **tiling, clip=not arguments.no_clip, device=device)
+    H, W = pair.size
+    print(f"result:   {out} ({H} x {W} pixels, {pair.bands} bands; sensor {pair.sensor}, divisor {pair.divisor:g})")
+    print(f"time:     {(time.perf_counter() - started) / (H * W / 1e6):.2f} s per megapixel on {device}")
 
 
 def measure_one(
@@ -255,6 +283,9 @@ def main(argv: list[str] | None = None) -> int:
     from utils.tables import print_table
 
     device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if arguments.ms or arguments.pan:
+        fuse_pair(arguments, device)
+        return 0
     dataset, name = open_data(arguments)
     model, method = load_method(arguments.arch, arguments.weights, dataset)
     out = arguments.out or default_output(method, name, dataset, arguments.per_image)
@@ -270,9 +301,8 @@ def main(argv: list[str] | None = None) -> int:
     kind = "reduced resolution" if "gt" in images else "full resolution"
     print_table(scores, f"{name}, {kind}, {len(dataset)} images")
     if arguments.json:
-        write_json(
-            arguments.json, {"scores": scores, "seconds_per_megapixel": seconds / megapixels, "device": str(device)}
-        )
+        speed = {"seconds_per_megapixel": seconds / megapixels, "device": str(device)}
+        write_json(arguments.json, {"scores": scores, **speed})
     print(f"result:   {out}")
     if pictures:
         print(f"pictures: {pictures[0].parent}/sample_*.png ({len(pictures)})")

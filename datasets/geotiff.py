@@ -64,9 +64,11 @@ class _Side:
         self.source, self.ground = source, ground
         self.size = tuple(end - first for first, end in ground)
         self.path = Path(source.name)
-        self.bands = [i for i, c in zip(source.indexes, source.colorinterp, strict=True) if c.name != "alpha"]
+        # GDAL itself takes an alpha band as a mask only in files of 2 or 4 bands.
+        self.alpha = [i for i, c in zip(source.indexes, source.colorinterp, strict=True) if c.name == "alpha"]
+        self.bands = [i for i in source.indexes if i not in self.alpha]
         self.dtype = np.dtype(source.dtypes[0])
-        self.masked = any(flags[0].name != "all_valid" for flags in source.mask_flag_enums)
+        self.masked = bool(self.alpha) or any(flags[0].name != "all_valid" for flags in source.mask_flag_enums)
         self.gaps = self.masked or self.dtype.kind == "f"  # NaN counts as no data
 
     def _in_file(self, spans: Window, reach: int) -> Window:
@@ -74,14 +76,20 @@ class _Side:
         ends = zip(spans, self.ground, self.source.shape, strict=True)
         return tuple((max(0, g[0] + a - reach), min(size, g[0] + b + reach)) for (a, b), g, size in ends)
 
-    def _read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
+    def _read(self, window: Window | None = None, thin: Span | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Float64 pixels (C, h, w) of a window, or of the whole file thinned out to a size; and which have data."""
         from rasterio.errors import RasterioError
 
+        def get(reader: Any, bands: list[int]) -> np.ndarray:
+            return reader(bands, window=window, out_shape=(len(bands), *thin) if thin else None)
+
         try:
-            image = self.source.read(self.bands, window=window).astype(np.float64)
+            image = get(self.source.read, self.bands).astype(np.float64)
             valid = np.isfinite(image).all(0)
             if self.masked:
-                valid &= (self.source.read_masks(self.bands, window=window) > 0).all(0)
+                valid &= (get(self.source.read_masks, self.bands) > 0).all(0)
+            if self.alpha:
+                valid &= (get(self.source.read, self.alpha) > 0).all(0)
         except RasterioError as error:
             raise UserError(f"{self.path} cannot be read to its end ({error}); copy it again") from error
         return image, valid
@@ -112,9 +120,8 @@ class _Side:
     def mean(self) -> np.ndarray:
         """Mean of every band over a thinned-out reading of the file; 0 where it has no data at all."""
         thin = tuple(max(1, size // max(1, max(self.source.shape) // 256)) for size in self.source.shape)
-        image = self.source.read(self.bands, out_shape=(len(self.bands), *thin), masked=True)
-        image = np.ma.masked_invalid(image.astype(np.float64))
-        return np.asarray(image.mean((1, 2), dtype=np.float64).filled(0.0))
+        image, valid = self._read(thin=thin)
+        return image[:, valid].mean(1) if valid.any() else np.zeros(len(self.bands))
 
 
 class ScenePair:
@@ -124,8 +131,12 @@ class ScenePair:
         bands, guide_bands: C and 1.
         ratio: r.
         size: (H, W) of the common ground in PAN pixels, multiples of r.
+        block: rows are best written in multiples of it.
+        dtype: of the tensors; may be changed.
         sensor, divisor: see `open_pair`.
     """
+
+    block = BLOCK
 
     def __init__(
         self, ms: _Side, pan: _Side, ratio: int, sensor: str | None, divisor: float | None, dtype: torch.dtype
@@ -179,9 +190,15 @@ class ScenePair:
         large = coarse.repeat(self.ratio, 0).repeat(self.ratio, 1)
         return self.pan.valid(fine) & large[top - rows[0] * self.ratio :][: bottom - top]
 
-    def whole_bytes(self) -> int:
-        """Memory that a method needs which takes the scene as a whole, in bytes (an upper estimate)."""
-        return WHOLE_COPIES * 8 * self.bands * self.size[0] * self.size[1]
+    def check_memory(self, limit: float) -> float:
+        """Return the GiB that a method needs which takes the scene as a whole; above `limit` GiB, a `UserError`."""
+        needed = WHOLE_COPIES * 8 * self.bands * self.size[0] * self.size[1] / 2**30
+        if needed > limit:
+            raise UserError(
+                f"expected a scene that needs at most {limit:g} GiB as a whole, this one needs about {needed:.1f}; "
+                "raise --memory, crop the scene, or take a method that works in tiles"
+            )
+        return needed
 
     @property
     def nodata(self) -> float | None:

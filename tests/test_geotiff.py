@@ -1,0 +1,381 @@
+"""GeoTIFF scenes: windows equal the whole, tiles leave no seams, gaps do not bleed, the file keeps what MS says."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import inference
+from datasets.geotiff import MARGIN, open_pair
+from datasets.nodata import RINGS, fill, to_stored
+from engine.fuse import fuse
+from engine.scene import fuse_scene
+from engine.weights import save_weights
+from model import build_model
+from operators import interp23
+from utils.errors import UserError
+
+rasterio = pytest.importorskip("rasterio", reason="rasterio is optional")
+ColorInterp = rasterio.enums.ColorInterp
+ROOT = Path(inference.__file__).parent
+LEFT, TOP, PIXEL = 500000.0, 4100000.0, 0.5
+
+
+def tif(path, image, left=LEFT, top=TOP, pixel=PIXEL, crs="EPSG:32633", down=None, **options):
+    """Write `image` (C, H, W) north-up with its upper left corner at (left, top); `options` go to rasterio."""
+    profile = {"driver": "GTiff", "count": len(image), "height": image.shape[1], "width": image.shape[2], "crs": crs}
+    transform = options.pop("transform", None) or rasterio.Affine(pixel, 0, left, 0, -(down or pixel), top)
+    with rasterio.open(path, "w", dtype=image.dtype, transform=transform, **profile, **options) as file:
+        file.write(image)
+    return path
+
+
+def smooth(rows, columns, bands, seed=0, low=200, high=1800):
+    """Random smooth uint16 image."""
+    coarse = torch.from_numpy(
+        np.random.default_rng(seed).uniform(low, high, (1, bands, rows // 6 + 2, columns // 6 + 2))
+    )
+    image = torch.nn.functional.interpolate(coarse, size=(rows, columns), mode="bilinear")
+    return image[0].round().numpy().astype(np.uint16)
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """Paths of a scene of odd size: MS 43 x 59 in 4 bands, PAN 4 times as large."""
+    return tif(tmp_path / "ms.tif", smooth(43, 59, 4), pixel=4 * PIXEL), tif(
+        tmp_path / "pan.tif", smooth(172, 236, 1, seed=1)
+    )
+
+
+def read(path):
+    with rasterio.open(path) as file:
+        return file.read()
+
+
+def run(paths, out, *arguments):
+    assert inference.main(["--ms", str(paths[0]), "--pan", str(paths[1]), "--out", str(out), *arguments]) == 0
+    return read(out)
+
+
+class Local(torch.nn.Module):
+    """A network that looks at one pixel of lms and pan and at its MS pixel: tiles must not change it at all."""
+
+    model_name, classical, tileable = "Local", False, True
+
+    def forward(self, ms, lms, pan):
+        return 0.5 * lms + 0.2 * pan + 0.1 * ms.repeat_interleave(4, -1).repeat_interleave(4, -2)
+
+
+def mirrored(ms, ratio):
+    """Float64 lms of a whole image whose border is mirrored: what every window has to agree with."""
+    padded = np.pad(ms.astype(np.float64), ((0, 0), (32, 32), (32, 32)), mode="reflect")
+    return interp23(torch.from_numpy(padded)[None], ratio)[0, :, 32 * ratio : -32 * ratio, 32 * ratio : -32 * ratio]
+
+
+@pytest.mark.parametrize("ratio", [2, 4, 8, 16])
+def test_lms_of_a_window_is_that_of_the_whole_scene(tmp_path, ratio):
+    ms = smooth(31, 40, 2)
+    ms_path = tif(tmp_path / "ms.tif", ms, pixel=ratio * PIXEL)
+    pan_path = tif(tmp_path / "pan.tif", smooth(31 * ratio, 40 * ratio, 1))
+    whole = mirrored(ms, ratio)
+    with open_pair(ms_path, pan_path, dtype=torch.float64) as scene:
+        for box in ((0, 0, 31, 40), (0, 0, 1, 1), (5, 30, 9, 10), (30, 0, 1, 40), (14, 15, 3, 2)):
+            r, c, h, w = (ratio * n for n in box)
+            small, lms, pan = scene.read((r, c, h, w))
+            torch.testing.assert_close(lms[0], whole[:, r : r + h, c : c + w], rtol=1e-12, atol=1e-9)
+            np.testing.assert_array_equal(small[0], ms[:, box[0] : box[0] + box[2], box[1] : box[1] + box[3]])
+            np.testing.assert_array_equal(pan[0], read(pan_path)[:, r : r + h, c : c + w])
+
+
+def test_margin_takes_in_real_pixels_outside_the_common_ground(tmp_path):
+    """MS goes on where PAN ends: no mirror there."""
+    ms = smooth(60, 60, 1)
+    ms_path = tif(tmp_path / "ms.tif", ms, pixel=2.0)
+    pan_path = tif(tmp_path / "pan.tif", smooth(80, 80, 1), left=LEFT + 40, top=TOP - 40)  # MS pixels 20 to 40
+    with open_pair(ms_path, pan_path, dtype=torch.float64) as scene:
+        lms = scene.read((0, 0, *scene.size))[1]
+    torch.testing.assert_close(lms[0], mirrored(ms, 4)[:, 80:160, 80:160], rtol=1e-12, atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 30), (13, 5), (12, 40)])
+def test_scenes_smaller_than_the_margin(tmp_path, size):
+    assert min(size) <= MARGIN + 1
+    ms_path = tif(tmp_path / "ms.tif", smooth(*size, 4), pixel=2.0)
+    paths = ms_path, tif(tmp_path / "pan.tif", smooth(4 * size[0], 4 * size[1], 1))
+    sr = run(paths, tmp_path / "out.tif", "--arch", "EXP")
+    np.testing.assert_array_equal(sr, mirrored(read(ms_path), 4).round().numpy())
+
+
+@pytest.mark.parametrize("tile", [(32, 8), (96, 32), (512, 0)])
+def test_file_equals_fuse_on_the_whole_image(tmp_path, pair, tile):
+    """The written file is `engine.fuse.fuse` of the whole scene with the same tiles, at an odd size."""
+    side, overlap = tile
+    torch.manual_seed(1)
+    network = build_model("PNN", img_channel=4, condition_channel=1, out_channel=4).eval()
+    with open_pair(*pair, sensor="IKONOS") as scene:
+        inputs = scene.read((0, 0, *scene.size))
+        expected = fuse(network, *inputs, tile=side, overlap=overlap).clamp(0, 1)[0] * scene.divisor
+        fuse_scene(network, scene, tmp_path / "out.tif", tile=side, overlap=overlap, device=torch.device("cpu"))
+    assert read(tmp_path / "out.tif").shape == (4, 172, 236)
+    # Half a digital number of rounding, and float32.
+    assert np.abs(read(tmp_path / "out.tif") - expected.numpy()).max() < 0.501
+
+
+@pytest.mark.parametrize("tile", [(32, 0), (48, 16), (100, 24)])
+def test_there_are_no_seams(tmp_path, pair, tile):
+    """For a network that looks at single pixels, tiles and whole give the same digital numbers."""
+    with open_pair(*pair, sensor="IKONOS") as scene:
+        for name, side, overlap in (("whole", 4096, 0), ("tiled", *tile)):
+            fuse_scene(Local(), scene, tmp_path / f"{name}.tif", tile=side, overlap=overlap, device=torch.device("cpu"))
+    whole, tiled = (read(tmp_path / f"{name}.tif").astype(int) for name in ("whole", "tiled"))
+    assert np.abs(whole - tiled).max() <= 1 and (whole != tiled).mean() < 1e-3  # float32 at half a number
+
+
+def test_a_trained_network_from_the_command_line(tmp_path, pair, capsys):
+    """--weights: the divisor comes from the weights, the result is the network's, clipped, in digital numbers."""
+    sizes = {"img_channel": 4, "condition_channel": 1, "out_channel": 4}
+    network = build_model("PanNet", **sizes).eval()
+    weights = tmp_path / "net.safetensors"
+    described = {"model": {"name": "PanNet", "args": {**sizes, "ratio": 4}}}
+    save_weights(weights, network.state_dict(), described | {"data": {"sensor": "GF2", "divisor": 1023.0}})
+    sr = run(pair, tmp_path / "out.tif", "--weights", str(weights), "--tile", "1024", "--device", "cpu")
+    ms, pan = (torch.from_numpy(read(path) / 1023)[None] for path in pair)
+    with torch.inference_mode():
+        expected = network(ms.float(), mirrored(ms[0].numpy(), 4)[None].float(), pan.float()).clamp(0, 1) * 1023
+    assert np.abs(sr - expected[0].numpy()).max() < 0.51
+    assert sr.max() <= 1023 and "sensor GF2, divisor 1023" in capsys.readouterr().out
+    with pytest.raises(UserError, match="ratio 4, the data have 2"):
+        coarse = tif(tmp_path / "coarse.tif", smooth(86, 118, 4), pixel=1.0)
+        run((coarse, pair[1]), tmp_path / "x.tif", "--weights", str(weights))
+    save_weights(weights, network.state_dict(), described)
+    with pytest.raises(UserError, match="--sensor"):
+        run(pair, tmp_path / "x.tif", "--weights", str(weights))
+
+
+def test_whole_scene_methods(tmp_path, pair, capsys):
+    """Statistics of the whole image: the same as the method on the whole arrays; too large a scene is refused."""
+    sr = run(pair, tmp_path / "out.tif", "--arch", "gsa", "--tile", "32")
+    assert "no tiles" in capsys.readouterr().out
+    ms, pan = (torch.from_numpy(read(path).astype(np.float64))[None] for path in pair)
+    method = build_model("GSA", img_channel=4, condition_channel=1, out_channel=4)
+    expected = method(ms, mirrored(ms[0].numpy(), 4)[None], pan)[0].numpy()
+    assert np.abs(sr - expected.clip(0, 65535)).max() < 0.5001
+    with pytest.raises(UserError, match="at most 0.001 GiB"):
+        run(pair, tmp_path / "x.tif", "--arch", "gsa", "--memory", "0.001")
+    assert not (tmp_path / "x.tif").exists()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "nodata"),
+    [("uint8", None), ("uint16", 0), ("int16", -9999), ("uint32", None), ("float32", None), ("float64", -1.0)],
+)
+def test_what_the_file_says_is_kept(tmp_path, dtype, nodata):
+    """CRS, corner and pixel size, dtype, nodata, names of bands, scale, tags; tiled and compressed."""
+    ms = smooth(20, 24, 3, low=10, high=250).astype(dtype)
+    ms_path = tif(tmp_path / "ms.tif", ms, left=LEFT + 6, pixel=2.0, nodata=nodata)
+    with rasterio.open(ms_path, "r+") as file:
+        file.descriptions = ["red", "green", None]
+        file.scales, file.units = [0.1, 0.1, 0.1], ["W", "W", "W"]
+        file.update_tags(AREA_OR_POINT="Point", ACQUIRED="2020-01-01")
+    pan_path = tif(tmp_path / "pan.tif", smooth(100, 120, 1), top=TOP + 3)
+    run((ms_path, pan_path), tmp_path / "out" / "sr.tif", "--arch", "EXP")
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["sr.tif"]
+    with rasterio.open(tmp_path / "out" / "sr.tif") as file:
+        assert file.crs.to_epsg() == 32633
+        # Common ground: from MS's corner, 20 x 24 MS pixels of which PAN covers 20 x 24 fully.
+        assert file.transform == rasterio.Affine(0.5, 0, LEFT + 6, 0, -0.5, TOP)
+        assert file.shape == (80, 96) and set(file.dtypes) == {dtype} and file.nodata == nodata
+        assert file.descriptions == ("red", "green", None) and file.scales == (0.1,) * 3 and file.units == ("W",) * 3
+        assert file.tags()["AREA_OR_POINT"] == "Point" and file.tags()["ACQUIRED"] == "2020-01-01"
+        assert file.profile["tiled"] and file.profile["compress"] == "deflate"
+        expected = mirrored(ms, 4).numpy()
+        tolerance = 1e-4 if dtype.startswith("float") else 0.5001
+        assert np.abs(file.read() - expected).max() < tolerance
+
+
+def test_integers_are_rounded_clipped_and_kept_off_the_mark():
+    """Rounded, not cut; clipped to the dtype; a valid number equal to nodata moves to its neighbour."""
+    values = np.array([[-3.0, 0.2, 0.6, 254.6, 300.0, np.nan]])
+    valid = np.array([[True, True, True, True, True, False]])
+    np.testing.assert_array_equal(to_stored(values, valid, np.dtype("uint8"), None), [[0, 0, 1, 255, 255, 0]])
+    np.testing.assert_array_equal(to_stored(values, valid, np.dtype("uint8"), 0), [[1, 1, 1, 255, 255, 0]])
+    np.testing.assert_array_equal(to_stored(values, valid, np.dtype("uint8"), 255), [[0, 0, 1, 254, 254, 255]])
+    stored = to_stored(np.zeros((1, 2)), np.array([[True, False]]), np.dtype("float32"), 0.0)
+    assert stored[0, 0] != 0 and abs(stored[0, 0]) < 1e-30 and stored[0, 1] == 0
+    assert np.isnan(to_stored(values, valid, np.dtype("float32"), None)[0, 5])
+
+
+def with_gaps(folder, mark, dtype="uint16", declared=True):
+    """A flat scene (MS 500, PAN 800) with a hole in MS, one in PAN, and a border without data."""
+    ms, pan = np.full((4, 50, 60), 500, dtype), np.full((1, 200, 240), 800, dtype)
+    ms[:, 10:14, 20:40], ms[2, 30, 5] = mark, mark  # one band without data is enough
+    pan[:, 120:135, 101:111], pan[:, :, 220:] = mark, mark
+    valid = np.ones((200, 240), bool)
+    valid[40:56, 80:160] = valid[120:124, 20:24] = valid[120:135, 101:111] = valid[:, 220:] = False
+    nodata = mark if declared else None
+    ms_path = tif(folder / "ms.tif", ms, pixel=2.0, nodata=nodata)
+    return (ms_path, tif(folder / "pan.tif", pan, nodata=nodata)), valid
+
+
+@pytest.mark.parametrize("arguments", [["--tile", "64"], ["--tile", "32", "--overlap", "0"], ["--tile", "4096"]])
+@pytest.mark.parametrize(("mark", "dtype"), [(0, "uint16"), (65535, "uint16"), (-9999, "float32"), (np.nan, "float32")])
+def test_gaps_stay_gaps_and_do_not_bleed(tmp_path, mark, dtype, arguments):
+    """Around a hole in a flat scene the result is flat to the last valid pixel, whatever marks the hole."""
+    paths, valid = with_gaps(tmp_path, mark, dtype, declared=not np.isnan(mark))
+    for arch, value in (("EXP", 500), ("Brovey", 800)):
+        sr = run(paths, tmp_path / "out.tif", "--arch", arch, *arguments)
+        assert np.abs(sr[:, valid] - value).max() <= 1e-3
+        gaps = sr[:, ~valid]
+        assert np.isnan(gaps).all() if np.isnan(mark) else (gaps == mark).all()
+
+
+def test_gaps_of_a_network_and_of_a_whole_scene_method(tmp_path):
+    """What lies in a gap of the file has no influence at all, and filling depends on no tile."""
+    arrays = smooth(50, 60, 4), smooth(200, 240, 1, seed=1)
+    results = []
+    for mark in (0, 60000):
+        _, valid = with_gaps(tmp_path, mark)
+        paths = tmp_path / "ms.tif", tmp_path / "pan.tif"
+        holes = [read(path) == mark for path in paths]
+        for path, array, hole, pixel in zip(paths, arrays, holes, (2.0, 0.5), strict=True):
+            tif(path, np.where(hole, np.uint16(mark), array), pixel=pixel, nodata=mark)
+        with open_pair(*paths, sensor="IKONOS") as scene:
+            for name, side in (("whole", 4096), ("tiled", 64)):
+                fuse_scene(Local(), scene, tmp_path / f"{name}.tif", tile=side, device=torch.device("cpu"))
+        assert np.abs(read(tmp_path / "whole.tif").astype(int) - read(tmp_path / "tiled.tif")).max() <= 1
+        results.append(
+            (read(tmp_path / "whole.tif")[:, valid], run(paths, tmp_path / "g.tif", "--arch", "gs")[:, valid])
+        )
+    for zero, large in zip(*results, strict=True):
+        assert np.abs(zero.astype(int) - large).max() <= 1  # a valid 0 is moved off the mark 0
+
+
+def test_masks_and_alpha_count_as_gaps(tmp_path):
+    """A file without a nodata value may carry a mask: the result gets a mark for it."""
+    ms, alpha = np.full((4, 20, 20), 300, np.uint16), np.full((20, 20), 65535, np.uint16)
+    alpha[:5] = 0
+    ms_path = tif(tmp_path / "ms.tif", np.concatenate([ms, alpha[None]]), pixel=2.0)
+    with rasterio.open(ms_path, "r+") as file:
+        file.colorinterp = [ColorInterp.gray, *[ColorInterp.undefined] * 3, ColorInterp.alpha]
+    pan_path = tif(tmp_path / "pan.tif", np.full((1, 80, 80), 300, np.uint16))
+    sr = run((ms_path, pan_path), tmp_path / "out.tif", "--arch", "EXP")
+    assert sr.shape == (4, 80, 80) and (sr[:, :20] == 0).all() and (sr[:, 20:] == 300).all()
+    with rasterio.open(tmp_path / "out.tif") as file:
+        assert file.nodata == 0
+
+
+def test_filling_is_local():
+    """A window with a margin of RINGS pixels is filled as the whole image is; far inside a gap it is the constant."""
+    generator = np.random.default_rng(0)
+    image, valid = generator.uniform(size=(2, 90, 90)), np.ones((90, 90), bool)
+    valid[20:75, 15:80] = generator.uniform(size=(55, 65)) > 0.995
+    valid[25:70, 20:75] = False
+    whole = fill(image, valid, np.array([5.0, 6.0]))
+    rows, columns = slice(10, 60), slice(5, 50)
+    part = fill(image[:, rows, columns], valid[rows, columns], np.array([5.0, 6.0]))
+    inner = slice(RINGS, -RINGS)
+    np.testing.assert_array_equal(part[:, inner, inner], whole[:, rows, columns][:, inner, inner])
+    assert (whole[:, valid] == image[:, valid]).all() and whole[:, ~valid].min() > 0
+    assert (whole[:, 47, 47] == [5, 6]).all()
+    assert (fill(image, np.zeros_like(valid), np.array([5.0, 6.0])) == np.array([5.0, 6.0])[:, None, None]).all()
+
+
+@pytest.mark.parametrize(
+    ("words", "change"),
+    [
+        ("coordinate systems", {"crs": "EPSG:32634"}),
+        ("share no ground", {"left": LEFT + 5000}),
+        ("shifted", {"left": LEFT + 0.25}),
+        ("shifted", {"top": TOP + 0.2}),
+        ("shifted", {"pixel": PIXEL * 0.99977, "down": PIXEL}),  # more than a quarter off at the far end only
+        ("whole multiple", {"pixel": 0.7}),
+        ("whole multiple", {"down": 0.4}),
+        ("ratio of 2, 4, 8 or 16", {"pixel": 2 / 3}),
+        ("rotated", {"transform": rasterio.Affine(0.5, 0.01, LEFT, 0.01, -0.5, TOP)}),
+        ("no geotransform", {"transform": rasterio.Affine.identity(), "crs": "EPSG:32633"}),
+    ],
+)
+def test_pairs_that_do_not_fit_are_one_line(tmp_path, words, change):
+    ms_path = tif(tmp_path / "ms.tif", smooth(64, 300, 4), pixel=2.0)
+    pan_path = tif(tmp_path / "pan.tif", smooth(256, 1200, 1), **change)
+    with pytest.raises(UserError, match=words) as error:
+        run((ms_path, pan_path), tmp_path / "out" / "sr.tif", "--arch", "EXP")
+    assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--arch", "EXP", "--out", "{tmp}/sr.mat"], "end in .tif"),
+        (["--arch", "EXP", "--out", "{tmp}/ms.tif"], "is an input"),
+        (["--arch", "EXP", "--sensor", "WV3"], "expected 8 bands"),
+        (["--arch", "EXP", "--tile", "30"], "multiples of the ratio"),
+        (["--arch", "EXP", "--pan", "{tmp}/ms.tif"], "expected one band"),
+        (["--arch", "EXP", "--pan", "{tmp}/none.tif"], "does not exist"),
+        (["--arch", "EXP", "--data", "x.h5"], "without --data"),
+        (["--arch", "EXP", "--pan", "{tmp}/cut.tif"], "cut.tif"),
+        (["--arch", "EXP", "--ms", "{tmp}/complex.tif"], "floating point, given complex64"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, pair, arguments, words):
+    whole = pair[1].read_bytes()
+    (tmp_path / "cut.tif").write_bytes(whole[: len(whole) // 2])  # its header and first rows are sound
+    tif(tmp_path / "complex.tif", np.ones((4, 43, 59), np.complex64), pixel=2.0)
+    given = [a.format(tmp=tmp_path) for a in arguments]
+    base = ["--ms", str(pair[0]), "--pan", str(pair[1]), "--out", str(tmp_path / "out.tif")]
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(UserError, match=words) as error:
+        inference.main([*base, *given])
+    assert "\n" not in str(error.value)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_one_of_both_files_and_no_rasterio(pair, monkeypatch, tmp_path):
+    with pytest.raises(UserError, match="--ms and --pan together"):
+        inference.main(["--ms", str(pair[0]), "--arch", "EXP"])
+    monkeypatch.setitem(sys.modules, "rasterio", None)
+    with pytest.raises(UserError, match="pip install rasterio"):
+        run(pair, tmp_path / "out.tif", "--arch", "EXP")
+
+
+MEMORY = """
+import resource, sys
+import inference, rasterio, torch, engine.scene, datasets.geotiff
+from model import build_model
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+options = ["--arch", "Brovey", "--tile", "128", "--overlap", "32"]
+inference.main(["--ms", sys.argv[1], "--pan", sys.argv[2], "--out", sys.argv[3] + "/a.tif", *options])
+before = peak()
+inference.main(["--ms", sys.argv[4], "--pan", sys.argv[5], "--out", sys.argv[3] + "/b.tif", *options])
+print(peak() - before)
+"""
+
+
+def test_memory_does_not_grow_with_the_scene(tmp_path):
+    """A scene of 2048 x 2048 after one of 128 x 2048: lms and sr alone would be 268 MB as a whole (float64)."""
+    small = tif(tmp_path / "m1.tif", smooth(32, 512, 4), pixel=2.0), tif(tmp_path / "p1.tif", smooth(128, 2048, 1))
+    large = tif(tmp_path / "m2.tif", smooth(512, 512, 4), pixel=2.0), tif(tmp_path / "p2.tif", smooth(2048, 2048, 1))
+    command = [sys.executable, "-c", MEMORY, *map(str, (*small, tmp_path, *large))]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    grown = float(done.stdout.split()[-1])
+    assert grown < 160, f"{grown} MiB"
+    assert read(tmp_path / "b.tif").shape == (4, 2048, 2048)
+
+
+def test_real_scene(shared, tmp_path):
+    """IKONOS as a GeoTIFF pair: Brovey of the file equals the formula of the contract."""
+    from utils.mat import read_mat
+
+    data = read_mat(shared("data/ikonos_scene.mat"))
+    ms, pan = np.moveaxis(data["I_MS"], -1, 0)[:, :75, :91], data["I_PAN"][None, :300, :364]
+    paths = tif(tmp_path / "ms.tif", ms, pixel=4.0), tif(tmp_path / "pan.tif", pan, pixel=1.0)
+    sr = run(paths, tmp_path / "out.tif", "--arch", "Brovey", "--sensor", "IKONOS", "--tile", "128")
+    lms = mirrored(ms, 4).numpy()
+    expected = lms * pan / (lms.mean(0, keepdims=True) + 2.2e-16)
+    assert np.abs(sr - expected.clip(0, 65535)).max() < 0.5001

@@ -25,6 +25,14 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(PY) -m pytest -m "not gpu and not fuzz"
 
+bench: $(STAMP)
+	$(PY) -m benchmarks.bench_scan --plain
+	$(PY) -m benchmarks.bench_metrics
+
+gpu: $(STAMP)
+	$(PY) -m pytest -m gpu
+	$(PY) -m benchmarks.gpu
+
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .

@@ -26,7 +26,7 @@ _MODULES = {
     "reference": "model.ops.scan_reference",
 }
 # Backends with a fused four-direction kernel -> module with `cross_scan(...)`.
-_FUSED = {"cpp": "model.ops.cross_cpp"}
+_FUSED = {"cpp": "model.ops.cross_cpp", "triton": "model.ops.cross_triton"}
 NAMES = tuple(_MODULES)
 _LOADED: dict[str, ModuleType] = {}
 

@@ -109,7 +109,7 @@ def backward_kernel(
     K, CH, N, L, H, W,
     CROSS: tl.constexpr, SOFTPLUS: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    """Backward: gu, gdelta (B, K, CH, L); gB, gC (blocks, B, K, L, N); gA, ginitial (B, K, CH, N); others (B, K, CH)."""
+    """Backward: gu, gdelta (B, K, CH, L); gB, gC (blocks, B, K, L, N); gA, ginitial (B, K, CH, N); rest (B, K, CH)."""
     task, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
     b, k = task // K, task % K
     d = block * BD + tl.arange(0, BD)

@@ -14,7 +14,7 @@ from typing import Any
 
 from utils.errors import UserError
 
-CACHE = 128  # MiB of decoded blocks that GDAL may keep
+CACHE = 64  # MiB of decoded blocks that GDAL may keep
 
 Span = tuple[int, int]
 Window = tuple[Span, Span]

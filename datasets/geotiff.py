@@ -28,7 +28,7 @@ from utils.sensors import get_sensor
 RATIOS = (2, 4, 8, 16)
 MARGIN = 12  # interp23 looks 6 * (1 + 1/2 + 1/4 + …) < 12 MS pixels around it
 BLOCK = 256  # side of the blocks of the written file; rows are written in multiples of it
-WHOLE_COPIES = 10  # float64 copies of sr a method holds at once; 8.4 and lms were measured for the hungriest (PRACS)
+WHOLE_COPIES = 13  # float64 copies of sr that fusing a whole scene holds at once; 12.5 measured, with PRACS on 8 bands
 
 
 @contextmanager

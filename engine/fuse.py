@@ -74,35 +74,38 @@ def _together(tiles: list[Inputs], device: torch.device | str) -> list[torch.Ten
 
 
 class _Rows:
-    """Weighted sum of tiles over the rows that are not handed out yet."""
+    """Weighted sum of tiles over the rows that are not handed out yet, in one buffer that is kept."""
 
-    def __init__(self, like: torch.Tensor, width: int) -> None:
-        """Start empty; `like` (B, C, …) gives batch, bands, dtype and device."""
+    def __init__(self, like: torch.Tensor, height: int, width: int) -> None:
+        """Make room for `height` rows; `like` (B, C, …) gives batch, bands, dtype and device."""
         self.first = 0
-        self.total = like.new_zeros(*like.shape[:2], 0, width)
-        self.weight = like.new_zeros(0, width)
+        self.total = like.new_zeros(*like.shape[:2], height, width)
+        self.weight = like.new_zeros(1, 1, height, width)
 
     def add(self, box: Box, piece: torch.Tensor, weights: torch.Tensor) -> None:
         r, c, h, w = box
-        self.extend(r + h)
+        self.reserve(r + h)
         r -= self.first
         self.total[..., r : r + h, c : c + w] += piece * weights
-        self.weight[r : r + h, c : c + w] += weights
+        self.weight[..., r : r + h, c : c + w] += weights
 
-    def extend(self, end: int) -> None:
-        missing = end - self.first - self.weight.shape[0]
+    def reserve(self, end: int) -> None:
+        """Make room for the rows up to `end`."""
+        missing = end - self.first - self.weight.shape[-2]
         if missing > 0:
-            pad = (0, 0, 0, missing)
-            self.total = torch.nn.functional.pad(self.total, pad)
-            self.weight = torch.nn.functional.pad(self.weight, pad)
+            self.total = torch.nn.functional.pad(self.total, (0, 0, 0, missing))
+            self.weight = torch.nn.functional.pad(self.weight, (0, 0, 0, missing))
 
     def take(self, end: int) -> torch.Tensor:
         """Remove the rows up to `end` and return them; pixels that no tile reached are 0."""
-        self.extend(end)
+        self.reserve(end)
         n = end - self.first
         # The floor only keeps 0 / 0 from becoming NaN: every real weight is far above it.
-        done = self.total[..., :n, :] / self.weight[:n].clamp(min=1e-12)
-        self.total, self.weight = self.total[..., n:, :].clone(), self.weight[n:].clone()
+        done = self.total[..., :n, :] / self.weight[..., :n, :].clamp(min=1e-12)
+        for band in (*self.total.flatten(0, 1), self.weight[0, 0]):  # one by one: the copy stays small
+            kept = band[n:].clone()
+            band[: len(kept)] = kept
+            band[len(kept) :] = 0
         self.first = end
         return done
 
@@ -149,7 +152,7 @@ def fuse_rows(
     boxes = [(0, 0, H, W)] if whole else _boxes(H, W, tile, overlap)
     shape = boxes[0][2:]
     weights = (torch.ones(shape) if whole else blend_window(*shape, overlap)).to(like)
-    rows, done = _Rows(like, W), 0
+    rows, done = _Rows(like, min(H, 2 * shape[0] + align), W), 0  # a batch may reach into the next row of tiles
     for batch in _batches(boxes, tiles_per_batch):
         read_tiles = [(box, read(box)) for box in batch]
         filled = [(box, tensors) for box, tensors in read_tiles if tensors is not None]

@@ -368,6 +368,26 @@ def test_memory_does_not_grow_with_the_scene(tmp_path):
     assert read(tmp_path / "b.tif").shape == (4, 2048, 2048)
 
 
+FULL_DISK = """
+import resource, signal, sys
+import inference
+from utils.errors import run_cli
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+run_cli(lambda: inference.main(sys.argv[2:]))
+"""
+
+
+def test_a_full_disk_leaves_nothing(tmp_path, pair):
+    """A file that cannot grow, also where that shows only when it is closed: exit 2, and no file."""
+    out = tmp_path / "out" / "sr.tif"
+    arguments = ["--arch", "EXP", "--ms", pair[0], "--pan", pair[1], "--out", out]
+    command = [sys.executable, "-c", FULL_DISK, "1000", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "cannot write" in done.stderr
+    assert list(out.parent.iterdir()) == []
+
+
 def test_real_scene(shared, tmp_path):
     """IKONOS as a GeoTIFF pair: Brovey of the file equals the formula of the contract."""
     from utils.mat import read_mat

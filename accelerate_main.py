@@ -10,7 +10,6 @@ Results: log_file/<proj>/<run>/ (config.yaml, train.log, checkpoints/, weights/)
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from functools import partial
@@ -267,9 +266,6 @@ def replay(path: str) -> int:
 def main() -> int:
     """Train as the command line says."""
     command = cli.parse()
-    # Read when torch loads its threads: waiting ones sleep. Spinning ones take the cores from those that work as soon
-    # as anything else runs on the machine, and a step then takes ten times as long.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if command.replay:
         return replay(command.replay)
     settings, resumed, checkpoint = resolve_config(command)

@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def conclude(out: Path, report: dict, seconds: float, backend: str, compiled: bool) -> int:
     """Write summary.json, say what was reached and where to look."""
-    from utils.mat import write_atomically
+    from utils.atomic import write_json
 
     psnr = {method: values["psnr"][0] for method, values in report["scores"].items()}
     gain = psnr["LEMamba"] - psnr["EXP"]
@@ -96,7 +96,7 @@ def conclude(out: Path, report: dict, seconds: float, backend: str, compiled: bo
         "scores": report["scores"],
     }
     path = out / "summary.json"
-    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(summary, indent=2) + "\n"))
+    write_json(path, summary)
     print(f"\nLE-Mamba {psnr['LEMamba']:.2f} dB, interpolation {psnr['EXP']:.2f} dB: {gain:+.2f} dB in {seconds:.0f} s")
     print(f"look at   {out}/sample_0.png  and  {path}")
     print(f"curves    tensorboard --logdir runs/demo   (log: log_file/demo/{RUN}/train.log)")

@@ -256,7 +256,7 @@ def as_html(result: Result, options: argparse.Namespace) -> str:
 
 def write_files(result: Result, options: argparse.Namespace) -> None:
     """Write the formats that were asked for, each under a temporary name first."""
-    from utils.mat import write_atomically
+    from utils.atomic import write_text
     from utils.tables import to_latex
 
     texts = {
@@ -269,7 +269,7 @@ def write_files(result: Result, options: argparse.Namespace) -> None:
         target = getattr(options, kind)
         if target:
             text = write()
-            write_atomically(target, lambda p, text=text: p.write_text(text, encoding="utf-8"))
+            write_text(target, text)
 
 
 def _check_device(name: str) -> None:

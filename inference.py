@@ -15,7 +15,6 @@ network is clipped to [0, 1] in between, as the published scripts do; classical 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 from pathlib import Path
@@ -280,6 +279,7 @@ def main(argv: list[str] | None = None) -> int:
         os.environ["LEMAMBA_SCAN"] = arguments.scan_backend
     import torch
 
+    from utils.atomic import write_json
     from utils.tables import print_table
 
     device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -316,13 +316,6 @@ def default_output(method: str, name: str, dataset: Dataset, per_image: bool) ->
     kind = "ref" if dataset.has_gt else "unref"
     folder = Path("visualized_img") / stem
     return folder / kind if per_image else folder / f"data_{stem}_{kind}.mat"
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write the metrics, whole or not at all."""
-    from utils.mat import write_atomically
-
-    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(content, indent=2) + "\n"))
 
 
 if __name__ == "__main__":

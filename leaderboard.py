@@ -15,7 +15,6 @@ and its peak memory is its own.
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import subprocess
 import sys
@@ -248,7 +247,7 @@ def run_all(
 
 def write_board(out: Path, results: dict[str, Any], failures: dict[str, str], facts: dict[str, Any], sort: str) -> None:
     """Write leaderboard.{md,csv,tex,json} and show the table."""
-    from utils.mat import write_atomically
+    from utils.atomic import write_json, write_text
     from utils.tables import print_table, sorted_rows, to_csv, to_latex, to_markdown
 
     table = sorted_rows({n: {**r["scores"], **r["cost"]} for n, r in results.items()}, sort)
@@ -265,10 +264,10 @@ def write_board(out: Path, results: dict[str, Any], failures: dict[str, str], fa
         "leaderboard.md": to_markdown(table, columns) + failed,
         "leaderboard.csv": to_csv(table, columns),
         "leaderboard.tex": to_latex(table, quality),
-        "leaderboard.json": json.dumps(report, indent=2) + "\n",
     }
     for name, text in contents.items():
-        write_atomically(out / name, lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))
+        write_text(out / name, text)
+    write_json(out / "leaderboard.json", report)
     for title, group in COLUMNS.items():
         shown = [c for c in group if c in present]
         if shown:
@@ -295,12 +294,12 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line."""
     arguments = parse_arguments(argv)
     from metrics import FULL_NAMES, REDUCED_NAMES
-    from utils.mat import write_atomically
+    from utils.atomic import write_text
 
     if arguments.sort not in (*REDUCED_NAMES, *(FULL_NAMES if arguments.full else ())):
         raise UserError(f"expected --sort to be one of {', '.join(REDUCED_NAMES)}, given {arguments.sort}")
     jobs, files = plan(arguments)
-    write_atomically(arguments.out / ".writable", lambda temporary: temporary.touch())  # before hours of work
+    write_text(arguments.out / ".writable", "")  # before hours of work
     (arguments.out / ".writable").unlink()
     results, failures = run_all(jobs, arguments, files)
     for name, reason in failures.items():

@@ -20,14 +20,14 @@ import torch
 
 from datasets.alignment import Span, Window, open_aligned
 from datasets.nodata import RINGS, fill, fits, to_stored
-from datasets.writer import renamed
 from operators import interp23
+from utils.atomic import renamed
 from utils.errors import UserError
 from utils.sensors import get_sensor
 
 RATIOS = (2, 4, 8, 16)
 MARGIN = 12  # interp23 looks 6 * (1 + 1/2 + 1/4 + …) < 12 MS pixels around it
-BLOCK = 256  # side of the blocks of the written file; rows are written in multiples of it
+BLOCK = 256  # side of the blocks of the written file; rows are written in multiples of it, and it is one of every r
 WHOLE_COPIES = 13  # float64 copies of sr that fusing a whole scene holds at once; 12.5 measured, with PRACS on 8 bands
 
 
@@ -183,12 +183,9 @@ class ScenePair:
         return torch.from_numpy(image / self.divisor)[None].to(self.dtype)
 
     def valid(self, fine: Window) -> np.ndarray:
-        """Which pixels (h, w) of a window have data in MS and PAN; its columns begin and end on MS pixels."""
-        (top, bottom), columns = fine
-        rows = top // self.ratio, -(-bottom // self.ratio)
-        coarse = self.ms.valid((rows, tuple(n // self.ratio for n in columns)))
-        large = coarse.repeat(self.ratio, 0).repeat(self.ratio, 1)
-        return self.pan.valid(fine) & large[top - rows[0] * self.ratio :][: bottom - top]
+        """Which pixels (h, w) of a window have data in MS and PAN; it begins and ends on MS pixels."""
+        coarse = self.ms.valid(tuple((a // self.ratio, b // self.ratio) for a, b in fine))
+        return self.pan.valid(fine) & coarse.repeat(self.ratio, 0).repeat(self.ratio, 1)
 
     def check_memory(self, limit: float) -> float:
         """Return the GiB that a method needs which takes the scene as a whole; above `limit` GiB, a `UserError`."""
@@ -215,7 +212,7 @@ class ScenePair:
 
         Args:
             out: `.tif` or `.tiff`; replaced as a whole when all is written.
-            strips: (first row, rows (1, C, n, W)) from top to bottom, divided by the divisor.
+            strips: (first row, rows (1, C, n, W)) from top to bottom, divided by the divisor; n a multiple of r.
             clip: clip to [0, 1] first.
 
         Raises:

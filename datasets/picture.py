@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.writer import renamed
+from utils.atomic import renamed
 
 
 def stretched(image: np.ndarray, low: float = 1.0, high: float = 99.0) -> np.ndarray:

@@ -6,9 +6,7 @@ Numbers are float32: digital numbers of 16 bits are exact in it, and the files a
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import h5py
 import numpy as np
 
 from datasets.h5 import FAMILIES
+from utils.atomic import renamed
 from utils.errors import UserError
 
 FORMAT_VERSION = "1"
@@ -48,26 +47,6 @@ def write_h5(path: str | Path, samples: Iterable[Sample], attributes: Mapping[st
             raise UserError(f'no sample fits for "{path}"; the ground is too small for the asked-for size')
         file.attrs.update(dict(attributes) | {"version": FORMAT_VERSION, "task": task})
     return count
-
-
-@contextmanager
-def renamed(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside `path` to write to; when the block ends well it becomes `path`, else it is deleted.
-
-    The folder is made where needed; one that cannot be made or written to is a `UserError`.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        temporary.replace(path)
-    except OSError as error:
-        reason = error.strerror or "an input/output error"
-        raise UserError(f'cannot write "{path}": {reason}; choose a folder that is writable and has room') from error
-    finally:
-        if path.parent.is_dir():
-            temporary.unlink(missing_ok=True)
 
 
 def _append(file: h5py.File, key: str, value: np.ndarray, index: int) -> None:

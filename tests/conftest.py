@@ -7,7 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
+
+from utils.threads import limit_spinning
+
+limit_spinning()  # as every entry point does, before torch is imported
+
+import torch  # noqa: E402
 
 _ROOT = Path(__file__).resolve().parent.parent
 

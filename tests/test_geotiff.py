@@ -255,6 +255,21 @@ def test_gaps_of_a_network_and_of_a_whole_scene_method(tmp_path):
         assert np.abs(zero.astype(int) - large).max() <= 1  # a valid 0 is moved off the mark 0
 
 
+def test_a_window_with_gaps_is_cut_from_the_whole_scene(tmp_path):
+    """Wherever a window begins, gaps in and around it are filled with the same numbers."""
+    ms, pan = smooth(70, 80, 2), smooth(280, 320, 1, seed=1)
+    ms[:, 20:50, 25:60] = pan[:, 150:200, 100:160] = 0
+    paths = tif(tmp_path / "m.tif", ms, pixel=2.0, nodata=0), tif(tmp_path / "p.tif", pan, nodata=0)
+    with open_pair(*paths, dtype=torch.float64) as scene:
+        whole = scene.read((0, 0, *scene.size))
+        assert all((image > 100).all() for image in whole)
+        for r, c, h, w in ((40, 60, 40, 40), (160, 180, 60, 100), (200, 80, 64, 64), (100, 220, 40, 40)):
+            for part, image, scale in zip(scene.read((r, c, h, w)), whole, (4, 1, 1), strict=True):
+                cut = image[..., r // scale : (r + h) // scale, c // scale : (c + w) // scale]
+                torch.testing.assert_close(part, cut, rtol=1e-13, atol=1e-10)
+        assert scene.read((100, 120, 80, 80)) is None  # nothing but gap
+
+
 def test_masks_and_alpha_count_as_gaps(tmp_path):
     """A file without a nodata value may carry a mask: the result gets a mark for it."""
     ms, alpha = np.full((4, 20, 20), 300, np.uint16), np.full((20, 20), 65535, np.uint16)

@@ -24,7 +24,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def run_cli(main: Callable[[], int | None]) -> None:
-    """Run an entry point: a `UserError` becomes one line on stderr and exit status 2."""
+    """Run an entry point: a `UserError` becomes one line on stderr and exit status 2. torch is imported in `main`."""
+    from utils.threads import limit_spinning
+
+    limit_spinning()
     try:
         status = main()
     except UserError as error:

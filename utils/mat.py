@@ -11,14 +11,14 @@ is allocated, and links that lead out of the file are refused.
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from utils import mat5
+from utils.atomic import write_atomically
 from utils.errors import UserError, nearest
 
 V5_LIMIT = 2**31 - 1  # bytes a variable: MATLAB's own bound for v5
@@ -145,26 +145,6 @@ def _from_matlab(data: Any) -> np.ndarray:
     if kind == "char":
         return np.array(["".join(map(chr, row)) for row in np.atleast_2d(array).astype(np.uint32)])
     return array.astype(bool) if kind == "logical" else array
-
-
-def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
-    """Call `write(temporary)` and rename the result to `path`, so that nothing half-written ever bears the name.
-
-    Raises:
-        UserError: the folder cannot be made or written to.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        temporary.replace(path)
-    except OSError as error:
-        reason = error.strerror or "an input/output error"
-        raise UserError(f'cannot write "{path}": {reason}; choose a folder that is writable and has room') from error
-    finally:
-        if path.parent.is_dir():
-            temporary.unlink(missing_ok=True)
 
 
 def write_mat(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.mat import write_atomically
+from utils.atomic import write_atomically
 
 STRETCH_PERCENT = (1.0, 99.0)
 ERROR_FULL_SCALE = 0.1  # an absolute error of this share of the reference's range is drawn at the map's end

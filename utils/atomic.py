@@ -1,0 +1,62 @@
+"""Files that are whole or absent: written under a temporary name, then renamed.
+
+A leaf: it imports `utils.errors` only, so that data, metrics and the engine share one way to write.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UserError
+
+
+@contextmanager
+def renamed(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path in the folder of `path` and rename it to `path` at the end; after an error it is removed.
+
+    Raises:
+        UserError: the folder cannot be made or written to, or the disk is full.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        reason = error.strerror or "an input/output error"
+        raise UserError(f'cannot write "{path}": {reason}; choose a folder that is writable and has room') from error
+    finally:
+        if path.parent.is_dir():
+            temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
+    """Call `write(temporary)` and rename; see `renamed`."""
+    with renamed(path) as temporary:
+        write(temporary)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file (UTF-8), whole or not at all."""
+    with renamed(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write readable JSON, whole or not at all; infinities and NaN, which JSON lacks, become texts."""
+    write_text(path, json.dumps(_plain(content), indent=2, ensure_ascii=False) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

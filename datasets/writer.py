@@ -6,7 +6,7 @@ Numbers are float32: digital numbers of 16 bits are exact in it, and the files a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 

@@ -1,8 +1,8 @@
 """The layers of the house: who may import whom, and that importing does nothing.
 
-Leaves (operators, utils.sensors, utils.registry, utils.errors, utils.atomic, utils.threads) may be imported by all; model, datasets, losses and
-metrics import themselves and the leaves; engine imports utils and the leaves; utils imports nothing above it and
-utils.config no torch. The entry files at the root import everything.
+Leaves (operators, utils.sensors, utils.registry, utils.errors, utils.atomic, utils.threads) may be imported by all;
+model, datasets, losses and metrics import themselves and the leaves; engine imports utils and the leaves; utils imports
+nothing above it and utils.config no torch. The entry files at the root import everything.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from utils.arguments import Parser
 from utils.errors import UserError, run_cli
 from utils.sensors import get_sensor
 
@@ -46,7 +47,7 @@ class Result:
 
 def build_parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    p = argparse.ArgumentParser(description="Measure fused images in .mat files, as the MATLAB package does.")
+    p = Parser(description="Measure fused images in .mat files, as the MATLAB package does.")
     p.add_argument("path", type=Path, help="a .mat with sr (B,C,H,W), or a folder of output_mulExm_<i>.mat (H,W,C)")
     p.add_argument("--ratio", type=int, default=4, help="resolution ratio (default 4)")
     p.add_argument("--const", type=float, help="peak value of the data, e.g. 2047; default: that of --sensor")

@@ -14,14 +14,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from utils.arguments import Parser
 from utils.errors import UserError, run_cli
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    top = argparse.ArgumentParser(
-        prog="prepare_data.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    top = Parser(prog="prepare_data.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = top.add_subparsers(dest="command", required=True)
     _simulate_options(commands.add_parser("simulate", help="Wald's protocol on real scenes or hyperspectral cubes"))
     synthetic = commands.add_parser("synthetic", help="drawn scenes: a whole data set with no download")

@@ -11,10 +11,11 @@ import dataclasses
 import types
 import typing
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
+from utils.arguments import Parser
 from utils.config import SECTIONS
-from utils.errors import UserError, nearest
+from utils.errors import UserError
 from utils.safe_yaml import parse_yaml
 
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
@@ -29,17 +30,6 @@ class CommandLine:
     resume: str | None = None
     replay: str | None = None
     overwrite: bool = False
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse whose complaints are `UserError`s, with the nearest flag named."""
-
-    def error(self, message: str) -> NoReturn:
-        hints = ""
-        if message.startswith("unrecognized arguments: "):
-            given = message.removeprefix("unrecognized arguments: ").split()[0]
-            hints = nearest(given, self._option_string_actions)
-        raise UserError(f"{message}{hints}; see --help")
 
 
 def parse_bool(text: str) -> bool:
@@ -73,7 +63,7 @@ def _add_flag(group: Any, section: str, name: str, kind: Any, meta: typing.Mappi
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `accelerate_main.py`."""
-    parser = _Parser(
+    parser = Parser(
         prog="accelerate_main.py",
         allow_abbrev=False,
         description="Train a fusion network. Defaults < configs/<Arch>_config.yaml < -c FILE < flags and --set.",

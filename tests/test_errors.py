@@ -1,0 +1,69 @@
+"""What every command shares: one line and status 2 for bad input, whole files, threads that do not spin."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from utils.atomic import renamed, write_json
+from utils.errors import UserError, nearest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run(code: str, **environment: str) -> subprocess.CompletedProcess:
+    clean = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    code = f"import os\nfrom utils.errors import UserError, run_cli\n{code}\nrun_cli(main)"
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=ROOT, env=clean | environment, capture_output=True, text=True, check=False)
+
+
+def test_user_error_is_one_line_and_status_2():
+    done = run("def main(): raise UserError('expected a\\n file, given none')")
+    assert done.returncode == 2 and done.stderr == "error: expected a file, given none\n"
+
+
+def test_a_bug_keeps_its_traceback():
+    done = run("def main(): return 1 / 0")
+    assert done.returncode == 1 and "ZeroDivisionError" in done.stderr and "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
+)
+def test_waiting_threads_sleep_soon_unless_the_user_says_otherwise(given, expected):
+    done = run("def main(): print(os.environ.get('GOMP_SPINCOUNT'))", **given)
+    assert done.stdout.strip() == expected
+
+
+@pytest.mark.parametrize(("given", "hint"), [("pannte", "PanNet"), ("FUSIONNET", "FusionNet"), ("zzz", "")])
+def test_nearest_name(given, hint):
+    text = nearest(given, ["PanNet", "FusionNet"])
+    assert (hint in text) if hint else text == ""
+
+
+def test_a_failing_writer_leaves_the_old_file(tmp_path):
+    path = tmp_path / "result.txt"
+    path.write_text("old")
+    with pytest.raises(ValueError, match="midway"), renamed(path) as temporary:
+        temporary.write_text("half")
+        raise ValueError("midway")
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_cannot_be_made_is_a_user_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"), renamed(tmp_path / "file" / "x.txt") as temporary:
+        temporary.write_text("x")
+
+
+def test_json_has_no_infinities(tmp_path):
+    write_json(tmp_path / "x.json", {"psnr": (math.inf, math.nan), "ergas": [1.5]})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"psnr": ["inf", "nan"], "ergas": [1.5]}

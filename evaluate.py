@@ -11,13 +11,11 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import json
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from utils.arguments import Parser
 from utils.errors import UserError, run_cli
@@ -205,21 +203,13 @@ def show(result: Result, options: argparse.Namespace) -> None:
         console.print(note, markup=False, highlight=False)
 
 
-def _finite_or_text(value: float) -> float | str:
-    return value if math.isfinite(value) else str(value)  # JSON knows neither inf nor nan
-
-
-def as_json(result: Result, options: argparse.Namespace) -> str:
-    """Write everything with full precision; inf and nan are texts."""
+def as_json(result: Result, options: argparse.Namespace) -> dict[str, Any]:
+    """Gather everything with full precision."""
     keys = ("ratio", "const", "sensor", "published")
     content = {"file": options.path.name, "protocol": result.protocol} | {k: getattr(options, k) for k in keys}
-    content["samples"] = [
-        {"sample": i + 1} | {n: _finite_or_text(v[i]) for n, v in result.samples.items()} for i in range(len(result))
-    ]
-    content["summary"] = {
-        n: {"mean": _finite_or_text(m), "std": _finite_or_text(s)} for n, (m, s) in result.summary.items()
-    }
-    return json.dumps(content | {"notes": result.notes}, indent=1) + "\n"
+    content["samples"] = [{"sample": i + 1} | {n: v[i] for n, v in result.samples.items()} for i in range(len(result))]
+    content["summary"] = {n: {"mean": m, "std": s} for n, (m, s) in result.summary.items()}
+    return content | {"notes": result.notes}
 
 
 def as_csv(result: Result) -> str:
@@ -257,15 +247,16 @@ def as_html(result: Result, options: argparse.Namespace) -> str:
 
 def write_files(result: Result, options: argparse.Namespace) -> None:
     """Write the formats that were asked for, each under a temporary name first."""
-    from utils.atomic import write_text
+    from utils.atomic import write_json, write_text
     from utils.tables import to_latex
 
     texts = {
-        "json": lambda: as_json(result, options),
         "csv": lambda: as_csv(result),
         "latex": lambda: to_latex({options.path.stem: result.summary}),
         "html": lambda: as_html(result, options),
     }
+    if options.json:
+        write_json(options.json, as_json(result, options))
     for kind, write in texts.items():
         target = getattr(options, kind)
         if target:

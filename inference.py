@@ -53,7 +53,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     out.add_argument("--json", type=Path, help="also write the metrics here")
     run = parser.add_argument_group("run")
     run.add_argument("--tile", type=int, help="side of tiles in pixels of the result (default: none; GeoTIFF: 256)")
-    run.add_argument("--overlap", type=int, default=16, help="pixels shared by neighbouring tiles (default 16)")
+    run.add_argument("--overlap", type=int, default=32, help="pixels shared by neighbouring tiles (default 32)")
     run.add_argument("--memory", type=float, default=4, help="GiB for methods that need a whole scene (default 4)")
     run.add_argument("--no_clip", action="store_true", help="do not clip a network's result to [0, 1]")
     run.add_argument("--device", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")

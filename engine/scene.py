@@ -23,7 +23,7 @@ def fuse_scene(
     out: Path,
     *,
     tile: int | None = None,
-    overlap: int = 16,
+    overlap: int = 32,
     clip: bool = True,
     memory: float = 4.0,
     device: torch.device,

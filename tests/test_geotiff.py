@@ -136,6 +136,24 @@ def test_there_are_no_seams(tmp_path, pair, tile):
     assert np.abs(whole - tiled).max() <= 1 and (whole != tiled).mean() < 1e-3  # float32 at half a number
 
 
+class Wide(torch.nn.Module):
+    """A network that is wrong by up to half of the value in the last 3 pixels: its zero padding."""
+
+    model_name, classical, tileable = "Wide", False, True
+
+    def forward(self, ms, lms, pan):
+        return torch.nn.functional.avg_pool2d(lms, 7, stride=1, padding=3)
+
+
+def test_rims_of_tiles_do_not_show(tmp_path, pair):
+    """The rim of a tile is wrong by hundreds of numbers; in the overlap next to nothing of it is left."""
+    with open_pair(*pair, sensor="IKONOS") as scene:
+        for name, side, overlap in (("whole", 4096, 0), ("cut", 64, 0), ("tiled", 64, 32)):
+            fuse_scene(Wide(), scene, tmp_path / f"{name}.tif", tile=side, overlap=overlap, device=torch.device("cpu"))
+    whole, cut, tiled = (read(tmp_path / f"{name}.tif").astype(int) for name in ("whole", "cut", "tiled"))
+    assert np.abs(cut - whole).max() > 300 and np.abs(tiled - whole).max() <= 1
+
+
 def test_a_trained_network_from_the_command_line(tmp_path, pair, capsys):
     """--weights: the divisor comes from the weights, the result is the network's, clipped, in digital numbers."""
     sizes = {"img_channel": 4, "condition_channel": 1, "out_channel": 4}
@@ -300,6 +318,7 @@ def test_filling_is_local():
     assert (fill(image, np.zeros_like(valid), np.array([5.0, 6.0])) == np.array([5.0, 6.0])[:, None, None]).all()
 
 
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 @pytest.mark.parametrize(
     ("words", "change"),
     [

@@ -75,8 +75,8 @@ INLINE vf at_most(vf x, vf high) {
 #endif
 }
 
-/* 2^x. Degree 5 on [-1/2, 1/2], relative error 9e-8 before rounding. The constant term is exactly 1, so that 2^0 = 1
- * and, near 0, the error is relative to x: a decay close to 1 has no drift over long sequences.
+/* 2^x. Degree 5 on [-1/2, 1/2], relative error 1.1e-7 before rounding. The constant term is exactly 1 and the linear one
+ * exactly log 2, so that near 0 the error is of second order: a decay close to 1 has no drift over long sequences.
  * Very negative x gives 0 (or 2^-125 without AVX-512), never an overflow; NaN stays NaN. */
 INLINE vf exp2_v(vf x) {
 #if V == 16 && defined(__AVX512DQ__)
@@ -88,12 +88,11 @@ INLINE vf exp2_v(vf x) {
     vf shifted = x + magic;
     vf f = x - (shifted - magic);
 #endif
-    vf p = all(1.535336194e-04f);
-    p = p * f + all(1.339887440e-03f);
-    p = p * f + all(9.618437357e-03f);
-    p = p * f + all(5.550332471e-02f);
-    p = p * f + all(2.402264791e-01f);
-    p = p * f + all(6.931472029e-01f);
+    vf p = all(1.330026405e-03f);
+    p = p * f + all(9.669708404e-03f);
+    p = p * f + all(5.550559994e-02f);
+    p = p * f + all(2.402228161e-01f);
+    p = p * f + all(6.931471806e-01f);
     p = p * f + all(1.0f);
 #if V == 16 && defined(__AVX512DQ__)
     return (vf)_mm512_scalef_ps((__m512)p, (__m512)n);

@@ -19,12 +19,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-import torch.nn.functional as F
+from utils.threads import limit_spinning
 
-from model import build_model
-from model.ops import available_backends, selective_scan
-from model.ops.native_build import library
+limit_spinning()  # before torch starts its threads
+
+import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+
+from model import build_model  # noqa: E402
+from model.ops import available_backends, selective_scan  # noqa: E402
+from model.ops.native_build import library  # noqa: E402
 
 SHAPES = {"windows": (128, 256, 64, 16), "global": (2, 256, 4096, 32)}  # B, KD, L, N; four groups
 GROUPS = 4

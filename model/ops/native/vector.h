@@ -75,8 +75,8 @@ INLINE vf at_most(vf x, vf high) {
 #endif
 }
 
-/* 2^x. Degree 5 on [-1/2, 1/2], relative error 1.1e-7 before rounding. The constant term is exactly 1 and the linear one
- * exactly log 2, so that near 0 the error is of second order: a decay close to 1 has no drift over long sequences.
+/* 2^x. Degree 6 on [-1/2, 1/2], relative error 2e-9 before rounding. The constant term is exactly 1, so that 2^0 = 1
+ * and, near 0, the error is relative to x: a decay close to 1 has no drift over long sequences.
  * Very negative x gives 0 (or 2^-125 without AVX-512), never an overflow; NaN stays NaN. */
 INLINE vf exp2_v(vf x) {
 #if V == 16 && defined(__AVX512DQ__)

@@ -88,11 +88,12 @@ INLINE vf exp2_v(vf x) {
     vf shifted = x + magic;
     vf f = x - (shifted - magic);
 #endif
-    vf p = all(1.330026405e-03f);
-    p = p * f + all(9.669708404e-03f);
-    p = p * f + all(5.550559994e-02f);
-    p = p * f + all(2.402228161e-01f);
-    p = p * f + all(6.931471806e-01f);
+    vf p = all(1.535336194e-04f);
+    p = p * f + all(1.339887440e-03f);
+    p = p * f + all(9.618437357e-03f);
+    p = p * f + all(5.550332471e-02f);
+    p = p * f + all(2.402264791e-01f);
+    p = p * f + all(6.931472029e-01f);
     p = p * f + all(1.0f);
 #if V == 16 && defined(__AVX512DQ__)
     return (vf)_mm512_scalef_ps((__m512)p, (__m512)n);

@@ -161,7 +161,7 @@ class SS2D(nn.Module):
             dt,
             Bt,
             Ct,
-            -torch.exp(self.A_log.float()),
+            -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32))),
             self.D,
             self.dt_weight,
             self.dt_bias.flatten(),

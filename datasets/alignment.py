@@ -12,9 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from utils.errors import UserError
 
 CACHE = 64  # MiB of decoded blocks that GDAL may keep
+ALWAYS_READ = 64 * 2**20  # bytes of pixels, whatever the size of the file
+MAX_COMPRESSION = 1100  # DEFLATE cannot exceed 1032:1
 
 Span = tuple[int, int]
 Window = tuple[Span, Span]
@@ -49,14 +53,26 @@ def open_aligned(ms_path: str | Path, pan_path: str | Path) -> Iterator[tuple[An
     try:
         with rasterio.Env(GDAL_CACHEMAX=CACHE), warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)  # becomes an error of one line below
-            with rasterio.open(paths[0]) as ms, rasterio.open(paths[1]) as pan:
+            # by this driver alone: others take a text for a list of files and addresses to be read
+            with rasterio.open(paths[0], driver="GTiff") as ms, rasterio.open(paths[1], driver="GTiff") as pan:
                 if pan.count != 1:
                     raise UserError(
                         f"{paths[1]}: expected one band in the PAN image, given {pan.count}; swap --ms and --pan?"
                     )
+                for file in (ms, pan):
+                    check_blocks(file)
                 yield ms, pan, common_ground(ms, pan)
     except RasterioError as error:
         raise UserError(f"cannot read the GeoTIFF pair: {error}; check the files") from error
+
+
+def check_blocks(source: Any) -> None:
+    """Refuse a file of which GDAL would unfold more at once than it can hold: a block is read as a whole."""
+    rows, columns = map(max, zip(*source.block_shapes, strict=True))
+    declared = rows * columns * source.count * np.dtype(source.dtypes[0]).itemsize
+    stored = Path(source.name).stat().st_size
+    if declared > max(ALWAYS_READ, MAX_COMPRESSION * stored):
+        raise UserError(f"{source.name} is {stored} bytes and declares blocks of {declared} bytes; the file is damaged")
 
 
 def common_ground(ms: Any, pan: Any) -> Ground:

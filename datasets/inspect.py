@@ -6,6 +6,7 @@ Legend: N samples, C bands, P guide bands, H W size, h w size of ms, r = H/h.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,12 +15,14 @@ from typing import Any
 import h5py
 import numpy as np
 
+from datasets.alignment import check_blocks
 from datasets.h5 import DAMAGE, Contents, checked_dataset, default_divisor, describe, file_sensor, open_file
 from datasets.layout import read_sample
 from utils.errors import UserError
 from utils.sensors import SENSORS
 
 _SAMPLES = 8
+_NUMBERS = 2**24  # of a GeoTIFF
 _SUFFIXES_TIFF = (".tif", ".tiff")
 
 
@@ -215,8 +218,9 @@ def _inspect_tiff(report: Report) -> None:
     except ImportError:
         raise UserError("reading GeoTIFF needs rasterio; install it with: pip install rasterio") from None
     try:
-        with rasterio.open(report.path) as source:
-            step = max(1, max(source.shape) // 512)
+        with rasterio.open(report.path, driver="GTiff") as source:
+            check_blocks(source)
+            step = max(1, max(source.shape) // 512, math.isqrt(source.count * math.prod(source.shape) // _NUMBERS))
             small = source.read(out_shape=(source.count, *(max(1, n // step) for n in source.shape)))
             report.lines.append(
                 f"{source.count} bands, {source.height}x{source.width}, {source.dtypes[0]}, {_range(small)}"

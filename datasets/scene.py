@@ -6,6 +6,7 @@ Legend: C bands, H W size of MS or cube, r ratio. Arrays are (C, H, W), in the f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from datasets.alignment import open_aligned
+from datasets.alignment import ALWAYS_READ, MAX_COMPRESSION, open_aligned
 from utils.errors import UserError
 from utils.sensors import SENSORS
 
@@ -116,6 +117,10 @@ def read_geotiff_pair(ms_path: str | Path, pan_path: str | Path) -> Scene:
 
 
 def _read_window(source: Any, window: tuple, path: Path) -> np.ndarray:
+    declared = source.count * np.dtype(source.dtypes[0]).itemsize * math.prod(end - first for first, end in window)
+    stored = path.stat().st_size
+    if declared > max(ALWAYS_READ, MAX_COMPRESSION * stored):
+        raise UserError(f"{path} is {stored} bytes and declares {declared} bytes of pixels; the file is almost empty")
     image = source.read(window=window)
     if source.nodata is not None:
         empty = int((image == source.nodata).any(0).sum())

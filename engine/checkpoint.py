@@ -1,18 +1,20 @@
 """Checkpoints of a run: ``checkpoints/step_<08d>/{model,ema,optimizer}.safetensors + state.json``.
 
 A checkpoint is written into a hidden folder, synced, and renamed: what has its name is complete. `state.json` is
-written last and lists size and sha256 of the rest, so that a damaged checkpoint is recognised and the newest good
-one is used. No pickles: tensors as safetensors, everything else as JSON.
+written last and lists size and sha256 of the rest and of itself, so that a damaged checkpoint is recognised and the
+newest good one is used. No pickles: tensors as safetensors, everything else as JSON.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 from torch import Tensor
 
@@ -24,6 +26,7 @@ __all__ = ["Checkpoints", "find_run", "load_strict", "read_weights", "resolve_we
 
 FORMAT = 1
 _PREFIX, _NEW, _OLD = "step_", ".new_", ".old_"
+_FILE = re.compile(r"[a-z]+\.safetensors")  # never a way out of the folder
 
 
 class Checkpoints:
@@ -73,7 +76,7 @@ class Checkpoints:
             for part, content in tensors.items():
                 blob = tensor_bytes(content, None if part == "optimizer" else meta)
                 files[f"{part}.safetensors"] = write_synced(new / f"{part}.safetensors", blob)
-            write_synced(new / "state.json", json_bytes({"format": FORMAT, "step": step, "files": files, **state}))
+            write_synced(new / "state.json", sign({"format": FORMAT, "step": step, "files": files, **state}))
             sync_folder(new)
         except BaseException:
             shutil.rmtree(new, ignore_errors=True)
@@ -99,34 +102,49 @@ class Checkpoints:
         return next((p for p in reversed(self.list()) if damage(p) is None), None)
 
 
+def sign(state: dict[str, Any]) -> bytes:
+    """Return state.json: the state and the sha256 of what is written of it."""
+    return json_bytes(state | {"sha256": hashlib.sha256(json_bytes(state)).hexdigest()})
+
+
 def damage(path: Path) -> str | None:
     """Say what is wrong with a checkpoint folder, None where it is whole."""
     try:
         state = json.loads((path / "state.json").read_bytes())
+        written = state.pop("sha256", None)  # absent in what earlier versions wrote
+        if written is not None and hashlib.sha256(json_bytes(state)).hexdigest() != written:
+            return "state.json is not what was written"
         for name, facts in state["files"].items():
+            if not _FILE.fullmatch(name):
+                return f"{name!r} is not a file of a checkpoint"
             content = (path / name).read_bytes()
             if len(content) != facts["bytes"] or hashlib.sha256(content).hexdigest() != facts["sha256"]:
                 return f"{name} is not what was written"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return str(error)
     return None
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """Read a checkpoint folder: ({"model": …, "ema": …, "optimizer": …}, state). Damaged: a `UserError`."""
-    wrong = damage(path)
-    if wrong is not None:
-        raise UserError(f"{path}: not a whole checkpoint ({wrong}); resume from another one")
     state = read_state(path)
-    tensors = {Path(n).stem: tensors_from_bytes((path / n).read_bytes()) for n in state["files"]}
+    try:
+        tensors = {Path(n).stem: tensors_from_bytes((path / n).read_bytes()) for n in state["files"]}
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise UserError(f"{path}: not whole safetensors files ({error}); resume from another one") from None
     return tensors, state
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """Read the state.json of a checkpoint that `find_run` returned."""
+    """Read the state.json of a checkpoint; damaged, of another format, without a configuration: a `UserError`."""
+    wrong = damage(path)
+    if wrong is not None:
+        raise UserError(f"{path}: not a whole checkpoint ({wrong}); resume from another one")
     state = json.loads((path / "state.json").read_bytes())
     if state.get("format") != FORMAT:
         raise UserError(f"{path}: expected checkpoint format {FORMAT}, given {state.get('format')}; use its version")
+    if not isinstance(state.get("config"), dict):
+        raise UserError(f"{path}: state.json has no configuration of the run; resume from another one")
     return state
 
 

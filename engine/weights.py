@@ -84,13 +84,13 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             header = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
         meta = json.loads(header["meta"]) if "meta" in header else {}
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a whole safetensors file ({error}); copy it again") from None
     beside = path.with_suffix(".json")
     if not meta and beside.is_file():
         try:
             meta = json.loads(beside.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{beside}: not valid JSON ({error}); correct or remove it") from None
     return state, meta if isinstance(meta, dict) else {}
 
@@ -103,7 +103,7 @@ def _read_legacy(path: Path) -> dict[str, Tensor]:
             f"{path}: refused, as reading this pickle would run code from the file; if you trust its author, convert "
             "it where that is safe: load it with torch and save its state_dict with safetensors.torch.save_file"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
+    except Exception as error:  # torch raises a dozen types on damaged files
         raise UserError(f"{path}: not a weight file torch can read ({error}); copy it again") from None
     return _find_state(loaded, path)
 

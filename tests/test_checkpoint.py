@@ -30,7 +30,7 @@ def tensors(value: float = 0.0):
 def store(folder: Path, *steps: int, keep: int = 0) -> Checkpoints:
     checkpoints = Checkpoints(folder / "checkpoints", keep)
     for step in steps:
-        checkpoints.save(step, tensors(step), {"counters": {"step": step}}, META)
+        checkpoints.save(step, tensors(step), {"counters": {"step": step}, "config": {}}, META)
     return checkpoints
 
 
@@ -84,7 +84,7 @@ def test_what_a_killed_writer_left_is_cleared_and_a_replaced_one_comes_back(tmp_
 
 def test_the_same_step_may_be_saved_again(tmp_path):
     checkpoints = store(tmp_path, 5)
-    checkpoints.save(5, tensors(9), {"counters": {"step": 5}}, META)
+    checkpoints.save(5, tensors(9), {"counters": {"step": 5}, "config": {}}, META)
     assert float(read_checkpoint(checkpoints.latest())[0]["model"]["a"][0]) == 9
     assert names(checkpoints) == ["step_00000005"]
 

@@ -8,8 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from utils import cli, config
 from utils.errors import UserError
@@ -185,34 +183,6 @@ def test_large_binary_and_wrong_files_are_refused(tmp_path):
         read_yaml(tmp_path / "binary.yaml")
     with pytest.raises(UserError, match="sections"):
         read_yaml(write(tmp_path / "list.yaml", "[1, 2]"))
-
-
-def check_text(text: str) -> None:
-    """Any text is read or refused in one line: no traceback of ours, no hang."""
-    try:
-        values = parse_yaml(text)
-        if isinstance(values, dict):
-            config.from_dict(values)
-    except UserError:
-        pass
-
-
-TOKENS = st.sampled_from(
-    [*": {}[],&*!|>-\n\t'\"#%@`?~", *config.SECTIONS, "lr", "null", "1e-3", "<<", "&a", "*a", "  "]
-)
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.one_of(st.text(max_size=80), st.lists(TOKENS, max_size=40).map("".join)))
-def test_any_text_is_read_or_refused(text):
-    check_text(text)
-
-
-@pytest.mark.fuzz
-@settings(max_examples=10_000, deadline=None)
-@given(st.one_of(st.text(max_size=200), st.lists(TOKENS, max_size=80).map("".join)))
-def test_any_text_is_read_or_refused_long(text):
-    check_text(text)
 
 
 def test_help_does_not_import_torch():

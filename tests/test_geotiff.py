@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_files import LEFT, PIXEL, TOP, smooth, tif
 
 import inference
 from datasets.geotiff import MARGIN, open_pair
@@ -23,25 +24,6 @@ from utils.errors import UserError
 rasterio = pytest.importorskip("rasterio", reason="rasterio is optional")
 ColorInterp = rasterio.enums.ColorInterp
 ROOT = Path(inference.__file__).parent
-LEFT, TOP, PIXEL = 500000.0, 4100000.0, 0.5
-
-
-def tif(path, image, left=LEFT, top=TOP, pixel=PIXEL, crs="EPSG:32633", down=None, **options):
-    """Write `image` (C, H, W) north-up with its upper left corner at (left, top); `options` go to rasterio."""
-    profile = {"driver": "GTiff", "count": len(image), "height": image.shape[1], "width": image.shape[2], "crs": crs}
-    transform = options.pop("transform", None) or rasterio.Affine(pixel, 0, left, 0, -(down or pixel), top)
-    with rasterio.open(path, "w", dtype=image.dtype, transform=transform, **profile, **options) as file:
-        file.write(image)
-    return path
-
-
-def smooth(rows, columns, bands, seed=0, low=200, high=1800):
-    """Random smooth uint16 image."""
-    coarse = torch.from_numpy(
-        np.random.default_rng(seed).uniform(low, high, (1, bands, rows // 6 + 2, columns // 6 + 2))
-    )
-    image = torch.nn.functional.interpolate(coarse, size=(rows, columns), mode="bilinear")
-    return image[0].round().numpy().astype(np.uint16)
 
 
 @pytest.fixture

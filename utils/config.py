@@ -313,6 +313,7 @@ def resolve(
     file_values = read_yaml(Path(config_file)) if config_file else {}
     _section(ModelConfig, "model", file_values.get("model") or {}, str(config_file))
     from_dict(file_values | {"model": {}}, str(config_file))  # a wrong key is reported with the name of its file
+    from_dict(run_config or {}, "the configuration saved with the run")
     over = merge(merge(run_config or {}, file_values), flags)
     arch = str((over.get("model") or {}).get("arch", ModelConfig().arch))
     path = arch_file(arch, folder)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterable
 
 USER_ERROR_STATUS = 2
+_LONGEST_LINE = 1200  # letters; a value from a file may be as long as the file
 
 
 class UserError(Exception):
@@ -23,6 +24,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f' (did you mean "{by_key[match[0]]}"?)' if match else ""
 
 
+def one_line(error: UserError) -> str:
+    """Return the message as it is shown: one line without control characters, however long a file's words."""
+    line = "".join(c if c.isprintable() else "?" for c in " ".join(str(error).split()))
+    return line if len(line) <= _LONGEST_LINE else f"{line[: _LONGEST_LINE - 400]} […] {line[-380:]}"
+
+
 def run_cli(main: Callable[[], int | None]) -> None:
     """Run an entry point: a `UserError` becomes one line on stderr and exit status 2. torch is imported in `main`."""
     from utils.threads import limit_spinning
@@ -31,8 +38,7 @@ def run_cli(main: Callable[[], int | None]) -> None:
     try:
         status = main()
     except UserError as error:
-        line = " ".join(str(error).split())
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         status = USER_ERROR_STATUS
     except BrokenPipeError:  # `… | head` closed the pipe: not an error of ours
         sys.stderr.close()

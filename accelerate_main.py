@@ -91,8 +91,6 @@ def build_network(settings: config.Config, data: Dataset) -> tuple[nn.Module, di
         import torch
 
         model.to(memory_format=torch.channels_last)
-    if settings.train.compile:
-        model.compile()
     return model, {"name": entry.name, "args": arguments}
 
 
@@ -192,6 +190,8 @@ def build_job(settings: config.Config, accelerator: Accelerator, run: Path, chec
     model, described = build_network(settings, train)
     world = accelerator.num_processes
     facts = describe(settings, model, train, valid, accelerator.device, world) if accelerator.is_main_process else {}
+    if settings.train.compile:
+        model.compile()  # after the FLOPs are counted: what runs under the counter stays uncompiled for good
     arguments = dict(optimizer.args)
     if accelerator.device.type == "cuda" and optimizer.name.lower() in ("adamw", "adam"):
         arguments.setdefault("fused", True)

@@ -5,6 +5,7 @@ python prepare_data.py simulate --ms ms.tif --pan pan.tif --sensor WV3 --out dat
 python prepare_data.py simulate CUBE.mat --wavelengths 380:2500 --ratio 4 --out data/jasper --name jasper
 python prepare_data.py synthetic --out data/demo
 python prepare_data.py inspect FILE …
+python prepare_data.py repack FILE.h5 --out NEW.h5 --dtype uint16
 
 What each route needs and writes: docs/data.md.
 """
@@ -35,6 +36,10 @@ def parser() -> argparse.ArgumentParser:
     synthetic.add_argument("--picture", type=Path, help="also write a PNG of the test ground here")
     inspect = commands.add_parser("inspect", help="keys, shapes, range, layout, sensor guess, and what is wrong")
     inspect.add_argument("files", nargs="+", type=Path, metavar="FILE", help="H5, .mat or GeoTIFF")
+    repack = commands.add_parser("repack", help="rewrite an H5 file: one sample one chunk, a smaller dtype")
+    repack.add_argument("file", type=Path, metavar="FILE.h5")
+    repack.add_argument("--out", type=Path, required=True, metavar="NEW.h5", help="the new file")
+    repack.add_argument("--dtype", default="float32", choices=("float32", "uint16"), help="uint16 only if lossless")
     return top
 
 
@@ -176,11 +181,20 @@ def _inspect(args: argparse.Namespace) -> int:
     return worst
 
 
+def _repack(args: argparse.Namespace) -> int:
+    from datasets.repack import repack, report
+
+    print(report(*repack(args.file, args.out, args.dtype)))
+    return 0
+
+
 def main() -> int:
     """Run the command line; return the exit status (inspect: 1 where something is wrong, 2 where unreadable)."""
     args = parser().parse_args()
     if args.command == "inspect":
         return _inspect(args)
+    if args.command == "repack":
+        return _repack(args)
     written = _simulate(args) if args.command == "simulate" else _synthetic(args)
     for file, count in written.items():
         print(f"{args.out / file}: {count} samples")

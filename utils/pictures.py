@@ -103,8 +103,7 @@ def save_grid(path: Path, methods: Mapping[str, Mapping[str, np.ndarray]], rgb: 
         block = names[start : start + GRID_COLUMNS]
         rows.append({name: cells[name] for name in block})
         rows.append({f"{name}, zoom": cells[name][box] for name in block})
-        blank = np.zeros(gt.shape[1:])
-        rows.append({f"{name}, error" if name in errors else f"{name} ": errors.get(name, blank) for name in block})
+        rows.append({f"{name}, error" if name in errors else f"{name} ": errors.get(name) for name in block})
     save_panels(path, rows)
 
 
@@ -132,12 +131,12 @@ def save_scatter(path: Path, points: Mapping[str, tuple[float, float, int | None
     write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
 
 
-def save_panels(path: Path, rows: Sequence[Mapping[str, np.ndarray]], titles: Sequence[str] = ()) -> None:
+def save_panels(path: Path, rows: Sequence[Mapping[str, np.ndarray | None]], titles: Sequence[str] = ()) -> None:
     """Draw rows of titled panels into one PNG, written under a temporary name and renamed.
 
     Args:
         path: of the PNG; its folder is made.
-        rows: one mapping title -> picture per row, as `quick_look` gives them.
+        rows: one mapping title -> picture per row, as `quick_look` gives them; None leaves the place empty.
         titles: one label per row, written at its left.
     """
     from matplotlib.figure import Figure  # the object interface: no global state, no display
@@ -149,10 +148,10 @@ def save_panels(path: Path, rows: Sequence[Mapping[str, np.ndarray]], titles: Se
         for c, axis in enumerate(axes[r]):
             axis.set_xticks([])
             axis.set_yticks([])
-            if c >= len(row):
+            title, picture = list(row.items())[c] if c < len(row) else ("", None)
+            if picture is None:
                 axis.set_axis_off()
                 continue
-            title, picture = list(row.items())[c]
             axis.set_title(title, fontsize=9)
             axis.imshow(picture, cmap="inferno", vmin=0, vmax=1 if picture.ndim == 2 else None, interpolation="nearest")
         if titles:

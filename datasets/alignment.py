@@ -5,6 +5,7 @@ Legend: r ratio, pixel size of MS over that of PAN. Windows are (first, end) alo
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,10 +88,14 @@ def common_ground(ms: Any, pan: Any) -> Ground:
         raise UserError(f"{ms.name} and {pan.name} have different coordinate systems; reproject one")
     coarse, fine = ms.transform, pan.transform
     for file, t in ((ms, coarse), (pan, fine)):
+        if not all(map(math.isfinite, t[:6])) or max(map(abs, t[:6])) > 1e12:
+            raise UserError(f"{file.name} has a geotransform that is nowhere; correct it (gdal_edit.py -a_ullr)")
         if t.is_identity:
             raise UserError(f"{file.name} has no geotransform; add its corner and pixel size (gdal_edit.py -a_ullr)")
         if (t.b, t.d) != (0, 0) or not (t.a and t.e):
             raise UserError(f"{file.name} is rotated; resample both to a north-up grid")
+    if min(abs(coarse.a), abs(coarse.e), abs(fine.a), abs(fine.e)) < 1e-9:
+        raise UserError(f"expected pixels of some size, given {coarse.a} and {fine.a}; correct the geotransform")
     ratio = round(coarse.a / fine.a)
     if ratio < 2 or max(abs(coarse.a / fine.a - ratio), abs(coarse.e / fine.e - ratio)) > 1e-3:
         raise UserError(f"expected MS pixels a whole multiple of PAN pixels, given {coarse.a} and {fine.a}; resample")

@@ -32,6 +32,7 @@ FAMILIES: tuple[dict[str, str], ...] = (
 CACHE_LIMIT = 512 * 2**20  # bytes of float32 a process keeps in memory
 DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError)  # what h5py raises on damaged files
 _MAX_COMPRESSION = 1100  # DEFLATE cannot exceed 1032:1
+_CHUNK_COST, _CHUNK_MEMORY = 4096, 2**27  # bytes HDF5 takes for each chunk of an array it reads; always allowed
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,9 @@ def checked_dataset(path: Path, file: h5py.File, key: str) -> h5py.Dataset:
             f'{path}: "{key}" declares {declared} bytes {tuple(data.shape)} and stores {stored}; '
             "the file is damaged or was never filled"
         )
+    pieces = math.prod(-(-n // c) for n, c in zip(data.shape, data.chunks, strict=True)) if data.chunks else 1
+    if pieces * _CHUNK_COST > max(_CHUNK_MEMORY, 4 * declared):
+        raise UserError(f'{path}: "{key}" is cut in {pieces} chunks of some bytes; store a sample as a chunk')
     return data
 
 

@@ -113,7 +113,7 @@ def _find_state(loaded: Any, path: Path) -> dict[str, Tensor]:
     for _ in range(3):
         if not isinstance(loaded, dict):
             break
-        if loaded and all(isinstance(v, Tensor) for v in loaded.values()):
+        if loaded and all(isinstance(n, str) and isinstance(v, Tensor) for n, v in loaded.items()):
             return {n.removeprefix("module."): t for n, t in loaded.items()}
         key = next((k for k in _STATE_KEYS if isinstance(loaded.get(k), dict)), None)
         if key is None:

@@ -79,9 +79,7 @@ def change_file(name: str, changes: list[tuple], folder: Path, good: dict[str, b
     """Write a good file with changes; of a checkpoint also the other files, with checksums that fit the changed one."""
     content = changed(good[name], changes)
     if "state.json" not in good:
-        path = folder / f"input{Path(name).suffix}"
-        path.write_bytes(content)
-        return path
+        return forge_file(f"input{Path(name).suffix}", content, folder, good)
     files = good | {name: content}
     if name != "state.json":
         facts = {n: file_facts(c) for n, c in files.items() if n != "state.json"}
@@ -158,6 +156,7 @@ def forge_h5(members: dict, attributes: dict, suffix: str, folder: Path, good: d
     """Write what h5py can write of these members; `suffix` .mat puts it behind a v7.3 header."""
     (folder / "plain.h5").write_bytes(good.get("plain.h5", b""))
     path = folder / f"input{suffix}"
+    path.unlink(missing_ok=True)
     with h5py.File(path, "w", userblock_size=512 if suffix == ".mat" else 0) as file:
         for key, what in members.items():
             try:
@@ -175,7 +174,9 @@ def h5_members(keys: tuple[str, ...]) -> st.SearchStrategy:
 
 
 def forge_file(name: str, content: bytes, folder: Path, good: dict[str, bytes]) -> Path:
+    """Write a new file: HDF5 takes one with a known inode for the damaged one before, if that could not be closed."""
     path = folder / name
+    path.unlink(missing_ok=True)
     path.write_bytes(content)
     return path
 

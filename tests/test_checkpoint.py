@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from engine.checkpoint import Checkpoints, damage, find_run, read_checkpoint, resolve_weights
+from engine.checkpoint import Checkpoints, damage, find_run, read_checkpoint, resolve_weights, sign
 from engine.run_folder import open_run
 from engine.weights import load_strict, read_weights, save_weights
 from utils.errors import UserError
@@ -52,7 +52,7 @@ def test_the_oldest_go_beyond_the_limit(tmp_path):
     assert len(names(store(tmp_path / "all", 1, 2, 3, 4))) == 4
 
 
-@pytest.mark.parametrize("harm", ["cut", "flip", "missing", "state"])
+@pytest.mark.parametrize("harm", ["cut", "flip", "missing", "state", "a number of the state"])
 def test_a_damaged_checkpoint_is_passed_over(tmp_path, harm):
     checkpoints = store(tmp_path, 1, 2)
     newest = checkpoints.latest()
@@ -65,11 +65,25 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, harm):
         file.write_bytes(content)
     elif harm == "missing":
         file.unlink()
-    else:
+    elif harm == "state":
         (newest / "state.json").write_text("[1, 2")
+    else:
+        state = newest / "state.json"
+        state.write_text(state.read_text().replace('"step": 2', '"step": 3', 1))
     assert checkpoints.latest().name == "step_00000001"
     with pytest.raises(UserError, match="not a whole checkpoint"):
         read_checkpoint(newest)
+
+
+def test_a_checkpoint_reads_no_file_but_its_own(tmp_path):
+    path = store(tmp_path, 1).latest()
+    state = json.loads((path / "state.json").read_bytes())
+    del state["sha256"]
+    for name in ("../../secret.safetensors", "/dev/zero", "state.json"):
+        content = sign(state | {"files": {name: {"bytes": 1, "sha256": "x"}}})
+        (path / "state.json").write_bytes(content)
+        with pytest.raises(UserError, match="not a file of a checkpoint"):
+            read_checkpoint(path)
 
 
 def test_what_a_killed_writer_left_is_cleared_and_a_replaced_one_comes_back(tmp_path):

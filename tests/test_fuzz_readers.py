@@ -78,6 +78,9 @@ def fuzz(count: int, worker: Worker, material: tuple, **options) -> None:
         assert 0 < len(one_line(UserError(message))) < 2000
 
     one()
+    name = sorted(good)[-1]
+    said = worker.read(reader, change_file(name, [], folder, good))
+    assert said == "read", f"after all this, good files are refused: {said}"
     print(f"{reader}: {told['read']} read, {told['refused']} refused")
 
 

@@ -24,6 +24,7 @@ from utils.errors import UserError, nearest
 V5_LIMIT = 2**31 - 1  # bytes a variable: MATLAB's own bound for v5
 READ_LIMIT = 16 * 2**30  # bytes a file may unfold to
 _MAX_COMPRESSION = 1100  # DEFLATE cannot exceed 1032:1, so a larger claim is a lie
+_CHUNK_COST, _CHUNK_MEMORY = 4096, 2**27  # bytes HDF5 takes for each piece of an array it reads; always allowed
 _USER_BLOCK = 512
 _ITEM_BYTES = {"double": 8, "single": 4, "logical": 1, "char": 4} | {
     f"{sign}int{bits}": bits // 8 for sign in ("", "u") for bits in (8, 16, 32, 64)
@@ -132,6 +133,9 @@ def _local_dataset(path: Path, file: Any, name: str) -> Any:
         return None
     if data.is_virtual or data.external:
         raise UserError(f'{path}: "{name}" keeps its data in another file; such files are refused, make a plain one')
+    chunks = math.prod(-(-n // c) for n, c in zip(data.shape, data.chunks, strict=True)) if data.chunks else 1
+    if chunks * _CHUNK_COST > max(_CHUNK_MEMORY, 4 * data.size * data.dtype.itemsize):
+        raise UserError(f'{path}: "{name}" is cut in {chunks} pieces of some bytes; copy the data into a plain file')
     return data
 
 

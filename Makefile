@@ -28,6 +28,10 @@ test: $(STAMP)
 bench: $(STAMP)
 	$(PY) -m benchmarks.bench_scan --plain
 	$(PY) -m benchmarks.bench_metrics
+	$(PY) -m benchmarks.bench_step
+
+fuzz: $(STAMP)
+	$(PY) -m pytest -m fuzz -s
 
 gpu: $(STAMP)
 	$(PY) -m pytest -m gpu

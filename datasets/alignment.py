@@ -44,6 +44,7 @@ def open_aligned(ms_path: str | Path, pan_path: str | Path) -> Iterator[tuple[An
     """
     try:
         import rasterio
+        from rasterio._err import CPLE_BaseError
         from rasterio.errors import NotGeoreferencedWarning, RasterioError
     except ImportError:
         raise UserError("reading GeoTIFF needs rasterio; install it with: pip install rasterio") from None
@@ -63,7 +64,7 @@ def open_aligned(ms_path: str | Path, pan_path: str | Path) -> Iterator[tuple[An
                 for file in (ms, pan):
                     check_blocks(file)
                 yield ms, pan, common_ground(ms, pan)
-    except RasterioError as error:
+    except (RasterioError, CPLE_BaseError) as error:  # what GDAL reports of a damaged file comes as either
         raise UserError(f"cannot read the GeoTIFF pair: {error}; check the files") from error
 
 

@@ -214,6 +214,7 @@ def _mat_kind(data: dict[str, Any]) -> str:
 def _inspect_tiff(report: Report) -> None:
     try:
         import rasterio
+        from rasterio._err import CPLE_BaseError
         from rasterio.errors import RasterioError
     except ImportError:
         raise UserError("reading GeoTIFF needs rasterio; install it with: pip install rasterio") from None
@@ -231,5 +232,5 @@ def _inspect_tiff(report: Report) -> None:
                 report.lines.append(f"nodata {source.nodata:g}: about {share:.1%} of the pixels")
             if source.crs is None:
                 report.notes.append("no coordinate system: MS and PAN cannot be aligned by it")
-    except RasterioError as error:
+    except (RasterioError, CPLE_BaseError) as error:
         raise UserError(f'cannot read "{report.path}" as GeoTIFF: {error}; check the file') from error

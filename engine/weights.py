@@ -6,6 +6,7 @@ configuration, the data's divisor and ratio, the metrics. Legacy .pth files are 
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 from pathlib import Path
@@ -97,7 +98,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _read_legacy(path: Path) -> dict[str, Tensor]:
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        # from memory: there a length the file makes up cannot ask for more than the file has
+        loaded = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(
             f"{path}: refused, as reading this pickle would run code from the file; if you trust its author, convert "

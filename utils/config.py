@@ -273,7 +273,10 @@ def model_arguments(config: Config) -> dict[str, Any]:
         raise UserError(
             f'{config.model.arch} has no variant "{name}"{nearest(name, variants)}; known: {", ".join(variants)}'
         )
-    return {**(variants[name] or {}), **config.model.args}
+    chosen = {} if variants[name] is None else variants[name]
+    if not isinstance(chosen, dict):
+        raise UserError(f"model.variants.{name}: expected a mapping (key: value), given {chosen!r}")
+    return {**chosen, **config.model.args}
 
 
 def to_dict(config: Config) -> dict[str, Any]:

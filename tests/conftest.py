@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from utils.threads import limit_spinning
@@ -13,6 +14,10 @@ from utils.threads import limit_spinning
 limit_spinning()  # as every entry point does, before torch is imported
 
 import torch  # noqa: E402
+
+# The same examples in every run: a red CI can be repeated. `make fuzz` draws new ones.
+hypothesis.settings.register_profile("repeatable", derandomize=True)
+hypothesis.settings.load_profile("repeatable")
 
 _ROOT = Path(__file__).resolve().parent.parent
 

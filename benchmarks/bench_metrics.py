@@ -135,7 +135,9 @@ def main() -> None:
             medians |= {} if seconds is None else {"Octave": (seconds, math.nan)}
         ours = medians["ours"]
         for name, (elapsed, cores) in medians.items():
-            ratios = f"{elapsed / ours[0]:6.1f}x elapsed {cores / ours[1]:6.1f}x cores"
+            ratios = f"{elapsed / ours[0]:6.1f}x elapsed"
+            if not math.isnan(cores):  # another process: its time on the cores is not known here
+                ratios += f" {cores / ours[1]:6.1f}x cores"
             print(f"  {name:18} {1e3 * elapsed:8.1f} ms per image {elapsed * options.images:8.2f} s in all {ratios}")
         if options.device == "cuda":
             print(f"  ours, GPU batch    {gpu_seconds(images, sides['ours']):9.4f} s in all")

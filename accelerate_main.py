@@ -269,11 +269,12 @@ def main() -> int:
     if command.replay:
         return replay(command.replay)
     settings, resumed, checkpoint = resolve_config(command)
-    from engine.fit import fit
+    from engine.fit import check, fit
 
     accelerator = start_accelerator(settings)
     placeholder = resumed or Path(settings.log.log_dir) / settings.log.proj_name / "run"
     job = build_job(settings, accelerator, placeholder, checkpoint)
+    check(job, accelerator.num_processes)
     job.folder, lock = claim_folder(settings, accelerator, resumed, command.overwrite)
     job.tensorboard = Path(settings.log.tensorboard_dir) / job.folder.parent.name / job.folder.name
     try:

@@ -39,6 +39,20 @@ _CULPRITS_SOUGHT = 10  # under `skip`, so many bad batches are looked into and s
 _DEFERRABLE = (torch.optim.Adam, torch.optim.AdamW)
 
 
+def check(job: Job, world: int) -> None:
+    """Raise a `UserError` for what can be seen before anything is written: sizes of the sets, the metric's name."""
+    settings = job.config.train
+    known = ("loss", *job.metric_names)
+    if settings.best_metric not in known:
+        raise UserError(
+            f"--best_metric: expected one of {', '.join(known)}, given {settings.best_metric!r} "
+            "(--log_metric adds more)"
+        )
+    if len(job.valid_set) == 0:
+        raise UserError("expected at least one validation sample, the validation set is empty; simulate one")
+    TrainSampler(len(job.train_set), settings.batch_size, rank=0, world=world, seed=settings.seed)  # fits the batch?
+
+
 def fit(job: Job, accelerator: Accelerator) -> Outcome:
     """Train until the epochs or the minutes are over, or a signal asks to stop; see `Job`.
 
@@ -59,9 +73,7 @@ class Trainer:
     def __init__(self, job: Job, accelerator: Accelerator, stop: StopRequest) -> None:
         self.job, self.accelerator, self.stop = job, accelerator, stop
         self.settings, self.ranks, self.device = job.config.train, Ranks(), accelerator.device
-        self._check_best_metric()
-        if len(job.valid_set) == 0:
-            raise UserError("expected at least one validation sample, the validation set is empty; simulate one")
+        check(job, self.ranks.world)
         self.sampler = TrainSampler(
             len(job.train_set),
             self.settings.batch_size,
@@ -98,14 +110,6 @@ class Trainer:
         self.running = Running()
         self.time_is_up, self.stop_agreed = False, False
         self.results: dict[str, float] = {}
-
-    def _check_best_metric(self) -> None:
-        known = ("loss", *self.job.metric_names)
-        if self.settings.best_metric not in known:
-            raise UserError(
-                f"--best_metric: expected one of {', '.join(known)}, given {self.settings.best_metric!r} "
-                "(--log_metric adds more)"
-            )
 
     # ------------------------------------------------------------------------------------------ the loop
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import platform
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,11 +26,20 @@ from utils.errors import UserError, run_cli
 ROOT = Path(__file__).resolve().parent
 DEFAULT_SORT = "qn"
 BUDGET_CONFIG = "configs/budget.yaml"
+REPORTED = ("scores", "cost", "training", "per_sample")
 COLUMNS = {
     "reduced": ["sam", "ergas", "scc", "qn", "qave", "psnr", "ssim"],
     "full": ["d_lambda", "d_s", "hqnr"],
-    "cost": ["parameters", "gflops", "s_per_mpx", "peak_mib"],
+    "cost": ["parameters", "gflops", "s_per_mpx", "peak_mib", "steps"],
 }
+
+
+def _rates(text: str) -> tuple[float, ...]:
+    """Read --rates."""
+    rates = tuple(float(part) for part in text.split(","))
+    if not all(0 < rate < float("inf") for rate in rates):
+        raise ValueError(text)
+    return rates
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -50,6 +58,13 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     methods.add_argument("--train", type=float, metavar="MINUTES", help="train each learned method for so long first")
     methods.add_argument("--train_epochs", type=int, metavar="N", help="instead: train each for N epochs (equal steps)")
+    methods.add_argument(
+        "--rates",
+        type=_rates,
+        default=(),
+        metavar="R,R,…",
+        help="learning rates that each method tries for a tenth of the budget before it trains with its best",
+    )
     methods.add_argument("--train_config", default=BUDGET_CONFIG, help="settings shared by all (default %(default)s)")
     methods.add_argument("--seed", type=int, default=3407)
     out = parser.add_argument_group("output")
@@ -82,24 +97,6 @@ def given_weights(pairs: list[str]) -> dict[str, str]:
             raise UserError(f"expected --weights NAME=PATH, given {pair}; for example --weights PNN=dlpan:pnn.pth")
         weights[model_entry(name).name] = path
     return weights
-
-
-def train_method(name: str, arguments: argparse.Namespace) -> str:
-    """Train one network with the settings shared by all; return the run that holds its weights."""
-    run = f"leaderboard_{arguments.dataset}_{name}"
-    budget = ["--max_minutes", f"{arguments.train:g}"] if arguments.train else ["-e", str(arguments.train_epochs)]
-    command = [sys.executable, "accelerate_main.py", "--arch", name, "-c", arguments.train_config, *budget]
-    command += ["--dataset", arguments.dataset, "--proj_name", "leaderboard", "--run_name", run, "--overwrite"]
-    command += ["--seed", str(arguments.seed)]
-    if arguments.data_root:
-        command += ["--data_root", str(arguments.data_root.resolve())]
-    if arguments.sensor:
-        command += ["--sensor", arguments.sensor]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UserError(f"training {name} ended with status {done.returncode}: {reason}")
-    return str(ROOT / "log_file" / "leaderboard" / run)
 
 
 def measure_method(job: dict[str, Any]) -> dict[str, Any]:
@@ -182,6 +179,7 @@ def provenance(arguments: argparse.Namespace, files: dict[str, Path]) -> dict[st
         "seed": arguments.seed,
         "train_minutes": arguments.train,
         "train_epochs": arguments.train_epochs,
+        "rates": arguments.rates,
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__},
         "machine": {"system": platform.platform(), "threads": torch.get_num_threads()},
         "sha256": {name: {"file": path.name, "sha256": sha256(path)} for name, path in files.items()},
@@ -221,17 +219,30 @@ def run_all(
     jobs: list[dict[str, Any]], arguments: argparse.Namespace, files: dict[str, Path]
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """Train where asked, measure every method; return results by name and failures by name."""
+    from engine.budget import Budget, train_with
     from engine.weights import resolve_weights
     from model import model_entry
     from utils.progress import track
 
-    results, failures = {}, {}
+    results, failures, training = {}, {}, {}
     trained = arguments.train is not None or arguments.train_epochs is not None
+    root = str(arguments.data_root) if arguments.data_root else None
+    budget = Budget(
+        arguments.dataset,
+        root,
+        arguments.sensor,
+        arguments.train,
+        None if arguments.train is not None else arguments.train_epochs,
+        arguments.rates,
+        arguments.train_config,
+        arguments.seed,
+    )
     for job in track(jobs, "methods"):
         name = job["name"]
         try:
             if trained and job["weights"] is None and not model_entry(name).classical:
-                job["weights"] = train_method(name, arguments)
+                folder, training[name] = train_with(name, budget, ROOT)
+                job["weights"] = str(folder)
             if job["weights"]:
                 files[f"weights of {name}"] = resolve_weights(job["weights"].removeprefix("dlpan:"))
         except UserError as error:
@@ -242,6 +253,9 @@ def run_all(
             failures[name] = outcome
         else:
             results[name] = outcome
+            if name in training:
+                outcome["training"] = {k: training[name][k] for k in ("rate", "steps", "minutes", "searched")}
+                outcome["cost"]["steps"] = training[name]["steps"]
     return results, failures
 
 
@@ -257,7 +271,7 @@ def write_board(out: Path, results: dict[str, Any], failures: dict[str, str], fa
     failed = "".join(f"\n{name} failed: {reason}\n" for name, reason in failures.items())
     report = {
         **facts,
-        "methods": {n: {k: results[n][k] for k in ("scores", "cost", "per_sample")} for n in table},
+        "methods": {n: {k: results[n][k] for k in REPORTED if k in results[n]} for n in table},
         "failures": failures,
     }
     contents = {

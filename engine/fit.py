@@ -102,7 +102,9 @@ class Trainer:
         self.log.line("training\n" + summary_table(job.facts))
         for note in notes:
             self.log.line(note)
-        self.started = time.monotonic() - self.counters.seconds
+        # "core": what other programs take from a shared machine is not counted; a GPU's time is the wall's
+        self.clock = time.thread_time if self.settings.clock == "core" and self.device.type == "cpu" else time.monotonic
+        self.started = self.clock() - self.counters.seconds
         self.flag, self.previous = DeferredFlag(), []
         raw = getattr(self.optimizer, "optimizer", self.optimizer)
         fused = isinstance(raw, _DEFERRABLE) and bool(raw.defaults.get("fused"))
@@ -233,7 +235,7 @@ class Trainer:
 
     def agree(self, wrong: bool) -> bool:
         """Let all ranks agree on a bad number, a signal and the time; one small exchange per step."""
-        seconds = time.monotonic() - self.started
+        seconds = self.clock() - self.started
         wrong_any, stop, self.counters.seconds = self.ranks.maximum(wrong, bool(self.stop.name), seconds)
         budget = self.settings.max_minutes
         self.time_is_up = budget is not None and self.counters.seconds >= budget * 60

@@ -111,6 +111,7 @@ class TrainConfig:
     mixed_precision: str = option("no", "no, bf16, fp16", "--mixed_precision", choices=("no", "bf16", "fp16"))
     seed: int = option(3407, "seed of everything", "--seed", low=0)
     max_minutes: float | None = option(None, "time budget; the schedule is squeezed into it", "--max_minutes", low=0)
+    clock: str = option("wall", "what max_minutes counts; core: time the loop had a core", choices=("wall", "core"))
     val_n_epoch: int = option(20, "validate every n epochs; 0: only at the end", "--val_n_epoch", low=0)
     checkpoint_every_n: int = option(20, "checkpoint every n epochs; 0: only at the end", "--checkpoint_every_n", low=0)
     checkpoint_every_steps: int = option(0, "also every n optimizer steps; 0: off", "--checkpoint_every_steps", low=0)

@@ -37,6 +37,7 @@ TITLE = {
     "gflops": "GFLOPs/Mpx",
     "s_per_mpx": "s/Mpx",
     "peak_mib": "peak MiB",
+    "steps": "steps trained",
 }
 
 
@@ -67,7 +68,7 @@ def format_value(column: str, value: Value, plus_minus: str = " ± ") -> str:
         digits = 2 if column == "psnr" else 4
         std_digits = min(digits, 3)  # a deviation needs fewer, and seven indices then fit a terminal of 80 columns
         return f"{value[0]:.{digits}f}{plus_minus}{value[1]:.{std_digits}f}"
-    if column in ("parameters", "peak_mib"):
+    if column in ("parameters", "peak_mib", "steps"):
         return f"{value:,.0f}"
     return f"{value:.4g}"
 

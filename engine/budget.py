@@ -1,0 +1,135 @@
+"""The same budget for every network: equal time or equal steps, equal settings, an equal search for the rate.
+
+Behind `leaderboard.py --train`. Each training is a run of accelerate_main.py in a process of its own, under
+log_file/leaderboard/<run>. No single learning rate suits networks of such different kinds, so each may choose: every
+candidate rate trains for a small share of the budget, and the one with the best validation trains for the whole of it,
+from the start. What was trained stands in the run's budget.json; a run whose file says what is wanted is taken as it
+is, so a board that was interrupted goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from utils.atomic import write_json
+from utils.errors import UserError
+
+PROBE_SHARE = 0.1  # of the budget, for each candidate rate
+PROJECT = "leaderboard"
+RECORD = "budget.json"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every network gets.
+
+    Attributes:
+        dataset, data_root, sensor: the training data, as accelerate_main.py takes them.
+        minutes, epochs: the budget; exactly one is not None. Minutes are counted as `train.clock` in `config` says.
+        rates: candidate learning rates; one or none (the configuration's own): no search.
+        config: YAML with the settings shared by all.
+        seed: of weights, order and augmentation.
+    """
+
+    dataset: str
+    data_root: str | None
+    sensor: str | None
+    minutes: float | None
+    epochs: int | None
+    rates: tuple[float, ...]
+    config: str
+    seed: int
+
+    def arguments(self, share: float) -> list[str]:
+        """Return the command-line arguments for a share of the budget, at least one epoch."""
+        if self.minutes is not None:
+            return ["--max_minutes", f"{self.minutes * share:g}"]
+        return ["-e", str(max(1, math.ceil(self.epochs * share)))]
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a finished run must have been trained with to count as this budget's."""
+        return {**asdict(self), "rates": list(self.rates), "settings": Path(self.config).read_text(encoding="utf-8")}
+
+
+def train_with(name: str, budget: Budget, root: Path) -> tuple[Path, dict[str, Any]]:
+    """Train one network with the budget, or take the run that already did.
+
+    Args:
+        name: a registered network.
+        budget: see `Budget`.
+        root: the project's folder, where accelerate_main.py and log_file are.
+
+    Returns:
+        the run's folder, and its record: {"rate", "steps", "minutes", "validation", "searched": {rate: ERGAS}}.
+
+    Raises:
+        UserError: a training that ended with an error at every rate; the last one's line.
+    """
+    run = f"{budget.dataset}_{name}"
+    folder = root / "log_file" / PROJECT / run
+    wanted = {"network": name, **budget.facts()}
+    record = _read(folder / RECORD)
+    if record.get("budget") == wanted:
+        return folder, record
+    searched: dict[str, float | None] = {}
+    rate = budget.rates[0] if len(budget.rates) == 1 else None
+    if len(budget.rates) > 1:
+        rate, searched = _best_rate(name, budget, root, f"{run}_probe")
+    meta = _train(name, budget, root, run, rate, 1.0)
+    record = {
+        "budget": wanted,
+        "rate": meta["config"]["optimizer"]["lr"],
+        "steps": meta["training"]["step"],
+        "minutes": meta["training"]["minutes"],
+        "validation": meta["metrics"],
+        "searched": searched,
+    }
+    write_json(folder / RECORD, record)
+    return folder, record
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _best_rate(name: str, budget: Budget, root: Path, run: str) -> tuple[float, dict[str, float | None]]:
+    """Try every rate for a share of the budget; return the best by the validation metric, and all values."""
+    found: dict[str, float | None] = {}
+    failure: UserError | None = None
+    for rate in budget.rates:
+        try:
+            meta = _train(name, budget, root, run, rate, PROBE_SHARE)
+            found[f"{rate:g}"] = float(meta["metrics"]["ergas"])
+        except UserError as error:  # a rate at which the network diverges is out, not the network
+            found[f"{rate:g}"], failure = None, error
+    usable = {float(rate): value for rate, value in found.items() if value is not None and math.isfinite(value)}
+    if not usable:
+        raise failure or UserError(f"training {name}: no candidate rate gave a finite validation; give lower --rates")
+    return min(usable, key=usable.__getitem__), found
+
+
+def _train(name: str, budget: Budget, root: Path, run: str, rate: float | None, share: float) -> dict[str, Any]:
+    """Run accelerate_main.py; return the facts that stand beside the best weights."""
+    command = [sys.executable, "accelerate_main.py", "--arch", name, "-c", str(Path(budget.config).resolve())]
+    command += [*budget.arguments(share), "--dataset", budget.dataset, "--seed", str(budget.seed)]
+    command += ["--proj_name", PROJECT, "--run_name", run, "--overwrite"]
+    command += ["--lr", f"{rate:g}"] if rate is not None else []
+    command += ["--data_root", str(Path(budget.data_root).resolve())] if budget.data_root else []
+    command += ["--sensor", budget.sensor] if budget.sensor else []
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(f"training {name} ended with status {done.returncode}: {reason}")
+    facts = _read(root / "log_file" / PROJECT / run / "weights" / "best.json")
+    if not facts:
+        raise UserError(f"training {name}: its validation was never finite, so no best weights; give lower --rates")
+    return facts

@@ -18,14 +18,17 @@ import argparse
 import platform
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from utils.arguments import Parser
 from utils.errors import UserError, run_cli
 
+if TYPE_CHECKING:
+    from engine.budget import Budget
+
 ROOT = Path(__file__).resolve().parent
 DEFAULT_SORT = "qn"
-BUDGET_CONFIG = "configs/budget.yaml"
+BUDGET_CONFIG = ROOT / "configs" / "budget.yaml"
 REPORTED = ("scores", "cost", "training", "per_sample")
 COLUMNS = {
     "reduced": ["sam", "ergas", "scc", "qn", "qave", "psnr", "ssim"],
@@ -65,7 +68,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="R,R,…",
         help="learning rates that each method tries for a tenth of the budget before it trains with its best",
     )
-    methods.add_argument("--train_config", default=BUDGET_CONFIG, help="settings shared by all (default %(default)s)")
+    methods.add_argument(
+        "--train_config", default=BUDGET_CONFIG, help="settings shared by all (default configs/budget.yaml)"
+    )
     methods.add_argument("--seed", type=int, default=3407)
     out = parser.add_argument_group("output")
     out.add_argument("--out", type=Path, required=True, help="folder for the tables and pictures")
@@ -215,33 +220,43 @@ def plan(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str,
     return jobs, {"data": data} | ({"full": arguments.full} if arguments.full else {})
 
 
+def shared_budget(arguments: argparse.Namespace) -> Budget:
+    """Return what every network is trained with."""
+    from datasets.build import find_file
+    from datasets.writer import sha256
+    from engine.budget import Budget
+
+    files = [find_file(arguments.dataset, split, arguments.data_root) for split in ("train", "valid")]
+    return Budget(
+        dataset=arguments.dataset,
+        data_root=str(arguments.data_root) if arguments.data_root else None,
+        sensor=arguments.sensor,
+        minutes=arguments.train,
+        epochs=None if arguments.train is not None else arguments.train_epochs,
+        rates=arguments.rates,
+        config=arguments.train_config,
+        seed=arguments.seed,
+        sha256=tuple(sha256(file) for file in files),
+    )
+
+
 def run_all(
     jobs: list[dict[str, Any]], arguments: argparse.Namespace, files: dict[str, Path]
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """Train where asked, measure every method; return results by name and failures by name."""
-    from engine.budget import Budget, train_with
+    from engine.budget import train_with
     from engine.weights import resolve_weights
     from model import model_entry
     from utils.progress import track
 
     results, failures, training = {}, {}, {}
     trained = arguments.train is not None or arguments.train_epochs is not None
-    root = str(arguments.data_root) if arguments.data_root else None
-    budget = Budget(
-        arguments.dataset,
-        root,
-        arguments.sensor,
-        arguments.train,
-        None if arguments.train is not None else arguments.train_epochs,
-        arguments.rates,
-        arguments.train_config,
-        arguments.seed,
-    )
+    budget = shared_budget(arguments) if trained else None
     for job in track(jobs, "methods"):
         name = job["name"]
         try:
             if trained and job["weights"] is None and not model_entry(name).classical:
-                folder, training[name] = train_with(name, budget, ROOT)
+                folder, training[name] = train_with(name, budget, ROOT / "accelerate_main.py")
                 job["weights"] = str(folder)
             if job["weights"]:
                 files[f"weights of {name}"] = resolve_weights(job["weights"].removeprefix("dlpan:"))

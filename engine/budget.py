@@ -1,22 +1,24 @@
 """The same budget for every network: equal time or equal steps, equal settings, an equal search for the rate.
 
-Behind `leaderboard.py --train`. Each training is a run of accelerate_main.py in a process of its own, under
-log_file/leaderboard/<run>. No single learning rate suits networks of such different kinds, so each may choose: every
-candidate rate trains for a small share of the budget, and the one with the best validation trains for the whole of it,
-from the start. What was trained stands in the run's budget.json; a run whose file says what is wanted is taken as it
-is, so a board that was interrupted goes on where it stopped.
+Behind `leaderboard.py --train`. Each training is a run of the training command in a process of its own, in
+log_file/leaderboard/<data set>_<network>. No single learning rate suits networks of such different kinds, so each may
+choose: every candidate rate trains for a small share of the budget, and the one with the best validation trains for
+the whole of it, from the start. What was trained stands in the run's budget.json; a run whose file says what is wanted
+is taken as it is, so a board that was interrupted goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.weights import LOG_FOLDER
 from utils.atomic import write_json
 from utils.errors import UserError
 
@@ -35,6 +37,7 @@ class Budget:
         rates: candidate learning rates; one or none (the configuration's own): no search.
         config: YAML with the settings shared by all.
         seed: of weights, order and augmentation.
+        sha256: of the training and validation files: other data under the same name is another budget.
     """
 
     dataset: str
@@ -45,6 +48,7 @@ class Budget:
     rates: tuple[float, ...]
     config: str
     seed: int
+    sha256: tuple[str, ...] = ()
 
     def arguments(self, share: float) -> list[str]:
         """Return the command-line arguments for a share of the budget, at least one epoch."""
@@ -54,16 +58,18 @@ class Budget:
 
     def facts(self) -> dict[str, Any]:
         """Return what a finished run must have been trained with to count as this budget's."""
-        return {**asdict(self), "rates": list(self.rates), "settings": Path(self.config).read_text(encoding="utf-8")}
+        named = {k: v for k, v in asdict(self).items() if k not in ("data_root", "config")}  # what they hold counts
+        named |= {"rates": list(self.rates), "sha256": list(self.sha256)}
+        return {**named, "settings": Path(self.config).read_text(encoding="utf-8")}
 
 
-def train_with(name: str, budget: Budget, root: Path) -> tuple[Path, dict[str, Any]]:
+def train_with(name: str, budget: Budget, program: Path) -> tuple[Path, dict[str, Any]]:
     """Train one network with the budget, or take the run that already did.
 
     Args:
         name: a registered network.
         budget: see `Budget`.
-        root: the project's folder, where accelerate_main.py and log_file are.
+        program: the training command, accelerate_main.py.
 
     Returns:
         the run's folder, and its record: {"rate", "steps", "minutes", "validation", "searched": {rate: ERGAS}}.
@@ -72,7 +78,7 @@ def train_with(name: str, budget: Budget, root: Path) -> tuple[Path, dict[str, A
         UserError: a training that ended with an error at every rate; the last one's line.
     """
     run = f"{budget.dataset}_{name}"
-    folder = root / "log_file" / PROJECT / run
+    folder = LOG_FOLDER / PROJECT / run
     wanted = {"network": name, **budget.facts()}
     record = _read(folder / RECORD)
     if record.get("budget") == wanted:
@@ -80,8 +86,8 @@ def train_with(name: str, budget: Budget, root: Path) -> tuple[Path, dict[str, A
     searched: dict[str, float | None] = {}
     rate = budget.rates[0] if len(budget.rates) == 1 else None
     if len(budget.rates) > 1:
-        rate, searched = _best_rate(name, budget, root, f"{run}_probe")
-    meta = _train(name, budget, root, run, rate, 1.0)
+        rate, searched = _best_rate(name, budget, program, f"{run}_probe")
+    meta = _train(name, budget, program, run, rate, 1.0)
     record = {
         "budget": wanted,
         "rate": meta["config"]["optimizer"]["lr"],
@@ -101,35 +107,36 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _best_rate(name: str, budget: Budget, root: Path, run: str) -> tuple[float, dict[str, float | None]]:
+def _best_rate(name: str, budget: Budget, program: Path, run: str) -> tuple[float, dict[str, float | None]]:
     """Try every rate for a share of the budget; return the best by the validation metric, and all values."""
     found: dict[str, float | None] = {}
     failure: UserError | None = None
     for rate in budget.rates:
         try:
-            meta = _train(name, budget, root, run, rate, PROBE_SHARE)
+            meta = _train(name, budget, program, run, rate, PROBE_SHARE)
             found[f"{rate:g}"] = float(meta["metrics"]["ergas"])
         except UserError as error:  # a rate at which the network diverges is out, not the network
             found[f"{rate:g}"], failure = None, error
+    shutil.rmtree(LOG_FOLDER / PROJECT / run, ignore_errors=True)
     usable = {float(rate): value for rate, value in found.items() if value is not None and math.isfinite(value)}
     if not usable:
         raise failure or UserError(f"training {name}: no candidate rate gave a finite validation; give lower --rates")
     return min(usable, key=usable.__getitem__), found
 
 
-def _train(name: str, budget: Budget, root: Path, run: str, rate: float | None, share: float) -> dict[str, Any]:
-    """Run accelerate_main.py; return the facts that stand beside the best weights."""
-    command = [sys.executable, "accelerate_main.py", "--arch", name, "-c", str(Path(budget.config).resolve())]
+def _train(name: str, budget: Budget, program: Path, run: str, rate: float | None, share: float) -> dict[str, Any]:
+    """Run the training command; return the facts that stand beside the best weights."""
+    command = [sys.executable, str(program), "--arch", name, "-c", str(Path(budget.config).resolve())]
     command += [*budget.arguments(share), "--dataset", budget.dataset, "--seed", str(budget.seed)]
     command += ["--proj_name", PROJECT, "--run_name", run, "--overwrite"]
     command += ["--lr", f"{rate:g}"] if rate is not None else []
     command += ["--data_root", str(Path(budget.data_root).resolve())] if budget.data_root else []
     command += ["--sensor", budget.sensor] if budget.sensor else []
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise UserError(f"training {name} ended with status {done.returncode}: {reason}")
-    facts = _read(root / "log_file" / PROJECT / run / "weights" / "best.json")
+    facts = _read(LOG_FOLDER / PROJECT / run / "weights" / "best.json")
     if not facts:
         raise UserError(f"training {name}: its validation was never finite, so no best weights; give lower --rates")
     return facts

@@ -176,6 +176,15 @@ def test_time_budget_ends_the_run_with_a_validation_and_weights(tmp_path):
     assert (tmp_path / "log/p/run/weights/best.safetensors").is_file()
 
 
+def test_core_clock_counts_the_loop_s_own_time(tmp_path, monkeypatch):
+    """A budget of 3.5 s under a clock that moves one second per step: wall time plays no part."""
+    ticks = iter(range(10_000))
+    monkeypatch.setattr("engine.fit.time.thread_time", lambda: float(next(ticks)))
+    line = ("-e", "100", "--max_minutes", str(3.5 / 60), "--set", "train.clock=core")
+    outcome = train(tmp_path, *line)
+    assert (outcome.counters.step, outcome.counters.seconds) == (4, 4.0)
+
+
 @pytest.mark.parametrize("where", ["data", "module"])
 def test_stop_policy_names_the_first_offender_and_keeps_the_batch(tmp_path, where):
     if where == "data":

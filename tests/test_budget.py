@@ -1,0 +1,92 @@
+"""Equal budgets: what is asked of the training command, the search for a rate, runs that are taken as they are."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from test_accelerate_main import write_set
+from test_inference import write_h5
+
+import leaderboard
+from engine import budget as engine_budget
+from engine.budget import Budget, train_with
+from utils.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+PROGRAM = ROOT / "accelerate_main.py"
+
+
+@pytest.fixture
+def budget(tmp_path, monkeypatch) -> Budget:
+    monkeypatch.chdir(tmp_path)
+    config = tmp_path / "shared.yaml"
+    config.write_text("train: {epochs: 4}\n")
+    return Budget("ikonos", str(tmp_path), None, None, 20, (1e-2, 1e-3, 1e-4), str(config), 3407)
+
+
+@pytest.fixture
+def trainings(monkeypatch) -> list[tuple[float | None, float]]:
+    """A stand-in for the training command: notes (rate, share); 1e-2 diverges, 1e-3 validates best."""
+    done: list[tuple[float | None, float]] = []
+
+    def train(name, budget, program, run, rate, share):
+        done.append((rate, share))
+        if rate == 1e-2:
+            raise UserError("training ended with status 2: loss not finite")
+        return {
+            "config": {"optimizer": {"lr": rate}},
+            "training": {"step": 20, "minutes": 0.1},
+            "metrics": {"ergas": {1e-3: 2.0, 1e-4: 3.0}.get(rate, 9.0)},
+        }
+
+    monkeypatch.setattr(engine_budget, "_train", train)
+    return done
+
+
+def test_every_rate_gets_the_same_small_share_and_the_best_the_whole(budget, trainings):
+    folder, record = train_with("PNN", budget, PROGRAM)
+    assert trainings == [(1e-2, 0.1), (1e-3, 0.1), (1e-4, 0.1), (1e-3, 1.0)]
+    assert (record["rate"], record["searched"]) == (1e-3, {"0.01": None, "0.001": 2.0, "0.0001": 3.0})
+    assert folder == Path("log_file/leaderboard/ikonos_PNN")
+
+
+def test_a_finished_run_is_taken_only_if_its_budget_is_the_same(budget, trainings, tmp_path):
+    train_with("PNN", budget, PROGRAM)
+    count = len(trainings)
+    assert train_with("PNN", budget, PROGRAM)[1]["steps"] == 20 and len(trainings) == count
+    train_with("PNN", dataclasses.replace(budget, epochs=21), PROGRAM)
+    assert len(trainings) == 2 * count
+    Path(budget.config).write_text("train: {epochs: 5}\n")  # the same name, other settings
+    train_with("PNN", dataclasses.replace(budget, epochs=21), PROGRAM)
+    assert len(trainings) == 3 * count
+
+
+def test_a_network_that_no_rate_suits_is_a_failure_with_the_last_reason(budget, trainings):
+    with pytest.raises(UserError, match="not finite"):
+        train_with("PNN", dataclasses.replace(budget, rates=(1e-2, 1e-2)), PROGRAM)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "epochs", "share", "expected"),
+    [(3.0, None, 0.1, "--max_minutes 0.3"), (None, 20, 0.1, "-e 2"), (None, 4, 0.1, "-e 1"), (None, 20, 1.0, "-e 20")],
+)
+def test_a_share_of_the_budget_as_arguments(budget, minutes, epochs, share, expected):
+    given = dataclasses.replace(budget, minutes=minutes, epochs=epochs)
+    assert given.arguments(share) == expected.split()
+
+
+def test_a_board_trains_measures_and_says_how_it_trained(tmp_path, monkeypatch):
+    """The real commands: one network of the field, two epochs, then its row on the board."""
+    monkeypatch.chdir(tmp_path)
+    write_set(tmp_path / "train_ikonos.h5", 8, 0)
+    write_set(tmp_path / "valid_ikonos.h5", 4, 1)
+    data = write_h5(tmp_path / "test_ikonos_multiExm1.h5", count=1)
+    line = ["--data", str(data), "--dataset", "ikonos", "--data_root", str(tmp_path), "--methods", "EXP,DiCNN"]
+    assert leaderboard.main([*line, "--train_epochs", "2", "--out", str(tmp_path / "board")]) == 0
+    report = json.loads((tmp_path / "board/leaderboard.json").read_text())
+    assert set(report["methods"]) == {"EXP", "DiCNN"} and not report["failures"]
+    assert report["methods"]["DiCNN"]["training"]["steps"] == 4  # 8 samples in batches of 4, twice
+    assert "weights of DiCNN" in report["sha256"]

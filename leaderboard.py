@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parent
 DEFAULT_SORT = "qn"
 BUDGET_CONFIG = ROOT / "configs" / "budget.yaml"
 REPORTED = ("scores", "cost", "training", "per_sample")
+HEADING = {"reduced": "Reduced resolution", "full": "Full resolution", "cost": "Cost at reduced resolution"}
 COLUMNS = {
     "reduced": ["sam", "ergas", "scc", "qn", "qave", "psnr", "ssim"],
     "full": ["d_lambda", "d_s", "hqnr"],
@@ -289,18 +290,18 @@ def write_board(out: Path, results: dict[str, Any], failures: dict[str, str], fa
         "methods": {n: {k: results[n][k] for k in REPORTED if k in results[n]} for n in table},
         "failures": failures,
     }
+    groups = {title: [c for c in group if c in present] for title, group in COLUMNS.items()}
+    groups = {title: group for title, group in groups.items() if group}
     contents = {
-        "leaderboard.md": to_markdown(table, columns) + failed,
+        "leaderboard.md": "\n".join(f"{HEADING[t]}:\n\n{to_markdown(table, g)}" for t, g in groups.items()) + failed,
         "leaderboard.csv": to_csv(table, columns),
         "leaderboard.tex": to_latex(table, quality),
     }
     for name, text in contents.items():
         write_text(out / name, text)
     write_json(out / "leaderboard.json", report)
-    for title, group in COLUMNS.items():
-        shown = [c for c in group if c in present]
-        if shown:
-            print_table(table, f"{facts['dataset']}: {title}", shown)
+    for title, group in groups.items():
+        print_table(table, f"{facts['dataset']}: {title}", group)
 
 
 def draw_board(out: Path, results: dict[str, Any], sensor: str, sort: str) -> None:

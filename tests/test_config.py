@@ -56,6 +56,16 @@ def test_default_then_yaml_then_file_then_command_line(tmp_path):
     assert c.train.batch_size == config.TrainConfig().batch_size  # nobody set it
 
 
+@pytest.mark.parametrize("as_file", [True, False])
+def test_arguments_belong_to_the_optimizer_they_were_given_to(tmp_path, as_file):
+    write(tmp_path / "Net_config.yaml", "optimizer: {name: sgd, lr: 0.2, args: {momentum: 0.9}}\nloss: {args: {a: 1}}")
+    file = write(tmp_path / "mine.yaml", "optimizer: {name: adamw}")
+    other = resolve(f"--arch Net -c {file}" if as_file else "--arch Net --optimizer adamw", tmp_path)
+    assert (other.optimizer.name, other.optimizer.args, other.optimizer.lr) == ("adamw", {}, 0.2)
+    assert resolve("--arch Net --lr 0.1", tmp_path).optimizer.args == {"momentum": 0.9}
+    assert other.loss.args == {"a": 1}
+
+
 def test_a_flags_default_never_overrides_the_yaml(tmp_path):
     file = write(tmp_path / "mine.yaml", "train: {epochs: 3, batch_size: 1}\nlog: {log_metric: true}")
     c = resolve(f"-c {file} -b 9", tmp_path)

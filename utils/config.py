@@ -220,6 +220,23 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def lay_over(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Merge two layers of a configuration.
+
+    Where the upper one names another loss or optimizer, the arguments that the lower one gave to its own are dropped.
+    """
+    below = dict(base)
+    for section in ("loss", "optimizer"):
+        lower, upper = base.get(section), over.get(section)
+        if (
+            isinstance(lower, dict)
+            and isinstance(upper, dict)
+            and upper.get("name", lower.get("name")) != lower.get("name")
+        ):
+            below[section] = {key: value for key, value in lower.items() if key != "args"}
+    return merge(below, over)
+
+
 def from_dict(values: dict[str, Any], source: str = "configuration") -> Config:
     """Build a `Config` from nested mappings; unknown sections and keys are errors that name the nearest known one."""
     sections = {}
@@ -318,12 +335,12 @@ def resolve(
     _section(ModelConfig, "model", file_values.get("model") or {}, str(config_file))
     from_dict(file_values | {"model": {}}, str(config_file))  # a wrong key is reported with the name of its file
     from_dict(run_config or {}, "the configuration saved with the run")
-    over = merge(merge(run_config or {}, file_values), flags)
+    over = lay_over(lay_over(run_config or {}, file_values), flags)
     arch = str((over.get("model") or {}).get("arch", ModelConfig().arch))
     path = arch_file(arch, folder)
     base = read_yaml(path) if path else {}
     from_dict(base, path.name if path else "")
-    return from_dict(merge(base, over))
+    return from_dict(lay_over(base, over))
 
 
 def save(config: Config, path: Path) -> None:

@@ -31,16 +31,20 @@ PICTURED_SAMPLES = 20
 
 @dataclass
 class Result:
-    """What was measured: name -> value per sample, name -> (mean, std), and what the reader should know."""
+    """What was measured: name -> value per sample, name -> (mean, std), and what the reader should know.
+
+    `numbers` are the samples' numbers as MATLAB prints them: the file's own in a folder, else 1, 2, …
+    """
 
     protocol: str
+    numbers: list[int]
     samples: dict[str, list[float]]
     summary: dict[str, tuple[float, float]]
     notes: list[str] = field(default_factory=list)
     pictures: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(next(iter(self.samples.values())))
+        return len(self.numbers)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -61,20 +65,20 @@ def build_parser() -> argparse.ArgumentParser:
     return p
 
 
-def open_samples(path: Path) -> tuple[int, Iterator[dict[str, np.ndarray]]]:
-    """Count the samples of a file or folder and give an iterator over their images, each (C, H, W)."""
+def open_samples(path: Path) -> tuple[list[int], Iterator[dict[str, np.ndarray]]]:
+    """Number the samples of a file or folder and give an iterator over their images, each (C, H, W)."""
     if path.is_dir():
         files = _numbered_files(path)
-        return len(files), ({k: _channels_first(v, k, f) for k, v in _read(f).items()} for f in files)
+        return list(files), ({k: _channels_first(v, k, f) for k, v in _read(f).items()} for f in files.values())
     arrays = _read(path)
     if "sr" in arrays and arrays["sr"].ndim in (2, 3):  # no batch axis: one image as in a folder
-        return 1, iter([{k: _channels_first(v, k, path) for k, v in arrays.items()}])
+        return [1], iter([{k: _channels_first(v, k, path) for k, v in arrays.items()}])
     shapes = {k: v.shape for k, v in arrays.items()}
     if any(len(s) != 4 for s in shapes.values()) or len({s[0] for s in shapes.values()}) > 1:
         given = ", ".join(f"{k} {s}" for k, s in shapes.items())
         raise UserError(f'expected arrays (B,C,H,W) with one B in "{path}", got {given}; write the file anew')
     count = len(next(iter(arrays.values()), ()))
-    return count, ({k: v[i] for k, v in arrays.items()} for i in range(count))
+    return list(range(1, count + 1)), ({k: v[i] for k, v in arrays.items()} for i in range(count))
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
@@ -86,13 +90,16 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _numbered_files(folder: Path) -> list[Path]:
+def _numbered_files(folder: Path) -> dict[int, Path]:
     found = sorted((int(m[1]), f) for f in folder.iterdir() if (m := re.fullmatch(r"output_mulExm_(\d+)\.mat", f.name)))
     if not found:
         raise UserError(
             f'expected files output_mulExm_<i>.mat in "{folder}", found none; name a .mat or another folder'
         )
-    return [f for _, f in found]
+    numbers = [i for i, _ in found]
+    if len(set(numbers)) < len(numbers):  # 1 and 01
+        raise UserError(f'expected one file of each number in "{folder}", found two of one; rename or remove one')
+    return dict(found)
 
 
 def _channels_first(image: np.ndarray, name: str, path: Path) -> np.ndarray:
@@ -126,8 +133,8 @@ def measure(options: argparse.Namespace) -> Result:
     from utils.progress import track
 
     meter, pictures, protocol, sample = Meter(), {}, None, {}
-    count, samples = open_samples(options.path)
-    for i, sample in enumerate(track(samples, "measure", total=count), start=1):
+    numbers, samples = open_samples(options.path)
+    for i, sample in zip(numbers, track(samples, "measure", total=len(numbers)), strict=True):
         protocol = protocol or choose_protocol(sample, options)
         absent = [k for k in NEEDED[protocol] if k not in sample]
         if absent:
@@ -136,13 +143,13 @@ def measure(options: argparse.Namespace) -> Result:
             meter.update(_values(sample, protocol, options))
         except UserError as error:
             raise UserError(f"sample {i}: {error}") from error
-        if options.html and i <= PICTURED_SAMPLES:
+        if options.html and len(pictures) < PICTURED_SAMPLES:
             rgb = get_sensor(options.sensor or "none").rgb_for(len(sample["sr"]))
             pictures[f"sample {i}"] = quick_look({k: sample[k] for k in IMAGES if k in sample and k != "ms"}, rgb)
     if protocol is None:
         raise UserError(f'expected at least one image in "{options.path}", found none; check the file')
     values = {name: column.tolist() for name, column in meter.per_sample().items()}
-    return Result(protocol, values, meter.compute(), _notes(protocol, sample, options), pictures)
+    return Result(protocol, numbers, values, meter.compute(), _notes(protocol, sample, options), pictures)
 
 
 def _values(sample: dict[str, np.ndarray], protocol: str, options: argparse.Namespace) -> dict:
@@ -190,8 +197,8 @@ def show(result: Result, options: argparse.Namespace) -> None:
     table.add_column("sample", justify="right", no_wrap=True)
     for name in result.samples:
         table.add_column(name, justify="right", no_wrap=True)
-    for i in range(len(result)):
-        table.add_row(str(i + 1), *(f"{v[i]:.6f}" for v in result.samples.values()))
+    for i, number in enumerate(result.numbers):
+        table.add_row(str(number), *(f"{v[i]:.6f}" for v in result.samples.values()))
     table.add_section()
     for label, k in (("mean", 0), ("± std", 1)):
         table.add_row(label, *(f"{v[k]:.6f}" for v in result.summary.values()), style="bold" if k == 0 else None)
@@ -207,7 +214,9 @@ def as_json(result: Result, options: argparse.Namespace) -> dict[str, Any]:
     """Gather everything with full precision."""
     keys = ("ratio", "const", "sensor", "published")
     content = {"file": options.path.name, "protocol": result.protocol} | {k: getattr(options, k) for k in keys}
-    content["samples"] = [{"sample": i + 1} | {n: v[i] for n, v in result.samples.items()} for i in range(len(result))]
+    content["samples"] = [
+        {"sample": number} | {n: v[i] for n, v in result.samples.items()} for i, number in enumerate(result.numbers)
+    ]
     content["summary"] = {n: {"mean": m, "std": s} for n, (m, s) in result.summary.items()}
     return content | {"notes": result.notes}
 
@@ -217,7 +226,8 @@ def as_csv(result: Result) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["sample", *result.samples])
-    writer.writerows([i + 1, *(repr(v[i]) for v in result.samples.values())] for i in range(len(result)))
+    columns = result.samples.values()
+    writer.writerows([number, *(repr(v[i]) for v in columns)] for i, number in enumerate(result.numbers))
     for k, label in enumerate(("mean", "std")):
         writer.writerow([label, *(repr(v[k]) for v in result.summary.values())])
     return text.getvalue()
@@ -239,7 +249,7 @@ def as_html(result: Result, options: argparse.Namespace) -> str:
         facts,
         notes,
         [TITLE.get(n, n) + arrow.get(DIRECTION.get(n, 0), "") for n in result.samples],
-        {str(i + 1): [f"{v[i]:.6f}" for v in result.samples.values()] for i in range(len(result))},
+        {str(n): [f"{v[i]:.6f}" for v in result.samples.values()] for i, n in enumerate(result.numbers)},
         {label: [f"{v[k]:.6f}" for v in result.summary.values()] for k, label in enumerate(("mean", "std"))},
         result.pictures,
     )

@@ -142,7 +142,26 @@ def test_a_folder_of_images_equals_the_batch(tmp_path, capsys):
     out = capsys.readouterr().out
     values = expected(arrays, "reduced")
     for i in range(11):
-        assert numbers(out, str(i + 1))[0] == pytest.approx(float(values["sam"][i]), abs=5.1e-7)
+        assert numbers(out, str(i))[0] == pytest.approx(float(values["sam"][i]), abs=5.1e-7)
+
+
+def test_samples_of_a_folder_have_their_files_numbers(tmp_path, capsys):
+    """As the MATLAB scripts print them: the number in the name, in its order, wherever the numbers begin."""
+    arrays, out = images(B=2, C=3, H=32, W=40), tmp_path / "out"
+    for number, i in ((10, 1), (2, 0)):
+        savemat(tmp_path / f"output_mulExm_{number}.mat", {k: arrays[k][i].transpose(1, 2, 0) for k in ("sr", "gt")})
+    run(tmp_path, "--const", 2047, *(x for k in ("json", "csv", "html") for x in (f"--{k}", out / f"r.{k}")))
+    shown = capsys.readouterr().out
+    values = expected(arrays, "reduced")["psnr"].tolist()
+    assert [numbers(shown, n)[5] for n in ("2", "10")] == [pytest.approx(v, abs=5.1e-7) for v in values]
+    samples = json.loads((out / "r.json").read_text())["samples"]
+    assert [(s["sample"], s["psnr"]) for s in samples] == list(zip((2, 10), values, strict=True))
+    assert [line.split(",")[0] for line in (out / "r.csv").read_text().splitlines()[1:3]] == ["2", "10"]
+    page = (out / "r.html").read_text()
+    assert "sample 2" in page and "sample 10" in page and "sample 1<" not in page
+    (tmp_path / "output_mulExm_02.mat").write_bytes(b"")
+    with pytest.raises(UserError, match="one file of each number"):
+        run(tmp_path, "--const", 2047)
 
 
 def test_one_band_images_without_a_third_axis(tmp_path, capsys):

@@ -19,9 +19,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from utils.allocator import keep_freed_memory
 from utils.threads import limit_spinning
 
-limit_spinning()  # before torch starts its threads
+limit_spinning()  # as every entry point does, before torch starts its threads
+keep_freed_memory()
 
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402

@@ -9,9 +9,11 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from utils.allocator import keep_freed_memory
 from utils.threads import limit_spinning
 
 limit_spinning()  # as every entry point does, before torch is imported
+keep_freed_memory()
 
 import torch  # noqa: E402
 

@@ -1,0 +1,44 @@
+"""Freed memory is kept where glibc allows it, and never against the user's own settings."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+COUNT_FAULTS = """
+import resource, sys
+from utils.allocator import keep_freed_memory
+kept = keep_freed_memory() if sys.argv[1] == "keep" else False
+import torch
+def step():
+    blocks = [torch.ones(1 << 21) for _ in range(16)]  # 8 MB each
+step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(3):
+    step()
+print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def count_faults(mode: str, **settings: str) -> tuple[bool, int]:
+    """Return whether memory is kept and the page faults of three rounds that allocate and free 128 MB."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
+    run = subprocess.run(
+        [sys.executable, "-c", COUNT_FAULTS, mode],
+        capture_output=True, text=True, check=True, cwd=ROOT, env=clean | {"THP_MEM_ALLOC_ENABLE": "0"} | settings,
+    )  # fmt: skip
+    kept, faults = run.stdout.split()
+    return kept == "True", int(faults)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these settings")
+def test_freed_memory_is_kept():
+    assert count_faults("keep")[1] < count_faults("leave")[1] / 10
+    kept, faults = count_faults("keep", MALLOC_ARENA_MAX="2")
+    assert not kept and faults > 1000  # the user's own setting is left alone

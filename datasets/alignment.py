@@ -44,8 +44,7 @@ def open_aligned(ms_path: str | Path, pan_path: str | Path) -> Iterator[tuple[An
     """
     try:
         import rasterio
-        from rasterio._err import CPLE_BaseError
-        from rasterio.errors import NotGeoreferencedWarning, RasterioError
+        from rasterio.errors import NotGeoreferencedWarning
     except ImportError:
         raise UserError("reading GeoTIFF needs rasterio; install it with: pip install rasterio") from None
     paths = Path(ms_path), Path(pan_path)
@@ -64,8 +63,19 @@ def open_aligned(ms_path: str | Path, pan_path: str | Path) -> Iterator[tuple[An
                 for file in (ms, pan):
                     check_blocks(file)
                 yield ms, pan, common_ground(ms, pan)
-    except (RasterioError, CPLE_BaseError) as error:  # what GDAL reports of a damaged file comes as either
+    except Exception as error:
+        if not is_complaint(error):
+            raise
         raise UserError(f"cannot read the GeoTIFF pair: {error}; check the files") from error
+
+
+def is_complaint(error: Exception) -> bool:
+    """Tell whether rasterio raised `error`: about the file, then.
+
+    Not all that GDAL reports of a damaged file comes as a `rasterio.errors.RasterioError`; the rest has no public
+    class, so it is recognised by the package it comes from.
+    """
+    return type(error).__module__.partition(".")[0] == "rasterio"
 
 
 def check_blocks(source: Any) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from datasets.alignment import check_blocks
+from datasets.alignment import check_blocks, is_complaint
 from datasets.h5 import DAMAGE, Contents, checked_dataset, default_divisor, describe, file_sensor, open_file
 from datasets.layout import read_sample
 from utils.errors import UserError
@@ -214,8 +214,6 @@ def _mat_kind(data: dict[str, Any]) -> str:
 def _inspect_tiff(report: Report) -> None:
     try:
         import rasterio
-        from rasterio._err import CPLE_BaseError
-        from rasterio.errors import RasterioError
     except ImportError:
         raise UserError("reading GeoTIFF needs rasterio; install it with: pip install rasterio") from None
     try:
@@ -232,5 +230,7 @@ def _inspect_tiff(report: Report) -> None:
                 report.lines.append(f"nodata {source.nodata:g}: about {share:.1%} of the pixels")
             if source.crs is None:
                 report.notes.append("no coordinate system: MS and PAN cannot be aligned by it")
-    except (RasterioError, CPLE_BaseError) as error:
+    except Exception as error:
+        if not is_complaint(error):
+            raise
         raise UserError(f'cannot read "{report.path}" as GeoTIFF: {error}; check the file') from error

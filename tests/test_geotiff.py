@@ -415,3 +415,11 @@ def test_real_scene(shared, tmp_path):
     lms = mirrored(ms, 4).numpy()
     expected = lms * pan / (lms.mean(0, keepdims=True) + 2.2e-16)
     assert np.abs(sr - expected.clip(0, 65535)).max() < 0.5001
+
+
+def test_what_gdal_says_is_told_from_bugs(tmp_path, pair, monkeypatch):
+    """GDAL's complaints without a public class are one line too; an error of ours inside the scene keeps its kind."""
+    complaint = type("DamagedTile", (Exception,), {"__module__": "rasterio._hidden"})
+    for kind, raised in ((complaint, UserError), (rasterio.errors.RasterioIOError, UserError), (KeyError, KeyError)):
+        with pytest.raises(raised, match="tile 7"), open_pair(*pair):
+            raise kind("tile 7")

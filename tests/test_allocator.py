@@ -12,13 +12,17 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 COUNT_FAULTS = """
-import resource, sys
+import resource
+import sys
 from utils.allocator import keep_freed_memory
 kept = keep_freed_memory() if sys.argv[1] == "keep" else False
 import torch
 def step():
-    blocks = [torch.ones(1 << 21) for _ in range(16)]  # 8 MB each
-step()
+    blocks = [torch.ones(n << 18) for n in range(1, 25)]  # 1 to 24 MB, 300 in all
+    while blocks:
+        blocks.pop()  # the newest first: the heap's end becomes free
+for _ in range(4):
+    step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(3):
     step()
@@ -27,7 +31,7 @@ print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def count_faults(mode: str, **settings: str) -> tuple[bool, int]:
-    """Return whether memory is kept and the page faults of three rounds that allocate and free 128 MB."""
+    """Return whether memory is kept and the page faults of three rounds that allocate and free 300 MB."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
     run = subprocess.run(
         [sys.executable, "-c", COUNT_FAULTS, mode],

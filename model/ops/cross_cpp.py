@@ -9,13 +9,13 @@ Shapes: as in `cross_scan.cross_selective_scan`, rho (K*D). float32.
 from __future__ import annotations
 
 import ctypes
+import math
 
 import torch
 from torch import Tensor
-from torch.library import custom_op, register_autocast
-from torch.utils.flop_counter import register_flop_formula
 
-from model.ops.scan_cpp import FLOPS_PER_STATE, call, fill, saved_floats
+from model.ops.registration import ScanKernel, register
+from model.ops.scan_cpp import call, fill, saved_floats
 
 
 class _Rows(ctypes.Structure):
@@ -83,13 +83,7 @@ def _prepare(x, dt, Bt, Ct, A, D, dt_weight, dt_bias, shared_state, gate, rho) -
     return structure, images + tables
 
 
-def _count_saved(x: Tensor, dt: Tensor, A: Tensor) -> int:
-    batch, channels, height, width = x.shape
-    return saved_floats(batch, dt.shape[1], channels, A.shape[1], height * width)
-
-
-@custom_op("lemamba::cross_scan_cpp", mutates_args=(), device_types="cpu")
-def cross_op(
+def _forward(
     x: Tensor,
     dt: Tensor,
     Bt: Tensor,
@@ -105,32 +99,16 @@ def cross_op(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return y, the last states and, where `save`, what backward starts from."""
     structure, keep = _prepare(x, dt, Bt, Ct, A, D, dt_weight, dt_bias, shared_state, gate, rho)
-    y, last = _empty_like_pixels(x), x.new_empty(x.shape[0], *A.shape)
-    count = _count_saved(x, dt, A) if save else 0
-    saved = x.new_empty(count)
-    call("cross_forward", fill(structure, {"y": y, "last": last, "saved": saved if count else None}))
+    y, last, saved = _fake(x, dt, Bt, Ct, A, save=save)
+    call("cross_forward", fill(structure, {"y": y, "last": last, "saved": saved if save else None}))
     del keep
     return y, last, saved
 
 
-@custom_op("lemamba::cross_scan_cpp_backward", mutates_args=(), device_types="cpu")
-def cross_backward_op(
-    gy: Tensor,
-    glast: Tensor | None,
-    x: Tensor,
-    dt: Tensor,
-    Bt: Tensor,
-    Ct: Tensor,
-    A: Tensor,
-    D: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    shared_state: Tensor | None,
-    gate: Tensor | None,
-    rho: Tensor | None,
-    saved: Tensor,
-) -> list[Tensor]:
-    """Return the gradients of all tensor inputs, those of shared_state, gate and rho only where they are given."""
+def _backward(
+    gy, glast, x, dt, Bt, Ct, A, D, dt_weight, dt_bias, shared_state, gate, rho, saved
+) -> list[Tensor]:  # fmt: skip
+    """Return the gradients of the tensor inputs that are given, in their order."""
     structure, keep = _prepare(x, dt, Bt, Ct, A, D, dt_weight, dt_bias, shared_state, gate, rho)
     gy, glast = _pixel_rows(gy.detach()), None if glast is None else glast.detach().contiguous()
     structure.gy = _rows(gy)
@@ -145,44 +123,24 @@ def cross_backward_op(
     return list(grads.values())
 
 
-@cross_op.register_fake
-def _(x, dt, Bt, Ct, A, D, dt_weight, dt_bias, shared_state, gate, rho, save):
-    count = _count_saved(x, dt, A) if save else 0
+def _fake(x, dt, Bt, Ct, A, *_others, save):
+    """Allocate the outputs."""
+    batch, channels, height, width = x.shape
+    count = saved_floats(batch, dt.shape[1], channels, A.shape[1], height * width) if save else 0
     return _empty_like_pixels(x), x.new_empty(x.shape[0], *A.shape), x.new_empty(count)
 
 
-@cross_backward_op.register_fake
-def _(gy, glast, x, dt, Bt, Ct, A, D, dt_weight, dt_bias, shared_state, gate, rho, saved):
-    images = [_empty_like_pixels(t) for t in (x, dt, Bt, Ct)]
-    tables = [t.new_empty(t.shape) for t in (A, D, dt_weight, dt_bias)]
-    if gate is None:
-        return images + tables
-    return (
-        images
-        + tables
-        + [shared_state.new_empty(shared_state.shape), _empty_like_pixels(gate), rho.new_empty(rho.shape)]
-    )
-
-
-def _setup(ctx, inputs, output):
-    ctx.save_for_backward(*inputs[:-1], output[2])
-
-
-def _backward(ctx, gy, glast, _gsaved):
-    *inputs, saved = ctx.saved_tensors
-    gy = torch.zeros_like(inputs[0]) if gy is None else gy
-    grads = cross_backward_op(gy, glast, *inputs, saved)
-    return (*grads, *[None] * (12 - len(grads)))
-
-
-cross_op.register_autograd(_backward, setup_context=_setup)
-register_autocast("lemamba::cross_scan_cpp", "cpu", torch.float32)
-
-
-@register_flop_formula(torch.ops.lemamba.cross_scan_cpp)
-def _flops(x_shape, dt_shape, Bt_shape, Ct_shape, A_shape, *_args, out_shape=None, **_kwargs) -> int:
-    batch, _, height, width = x_shape
-    return FLOPS_PER_STATE * batch * A_shape[0] * height * width * A_shape[1]
+cross_op = register(
+    "cross_scan_cpp",
+    ScanKernel(
+        forward=_forward,
+        backward=_backward,
+        fake=_fake,
+        gradient_like=lambda t: _empty_like_pixels(t) if t.dim() >= 4 else t.new_empty(t.shape),
+        states=lambda x, dt, Bt, Ct, A, *_: x[0] * x[2] * x[3] * math.prod(A),
+        device="cpu",
+    ),
+)
 
 
 def cross_scan(
@@ -199,7 +157,4 @@ def cross_scan(
     rho: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Return y (B, D, H, W) in channels-last memory and the last states (B, K*D, N); float32."""
-    given = (x, dt, Bt, Ct, A, D, dt_weight, dt_bias, shared_state, gate, rho)
-    save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given)
-    y, last, _ = cross_op(*given, save)
-    return y, last
+    return cross_op(x, dt, Bt, Ct, A, D, dt_weight, dt_bias, shared_state, gate, rho)

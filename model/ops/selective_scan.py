@@ -101,9 +101,12 @@ def selective_scan(
     with_grad = torch.is_grad_enabled()
     state_grad = initial_state is not None or (with_grad and return_last_state)
     name = choose(backend, u.device.type, dtype, state_grad)
-    tensors = [None if x is None else x.to(dtype) for x in (u, delta, A, B, C, D, delta_bias)]
-    state = None if initial_state is None else initial_state.to(dtype)
+    module = module_of(name)
+    half = getattr(module, "HALF_INPUTS", False)  # the kernel loads half types itself and computes in float32
+    sequences = [x if half else x.to(dtype) for x in (u, delta, B, C)]
+    A, D, delta_bias, state = (None if x is None else x.to(dtype) for x in (A, D, delta_bias, initial_state))
+    u_in, delta, B, C = sequences
     with torch.autocast(u.device.type, enabled=False):  # a recurrence in a half type would lose the state
-        y, last = module_of(name).selective_scan(*tensors, delta_softplus, state)
+        y, last = module.selective_scan(u_in, delta, A, B, C, D, delta_bias, delta_softplus, state)
     y = y.to(u.dtype)
     return (y, last) if return_last_state else y

@@ -141,9 +141,16 @@ class GaborDecoder(nn.Module):
 class FeINFN(nn.Module):
     """FeINFN. 3,164,816 parameters for 31 bands and RGB, at every ratio.
 
-    Beyond the border of the coarse features the outermost cell is taken, where the authors' code takes zeros. Its
-    position code counts pixels in reading order and is defined for patches of 64 x 64, the size it is trained at; on
-    other sizes it is resampled: fuse large images in tiles of that size.
+    The encoders are 128 wide and have no normalisation, as released, where the learning rate is 2e-4 and gradients are
+    clipped to a norm of 1e-4. At ten times that rate their features grew tenfold per step once they had started to
+    (seen after some 35 steps on a toy set), whatever the clipping: Adam's steps do not depend on the gradient's size.
+    With features so large the decoder's waves are all zero, sr stays at lms and nothing is learned any more.
+
+    The released query of the phase reads an array of (pixels, features) as if it were (features, pixels); here its
+    depth-wise convolutions see neighbouring frequencies. Beyond the border of the coarse features the outermost cell is
+    taken, where the authors' code takes zeros. Its position code counts pixels in reading order and is defined for
+    patches of 64 x 64, the size it is trained at; on other sizes it is resampled: fuse large images in tiles of that
+    size.
 
     Args:
         img_channel: C, bands of ms and lms.

@@ -18,6 +18,7 @@ from model.fusformer import SelfAttention
 from model.lagnet import LAGConv
 from model.layers.mamba import Mamba, TwoStreamMamba
 from model.lformer import Windows
+from model.mimo_sst import ExchangeBlock
 from model.ops.causal_conv import causal_conv
 from model.psrt import reshuffle, shuffle
 from model.ssrnet import inserted_bands
@@ -80,6 +81,94 @@ def test_u2net_takes_the_published_names_and_explains_the_published_count():
 def test_fusformer_without_the_unused_tables():
     unused = 2 * 64 * 64 * 48
     assert count(network("Fusformer", 31, 3)) + unused == pytest.approx(0.504e6, rel=1e-3)
+
+
+def convolution(channels_in: int, channels_out: int, side: int, bias: bool = True) -> int:
+    """Numbers of a convolution of side x side."""
+    return channels_in * channels_out * side * side + bias * channels_out
+
+
+def test_the_count_published_for_restfnet_is_that_of_tfnet():
+    """Both classes stand in the same public repository; their layers differ where the two sums below do."""
+    C, P, c = 31, 3, convolution
+    stem = c(C, 32, 3) + c(P, 32, 3) + 2 * c(32, 32, 3) + 2 * c(32, 64, 2) + 2 * c(128, 128, 3)
+    middle = c(128, 256, 2) + 2 * c(256, 256, 3) + c(256, 128, 2)
+    residual = 2 * c(32, 32, 3) + c(256, 128, 1) + 2 * c(128, 128, 3) + c(128, 64, 2) + c(128, 64, 1)
+    residual += 2 * c(64, 64, 3) + c(64, C, 3) + 20  # slopes of PReLU
+    plain = c(256, 128, 3) + c(128, 128, 3) + c(128, 64, 2) + c(128, 64, 3) + c(64, 64, 3) + c(64, C, 3) + 18
+    assert count(network("ResTFNet", C, P)) == stem + middle + residual
+    assert round((stem + middle + plain) / 1e6, 3) == 2.387
+
+
+def test_mimo_sst_without_the_unused_layers_of_the_published_class():
+    level = convolution(192, 96, 3, False) + convolution(384, 768, 3, False) + convolution(384, 192, 1, False)
+    attention = 1 + convolution(48, 144, 1, False) + 144 * 9 + convolution(48, 48, 1, False)
+    used_of_three = convolution(48, 144, 1, False) + 144 * 9 + convolution(48, 48, 1, False) + 2
+    unused = level + convolution(240, 192, 3) + convolution(48, 48, 3) + attention + 3 * attention - used_of_three
+    assert count(network("MIMO-SST", 31, 3, outputs=3)) + unused == pytest.approx(4.983e6, abs=500)
+
+
+def test_exchange_block_against_a_loop_over_feature_maps():
+    block = ExchangeBlock(6, 2).double()
+    with torch.no_grad():
+        block.guide_temperature.copy_(torch.tensor([2.0, 3.0]).view(2, 1, 1))
+        block.cube_temperature.copy_(torch.tensor([0.2, 0.5]).view(2, 1, 1))
+    inputs = torch.rand(2, 1, 6, 4, 5, dtype=torch.float64)
+
+    def normed(norm: nn.LayerNorm, x: torch.Tensor) -> torch.Tensor:
+        shape = (1, -1, 1, 1)
+        x = (x - x.mean(1, keepdim=True)) / (x.var(1, correction=0, keepdim=True) + norm.eps).sqrt()
+        return x * norm.weight.view(shape) + norm.bias.view(shape)
+
+    parts = [block.qkv(normed(block.norm1, x))[0].flatten(1).split(6) for x in inputs]
+    mixed = torch.zeros(2, 6, 20, dtype=torch.float64)
+    for own, other in ((0, 1), (1, 0)):
+        for i in range(6):
+            head = i // 3
+            temperature = block.guide_temperature[head, 0, 0] if own == 0 else 1 / block.cube_temperature[head, 0, 0]
+            maps = range(3 * head, 3 * head + 3)
+            alike = [F.cosine_similarity(parts[other][0][i], parts[own][1][j], dim=0) * temperature for j in maps]
+            shares = torch.stack(alike).exp() / torch.stack(alike).exp().sum()
+            mixed[own, i] = sum(s * parts[other][2][j] for s, j in zip(shares, maps, strict=True))
+    guide = inputs[0] + block.project(mixed[0].view(1, 6, 4, 5))
+    cube = inputs[1] + mixed[1].view(1, 6, 4, 5)
+    for found, x in zip(block(*inputs), (guide, cube), strict=True):
+        assert torch.allclose(found, x + block.feed(normed(block.norm2, x)), rtol=1e-10)
+
+
+def test_mimo_sst_gives_every_size_on_its_own_grid():
+    """With no residual the outputs are every 1st, 2nd and 4th pixel of lms, also where padding was needed."""
+    model = network("MIMO-SST", outputs=3)
+    lms, pan = torch.rand(1, 4, 18, 22), torch.rand(1, 1, 18, 22)
+    with torch.no_grad():
+        trained = model.forward_scales(lms[..., ::4, ::4], lms, pan)
+        assert torch.equal(model(lms[..., ::4, ::4], lms, pan), trained[0])
+        for tail in (model.tail, model.quarter_tail):
+            nn.init.zeros_(tail.weight)
+            nn.init.zeros_(tail.bias)
+        for step, first, sr in zip((1, 2, 4), trained, model.forward_scales(None, lms, pan), strict=True):
+            assert torch.equal(sr, lms[..., ::step, ::step])
+            assert not torch.equal(first, sr)
+    assert len(network("MIMO-SST").forward_scales(None, lms, pan)) == 1
+
+
+def test_mimo_sst_trains_the_quarter_size_by_its_own_output():
+    model = network("MIMO-SST", outputs=3)
+    model.forward_scales(None, torch.rand(1, 4, 8, 8), torch.rand(1, 1, 8, 8))[2].sum().backward()
+    assert model.quarter_tail.weight.grad.any()
+    assert model.up1[0].weight.grad is None
+
+
+@pytest.mark.parametrize(("bands", "guides"), [(4, 1), (8, 1), (31, 3)])
+def test_psrt_starts_near_lms(bands, guides):
+    """Its features double in each of six blocks; undone, the first residual is no larger than the features were."""
+    model = network("PSRT", bands, guides)
+    _, lms, pan = images(bands, guides)
+    with torch.no_grad():
+        first = model.head(torch.cat([lms, pan], dim=1))
+        grown = model.blocks(first.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        assert grown.std() / first.std() == pytest.approx(2 ** len(model.blocks), rel=0.2)
+        assert (model(None, lms, pan) - lms).std() < first.std()
 
 
 def test_lagconv_against_a_loop_over_pixels():
@@ -155,7 +244,7 @@ def test_s2block_attends_large_maps_window_by_window():
             assert torch.allclose(whole[..., i : i + 4, j : j + 4], alone, rtol=1e-10)
 
 
-@pytest.mark.parametrize("name", ["Fusformer", "U2Net", "PSRT", "LFormer", "ResTFNet"])
+@pytest.mark.parametrize("name", ["Fusformer", "U2Net", "PSRT", "LFormer", "ResTFNet", "MIMO-SST"])
 def test_sizes_that_fit_no_window(name):
     more = {"window": 16} if name in ("Fusformer", "U2Net") else {}
     ms, lms, pan = images(h=3, w=5, ratio=4)
@@ -287,3 +376,16 @@ def test_documented_parameter_counts(row):
     for cell, task, C, P in ((pansharpening, "pansharpening", 8, 1), (hmif, "hmif", 31, 3)):
         declared = task in model_entry(name).tasks
         assert cell == (f"{count(network(name, C, P)):,}" if declared else "-")
+
+
+@pytest.mark.parametrize("row", documented("Published counts"), ids=lambda row: row[0])
+def test_documented_differences_from_published_counts(row):
+    """More than 2 % needs a reason."""
+    name, setting, published, here, difference, reason = row
+    C, P, ratio = (int(n) for n in setting.replace("+", ",").split(","))
+    ours = count(network(name, C, P, ratio))
+    theirs = float(published.removesuffix(" M")) * 1e6 if published.endswith("M") else int(published.replace(",", ""))
+    apart = 100 * (ours / theirs - 1)
+    assert here == f"{ours:,}"
+    assert difference in (f"{apart:+.1f} %", "0.0 %" if ours == theirs else "")
+    assert abs(apart) <= 2 or reason

@@ -96,14 +96,10 @@ def build_network(settings: config.Config, data: Dataset) -> tuple[nn.Module, di
 
 def load_pretrained(model: nn.Module, name: str, given: str, log_folder: Path) -> None:
     """Load weights to start from: ours as they are, published ones through `model.convert`."""
-    from engine.checkpoint import load_strict, read_weights, resolve_weights
+    from engine.weights import load_weights, open_weights
     from model.convert import convert_state_dict
 
-    path = resolve_weights(given, log_folder)
-    state, meta = read_weights(path)
-    if not meta and set(state) != set(model.state_dict()):
-        state = convert_state_dict(name, state)
-    load_strict(model, state, str(path))
+    load_weights(model, open_weights(given, log_folder), partial(convert_state_dict, name))
 
 
 def measure(sr: Tensor, gt: Tensor, *, ratio: int, divisor: float, every: bool) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,11 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.utils.data import Dataset
 
-DLPAN_PREFIX = "dlpan:"
+
+def _positive(text: str) -> int:
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, given {text!r}")
+    return int(text)
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -57,7 +62,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     run.add_argument("--memory", type=float, default=4, help="GiB for methods that need a whole scene (default 4)")
     run.add_argument("--no_clip", action="store_true", help="do not clip a network's result to [0, 1]")
     run.add_argument("--device", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
-    run.add_argument("--mixed_precision", choices=("no", "bf16"), default="no")
+    run.add_argument("--batch", type=_positive, help="images or tiles at once (default: by their size and the device)")
+    run.add_argument("--precision", choices=("float32", "bf16", "fp16"), default="float32", help="fp16: on a GPU only")
+    run.add_argument("--compile", action="store_true", help="torch.compile, with CUDA graphs on a GPU; pays there only")
     run.add_argument("--scan_backend", help="force a scan backend (see model.ops.selective_scan.available_backends)")
     return parser.parse_args(argv)
 
@@ -86,29 +93,24 @@ def load_method(arch: str | None, weights: str | None, dataset: Dataset) -> tupl
 
 
 def _load_network(arch: str | None, weights: str, sizes: dict[str, int], ratio: int) -> tuple[nn.Module, str]:
-    from engine.weights import load_strict, read_weights, resolve_weights
+    from engine.weights import load_weights, open_weights
     from model import build_model, model_entry
     from model.convert import convert_state_dict
 
-    published = weights.startswith(DLPAN_PREFIX)
-    path = resolve_weights(weights.removeprefix(DLPAN_PREFIX))
-    state, meta = read_weights(path)
-    described = meta.get("model", {})
+    file = open_weights(weights)
+    described = file.meta.get("model", {})
     name = described.get("name") or arch
     if name is None:
-        raise UserError(f"{path} does not say which network it belongs to; add --arch")
+        raise UserError(f"{file.path} does not say which network it belongs to; add --arch")
     if arch is not None and model_entry(arch).name != model_entry(name).name:
-        raise UserError(f"{path} holds weights of {name}, --arch says {arch}; drop --arch or take other weights")
+        raise UserError(f"{file.path} holds weights of {name}, --arch says {arch}; drop --arch or take other weights")
     model_arguments = described.get("args") or {**sizes, "ratio": ratio}
     for key, given in {**sizes, "ratio": ratio}.items():
         if model_arguments.get(key, given) != given:
             raise UserError(
-                f"{path} was trained with {key} {model_arguments[key]}, the data have {given}; take matching data"
+                f"{file.path} was trained with {key} {model_arguments[key]}, the data have {given}; take matching data"
             )
-    if published or path.suffix == ".pth":
-        state = convert_state_dict(name, state)
-    network = build_model(name, **model_arguments)
-    load_strict(network, state)
+    network = load_weights(build_model(name, **model_arguments), file, partial(convert_state_dict, name))
     return network.eval(), model_entry(name).name
 
 
@@ -130,11 +132,9 @@ def open_data(arguments: argparse.Namespace) -> tuple[Dataset, str]:
 
 def _data_of_weights(weights: str | None) -> dict[str, Any]:
     """What a run was trained on (dataset, sensor, divisor), as far as its weights say so."""
-    from engine.weights import read_weights, resolve_weights
+    from engine.weights import open_weights
 
-    if weights is None or weights.startswith(DLPAN_PREFIX):
-        return {}
-    return read_weights(resolve_weights(weights))[1].get("data", {})
+    return open_weights(weights).meta.get("data", {}) if weights else {}
 
 
 def fuse_all(
@@ -144,18 +144,18 @@ def fuse_all(
     *,
     tile: int | None = None,
     overlap: int = 16,
+    batch: int = 1,
     clip: bool = True,
-    bf16: bool = False,
 ) -> tuple[dict[str, torch.Tensor], float]:
     """Fuse every sample; return the images (N, C, H, W) in the sensor's own numbers and the seconds in the model.
 
     Args:
-        model: from `load_method`.
-        dataset: the images.
+        model: from `load_method`, or an `engine.runner.Runner` of it.
+        dataset: the images, all of one size.
         device: where the model runs.
         tile, overlap: see `engine.fuse.fuse`; not applied to methods that use statistics of the whole image.
+        batch: images, or tiles of one image, that go through the model together.
         clip: clip a learned network's result to [0, 1].
-        bf16: run under bfloat16 autocast.
     """
     import torch
 
@@ -167,21 +167,34 @@ def fuse_all(
         tile = None
     clip = clip and not model.classical
     model.to(device)
+    together = 1 if tile and tile < max(dataset[0]["lms"].shape[-2:]) else batch
     images: dict[str, list[torch.Tensor]] = {}
     seconds = 0.0
-    for index in track(range(len(dataset)), "fusing"):
-        sample = {k: v[None] for k, v in dataset[index].items()}
+    for first in track(range(0, len(dataset), together), "fusing"):
+        samples = [dataset[i] for i in range(first, min(first + together, len(dataset)))]
+        sample = {k: torch.stack([one[k] for one in samples]) for k in samples[0]}
         started = time.perf_counter()
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            inputs = (sample["ms"], sample["lms"], sample["pan"])
-            sr = fuse(model, *inputs, tile=tile, overlap=overlap, device=device).float()
+        inputs = (sample["ms"], sample["lms"], sample["pan"])
+        sr = fuse(model, *inputs, tile=tile, overlap=overlap, tiles_per_batch=batch, device=device)
         seconds += time.perf_counter() - started
-        if not torch.isfinite(sr).all():
-            raise UserError(f"sample {index}: the result holds NaN or infinite values; check weights and divisor")
+        bad = [first + i for i, image in enumerate(sr) if not torch.isfinite(image).all()]
+        if bad:
+            raise UserError(f"sample {bad[0]}: the result holds NaN or infinite values; check weights and divisor")
         sample["sr"] = sr.clamp(0, 1) if clip else sr
         for key, value in sample.items():
             images.setdefault(key, []).append(value * dataset.divisor)
     return {k: torch.cat(v) for k, v in images.items()}, seconds
+
+
+def make_runner(
+    model: nn.Module, arguments: argparse.Namespace, size: tuple[int, int], device: torch.device
+) -> tuple[nn.Module, int]:
+    """Make the method ready as the command line says, for images or tiles of `size`; also return the batch."""
+    from engine.runner import Runner, default_batch
+
+    batch = arguments.batch or default_batch(*size, device)
+    speed = {"precision": arguments.precision, "compile": arguments.compile, "batch": batch}
+    return Runner(model, device, **speed), batch
 
 
 def scene_numbers(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -198,10 +211,8 @@ def scene_numbers(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def fuse_pair(arguments: argparse.Namespace, device: torch.device) -> None:
     """Fuse an MS and a PAN GeoTIFF into a GeoTIFF."""
-    import torch
-
     from datasets.geotiff import open_pair
-    from engine.scene import fuse_scene
+    from engine.scene import TILE, fuse_scene
 
     if not (arguments.ms and arguments.pan) or arguments.data or arguments.per_image or arguments.json:
         raise UserError("expected --ms and --pan together, without --data, --per_image, --json; give both, drop those")
@@ -209,9 +220,10 @@ def fuse_pair(arguments: argparse.Namespace, device: torch.device) -> None:
     with open_pair(arguments.ms, arguments.pan, **scene_numbers(arguments)) as pair:
         model, method = load_method(arguments.arch, arguments.weights, pair)
         out = arguments.out or Path("visualized_img") / f"{method}_{arguments.ms.stem}.tif"
-        tiling = {"tile": arguments.tile, "overlap": arguments.overlap, "memory": arguments.memory}
-        with torch.autocast(device.type, torch.bfloat16, enabled=arguments.mixed_precision == "bf16"):
-            fuse_scene(model, pair, out, **tiling, clip=not arguments.no_clip, device=device)
+        size = tuple(min(arguments.tile or TILE, side) for side in pair.size)
+        model, batch = make_runner(model, arguments, size, device)
+        tiling = {"tile": arguments.tile, "overlap": arguments.overlap, "batch": batch, "memory": arguments.memory}
+        fuse_scene(model, pair, out, **tiling, clip=not arguments.no_clip, device=device)
     H, W = pair.size
     print(f"result:   {out} ({H} x {W} pixels, {pair.bands} bands; sensor {pair.sensor}, divisor {pair.divisor:g})")
     print(f"time:     {(time.perf_counter() - started) / (H * W / 1e6):.2f} s per megapixel on {device}")
@@ -290,9 +302,10 @@ def main(argv: list[str] | None = None) -> int:
     model, method = load_method(arguments.arch, arguments.weights, dataset)
     out = arguments.out or default_output(method, name, dataset, arguments.per_image)
 
-    bf16 = arguments.mixed_precision == "bf16"
-    tiling = {"tile": arguments.tile, "overlap": arguments.overlap}
-    images, seconds = fuse_all(model, dataset, device, **tiling, clip=not arguments.no_clip, bf16=bf16)
+    size = tuple(min(arguments.tile or side, side) for side in dataset[0]["lms"].shape[-2:])
+    model, batch = make_runner(model, arguments, size, device)
+    tiling = {"tile": arguments.tile, "overlap": arguments.overlap, "batch": batch}
+    images, seconds = fuse_all(model, dataset, device, **tiling, clip=not arguments.no_clip)
     save_images(images, out, arguments.per_image)
     folder = out if arguments.per_image else out.parent
     pictures = save_pictures(images, folder, dataset, arguments.pictures)
@@ -306,7 +319,8 @@ def main(argv: list[str] | None = None) -> int:
     print(f"result:   {out}")
     if pictures:
         print(f"pictures: {pictures[0].parent}/sample_*.png ({len(pictures)})")
-    print(f"time:     {seconds / megapixels:.2f} s per megapixel on {device}")
+    included = ", compiling included" if arguments.compile else ""
+    print(f"time:     {seconds / megapixels:.2f} s per megapixel on {device}{included}")
     return 0
 
 

@@ -24,6 +24,7 @@ def fuse_scene(
     *,
     tile: int | None = None,
     overlap: int = 32,
+    batch: int = 1,
     clip: bool = True,
     memory: float = 4.0,
     device: torch.device,
@@ -38,6 +39,7 @@ def fuse_scene(
         out: the file.
         tile: side of tiles in pixels of sr; None = `TILE`. Not applied to methods that use statistics of the image.
         overlap: see `engine.fuse.fuse_rows`.
+        batch: tiles that go through the network together.
         clip: clip a network's result to [0, 1].
         memory: GiB that a method may need which takes the scene as a whole.
         device: where the method runs.
@@ -55,7 +57,7 @@ def fuse_scene(
             f"note: {model.model_name} uses statistics of the whole image: no tiles, about {needed:.2f} GiB of memory"
         )
         tile = None
-    tiling = {"ratio": pair.ratio, "tile": tile, "overlap": overlap, "align": pair.block}
+    tiling = {"ratio": pair.ratio, "tile": tile, "overlap": overlap, "tiles_per_batch": batch, "align": pair.block}
     model.to(device)
     with ProgressBar("fusing", 1.0, show) as bar:
         report = {"on_progress": lambda done, total: bar.update(done / total)}

@@ -9,6 +9,8 @@ from __future__ import annotations
 import io
 import json
 import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,52 @@ from engine.files import json_bytes, tensor_bytes, write_atomic
 from utils.errors import UserError
 
 LOG_FOLDER = Path("log_file")
+PUBLISHED_PREFIX = "dlpan:"  # before a file of DLPan-Toolbox
 _STATE_KEYS = ("state_dict", "model", "net", "ema_model", "params_ema", "params")  # where published files hide them
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """Weights as they were found.
+
+    Attributes:
+        path: the file.
+        state: names and tensors, on the CPU.
+        meta: what `save_weights` was given; {} where the file says nothing.
+        published: the user said that the names are those of a published project.
+    """
+
+    path: Path
+    state: dict[str, Tensor]
+    meta: dict[str, Any]
+    published: bool = False
+
+
+def open_weights(given: str, log_folder: Path = LOG_FOLDER) -> WeightFile:
+    """Find and read weights: a run, a file, or ``dlpan:FILE``; see `resolve_weights` and `read_weights`."""
+    path = resolve_weights(given.removeprefix(PUBLISHED_PREFIX), log_folder)
+    return WeightFile(path, *read_weights(path), given.startswith(PUBLISHED_PREFIX))
+
+
+def load_weights(
+    model: nn.Module, file: WeightFile, convert: Callable[[dict[str, Tensor]], dict[str, Tensor]]
+) -> nn.Module:
+    """Load `file` into `model`, strictly, and return it: our own weights as they are, published ones converted.
+
+    Args:
+        model: the network the weights are of.
+        file: from `open_weights`.
+        convert: published names to ours; used where `file.published`, or where the file does not say what it holds
+            and its names are not the model's.
+
+    Raises:
+        UserError: names or shapes that do not fit, or what `convert` refuses.
+    """
+    state = file.state
+    if file.published or (not file.meta and set(state) != set(model.state_dict())):
+        state = convert(state)
+    load_strict(model, state, str(file.path))
+    return model
 
 
 def save_weights(path: Path, state: dict[str, Tensor], meta: dict[str, Any]) -> None:

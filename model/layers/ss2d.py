@@ -16,7 +16,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from model.layers.drop_path import DropPath
+from model.layers.linear import Linear
 from model.ops.cross_scan import cross_selective_scan
+from model.ops.linear import linear_parts
 
 K = 4
 StateGrad = Literal["detached", "full"]
@@ -37,19 +39,23 @@ class GatedMlp(nn.Module):
     def __init__(self, channels: int, mlp_ratio: float) -> None:
         super().__init__()
         hidden = int(channels * mlp_ratio)
-        self.fc1 = nn.Linear(channels, 2 * hidden)
-        self.fc2 = nn.Linear(hidden, channels)
+        self.hidden = hidden
+        self.fc1 = Linear(channels, 2 * hidden)
+        self.fc2 = Linear(hidden, channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map x (…, c) to (…, c)."""
-        a, b = self.fc1(x).chunk(2, dim=-1)
+        a, b = self.fc1(x, (self.hidden, self.hidden))
         return self.fc2(a * F.gelu(b))
 
 
 def project_state(weight: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
-    """Apply one matrix per direction: weight (K * D, D', 1) and state (B, K * D', N) give (B, K * D, N)."""
+    """Apply one matrix per direction: weight (K * D, D', 1) and state (B, K * D', N) give (B, K * D, N).
+
+    States are float32 or float64 whatever type the weights have, and stay so.
+    """
     B, KDp, N = state.shape
-    W = weight.view(K, -1, weight.shape[1])
+    W = weight.to(state.dtype).view(K, -1, weight.shape[1])
     return torch.einsum("kde,bken->bkdn", W, state.view(B, K, KDp // K, N)).reshape(B, -1, N)
 
 
@@ -86,7 +92,7 @@ class SS2D(nn.Module):
         self.inner, self.d_state, self.dt_rank = D, N, R
         self.state_grad = state_grad
 
-        self.in_proj = nn.Linear(channels, 2 * D, bias=False)
+        self.in_proj = Linear(channels, 2 * D, bias=False)
         self.conv_norm = nn.LayerNorm(D)
         self.conv = nn.Conv2d(D, D, kernel, padding=kernel // 2, groups=D)
         self.x_proj = nn.Parameter(torch.empty(K, R + 2 * N, D))
@@ -102,7 +108,7 @@ class SS2D(nn.Module):
         if skip_inner is not None:
             self.W2 = nn.Parameter(torch.empty(K * D, skip_inner, 1))
         self.out_norm = nn.LayerNorm(D)
-        self.out_proj = nn.Linear(D, channels, bias=False)
+        self.out_proj = Linear(D, channels, bias=False)
         for name in self.FLOAT32_PARAMETERS:
             getattr(self, name)._no_weight_decay = True
         self.reset_scan_parameters()
@@ -149,13 +155,15 @@ class SS2D(nn.Module):
         """Scan x (B, H, W, D) in four directions: y (B, H, W, D) and the last state (B, K * D, N)."""
         R, N = self.dt_rank, self.d_state
         s = self.shared_state(prev, skip)
-        weight = self.x_proj
+        weight, sizes = self.x_proj, (R, N, N)
         if s is not None:
-            # One matrix product yields dt, Bt, Ct and the gate of all directions: all read the unmodified x.
+            sizes = (R, N, N, N)
             weight = torch.cat((weight, self.G.view(K, N, -1)), dim=1)
-        rows = F.linear(x, weight.flatten(0, 1))
-        rows = rows.view(*x.shape[:3], K, -1).permute(0, 3, 4, 1, 2)  # (B, K, R + 2N (+ N), H, W), channels last
-        dt, Bt, Ct, *gate = rows.split((R, N, N) if s is None else (R, N, N, N), dim=2)
+        # One product yields dt, Bt, Ct and the gate, each of all directions: all read the unmodified x.
+        weight = torch.cat([part.flatten(0, 1) for part in weight.split(sizes, dim=1)])
+        parts = linear_parts(x, weight, None, [K * size for size in sizes])
+        parts = (part.view(*x.shape[:3], K, -1).permute(0, 3, 4, 1, 2) for part in parts)  # (B, K, ·, H, W)
+        dt, Bt, Ct, *gate = parts
         y, last = cross_selective_scan(
             x.permute(0, 3, 1, 2),
             dt,
@@ -175,7 +183,7 @@ class SS2D(nn.Module):
         self, x: torch.Tensor, prev: torch.Tensor | None = None, skip: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Map x (B, H, W, c) to the same shape and give the last state (B, K * D, N)."""
-        x, z = self.in_proj(x).chunk(2, dim=-1)
+        x, z = self.in_proj(x, (self.inner, self.inner))
         x = F.silu(conv_channels_last(self.conv, self.conv_norm(x)))
         y, last = self.scan(x, prev, skip)
         return self.out_proj(self.out_norm(y) * F.silu(z)), last

@@ -1,0 +1,247 @@
+"""Fusing fast: batches, half precision and the compiler change no number beyond what they say, and fail in one line."""
+
+from __future__ import annotations
+
+import copy
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import inference
+from datasets.build import open_h5
+from engine.fuse import fuse
+from engine.runner import Runner, default_batch
+from engine.weights import load_weights, open_weights, save_weights
+from model import build_model, list_models, model_entry
+from model.layers.ss2d import VSSBlock
+from operators import interp23
+from utils.errors import UserError
+
+CPU = torch.device("cpu")
+SIZES = {"img_channel": 4, "condition_channel": 1, "out_channel": 4}
+TINY = {"width": 8, "ssm_enc_blk_nums": [1, 1, 1], "ssm_dec_blk_nums": [1, 1, 1]}
+
+
+def images(count: int, side: int = 32, guide: int = 1) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    ms = torch.rand(count, 4, side // 4, side // 4, dtype=torch.float64)
+    return ms.float(), interp23(ms, 4).float(), torch.rand(count, guide, side, side)
+
+
+@pytest.fixture
+def five(tmp_path):
+    """An H5 file of five images of different brightness."""
+    ms, lms, pan = images(5, 64)
+    with h5py.File(tmp_path / "five.h5", "w") as file:
+        for key, value in {"ms": ms, "lms": lms, "pan": pan}.items():
+            file[key] = (value * torch.linspace(200, 2000, 5).view(5, 1, 1, 1)).numpy()
+    return open_h5(tmp_path / "five.h5", sensor="IKONOS")
+
+
+class Counting(nn.Module):
+    """A network of one pixel that writes down how many images it saw at once."""
+
+    model_name, classical, tileable = "Counting", False, True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[int] = []
+
+    def forward(self, ms: torch.Tensor, lms: torch.Tensor, pan: torch.Tensor) -> torch.Tensor:
+        self.seen.append(len(lms))
+        return 0.5 * lms + 0.25 * pan
+
+
+@pytest.mark.parametrize("name", [*list_models(classical=True), "LEMamba"])
+def test_batches_change_nothing(name, five):
+    """Any number of images at once gives what one by one gives: statistics are of an image, never of a batch."""
+    settings = TINY if name == "LEMamba" else {"sensor": five.sensor}
+    method = build_model(name, **SIZES, ratio=4, **settings).eval()
+    single = inference.fuse_all(method, five, CPU, batch=1)[0]
+    for batch in (2, 5, 8):
+        together = inference.fuse_all(method, five, CPU, batch=batch)[0]
+        assert together.keys() == single.keys()
+        for key, value in together.items():
+            torch.testing.assert_close(value, single[key], rtol=0, atol=1e-6 * five.divisor)
+
+
+def test_batch_and_tiles_go_to_the_network_as_asked(five):
+    network = Counting()
+    inference.fuse_all(network, five, CPU, batch=2)
+    assert network.seen == [2, 2, 1]
+    network.seen.clear()
+    inference.fuse_all(network, five, CPU, batch=3, tile=32, overlap=0)
+    assert network.seen == [3, 1] * 5
+
+
+def test_default_batch_fills_the_device_and_is_at_least_one():
+    for device in (CPU, torch.device("cuda")):
+        assert default_batch(5000, 5000, device) == 1
+        assert default_batch(32, 32, device) >= 2 * default_batch(64, 64, device) >= 4
+    assert default_batch(64, 64, torch.device("cuda")) > default_batch(64, 64, CPU)
+
+
+@pytest.mark.parametrize("name", list_models(classical=False))
+def test_every_network_runs_in_bf16(name):
+    """Weights are halved, what comes out is float32 and close; parts that insist on float32 still run."""
+    guide = 1 if "pansharpening" in model_entry(name).tasks else 3
+    network = build_model(name, **{**SIZES, "condition_channel": guide}).eval()
+    batch = images(1, 32, guide)
+    runner = Runner(copy.deepcopy(network), CPU, precision="bf16")
+    with torch.inference_mode():
+        exact, sr = network(*batch), runner(*batch)
+    assert sr.dtype == torch.float32 and not torch.equal(sr, exact)
+    assert (sr - exact).abs().max() <= 0.03 * exact.abs().max()
+    kept = {n.rpartition(".")[2] for n, p in runner.named_parameters() if p.dtype == torch.float32}
+    assert kept == ({"A_log", "D", "dt_bias"} if name == "LEMamba" else set())
+
+
+@pytest.mark.parametrize(("precision", "words"), [("fp16", "needs a GPU"), ("int8", "expected a precision")])
+def test_precisions_that_cannot_be(precision, words):
+    with pytest.raises(UserError, match=words):
+        Runner(Counting(), CPU, precision=precision)
+
+
+def test_classical_methods_keep_their_precision(capsys):
+    method = build_model("Brovey", **SIZES, ratio=4, sensor="none")
+    batch = images(2)
+    torch.testing.assert_close(Runner(method, CPU, precision="bf16", compile=True)(*batch), method(*batch))
+    assert "float64" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------------ the compiler
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """`torch.compile` that compiles nothing and writes down the sizes of the batches."""
+    sizes: list[int] = []
+
+    def stand_in(network, **options):
+        assert options["dynamic"] is False
+        return lambda *inputs: sizes.append(len(inputs[0])) or network(*inputs)
+
+    monkeypatch.setattr(torch, "compile", stand_in)
+    return sizes
+
+
+def test_compiled_networks_always_see_full_batches(recorded):
+    network, batch = Counting(), images(2, 64)
+    runner = Runner(network, CPU, compile=True, batch=4)
+    for tiling in ({"tile": 32, "overlap": 8, "tiles_per_batch": 2}, {}):
+        torch.testing.assert_close(fuse(runner, *batch, **tiling), fuse(network, *batch, **tiling))
+    assert set(recorded) == {4}
+
+
+def test_a_compiler_that_fails_costs_one_line(monkeypatch, capsys):
+    """At the first call already, with the result of the network as it is; later calls do not try again."""
+    calls = []
+
+    def broken(*inputs):
+        calls.append(1)
+        raise RuntimeError("no such\ntarget")
+
+    monkeypatch.setattr(torch, "compile", lambda network, **_: broken)
+    network, batch = Counting(), images(2)
+    runner = Runner(network, CPU, compile=True)
+    for _ in range(2):
+        torch.testing.assert_close(runner(*batch), network(*batch))
+    told = capsys.readouterr().out
+    assert told.count("\n") == 1 and "no such target" in told and len(calls) == 1
+
+
+def test_no_compiler_says_what_to_install(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    network, batch = Counting(), images(1)
+    torch.testing.assert_close(Runner(network, CPU, compile=True)(*batch), network(*batch))
+    told = capsys.readouterr().out
+    assert told.count("\n") == 1 and "apt-get install g++" in told
+
+
+def test_what_the_network_refuses_is_said_as_ever(recorded):
+    runner = Runner(build_model("LEMamba", **SIZES, **TINY).eval(), CPU, compile=True)
+    ms, lms, pan = images(1)
+    with pytest.raises(UserError, match="LEMamba expects"):
+        runner(ms, lms, pan[..., :16, :16])
+
+
+class OneBlock(nn.Module):
+    """One block of LE-Mamba: what a compiler meets, in the smallest number of kernels."""
+
+    model_name, classical, tileable = "OneBlock", False, True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.tail = nn.Linear(5, 8), nn.Linear(8, 4)
+        self.block = VSSBlock(8, mlp_ratio=1, d_state=4, kernel=3, ssm_ratio=1)
+
+    def forward(self, ms: torch.Tensor, lms: torch.Tensor, pan: torch.Tensor) -> torch.Tensor:
+        x, _ = self.block(self.head(torch.cat((lms, pan), dim=1).permute(0, 2, 3, 1)))
+        return lms + self.tail(x).permute(0, 3, 1, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_compiled_equals_eager(precision, capsys):
+    """Through the C++ compiler, scan included; an incomplete batch too."""
+    network = OneBlock().eval()
+    plain = Runner(copy.deepcopy(network), CPU, precision=precision)
+    runner = Runner(network, CPU, precision=precision, compile=True, batch=2)
+    with torch.inference_mode():
+        for count in (2, 1):
+            batch = images(count)
+            error = (runner(*batch) - plain(*batch)).abs().max()
+            assert error < (1e-5 if precision == "float32" else 0.02)
+    told = capsys.readouterr().out
+    if "note" in told:
+        pytest.skip(told.strip())
+
+
+# ------------------------------------------------------------------------------------------ the command line, weights
+
+
+def test_flags_reach_the_network(tmp_path, five, capsys):
+    network = build_model("LEMamba", **SIZES, **TINY)
+    meta = {"model": {"name": "LEMamba", "args": {**SIZES, **TINY, "ratio": 4}}, "data": {"dataset": "ikonos"}}
+    save_weights(tmp_path / "net.safetensors", network.state_dict(), meta)
+    base = ["--weights", str(tmp_path / "net.safetensors"), "--data", str(five.path), "--pictures", "0"]
+    results = {}
+    for name, flags in (("one", ["--batch", "1"]), ("auto", []), ("half", ["--precision", "bf16", "--batch", "3"])):
+        inference.main([*base, "--device", "cpu", "--out", str(tmp_path / f"{name}.mat"), *flags])
+        results[name] = inference_result(tmp_path / f"{name}.mat")
+    assert np.abs(results["auto"] - results["one"]).max() <= 1e-6 * 2047
+    assert 0 < np.abs(results["half"] - results["one"]).max() < 0.02 * 2047
+    with pytest.raises(UserError, match="whole number from 1 on"):
+        inference.main([*base, "--batch", "0"])
+    with pytest.raises(UserError, match="needs a GPU"):
+        inference.main([*base, "--precision", "fp16", "--device", "cpu"])
+
+
+def inference_result(path):
+    from utils.mat import read_mat
+
+    return read_mat(path)["sr"]
+
+
+def test_weights_are_converted_only_where_they_are_published(tmp_path):
+    """Our names load as they are from any file; foreign names, or what is said to be published, are converted."""
+    network = build_model("PNN", **SIZES)
+    ours = {n: torch.rand_like(v) for n, v in network.state_dict().items()}
+    theirs = {f"their.{n}": v for n, v in ours.items()}
+    torch.save(ours, tmp_path / "ours.pth")
+    torch.save({"state_dict": theirs}, tmp_path / "theirs.pth")
+    save_weights(tmp_path / "run.safetensors", theirs, {"model": {"name": "PNN"}})
+
+    def convert(state):
+        return {n.removeprefix("their."): v for n, v in state.items()}
+
+    for given in ("ours.pth", "theirs.pth"):
+        loaded = load_weights(build_model("PNN", **SIZES), open_weights(str(tmp_path / given)), convert).state_dict()
+        assert all(torch.equal(loaded[n], v) for n, v in ours.items())
+    with pytest.raises(UserError, match="missing"):  # a run that says what it is has no foreign names
+        load_weights(network, open_weights(str(tmp_path / "run.safetensors")), convert)
+    said = open_weights(f"dlpan:{tmp_path / 'run.safetensors'}")
+    assert torch.equal(load_weights(network, said, convert).state_dict()[next(iter(ours))], next(iter(ours.values())))

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from model.layers.linear import Linear
 from model.layers.ss2d import StateGrad, VSSBlock, conv_channels_last
 from model.layers.window import pad_to_multiple, resize_window_states, window_merge, window_partition
 from utils.errors import UserError
@@ -274,7 +275,7 @@ class LEMamba(nn.Module):
         for q, i in enumerate(levels):
             stage, before = decoder[q], decoder[q - 1] if q else middle
             self.ups.append(nn.Conv2d(widths[i + 1], widths[i], 1, bias=False))
-            self.merges.append(nn.Linear(2 * widths[i], widths[i]))
+            self.merges.append(Linear(2 * widths[i], widths[i]))
             self.skip_scales.append(nn.Parameter(torch.zeros(1, 1, 1, widths[i])))
             self.decoders.append(
                 nn.ModuleList(

@@ -1,6 +1,7 @@
 """The layers of the house: who may import whom, and that importing does nothing.
 
-Leaves (operators, utils.sensors, utils.registry, utils.errors, utils.atomic, utils.threads) may be imported by all;
+Leaves (operators, utils.sensors, utils.registry, utils.errors, utils.atomic, utils.threads,
+utils.allocator) may be imported by all;
 model, datasets, losses and metrics import themselves and the leaves; engine imports utils and the leaves; utils imports
 nothing above it and utils.config no torch. The entry files at the root import everything.
 """
@@ -17,7 +18,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS = ("operators", "model", "datasets", "losses", "metrics", "engine", "utils", "benchmarks", "tests")
-LEAVES = ("operators", "utils.sensors", "utils.registry", "utils.errors", "utils.threads", "utils.atomic")
+LEAVES = (
+    "operators",
+    *(f"utils.{leaf}" for leaf in ("sensors", "registry", "errors", "threads", "allocator", "atomic")),
+)
 ALLOWED = {
     "operators": ("operators",),
     "model": ("model", *LEAVES),
@@ -27,7 +31,14 @@ ALLOWED = {
     "engine": ("engine", "utils", *LEAVES),
     "utils": ("utils",),
 }
-LEAF_FILES = ("utils/sensors.py", "utils/registry.py", "utils/errors.py", "utils/atomic.py", "utils/threads.py")
+LEAF_FILES = (
+    "utils/sensors.py",
+    "utils/registry.py",
+    "utils/errors.py",
+    "utils/atomic.py",
+    "utils/threads.py",
+    "utils/allocator.py",
+)
 # Third-party packages that belong to one place, or to none of the core.
 ONLY_IN = {"triton": "model/ops", "mamba_ssm": "model", "causal_conv1d": "model", "accelerate": "engine"}
 

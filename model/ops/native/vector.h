@@ -45,12 +45,23 @@ INLINE vf all(float x) {
 /* The first n lanes of p, zero in the others; n <= V. */
 INLINE vf load_part(const float *p, int n) {
     if (n == V) return load(p);
+#if V == 16
+    return (vf)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
+#else
     vf v = all(0.0f);
     memcpy(&v, p, (size_t)n * 4);
     return v;
+#endif
 }
 
-INLINE void store_part(float *p, vf v, int n) { memcpy(p, &v, (size_t)n * 4); }
+INLINE void store_part(float *p, vf v, int n) {
+    if (n == V) return store(p, v);
+#if V == 16
+    _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)v);
+#else
+    memcpy(p, &v, (size_t)n * 4);
+#endif
+}
 
 /* Larger and smaller of x and a bound; a NaN in x stays NaN. */
 INLINE vf at_least(vf x, vf low) {

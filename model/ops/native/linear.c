@@ -1,0 +1,147 @@
+/* out = x W^T + bias over rows of channels, and its gradients: matrix products whose inner and outer sizes are small.
+ *
+ * Math libraries choose their kernels by the maker's name of a processor and leave wide vectors unused on some; these
+ * use what the machine has. Shapes: x (rows, inner), W (outer, inner), bias (outer), out (rows, outer), row-major; the
+ * rows of x and g may lie apart. Every sum has one order, whatever the number of threads.
+ */
+#include "common.h"
+
+#define WIDE (2 * V) /* columns of a panel */
+#if V == 16
+#define HIGH 12 /* rows of a block: HIGH x 2 sums, two vectors of the panel and one of x fill the registers */
+#else
+#define HIGH 4
+#endif
+#define ALL_ROWS _Pragma("GCC unroll 16") /* at once, so that the sums live in registers */
+#define CHUNK 192 /* rows worked on while they are in the second cache; a multiple of HIGH */
+
+typedef struct {
+    int64_t rows, inner, outer, threads, x_row, g_row; /* x_row, g_row: floats from row to row */
+    int64_t more;                                      /* gx is added to */
+    const float *x, *W, *bias;                         /* bias may be NULL */
+    float *out;
+    const float *g;
+    float *gx, *gW, *gbias; /* any may be NULL */
+} Linear;
+
+/* out[i][j] = (add ? out[i][j] : start[j] or 0) + sum_k a[i * row + k * step] * b[k][j], `high` rows, `wide` columns. */
+INLINE void block(const int high, int64_t inner, const float *a, int64_t row, int64_t step, const float *b, float *out,
+                  int64_t out_row, int wide, const float *start, int add) {
+    vf sum[HIGH][2];
+    int low = smaller(V, wide), up = wide - low;
+    ALL_ROWS for (int i = 0; i < high; i++) {
+        sum[i][0] = add ? load_part(out + i * out_row, low) : start ? load_part(start, low) : all(0.0f);
+        sum[i][1] = !up ? all(0.0f) : add ? load_part(out + i * out_row + V, up) : start ? load_part(start + V, up) : all(0.0f);
+    }
+    for (int64_t k = 0; k < inner; k++) {
+        vf b0 = load(b + k * WIDE), b1 = load(b + k * WIDE + V);
+        ALL_ROWS for (int i = 0; i < high; i++) {
+            vf value = all(a[i * row + k * step]);
+            sum[i][0] += value * b0;
+            sum[i][1] += value * b1;
+        }
+    }
+    ALL_ROWS for (int i = 0; i < high; i++) {
+        store_part(out + i * out_row, sum[i][0], low);
+        if (up) store_part(out + i * out_row + V, sum[i][1], up);
+    }
+}
+
+/* `rows` rows of all columns; panels: [panel][inner][WIDE]. */
+static void product(int64_t rows, int64_t inner, int64_t columns, const float *a, int64_t row, int64_t step,
+                    const float *panels, float *out, int64_t out_row, const float *start, int add) {
+    for (int64_t j = 0; j < columns; j += WIDE) {
+        const float *b = panels + j * inner, *s = start ? start + j : NULL;
+        int wide = smaller(WIDE, columns - j);
+        int64_t i = 0;
+        for (; i + HIGH <= rows; i += HIGH) block(HIGH, inner, a + i * row, row, step, b, out + i * out_row + j, out_row, wide, s, add);
+        for (; i + 4 <= rows; i += 4) block(4, inner, a + i * row, row, step, b, out + i * out_row + j, out_row, wide, s, add);
+        for (; i < rows; i++) block(1, inner, a + i * row, row, step, b, out + i * out_row + j, out_row, wide, s, add);
+    }
+}
+
+static int64_t panel_floats(int64_t inner, int64_t columns) { return ceil_div(columns, WIDE) * WIDE * inner; }
+
+/* Rows of `columns` floats -> panels [columns / WIDE][rows][WIDE], zero padded. */
+static void pack_rows(const float *src, int64_t src_row, int64_t rows, int64_t columns, float *panels) {
+    for (int64_t j = 0; j < columns; j += WIDE) {
+        int wide = smaller(WIDE, columns - j);
+        float *dst = panels + j * rows;
+        for (int64_t i = 0; i < rows; i++, dst += WIDE) {
+            if (wide < WIDE) zero(dst, WIDE);
+            memcpy(dst, src + i * src_row + j, (size_t)wide * 4);
+        }
+    }
+}
+
+/* The panels of W^T: [outer / WIDE][inner][WIDE]. */
+static void pack_turned(const float *W, int64_t outer, int64_t inner, float *panels) {
+    for (int64_t j = 0; j < outer; j += WIDE) {
+        int wide = smaller(WIDE, outer - j);
+        if (wide < WIDE) zero(panels + j * inner, inner * WIDE);
+        transpose(W + j * inner, inner, wide, (int)inner, panels + j * inner, WIDE);
+    }
+}
+
+/* Returns 0, or 1 when there is no memory. */
+int linear_forward(const Linear *c) {
+    float *panels = floats(panel_floats(c->inner, c->outer));
+    if (!panels) return 1;
+    pack_turned(c->W, c->outer, c->inner, panels);
+#pragma omp parallel for num_threads((int)c->threads) schedule(static) if (c->threads > 1)
+    for (int64_t i = 0; i < c->rows; i += CHUNK)
+        product(smaller(CHUNK, c->rows - i), c->inner, c->outer, c->x + i * c->x_row, c->x_row, 1, panels,
+                c->out + i * c->outer, c->outer, c->bias, 0);
+    free(panels);
+    return 0;
+}
+
+/* Gradients of the rows from `from` to `to`; `sums` (outer, inner) then (outer) are added to. */
+static void backward_rows(const Linear *c, int64_t from, int64_t to, const float *panels, float *sums, float *work) {
+    for (int64_t i = from; i < to; i += CHUNK) {
+        int64_t rows = smaller(CHUNK, to - i);
+        const float *g = c->g + i * c->g_row;
+        if (c->gx) product(rows, c->outer, c->inner, g, c->g_row, 1, panels, c->gx + i * c->inner, c->inner, NULL, (int)c->more);
+        if (c->gW) {
+            pack_rows(c->x + i * c->x_row, c->x_row, rows, c->inner, work);
+            product(c->outer, rows, c->inner, g, 1, c->g_row, work, sums, c->inner, NULL, 1);
+        }
+        float *gbias = sums + c->outer * c->inner;
+        for (int64_t r = 0; c->gbias && r < rows; r++)
+            for (int64_t n = 0; n < c->outer; n++) gbias[n] += g[r * c->g_row + n];
+    }
+}
+
+/* Returns 0, or 1 when there is no memory. */
+int linear_backward(const Linear *c) {
+    int64_t parts = smaller(MAX_PARTS / 4, ceil_div(c->rows, CHUNK)), count = c->outer * (c->inner + 1);
+    float *panels = floats(panel_floats(c->outer, c->inner)), *sums = floats((parts ? parts : 1) * count);
+    int failed = !panels || !sums;
+    if (!failed) {
+        zero(sums, (parts ? parts : 1) * count);
+        if (c->gx) pack_rows(c->W, c->inner, c->outer, c->inner, panels);
+#pragma omp parallel num_threads((int)c->threads) if (c->threads > 1)
+        {
+            float *work = floats(panel_floats(CHUNK, c->inner));
+            if (!work) {
+#pragma omp atomic write
+                failed = 1;
+            }
+#pragma omp for schedule(dynamic, 1)
+            for (int64_t p = 0; p < parts; p++)
+                if (work) backward_rows(c, p * c->rows / parts, (p + 1) * c->rows / parts, panels, sums + p * count, work);
+            free(work);
+        }
+    }
+    if (!failed) {
+        sum_parts(sums, parts, count);
+        if (c->gW) memcpy(c->gW, sums, (size_t)(c->outer * c->inner) * 4);
+        if (c->gbias) memcpy(c->gbias, sums + c->outer * c->inner, (size_t)c->outer * 4);
+    }
+    free(sums);
+    free(panels);
+    return failed;
+}
+
+/* Lanes of a vector: 16 where the wide vectors are. */
+int64_t linear_lanes(void) { return V; }

@@ -8,6 +8,8 @@ Shapes: ms (B, C, h, w), lms (B, C, H, W), pan (B, P, H, W), sr (B, C, H, W).
 
 from __future__ import annotations
 
+import os
+import shlex
 import shutil
 
 import torch
@@ -74,7 +76,8 @@ class Runner(nn.Module):
 
     def _compile(self) -> nn.Module | None:
         """Return the network to be compiled when it is first called, or None where it is known that it cannot."""
-        if self.device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++"))):
+        compilers = shlex.split(os.environ.get("CXX", ""))[:1] or ["g++", "clang++"]
+        if self.device.type == "cpu" and not any(map(shutil.which, compilers)):
             print("note: --compile needs a C++ compiler (Debian, Ubuntu: apt-get install g++); running without it")
             return None
         mode = "reduce-overhead" if self.device.type == "cuda" else None
@@ -99,7 +102,7 @@ class Runner(nn.Module):
             return self.compiled(*full)[:count].clone()
         except Exception as error:  # compilers fail in many ways; what the network itself refuses is raised again below
             result = self.network(*inputs)
-            first = " ".join(str(error).split())[:160]
-            print(f"note: --compile does not work here ({type(error).__name__}: {first}); running without it")
+            reason = next(iter(str(error).splitlines()), "")[:160]
+            print(f"note: --compile does not work here ({type(error).__name__}: {reason}); running without it")
             self.compiled = None
             return result

@@ -113,7 +113,8 @@ def test_there_are_no_seams(tmp_path, pair, tile):
     """For a network that looks at single pixels, tiles and whole give the same digital numbers."""
     with open_pair(*pair, sensor="IKONOS") as scene:
         for name, side, overlap in (("whole", 4096, 0), ("tiled", *tile)):
-            fuse_scene(Local(), scene, tmp_path / f"{name}.tif", tile=side, overlap=overlap, device=torch.device("cpu"))
+            tiling = {"tile": side, "overlap": overlap, "batch": 3}
+            fuse_scene(Local(), scene, tmp_path / f"{name}.tif", **tiling, device=torch.device("cpu"))
     whole, tiled = (read(tmp_path / f"{name}.tif").astype(int) for name in ("whole", "tiled"))
     assert np.abs(whole - tiled).max() <= 1 and (whole != tiled).mean() < 1e-3  # float32 at half a number
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 
 import h5py
 import numpy as np
@@ -141,7 +142,7 @@ def test_a_compiler_that_fails_costs_one_line(monkeypatch, capsys):
 
     def broken(*inputs):
         calls.append(1)
-        raise RuntimeError("no such\ntarget")
+        raise RuntimeError("no such target\nand more")
 
     monkeypatch.setattr(torch, "compile", lambda network, **_: broken)
     network, batch = Counting(), images(2)
@@ -149,7 +150,7 @@ def test_a_compiler_that_fails_costs_one_line(monkeypatch, capsys):
     for _ in range(2):
         torch.testing.assert_close(runner(*batch), network(*batch))
     told = capsys.readouterr().out
-    assert told.count("\n") == 1 and "no such target" in told and len(calls) == 1
+    assert told.count("\n") == 1 and "no such target)" in told and len(calls) == 1
 
 
 def test_no_compiler_says_what_to_install(monkeypatch, tmp_path, capsys):
@@ -187,6 +188,8 @@ class OneBlock(nn.Module):
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_compiled_equals_eager(precision, capsys):
     """Through the C++ compiler, scan included; an incomplete batch too."""
+    if not shutil.which("g++"):
+        pytest.skip("torch.compile needs g++ on a CPU")
     network = OneBlock().eval()
     plain = Runner(copy.deepcopy(network), CPU, precision=precision)
     runner = Runner(network, CPU, precision=precision, compile=True, batch=2)
@@ -195,9 +198,7 @@ def test_compiled_equals_eager(precision, capsys):
             batch = images(count)
             error = (runner(*batch) - plain(*batch)).abs().max()
             assert error < (1e-5 if precision == "float32" else 0.02)
-    told = capsys.readouterr().out
-    if "note" in told:
-        pytest.skip(told.strip())
+    assert capsys.readouterr().out == ""  # it did not fall back
 
 
 # ------------------------------------------------------------------------------------------ the command line, weights

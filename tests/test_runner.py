@@ -201,6 +201,22 @@ def test_compiled_equals_eager(precision, capsys):
     assert capsys.readouterr().out == ""  # it did not fall back
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(("precision", "error"), [("float32", 1e-4), ("bf16", 0.03), ("fp16", 0.01)])
+def test_gpu_modes_equal_the_cpu(precision, error, compiled, capsys):
+    """Half types and CUDA graphs: results of one call are not overwritten by the next."""
+    network = build_model("LEMamba", **SIZES, **TINY).eval()
+    runner = Runner(copy.deepcopy(network), torch.device("cuda"), precision=precision, compile=compiled, batch=4)
+    batches = [images(4), images(4), images(3)]
+    with torch.inference_mode():
+        results = [runner(*batch) for batch in batches]
+        for batch, sr in zip(batches, results, strict=True):
+            assert (sr.cpu() - network(*batch)).abs().max() < error
+    assert capsys.readouterr().out == ""
+
+
 # ------------------------------------------------------------------------------------------ the command line, weights
 
 

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from model.layers.depthwise import DepthwiseConv
 from model.layers.linear import Linear
 from model.layers.ss2d import StateGrad, VSSBlock, conv_channels_last
 from model.layers.window import pad_to_multiple, resize_window_states, window_merge, window_partition
@@ -96,7 +97,7 @@ class LEVM(nn.Module):
         c = settings.channels
         self.window = settings.window if settings.has_local else None
         self.guide_point = nn.Conv2d(condition_channel, c, 1)
-        self.guide_depth = nn.Conv2d(c, c, 3, padding=1, groups=c)
+        self.guide_depth = DepthwiseConv(c, 3)
         self.local = None
         if settings.has_local:
             local_prev = prev.local_inner if prev and share_local else None
@@ -130,7 +131,7 @@ class LEVM(nn.Module):
         """Map x (B, H, W, c), guided by guide (B, H, W, P), to the same shape and give the block's final states."""
         # A 1x1 convolution is a matrix product over channels; as such its result is channels last whatever P is.
         embedded = F.linear(guide, self.guide_point.weight.flatten(1), self.guide_point.bias)
-        x = x + conv_channels_last(self.guide_depth, embedded)
+        x = x + self.guide_depth(embedded)
 
         local_state, grid = None, (0, 0)
         if self.local is not None:

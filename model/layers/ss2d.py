@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from model.layers.depthwise import DepthwiseConv
 from model.layers.drop_path import DropPath
 from model.layers.linear import Linear
 from model.ops.cross_scan import cross_selective_scan
@@ -94,7 +95,7 @@ class SS2D(nn.Module):
 
         self.in_proj = Linear(channels, 2 * D, bias=False)
         self.conv_norm = nn.LayerNorm(D)
-        self.conv = nn.Conv2d(D, D, kernel, padding=kernel // 2, groups=D)
+        self.conv = DepthwiseConv(D, kernel)
         self.x_proj = nn.Parameter(torch.empty(K, R + 2 * N, D))
         self.dt_weight = nn.Parameter(torch.empty(K, D, R))
         self.dt_bias = nn.Parameter(torch.empty(K, D))
@@ -184,7 +185,7 @@ class SS2D(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Map x (B, H, W, c) to the same shape and give the last state (B, K * D, N)."""
         x, z = self.in_proj(x, (self.inner, self.inner))
-        x = F.silu(conv_channels_last(self.conv, self.conv_norm(x)))
+        x = F.silu(self.conv(self.conv_norm(x)))
         y, last = self.scan(x, prev, skip)
         return self.out_proj(self.out_norm(y) * F.silu(z)), last
 

@@ -15,14 +15,13 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Sequence
-from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from model.ops.native_build import library
+from model.ops.native_build import lanes, run
 
 VARIABLE = "LEMAMBA_LINEAR"
 _WIDE_LANES = 16  # float32 lanes of the vectors from which the kernel beats torch's product
@@ -36,17 +35,11 @@ class _Linear(ctypes.Structure):
     _fields_ += [(n, ctypes.c_void_p) for n in ("x", "W", "bias", "out", "g", "gx", "gW", "gbias")]
 
 
-@cache
-def _lanes() -> int:
-    found, _ = library()
-    return 0 if found is None else found.linear_lanes()
-
-
 @torch.compiler.assume_constant_result
 def _native() -> bool:
     """Tell whether the kernel is there and worth it, or asked for."""
     wanted = os.environ.get(VARIABLE, "")
-    return wanted != "torch" and _lanes() >= (1 if wanted == "cpp" else _WIDE_LANES)
+    return wanted != "torch" and lanes() >= (1 if wanted == "cpp" else _WIDE_LANES)
 
 
 def _rows(x: Tensor) -> tuple[Tensor, int]:
@@ -57,14 +50,6 @@ def _rows(x: Tensor) -> tuple[Tensor, int]:
     if x.dim() > 1 and flat.stride(-1) == 1 and flat.stride(0) >= x.shape[-1]:
         return flat, flat.stride(0)
     return x.contiguous(), x.shape[-1]
-
-
-def _call(function: str, structure: _Linear) -> None:
-    found, reason = library()
-    if found is None:
-        raise RuntimeError(f"linear: {reason}")
-    if getattr(found, function)(ctypes.byref(structure)):
-        raise MemoryError(f"{function}: no memory for the kernel's scratch space")
 
 
 def _at(tensor: Tensor | None, offset: int = 0) -> int | None:
@@ -83,7 +68,7 @@ def _forward_cpu(x: Tensor, weight: Tensor, bias: Tensor | None, sizes: Sequence
         structure = _Linear(out.numel() // max(size, 1), inner, size, threads, row, 0, 0)
         structure.x, structure.W, structure.bias = _at(x), _at(weight, first * inner), _at(bias, first)
         structure.out = _at(out)
-        _call("linear_forward", structure)
+        run("linear_forward", structure)
         parts.append(out)
         first += size
     return parts
@@ -103,7 +88,7 @@ def _backward_cpu(grads: Sequence[Tensor], x: Tensor, weight: Tensor) -> list[Te
         structure = _Linear(gx.numel() // inner, inner, size, threads, x_row, g_row, int(first > 0))
         structure.x, structure.W, structure.g = _at(x), _at(weight, first * inner), _at(g)
         structure.gx, structure.gW, structure.gbias = _at(gx), _at(gweight, first * inner), _at(gbias, first)
-        _call("linear_backward", structure)
+        run("linear_backward", structure)
         first += size
     return [gx, gweight, gbias]
 

@@ -131,3 +131,18 @@ def library() -> tuple[ctypes.CDLL | None, str]:
     """Return the compiled library (None where it cannot be had) and the reason; compiles once per process at most."""
     with _LOCK:
         return _built()
+
+
+def lanes() -> int:
+    """Return how many float32 numbers a vector of the compiled kernels holds (4, 8 or 16), 0 without them."""
+    found, _ = library()
+    return 0 if found is None else found.vector_lanes()
+
+
+def run(function: str, structure: ctypes.Structure) -> None:
+    """Run a C function on a filled structure; ctypes lets go of the interpreter lock meanwhile."""
+    found, reason = library()
+    if found is None:
+        raise RuntimeError(f"{function}: {reason}")
+    if getattr(found, function)(ctypes.byref(structure)):
+        raise MemoryError(f"{function}: no memory for the kernel's scratch space")

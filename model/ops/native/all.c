@@ -1,5 +1,9 @@
 /* Everything the library holds, as one translation unit: one compiler call, no headers but the C library's. */
 #include "scan.c"
 #include "cross.c"
+#include "depthwise.c"
 #include "linear.c"
 #include "rate.c"
+
+/* How many numbers a vector holds on this machine. */
+int64_t vector_lanes(void) { return V; }

@@ -142,6 +142,3 @@ int linear_backward(const Linear *c) {
     free(panels);
     return failed;
 }
-
-/* Lanes of a vector: 16 where the wide vectors are. */
-int64_t linear_lanes(void) { return V; }

@@ -1,6 +1,7 @@
 /* Everything the library holds, as one translation unit: one compiler call, no headers but the C library's. */
 #include "scan.c"
-#include "cross.c"
+#include "cross_forward.c"
+#include "cross_backward.c"
 #include "depthwise.c"
 #include "linear.c"
 #include "rate.c"

@@ -1,0 +1,201 @@
+/* The scan of an image in K directions, backward; see cross.h.
+ *
+ * A direction is walked from its last tile to its first; each tile's states are computed again from the state before
+ * it, which forward has kept. What belongs to all samples (A, W, bias, skip, rho) is summed per part of the batch.
+ */
+#include "cross.h"
+
+/* Scratch of a backward task beside the tile. */
+typedef struct {
+    Recomputed *recomputed;
+    vf (*sum_B)[NB], (*sum_C)[NB], (*sum_dt)[NB]; /* [t][n]; sum_dt for all of the rank */
+    float *rows_B, *rows_C, *rows_dt, *rows_gate; /* [t][n] gradients */
+    float *g, *shared, *gshared, *none;           /* states; none: zeros */
+    float *gx, *gstep;                            /* [vector][t][lane] */
+} Scratch;
+
+static int64_t scratch_floats(const Plan *p) {
+    return (int64_t)sizeof(Recomputed) / 4 + T * V * (2 * NB + p->rank) + T * (3 * p->wide + p->rank) + 4 * p->state +
+           2 * T * p->row;
+}
+
+static Scratch make_scratch(const Plan *p, float **work) {
+    Scratch s;
+    s.recomputed = (Recomputed *)take(work, sizeof(Recomputed) / 4);
+    s.sum_B = (vf(*)[NB])take(work, T * NB * V), s.sum_C = (vf(*)[NB])take(work, T * NB * V);
+    s.sum_dt = (vf(*)[NB])take(work, T * p->rank * V);
+    s.gx = take(work, T * p->row), s.gstep = take(work, T * p->row);
+    s.g = take(work, p->state), s.shared = take(work, p->state), s.gshared = take(work, p->state);
+    s.none = take(work, p->state);
+    s.rows_B = take(work, T * p->wide), s.rows_C = take(work, T * p->wide), s.rows_gate = take(work, T * p->wide);
+    s.rows_dt = take(work, T * p->rank);
+    zero(s.none, p->state);
+    return s;
+}
+
+/* From the gradients of the scan's input and step to those of x, dt, skip, bias, W and rho; gx becomes that of u. */
+static void finish_tile(const Cross *c, const Plan *p, const Tile *tile, Scratch *s, const Plan *sums, int64_t k,
+                        int64_t j, float *gx, int add) {
+    int64_t o = j * T * V, at = k * p->row + j * V, w = k * p->rank * p->row + j * p->rank * V;
+    int lanes = smaller(V, c->D - j * V);
+    vf skip = load(p->skip + at), gskip = load(sums->skip + at), gbias = load(sums->bias + at);
+    vf grho = load(sums->rho + at);
+    for (int t = 0; t < tile->steps; t++) {
+        int64_t i = o + t * V;
+        vf u = load(tile->u + i), out = load(tile->y + i), to_x = load(s->gx + i);
+        vf gu = to_x * load(tile->step + i) + out * skip;
+        vf gstep = (load(s->gstep + i) * all(LN2) + to_x * u) * load(tile->slope + i);
+        gskip += out * u;
+        gbias += gstep;
+        if (c->shared) grho += gu * load(tile->mix + i);
+        store(s->gx + i, gu);
+        store(s->gstep + i, gstep);
+        float *dst = gx + tile->at[t] * c->D + j * V;
+        store_part(dst, add ? load_part(dst, lanes) + gu : gu, lanes);
+    }
+    store(sums->skip + at, gskip), store(sums->bias + at, gbias), store(sums->rho + at, grho);
+    for (int64_t r = 0; r < p->rank; r++) {
+        vf(*sum)[NB] = s->sum_dt + r / NB * T;
+        vf weight = load(p->W + w + r * V), gweight = load(sums->W + w + r * V);
+        for (int t = 0; t < tile->steps; t++) {
+            vf gstep = load(s->gstep + o + t * V);
+            gweight += gstep * all(tile->dt[t * p->rank + r]);
+            sum[t][r % NB] = j ? gstep * weight + sum[t][r % NB] : gstep * weight;
+        }
+        store(sums->W + w + r * V, gweight);
+    }
+}
+
+/* Gradients of the shared state and of its gate. */
+static void backward_sharing(const Plan *p, const Tile *tile, Scratch *s, int64_t k) {
+    for (int64_t n = 0; n < p->wide; n += NB) {
+        for (int64_t j = 0; j < p->vectors; j++) {
+            const float *state = s->shared + (j * p->wide + n) * V, *gate = tile->gate + n;
+            float *gstate = s->gshared + (j * p->wide + n) * V;
+            vf rho = load(p->rho + k * p->row + j * V), value[NB], gvalue[NB];
+            for (int i = 0; i < NB; i++) value[i] = load(state + i * V), gvalue[i] = load(gstate + i * V);
+            for (int t = 0; t < tile->steps; t++) {
+                vf g = load(s->gx + (j * T + t) * V) * rho;
+                for (int i = 0; i < NB; i++) {
+                    gvalue[i] += g * all(gate[t * p->wide + i]);
+                    s->sum_B[t][i] = j ? g * value[i] + s->sum_B[t][i] : g * value[i];
+                }
+            }
+            for (int i = 0; i < NB; i++) store(gstate + i * V, gvalue[i]);
+        }
+        sum_lanes(tile->steps, s->sum_B, s->rows_gate + n, (int)p->wide);
+    }
+}
+
+static void backward_tile_of(const Cross *c, const Plan *p, Tile *tile, Scratch *s, const Plan *sums, int64_t b,
+                             int64_t k, const float *h, float *gx, int add) {
+    int steps = tile->steps;
+    const float *gy = c->gy.data + b * c->gy.batch;
+    for (int64_t j = 0; j < p->vectors; j++)
+        for (int t = 0; t < steps; t++)
+            store(tile->y + (j * T + t) * V,
+                  load_part(gy + tile->at[t] * c->gy.pixel + j * V, smaller(V, c->D - j * V)));
+    zero(s->gx, 2 * T * p->row);
+    for (int64_t n = 0; n < p->wide; n += NB) {
+        for (int64_t j = 0; j < p->vectors; j++) {
+            int64_t o = j * T * V, q = (j * p->wide + n) * V;
+            backward_tile(steps, (int)p->wide, tile->step + o, tile->x + o, tile->y + o, tile->B + n, tile->C + n,
+                          p->A2 + k * p->state + q, h + q, s->g + q, sums->A2 + k * p->state + q, s->gx + o,
+                          s->gstep + o, s->sum_B, s->sum_C, s->recomputed, j == 0);
+        }
+        sum_lanes(steps, s->sum_B, s->rows_B + n, (int)p->wide);
+        sum_lanes(steps, s->sum_C, s->rows_C + n, (int)p->wide);
+    }
+    for (int64_t j = 0; j < p->vectors; j++) finish_tile(c, p, tile, s, sums, k, j, gx, add);
+    for (int64_t r = 0; r < p->rank; r += NB) sum_lanes(steps, s->sum_dt + r / NB * T, s->rows_dt + r, (int)p->rank);
+    scatter(c->gB, b, k, c->K, p->length, tile->at, steps, c->N, p->wide, s->rows_B);
+    scatter(c->gC, b, k, c->K, p->length, tile->at, steps, c->N, p->wide, s->rows_C);
+    scatter(c->gdt, b, k, c->K, p->length, tile->at, steps, c->R, p->rank, s->rows_dt);
+    if (c->shared) {
+        backward_sharing(p, tile, s, k);
+        scatter(c->ggate, b, k, c->K, p->length, tile->at, steps, c->N, p->wide, s->rows_gate);
+    }
+}
+
+static void backward_direction(const Cross *c, const Plan *p, Tile *tile, Scratch *s, const Plan *sums, int64_t b,
+                               int64_t k, float *gx, int add) {
+    int64_t task = b * c->K + k, states = task * c->D * c->N;
+    zero(s->g, p->state);
+    if (c->glast) pack_state(c->glast + states, c->D, c->N, s->g);
+    if (c->shared) {
+        pack_state(c->shared + states, c->D, c->N, s->shared);
+        zero(s->gshared, p->state);
+    }
+    for (int64_t i = p->tiles - 1; i >= 0; i--) {
+        const float *h = i ? c->saved + (task * (p->tiles - 1) + i - 1) * p->state : s->none;
+        fill_tile(c, p, tile, b, k, i * T, 0, p->vectors, c->shared ? s->shared : NULL, 1);
+        backward_tile_of(c, p, tile, s, sums, b, k, h, gx, add);
+    }
+    if (c->shared) unpack_state(s->gshared, 0, p->vectors, c->D, c->N, c->gshared + states);
+}
+
+/* Sum the parts' gradients in order and write them in the caller's shapes. */
+static void write_sums(const Cross *c, const Plan *p, float *sums, int64_t parts) {
+    Plan total = *p;
+    sum_parts(sums, parts, p->sum_floats);
+    point(c, &total, sums);
+    for (int64_t k = 0; k < c->K; k++) {
+        unpack_state(total.A2 + k * p->state, 0, p->vectors, c->D, c->N, c->gA + k * c->D * c->N);
+        for (int64_t d = 0; d < c->D; d++)
+            for (int64_t r = 0; r < c->R; r++)
+                c->gW[(k * c->D + d) * c->R + r] = total.W[k * p->rank * p->row + (d / V * p->rank + r) * V + d % V];
+    }
+    unpack_vector(total.skip, c->K, c->D, c->gskip);
+    unpack_vector(total.bias, c->K, c->D, c->gbias);
+    unpack_vector(total.rho, c->K, c->D, c->grho);
+}
+
+/* Returns 0, or 1 when there is no memory. */
+int cross_backward(const Cross *c) {
+    Plan p = plan(c);
+    int64_t parts = smaller(c->batch, MAX_PARTS), image = c->batch * p.length * c->D;
+    int apart = parts < c->threads && c->K > 1 && image; /* too few samples: each direction by itself, with its own gx */
+    float *sums = floats((parts ? parts : 1) * p.sum_floats), *copies = apart ? floats((c->K - 1) * image) : NULL;
+    int failed = !p.A2 || !sums;
+    if (sums) zero(sums, (parts ? parts : 1) * p.sum_floats);
+    if (apart && !copies) apart = 0; /* slower, same bits */
+#pragma omp parallel num_threads((int)c->threads) if (c->threads > 1)
+    {
+        float *block = p.A2 && sums ? floats(tile_floats(&p) + scratch_floats(&p)) : NULL, *work = block;
+        Tile tile;
+        Scratch scratch;
+        if (block) {
+            tile = make_tile(&p, &work);
+            scratch = make_scratch(&p, &work);
+        } else {
+#pragma omp atomic write
+            failed = 1;
+        }
+        int64_t together = apart ? 1 : c->K;
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t i = 0; i < parts * c->K / together; i++) {
+            int64_t part = i * together / c->K, first = i * together % c->K;
+            Plan own = p;
+            point(c, &own, sums + part * p.sum_floats);
+            for (int64_t b = part * c->batch / parts; block && b < (part + 1) * c->batch / parts; b++)
+                for (int64_t k = first; k < first + together; k++) {
+                    float *gx = apart && k ? copies + (k - 1) * image : c->gx;
+                    backward_direction(c, &p, &tile, &scratch, &own, b, k, gx + b * p.length * c->D, k > first);
+                }
+        }
+        free(block);
+    }
+    if (apart && !failed) {
+#pragma omp parallel for num_threads((int)c->threads) schedule(static)
+        for (int64_t i = 0; i < image; i++) {
+            float sum = c->gx[i];
+            for (int64_t k = 1; k < c->K; k++) sum += copies[(k - 1) * image + i];
+            c->gx[i] = sum;
+        }
+    }
+    if (!failed) write_sums(c, &p, sums, parts);
+    free(copies);
+    free(sums);
+    free(p.A2);
+    return failed;
+}

@@ -1,0 +1,59 @@
+/* The scan of an image in K directions, forward; see cross.h. */
+#include "cross.h"
+
+/* One direction of one sample for channel vectors `from` .. `to`. */
+static void forward_direction(const Cross *c, const Plan *p, Tile *tile, int64_t b, int64_t k, int64_t from, int64_t to,
+                              float *h, const float *shared) {
+    int64_t task = b * c->K + k, offset = from * p->wide * V, size = (to - from) * p->wide * V;
+    zero(h + offset, size);
+    for (int64_t i = 0; i < p->tiles; i++) {
+        fill_tile(c, p, tile, b, k, i * T, from, to, shared, 0);
+        if (c->saved && i)
+            memcpy(c->saved + (task * (p->tiles - 1) + i - 1) * p->state + offset, h + offset, (size_t)size * 4);
+        for (int64_t j = from; j < to; j++) {
+            int lanes = smaller(V, c->D - j * V);
+            int64_t o = j * T * V;
+            vf skip = load(p->skip + k * p->row + j * V);
+            for (int t = 0; t < tile->steps; t++) store(tile->y + o + t * V, load(tile->u + o + t * V) * skip);
+            forward_tile(tile->steps, (int)p->wide, tile->step + o, tile->x + o, tile->y + o, tile->B, tile->C,
+                         p->A2 + k * p->state + j * p->wide * V, h + j * p->wide * V);
+            for (int t = 0; t < tile->steps; t++) {
+                float *y = c->y + (b * p->length + tile->at[t]) * c->D + j * V;
+                vf value = load(tile->y + o + t * V);
+                store_part(y, k ? value + load_part(y, lanes) : value, lanes);
+            }
+        }
+    }
+    unpack_state(h, from, to, c->D, c->N, c->last + task * c->D * c->N);
+}
+
+/* Returns 0, or 1 when there is no memory. */
+int cross_forward(const Cross *c) {
+    Plan p = plan(c);
+    int failed = !p.A2;
+    int64_t splits = smaller(p.vectors, ceil_div(c->threads, c->batch ? c->batch : 1));
+#pragma omp parallel num_threads((int)c->threads) if (c->threads > 1)
+    {
+        float *block = p.A2 ? floats(2 * p.state + tile_floats(&p)) : NULL, *work = block;
+        float *h = NULL, *shared = NULL;
+        Tile tile;
+        if (block) {
+            h = take(&work, p.state), shared = take(&work, p.state);
+            tile = make_tile(&p, &work);
+        } else {
+#pragma omp atomic write
+            failed = 1;
+        }
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t i = 0; i < c->batch * splits; i++) {
+            int64_t b = i / splits, from = i % splits * p.vectors / splits, to = (i % splits + 1) * p.vectors / splits;
+            for (int64_t k = 0; block && k < c->K; k++) {
+                if (c->shared) pack_state(c->shared + (b * c->K + k) * c->D * c->N, c->D, c->N, shared);
+                forward_direction(c, &p, &tile, b, k, from, to, h, c->shared ? shared : NULL);
+            }
+        }
+        free(block);
+    }
+    free(p.A2);
+    return failed;
+}

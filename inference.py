@@ -64,7 +64,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     run.add_argument("--device", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
     run.add_argument("--batch", type=_positive, help="images or tiles at once (default: by their size and the device)")
     run.add_argument("--precision", choices=("float32", "bf16", "fp16"), default="float32", help="fp16: on a GPU only")
-    run.add_argument("--compile", action="store_true", help="torch.compile, with CUDA graphs on a GPU; pays there only")
+    run.add_argument("--compile", action="store_true", help="torch.compile, with CUDA graphs on a GPU; slower on a CPU")
     run.add_argument("--scan_backend", help="force a scan backend (see model.ops.selective_scan.available_backends)")
     return parser.parse_args(argv)
 

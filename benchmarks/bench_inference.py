@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import copy
 import datetime
+import os
 import platform
 import statistics
 import time
@@ -25,6 +26,7 @@ from pathlib import Path
 from utils.threads import limit_spinning
 
 limit_spinning()  # as every entry point does, before torch is imported
+os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"  # what an earlier run compiled would hide what compiling costs
 
 import torch  # noqa: E402
 

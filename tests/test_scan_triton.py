@@ -1,6 +1,8 @@
 """The Triton kernels through Triton's interpreter on the CPU: arithmetic and indexing, neither compilation nor speed.
 
-Small on purpose (L <= 65, N <= 33). The marked tests run the same on a GPU (`make gpu`).
+Tiny on purpose: a step of a program takes tens of milliseconds. Kernels take 4 steps at a time, so L = 5 has a ragged
+end and a second round. `test_triton_compile.py` compiles the kernels; the marked tests run the same on a GPU
+(`make gpu`).
 """
 
 from __future__ import annotations
@@ -13,17 +15,29 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from model.ops import available_backends, cross_selective_scan, selective_scan
+from model.ops.triton_plan import Config, tile
 
 ROOT = Path(__file__).resolve().parent.parent
 SCANS = [  # (batch, K, channels of a group, N, L)
-    (2, 2, 3, 4, 65),
-    (1, 1, 2, 33, 40),
-    (1, 3, 1, 1, 1),
-    (1, 1, 5, 16, 7),
+    (2, 2, 3, 4, 5),
+    (1, 1, 4, 33, 7),
+    (2, 3, 1, 1, 1),
+    (1, 4, 5, 16, 2),
+    (1, 1, 36, 32, 3),
+    (1, 2, 2, 64, 3),
 ]
-CROSSES = [(1, 4, 3, 4, 2, 5, 6), (2, 4, 2, 3, 1, 1, 7)]  # (B, K, D, N, R, H, W)
+CROSSES = [(1, 4, 4, 4, 2, 2, 3), (2, 2, 3, 3, 3, 1, 3)]  # (B, K, D, N, R, H, W)
+LARGER_SCANS = [
+    (4, 4, 64, 16, 64),
+    (2, 4, 64, 32, 1000),
+    (1, 1, 8, 256, 100),
+    (1, 2, 33, 33, 65),
+    (1, 4, 16, 16, 16384),
+]
+LARGER_CROSSES = [(2, 4, 64, 32, 2, 24, 20), (700, 4, 32, 16, 2, 8, 8), (1, 4, 64, 32, 4, 128, 96)]
 
 
 @pytest.fixture
@@ -31,6 +45,27 @@ def interpreter():
     """Triton decides when it is imported whether to interpret, so these tests need a process of their own."""
     if os.environ.get("TRITON_INTERPRET") != "1":
         pytest.skip("run by test_kernels_in_the_interpreter, in a process with TRITON_INTERPRET=1")
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)  # fills uninitialised memory with NaN
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+@pytest.fixture
+def cut(monkeypatch):
+    """Return a function that forces chunks of 4 steps or more and merging on the next calls."""
+
+    def force(chunks: int, merge: bool) -> None:
+        import model.ops.triton_launch as launch
+        from model.ops.triton_plan import heuristic
+
+        def choose(shape, run):
+            chosen = heuristic(shape, 0)
+            return Config(chosen.RN, chosen.RD, chunks, merge)
+
+        monkeypatch.setattr(launch, "choose", choose)
+
+    return force
 
 
 def test_kernels_in_the_interpreter():
@@ -69,19 +104,27 @@ def cross_inputs(B, K, D, N, R, H, W, shared) -> dict:
     return {k: v.requires_grad_() for k, v in inputs.items()}
 
 
-def compare(call, inputs: dict, device: str = "cpu") -> None:
-    """Outputs and all gradients, also through the last state, against the definition in float64."""
-    results = []
-    for backend, dtype, where in (("reference", torch.float64, "cpu"), ("triton", torch.float32, device)):
-        own = {k: v.detach().to(where, dtype).requires_grad_() for k, v in inputs.items()}
+def compare(call, inputs: dict, device: str = "cpu", dtype=torch.float32, truth: str = "reference") -> None:
+    """Outputs and all gradients, also through the last state, against the definition in float64.
+
+    With a half `dtype` the sequences have it, the tables and states are float32.
+    """
+    results, halves = [], ("u", "delta", "B", "C", "x", "dt", "Bt", "Ct", "gate")
+    inputs = {k: v.detach().to(dtype if k in halves else torch.float32) for k, v in inputs.items()}
+    for backend, where in ((truth, "cpu"), ("triton", device)):
+        exact = backend == truth
+        own = {k: v.to(where, torch.float64 if exact else v.dtype).requires_grad_() for k, v in inputs.items()}
         y, last = call(own, backend)
         torch.manual_seed(1)
-        weights = [torch.randn(v.shape, dtype=torch.float64).to(where, dtype) for v in (y, last)]
+        weights = [torch.randn(v.shape, dtype=torch.float64).to(where, v.dtype) for v in (y, last)]
         grads = torch.autograd.grad((y * weights[0]).sum() + (last * weights[1]).sum(), list(own.values()))
+        assert exact or y.dtype == dtype
+        assert all(g.dtype == v.dtype for g, v in zip(grads, own.values(), strict=True))
         results.append([v.detach().double().cpu() for v in (y, last, *grads)])
+    forward, backward = (1e-5, 1e-4) if dtype == torch.float32 else (1e-2, 1e-2)
     for i, (expected, given) in enumerate(zip(*results, strict=True)):
         error = (given - expected).abs().max() / expected.abs().max().clamp(min=1e-30)
-        assert error <= (1e-5 if i < 2 else 1e-4), f"output {i}: relative error {error:.2e}"
+        assert error <= (forward if i < 2 else backward), f"output {i}: relative error {error:.2e}"
 
 
 def scan(inputs: dict, backend: str):
@@ -103,12 +146,111 @@ def test_cross_interpreted(interpreter, sizes, shared):
     compare(cross, cross_inputs(*sizes, shared))
 
 
+def test_chunks_interpreted(interpreter, cut):
+    """Three chunks: ends, carry and chunks again, both ways; with and without a state at either end."""
+    cut(3, False)
+    inputs = scan_inputs(1, 2, 2, 4, 11)
+    compare(scan, inputs)
+    del inputs["initial_state"]
+    y, _ = scan(inputs, "triton")
+    expected, _ = scan({k: v.detach().double() for k, v in inputs.items()}, "reference")
+    assert (y - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def test_chunks_of_an_image_interpreted(interpreter, cut):
+    cut(2, False)
+    compare(cross, cross_inputs(1, 4, 2, 3, 2, 2, 3, True))
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "plain"])
+def test_directions_in_one_program_interpreted(interpreter, cut, shared):
+    cut(1, True)
+    compare(cross, cross_inputs(2, 4, 4, 4, 1, 1, 3, shared))
+    inputs = cross_inputs(1, 4, 2, 3, 1, 2, 3, shared)
+    one = cross(inputs, "triton")
+    cut(1, False)
+    for a, b in zip(one, cross(inputs, "triton"), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_types_interpreted(interpreter, dtype):
+    compare(scan, scan_inputs(1, 2, 4, 4, 5), dtype=dtype)
+    compare(cross, cross_inputs(1, 4, 4, 4, 2, 1, 3, True), dtype=dtype)
+
+
+def test_without_softplus_interpreted(interpreter):
+    inputs = scan_inputs(1, 1, 2, 4, 9)
+    inputs["delta"] = (inputs["delta"].detach().abs() + 3).requires_grad_()
+    compare(lambda i, b: selective_scan(**i, return_last_state=True, backend=b), inputs)
+
+
+def test_any_strides_interpreted(interpreter):
+    """Views that are not aligned, channels last, and transposed give the bits of contiguous inputs."""
+    inputs = cross_inputs(1, 4, 4, 4, 2, 2, 3, False)
+    joined = torch.cat([inputs[n].detach() for n in ("dt", "Bt", "Ct")], 2).permute(0, 3, 4, 1, 2).contiguous()
+    views = dict(zip(("dt", "Bt", "Ct"), joined.permute(0, 3, 4, 1, 2).split((2, 4, 4), 2), strict=True))
+    x = inputs["x"].detach().transpose(2, 3).contiguous().transpose(2, 3)
+    with torch.no_grad():
+        given, expected = cross({**inputs, **views, "x": x}, "triton"), cross(inputs, "triton")
+    assert all(torch.equal(a, b) for a, b in zip(given, expected, strict=True))
+
+
+def test_empty_batch_interpreted(interpreter):
+    for call, inputs in ((scan, scan_inputs(0, 2, 3, 4, 9)), (cross, cross_inputs(0, 4, 3, 4, 2, 3, 3, True))):
+        y, last = call(inputs, "triton")
+        grads = torch.autograd.grad(y.sum() + last.sum(), list(inputs.values()))
+        assert y.shape[0] == last.shape[0] == 0
+        assert all(not g.any() for g in grads)
+
+
 def test_large_steps_do_not_overflow_interpreted(interpreter):
-    inputs = {k: v.detach() for k, v in scan_inputs(1, 1, 2, 4, 33).items()}
+    inputs = {k: v.detach() for k, v in scan_inputs(1, 1, 2, 4, 9).items()}
     inputs["delta"] = inputs["delta"].abs() * 1e4 + 1e4
     y, last = scan(inputs, "triton")
     assert torch.isfinite(y).all()
     assert torch.isfinite(last).all()
+
+
+def test_nan_stays_visible_interpreted(interpreter):
+    inputs = {k: v.detach() for k, v in scan_inputs(1, 1, 2, 4, 9).items()}
+    inputs["delta"][0, 0, 3] = float("nan")
+    y, last = scan(inputs, "triton")
+    assert y[0, 0, 3:].isnan().all()
+    assert torch.isfinite(y[0, 1]).all()
+    assert last[0, 0].isnan().all()
+
+
+def test_operators_interpreted(interpreter):
+    """Two results, and all that torch.library can check: schema, fake results, autograd, tracing."""
+    inputs = scan_inputs(2, 1, 2, 2, 1)
+    u, delta, A, B, C, D, bias, initial = inputs.values()
+    arguments = (u.unflatten(1, (1, 2)), delta.unflatten(1, (1, 2)), A, B, C, D, bias, True, initial)
+    arguments = tuple(v.detach().requires_grad_() if isinstance(v, torch.Tensor) else v for v in arguments)
+    operator = torch.ops.lemamba.scan_triton
+    assert len(operator(*arguments)) == 2
+    torch.library.opcheck(operator.default, arguments)
+    inputs = cross_inputs(1, 2, 2, 2, 1, 1, 1, True)
+    arguments = tuple(v.detach().reshape(-1) if k == "rho" else v.detach() for k, v in inputs.items())
+    arguments = tuple(v.requires_grad_() for v in arguments)
+    torch.library.opcheck(torch.ops.lemamba.cross_scan_triton.default, arguments)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        torch.ops.lemamba.cross_scan_triton(*arguments)
+    assert counter.get_total_flops() == 9 * 1 * 4 * 1 * 2
+
+
+def test_tiles_are_one_warp():
+    from model.ops.triton_plan import Shape, candidates, fits
+
+    for D in (1, 3, 4, 64, 100):
+        for N in (1, 3, 4, 16, 32, 33, 64, 256):
+            for L in (1, 64, 16384):
+                shape = Shape(2, 4, D, N, 2, L, True, True, False, True)
+                for config in candidates(shape, 132):
+                    sizes = tile(shape, config)
+                    assert sizes["PD"] * sizes["PN"] == 32
+                    assert sizes["RN"] * sizes["PN"] >= N
+                    assert fits(shape, config), (shape, config)
 
 
 def test_reason_without_a_gpu(monkeypatch):
@@ -121,13 +263,26 @@ def test_reason_without_a_gpu(monkeypatch):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("sizes", [*SCANS, (4, 4, 64, 16, 64), (2, 4, 64, 32, 1000), (1, 1, 8, 256, 100)], ids=str)
-def test_scan_on_the_gpu(sizes):
-    compare(scan, scan_inputs(*sizes), "cuda")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("sizes", [*SCANS, *LARGER_SCANS], ids=str)
+def test_scan_on_the_gpu(sizes, dtype):
+    compare(scan, scan_inputs(*sizes), "cuda", dtype, "reference" if sizes[-1] <= 1000 else "torch")
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "plain"])
-@pytest.mark.parametrize("sizes", [*CROSSES, (2, 4, 64, 32, 2, 24, 20)], ids=str)
-def test_cross_on_the_gpu(sizes, shared):
-    compare(cross, cross_inputs(*sizes, shared), "cuda")
+@pytest.mark.parametrize("sizes", [*CROSSES, *LARGER_CROSSES], ids=str)
+def test_cross_on_the_gpu(sizes, shared, dtype):
+    compare(cross, cross_inputs(*sizes, shared), "cuda", dtype, "torch")
+
+
+@pytest.mark.gpu
+def test_same_bits_on_the_gpu():
+    inputs = {k: v.detach().cuda().requires_grad_() for k, v in cross_inputs(8, 4, 64, 16, 2, 32, 32, True).items()}
+    results = []
+    for _ in range(3):
+        y, last = cross(inputs, "triton")
+        results.append([y, last, *torch.autograd.grad(y.sum() + last.sum(), list(inputs.values()))])
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))

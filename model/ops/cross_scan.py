@@ -146,10 +146,11 @@ def cross_selective_scan(
     dtype = compute_dtype(x.dtype)
     name = choose(backend, x.device.type, dtype, torch.is_grad_enabled())
     fused = fused_of(name)
-    tensors = [
-        None if v is None else v.to(dtype)
-        for v in (x, dt, Bt, Ct, A, D, dt_weight, dt_bias, shared_state, gate, flat_rho)
-    ]
+    half = getattr(fused, "HALF_INPUTS", False)  # the kernel loads half types itself and computes in float32
+    images = [v if half or v is None else v.to(dtype) for v in (x, dt, Bt, Ct, gate)]
+    tables = (A, D, dt_weight, dt_bias, shared_state, flat_rho)
+    A, D, dt_weight, dt_bias, shared_state, flat_rho = (None if v is None else v.to(dtype) for v in tables)
+    tensors = (*images[:4], A, D, dt_weight, dt_bias, shared_state, images[4], flat_rho)
     with torch.autocast(x.device.type, enabled=False):  # a recurrence in a half type would lose the state
         y, last = fused.cross_scan(*tensors) if fused else _composed(module_of(name).selective_scan, *tensors)
     return y.to(x.dtype), last

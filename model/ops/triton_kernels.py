@@ -1,13 +1,13 @@
-"""Triton kernels of the selective scan, forward and backward; imported only where they run.
+"""Triton kernels of the selective scan: forward, the carry from chunk to chunk, and the ends of chunks backwards.
 
-One program serves one sample, one group k and a block of its channels, and walks the sequence in chunks of BT steps.
-Inside a chunk the recurrence is a parallel prefix over (decay, input) pairs; padding is (decay 1, input 0). B and C are
-read once for all channels of a block. Backward recomputes a chunk's states from the one before it; sums over channel
-blocks and samples go to separate buffers that are added afterwards, so there are no atomics and the result has the same
-bits every time.
+A program (one warp, see `triton_parts.py`) walks BT steps at a time through one chunk of one sample, one group k and a
+block of its channels, the recurrence in registers. Inputs have their channels side by side in memory; B and C are read
+once for all channels of a block. With CROSS, step t of direction k reads and writes the pixel that this direction
+visits: nothing is reordered in memory. With SUM the program takes all directions in turn and adds into y (it alone
+owns these pixels and channels, so without atomics and with the same bits each time).
 
-With CROSS, step t of group k reads and writes pixel `_position(t)` of an image (rows, columns, both reversed): the four
-directions are index arithmetic. Legend: L steps, D channels of a group, N states; BT, BD, BN block sizes.
+A sequence cut into chunks takes three passes: the end of each chunk from a zero state (OUT off), `carry_kernel`, and
+each chunk again from its true start. Backward: `triton_backward.py`. Sizes: tasks are (b, k, chunk).
 """
 
 from __future__ import annotations
@@ -15,157 +15,167 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def _compose(decay_1, input_1, decay_2, input_2):
-    """Two steps as one: h -> decay_2 (decay_1 h + input_1) + input_2."""
-    return decay_1 * decay_2, decay_2 * input_1 + input_2
+from model.ops.triton_parts import LOG2E, exp2, load, over_n, path_next, path_pixel, path_start, step_size, tile
 
 
 @triton.jit
-def _position(t, k, H, W, L, CROSS: tl.constexpr):
-    """Where step t of direction k lies."""
-    position = t
-    if CROSS:
-        t = tl.where(k >= 2, L - 1 - t, t)
-        position = tl.where(k % 2 == 1, (t % H) * W + t // H, t)
-    return position
-
-
-@triton.jit
-def _softplus(x):
-    """Return log(1 + exp(x)); above 20 the difference to x is below float32's resolution."""
-    small = tl.minimum(x, 20.0)
-    z = tl.exp(small)
-    # For small z, log(1 + z) in float32 loses z's digits; its series does not.
-    return tl.where(x > 20.0, x, tl.where(z < 1e-2, z - z * z * (0.5 - z * (1.0 / 3.0 - z * 0.25)), tl.log(1.0 + z)))
-
-
-@triton.jit
-def _row(x, index: tl.constexpr, BT: tl.constexpr):
-    """Row `index` of x (BT, BD, BN)."""
-    return tl.sum(tl.where((tl.arange(0, BT) == index)[:, None, None], x, 0.0), 0)
-
-
-@triton.jit
-def _steps(delta, at, mask, bias, SOFTPLUS: tl.constexpr):
-    """Step sizes at positions `at`, 0 where masked, and the value before the softplus."""
-    raw = tl.load(delta + at, mask=mask, other=0.0).to(tl.float32) + bias
-    step = raw
-    if SOFTPLUS:
-        step = _softplus(raw)
-    return tl.where(mask, step, 0.0), raw
-
-
-@triton.jit
-def forward_kernel(
-    u, delta, A, B, C, D, bias, initial, y, last, saved,
-    u_b, u_k, u_d, u_l, s_b, s_k, s_d, s_l, B_b, B_k, B_n, B_l, C_b, C_k, C_n, C_l,
-    K, CH, N, L, H, W,
-    CROSS: tl.constexpr, SOFTPLUS: tl.constexpr, INITIAL: tl.constexpr, SAVE: tl.constexpr,
-    BT: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr,
+def forward_kernel(  # noqa: C901 - a kernel is one function: its registers are what it is about
+    x, dt, B, C, gate, A, D, weight, bias, shared, rho, initial, y, last, saved, sums,
+    x_b, x_k, x_l, s_b, s_k, s_l, B_b, B_k, B_l, C_b, C_k, C_l, g_b, g_k, g_l, y_b, y_k, y_l,
+    L, H, W, length, chunks,
+    K: tl.constexpr, CH: tl.constexpr, N: tl.constexpr, R: tl.constexpr, BR: tl.constexpr,
+    CROSS: tl.constexpr, SOFTPLUS: tl.constexpr, SHARE: tl.constexpr, INITIAL: tl.constexpr, SAVE: tl.constexpr,
+    OUT: tl.constexpr, SUM: tl.constexpr,
+    WIDE: tl.constexpr, MASK_N: tl.constexpr, MASK_D: tl.constexpr,
+    VEC_N: tl.constexpr, VEC_D: tl.constexpr, VEC_S: tl.constexpr,
+    BT: tl.constexpr, RN: tl.constexpr, RD: tl.constexpr, PD: tl.constexpr, PN: tl.constexpr,
 ):  # fmt: skip
-    """Forward: y (B, K, CH, L), last (B, K, CH, N), saved (B, K, CH, chunks, N): the state before each chunk."""
+    """Forward over chunks of `length` steps.
+
+    y is written by its strides; last, initial (tasks, CH, N); saved (B, K, cdiv(L, BT), CH, N): the state before every
+    BT steps; sums (tasks, CH): a chunk's step sizes added up (written where OUT is off).
+    """
+    blocks = tl.cdiv(CH, RD * PD)
+    program = tl.program_id(0)
+    block, task = program % blocks, program // blocks
+    chunk, b = task % chunks, (task // chunks).to(tl.int64)
+    first, directions = 0, K
+    if not SUM:
+        first, b, directions = (b % K).to(tl.int32), b // K, 1
+    n, d = tile(block, RN, RD, PD, PN)
+    r = tl.arange(0, BR)[:, None, None, None]
+    index, on_index = (r, r < R) if R > 0 else (d, d < CH)
+    on_n, on_d, on_dn = n < N, d < CH, (n < N) & (d < CH)
+    begin = chunk * length
+    end = tl.minimum(begin + length, L)
+    limit = tl.full((1, 1, 1, 1), 0, tl.int32) + end
+    for k in range(first, first + directions):
+        later = tl.full((1, 1, 1, 1), 0, tl.int32) + k > 0
+        row = k * CH + d
+        a = tl.load(A + row * N + n, mask=on_dn, other=0.0) * LOG2E
+        skip = tl.load(D + row, mask=on_d, other=0.0)
+        shift = tl.load(bias + row, mask=on_d, other=0.0)
+        rank = tl.load(weight + row * R + r, mask=on_d & (r < R), other=0.0) if R > 0 else 0.0
+        bk = b * K + k
+        state = (bk * chunks + chunk) * CH * N + d * N + n
+        x_row, dt_row, y_row = (
+            x + b * (x_b * VEC_D) + k * (x_k * VEC_D) + d,
+            dt + b * (s_b * VEC_S) + k * (s_k * VEC_S) + index,
+            y + b * (y_b * VEC_D) + k * (y_k * VEC_D) + d,
+        )
+        B_row, C_row = B + b * (B_b * VEC_N) + k * (B_k * VEC_N) + n, C + b * (C_b * VEC_N) + k * (C_k * VEC_N) + n
+        if SHARE:
+            gate_row = gate + b * (g_b * VEC_N) + k * (g_k * VEC_N) + n
+            mixing = tl.load(shared + bk * CH * N + d * N + n, mask=on_dn, other=0.0)
+            mixing *= tl.load(rho + row, mask=on_d, other=0.0)
+        h = tl.zeros((RN, RD, PD, PN), tl.float32)
+        if INITIAL:
+            h = tl.load(initial + state, mask=on_dn, other=0.0)
+        total = tl.zeros((1, RD, PD, PN), tl.float32)
+        for base in range(begin, end, BT):
+            if SAVE:
+                at = (bk * tl.cdiv(L, BT) + base // BT) * CH * N
+                tl.store(saved + at + d * N + n, h.to(saved.dtype.element_ty), mask=on_dn)
+            t, i, j = path_start(base, k, H, L, CROSS)
+            home = path_pixel(t, i, j, k, W, CROSS, WIDE)
+            outs, places = (), ()
+            for s in tl.static_range(BT):
+                on = base + s < end
+                place = tl.where(on, path_pixel(t, i, j, k, W, CROSS, WIDE), home)  # past the end: anything that exists
+                t, i, j = path_next(t, i, j, k, H, CROSS, False)
+                value = load(x_row + place * (x_l * VEC_D), on_d, MASK_D)
+                Bt = load(B_row + place * (B_l * VEC_N), on_n, MASK_N)
+                step, _slope = step_size(
+                    dt_row + place * (s_l * VEC_S), on_index, rank, shift, R, SOFTPLUS, MASK_D, R < BR
+                )
+                step = tl.where(on, step, 0.0)  # past the end a step leaves the state as it is
+                if SHARE:
+                    value += over_n(mixing * load(gate_row + place * (g_l * VEC_N), on_n, MASK_N))
+                h = exp2(step * a) * h + (step * value) * Bt
+                if OUT:
+                    out = over_n(h * load(C_row + place * (C_l * VEC_N), on_n, MASK_N)) + skip * value
+                    outs, places = outs + (out,), places + (place,)  # noqa: RUF005 - tuples of Triton only add
+                else:
+                    total += step
+            if OUT:  # after all loads: the compiler may not move a load before a store
+                for s in tl.static_range(BT):
+                    on, out = on_d & (base + s < limit), outs[s]
+                    if SUM:
+                        out += tl.load(y_row + places[s] * (y_l * VEC_D), mask=on & later, other=0.0)
+                    tl.store(y_row + places[s] * (y_l * VEC_D), out.to(y.dtype.element_ty), mask=on)
+        tl.store(last + state, h, mask=on_dn)
+        if not OUT:
+            tl.store(sums + (bk * chunks + chunk) * CH + d, total, mask=on_d)
+        if SUM:
+            tl.debug_barrier()  # the next direction reads what this one wrote
+
+
+@triton.jit
+def carry_kernel(
+    A, first, sums, ends, chunks,
+    K: tl.constexpr, CH: tl.constexpr, N: tl.constexpr, FIRST: tl.constexpr, BACK: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Hand the state from chunk to chunk: ends (B, K, chunks, CH, N) become each chunk's start, in place.
+
+    first (B, K, CH, N): what enters the first chunk (BACK: the last one), zero unless FIRST; sums (B, K, chunks, CH).
+    """
     task = tl.program_id(0).to(tl.int64)
-    b, k = task // K, task % K
-    d = tl.program_id(1) * BD + tl.arange(0, BD)
-    n, i = tl.arange(0, BN), tl.arange(0, BT)
-    on_d, on_n = d < CH, n < N
-    on_dn = on_d[:, None] & on_n[None, :]
-    row, state = k * CH + d, (task * CH + d)[:, None] * N + n[None, :]
-    a = tl.load(A + row[:, None] * N + n[None, :], mask=on_dn, other=0.0)
-    skip = tl.load(D + row, mask=on_d, other=0.0)
-    shift = tl.load(bias + row, mask=on_d, other=0.0)
-    h = tl.zeros((BD, BN), tl.float32)
-    if INITIAL:
-        h = tl.load(initial + state, mask=on_dn, other=0.0)
-    chunks = tl.cdiv(L, BT)
-    for chunk in range(0, chunks):
-        if SAVE:
-            tl.store(saved + ((task * CH + d)[:, None] * chunks + chunk) * N + n[None, :], h, mask=on_dn)
-        t = chunk * BT + i
-        at = _position(t, k, H, W, L, CROSS)
-        on_td, on_tn = (t < L)[:, None] & on_d[None, :], (t < L)[:, None] & on_n[None, :]
-        value = tl.load(u + b * u_b + k * u_k + at[:, None] * u_l + d[None, :] * u_d, mask=on_td, other=0.0)
-        value = value.to(tl.float32)
-        where = b * s_b + k * s_k + at[:, None] * s_l + d[None, :] * s_d
-        step, _raw = _steps(delta, where, on_td, shift[None, :], SOFTPLUS)
-        Bt = tl.load(B + b * B_b + k * B_k + at[:, None] * B_l + n[None, :] * B_n, mask=on_tn, other=0.0)
-        Ct = tl.load(C + b * C_b + k * C_k + at[:, None] * C_l + n[None, :] * C_n, mask=on_tn, other=0.0)
-        decay = tl.exp(step[:, :, None] * a[None, :, :])
-        inputs = (step * value)[:, :, None] * Bt.to(tl.float32)[:, None, :]
-        product, sums = tl.associative_scan((decay, inputs), 0, _compose)
-        states = product * h[None, :, :] + sums
-        out = tl.sum(states * Ct.to(tl.float32)[:, None, :], 2) + skip[None, :] * value
-        tl.store(y + (task * CH + d)[None, :] * L + at[:, None], out, mask=on_td)
-        h = _row(states, BT - 1, BT)
-    tl.store(last + state, h, mask=on_dn)
+    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    on = at < CH * N
+    a = tl.load(A + (task % K) * CH * N + at, mask=on, other=0.0) * LOG2E
+    state = tl.zeros((BLOCK,), tl.float32)
+    if FIRST:
+        state = tl.load(first + task * CH * N + at, mask=on, other=0.0)
+    for i in range(0, chunks):
+        chunk = task * chunks + (chunks - 1 - i if BACK else i)
+        end = tl.load(ends + chunk * CH * N + at, mask=on, other=0.0)
+        total = tl.load(sums + chunk * CH + at // N, mask=on, other=0.0)
+        tl.store(ends + chunk * CH * N + at, state, mask=on)
+        state = tl.exp2(total * a) * state + end
 
 
 @triton.jit
-def backward_kernel(
-    u, delta, A, B, C, D, bias, saved, gy, glast, gu, gdelta, gA, gB, gC, gD, gbias, ginitial,
-    u_b, u_k, u_d, u_l, s_b, s_k, s_d, s_l, B_b, B_k, B_n, B_l, C_b, C_k, C_n, C_l, y_b, y_k, y_d, y_l,
-    K, CH, N, L, H, W,
-    CROSS: tl.constexpr, SOFTPLUS: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr,
+def reverse_kernel(
+    dt, C, gy, A, weight, bias, ends, sums,
+    s_b, s_k, s_l, C_b, C_k, C_l, y_b, y_k, y_l, L, H, W, length, chunks,
+    K: tl.constexpr, CH: tl.constexpr, N: tl.constexpr, R: tl.constexpr, BR: tl.constexpr,
+    CROSS: tl.constexpr, SOFTPLUS: tl.constexpr,
+    WIDE: tl.constexpr, MASK_N: tl.constexpr, MASK_D: tl.constexpr,
+    VEC_N: tl.constexpr, VEC_D: tl.constexpr, VEC_S: tl.constexpr,
+    BT: tl.constexpr, RN: tl.constexpr, RD: tl.constexpr, PD: tl.constexpr, PN: tl.constexpr,
 ):  # fmt: skip
-    """Backward: gu, gdelta (B, K, CH, L); gB, gC (blocks, B, K, L, N); gA, ginitial (B, K, CH, N); rest (B, K, CH)."""
-    task, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    b, k = task // K, task % K
-    d = block * BD + tl.arange(0, BD)
-    n, i = tl.arange(0, BN), tl.arange(0, BT)
-    on_d, on_n = d < CH, n < N
-    on_dn = on_d[:, None] & on_n[None, :]
-    row, state = k * CH + d, (task * CH + d)[:, None] * N + n[None, :]
-    a = tl.load(A + row[:, None] * N + n[None, :], mask=on_dn, other=0.0)
-    skip = tl.load(D + row, mask=on_d, other=0.0)
+    """Gradient that leaves each chunk at its beginning where none enters at its end: ends (tasks, CH, N)."""
+    blocks = tl.cdiv(CH, RD * PD)
+    program = tl.program_id(0)
+    block, task = program % blocks, program // blocks
+    chunk, b, k = task % chunks, (task // chunks // K).to(tl.int64), task // chunks % K
+    n, d = tile(block, RN, RD, PD, PN)
+    r = tl.arange(0, BR)[:, None, None, None]
+    index, on_index = (r, r < R) if R > 0 else (d, d < CH)
+    on_n, on_d, on_dn = n < N, d < CH, (n < N) & (d < CH)
+    begin = chunk * length
+    end = tl.minimum(begin + length, L)
+    row = k * CH + d
+    a = tl.load(A + row * N + n, mask=on_dn, other=0.0) * LOG2E
     shift = tl.load(bias + row, mask=on_d, other=0.0)
-    arriving = tl.load(glast + state, mask=on_dn, other=0.0)  # gradient of the state after the chunk
-    sum_A = tl.zeros((BD, BN), tl.float32)
-    sum_D = tl.zeros((BD,), tl.float32)
-    sum_bias = tl.zeros((BD,), tl.float32)
-    chunks = tl.cdiv(L, BT)
-    for back in range(0, chunks):
-        chunk = chunks - 1 - back
-        h = tl.load(saved + ((task * CH + d)[:, None] * chunks + chunk) * N + n[None, :], mask=on_dn, other=0.0)
-        t = chunk * BT + i
-        at, after = _position(t, k, H, W, L, CROSS), _position(t + 1, k, H, W, L, CROSS)
-        on_td, on_tn = (t < L)[:, None] & on_d[None, :], (t < L)[:, None] & on_n[None, :]
-        value = tl.load(u + b * u_b + k * u_k + at[:, None] * u_l + d[None, :] * u_d, mask=on_td, other=0.0)
-        value = value.to(tl.float32)
-        out = tl.load(gy + b * y_b + k * y_k + at[:, None] * y_l + d[None, :] * y_d, mask=on_td, other=0.0)
-        out = out.to(tl.float32)
-        base = b * s_b + k * s_k + d[None, :] * s_d
-        step, raw = _steps(delta, base + at[:, None] * s_l, on_td, shift[None, :], SOFTPLUS)
-        inside = ((t + 1 < L) & (i < BT - 1))[:, None] & on_d[None, :]
-        step_after, _raw = _steps(delta, base + after[:, None] * s_l, inside, shift[None, :], SOFTPLUS)
-        Bt = tl.load(B + b * B_b + k * B_k + at[:, None] * B_l + n[None, :] * B_n, mask=on_tn, other=0.0)
-        Ct = tl.load(C + b * C_b + k * C_k + at[:, None] * C_l + n[None, :] * C_n, mask=on_tn, other=0.0)
-        Bt, Ct = Bt.to(tl.float32), Ct.to(tl.float32)
-        decay = tl.exp(step[:, :, None] * a[None, :, :])
-        inputs = (step * value)[:, :, None] * Bt[:, None, :]
-        product, sums = tl.associative_scan((decay, inputs), 0, _compose)
-        states = product * h[None, :, :] + sums
-        # g_t = C_t gy_t + decay_{t+1} g_{t+1}; the last step of the chunk takes what arrives as it is (decay 1).
-        decay_after = tl.exp(step_after[:, :, None] * a[None, :, :])
-        product, sums = tl.associative_scan((decay_after, out[:, :, None] * Ct[:, None, :]), 0, _compose, reverse=True)
-        g = sums + product * arriving[None, :, :]
-        through = g * (states - inputs)  # g decay h_{t-1}
-        to_x = tl.sum(g * Bt[:, None, :], 2)
-        to_step = tl.sum(through * a[None, :, :], 2) + to_x * value
-        if SOFTPLUS:
-            to_step = to_step / (1.0 + tl.exp(-raw))
-        place = (task * CH + d)[None, :] * L + at[:, None]
-        tl.store(gu + place, to_x * step + out * skip[None, :], mask=on_td)
-        tl.store(gdelta + place, to_step, mask=on_td)
-        rows = ((block * tl.num_programs(0) + task) * L + at[:, None]) * N + n[None, :]
-        tl.store(gB + rows, tl.sum(g * (step * value)[:, :, None], 1), mask=on_tn)
-        tl.store(gC + rows, tl.sum(states * out[:, :, None], 1), mask=on_tn)
-        sum_A += tl.sum(through * step[:, :, None], 0)
-        sum_D += tl.sum(out * value, 0)
-        sum_bias += tl.sum(tl.where(on_td, to_step, 0.0), 0)
-        arriving = _row(g * decay, 0, BT)
-    tl.store(gA + state, sum_A, mask=on_dn)
-    tl.store(ginitial + state, arriving, mask=on_dn)
-    tl.store(gD + task * CH + d, sum_D, mask=on_d)
-    tl.store(gbias + task * CH + d, sum_bias, mask=on_d)
+    rank = tl.load(weight + row * R + r, mask=on_d & (r < R), other=0.0) if R > 0 else 0.0
+    dt_row, y_row = dt + b * (s_b * VEC_S) + k * (s_k * VEC_S) + index, gy + b * (y_b * VEC_D) + k * (y_k * VEC_D) + d
+    C_row = C + b * (C_b * VEC_N) + k * (C_k * VEC_N) + n
+    g = tl.zeros((RN, RD, PD, PN), tl.float32)
+    total = tl.zeros((1, RD, PD, PN), tl.float32)
+    for back in range(0, tl.cdiv(end - begin, BT)):
+        stop = end - back * BT
+        t, i, j = path_start(stop - 1, k, H, L, CROSS)
+        home = path_pixel(t, i, j, k, W, CROSS, WIDE)
+        for s in tl.static_range(BT):
+            on = stop - 1 - s >= begin
+            place = tl.where(on, path_pixel(t, i, j, k, W, CROSS, WIDE), home)
+            t, i, j = path_next(t, i, j, k, H, CROSS, True)
+            step, _slope = step_size(dt_row + place * (s_l * VEC_S), on_index, rank, shift, R, SOFTPLUS, MASK_D, R < BR)
+            step = tl.where(on, step, 0.0)
+            out = tl.where(on, load(y_row + place * (y_l * VEC_D), on_d, MASK_D), 0.0)
+            g = exp2(step * a) * (g + load(C_row + place * (C_l * VEC_N), on_n, MASK_N) * out)
+            total += step
+    at = (b * K + k) * chunks + chunk
+    tl.store(ends + at * CH * N + d * N + n, g, mask=on_dn)
+    tl.store(sums + at * CH + d, total, mask=on_d)

@@ -19,6 +19,7 @@ from model.layers.depthwise import DepthwiseConv
 from model.layers.drop_path import DropPath
 from model.layers.linear import Linear
 from model.ops.cross_scan import cross_selective_scan
+from model.ops.gate import gelu_gate
 from model.ops.linear import linear_parts
 
 K = 4
@@ -47,7 +48,7 @@ class GatedMlp(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map x (…, c) to (…, c)."""
         a, b = self.fc1(x, (self.hidden, self.hidden))
-        return self.fc2(a * F.gelu(b))
+        return self.fc2(gelu_gate(a, b))
 
 
 def project_state(weight: torch.Tensor, state: torch.Tensor) -> torch.Tensor:

@@ -3,6 +3,7 @@
 #include "cross_forward.c"
 #include "cross_backward.c"
 #include "depthwise.c"
+#include "gate.c"
 #include "linear.c"
 #include "rate.c"
 

@@ -1,0 +1,97 @@
+"""The gate of a gated MLP on a CPU, a * GELU(b), forward and backward in one pass over memory each.
+
+`native/gate.c` serves float32; everything else is torch's GELU and product. `LEMAMBA_GATE=cpp` or `torch` forces one.
+
+Shapes: a, b and the result alike.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.ops.native_build import lanes, run
+
+VARIABLE = "LEMAMBA_GATE"
+_WIDE_LANES = 8
+_SMALL = 1 << 14  # numbers below which a call costs more than it saves
+
+
+class _Gate(ctypes.Structure):
+    """`Gate` of native/gate.c, field by field."""
+
+    _fields_ = [(n, ctypes.c_int64) for n in ("count", "threads")]
+    _fields_ += [(n, ctypes.c_void_p) for n in ("a", "b", "gy", "y", "ga", "gb")]
+
+
+@torch.compiler.assume_constant_result
+def _native() -> bool:
+    """Tell whether the kernel is there and worth it, or asked for."""
+    wanted = os.environ.get(VARIABLE, "")
+    return wanted != "torch" and lanes() >= (1 if wanted == "cpp" else _WIDE_LANES)
+
+
+def _forward_cpu(a: Tensor, b: Tensor) -> Tensor:
+    """Return a * GELU(b), packed; float32."""
+    a, b = a.contiguous(), b.contiguous()
+    y = torch.empty_like(a)
+    run("gate_forward", _Gate(y.numel(), torch.get_num_threads(), a.data_ptr(), b.data_ptr(), None, y.data_ptr()))
+    return y
+
+
+def _backward_cpu(gy: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradients of a and b."""
+    gy, a, b = gy.contiguous(), a.contiguous(), b.contiguous()
+    ga, gb = torch.empty_like(a), torch.empty_like(a)
+    pointers = (t.data_ptr() for t in (a, b, gy))
+    run("gate_backward", _Gate(a.numel(), torch.get_num_threads(), *pointers, None, ga.data_ptr(), gb.data_ptr()))
+    return ga, gb
+
+
+def _forward_fake(a, b):
+    return a.new_empty(a.shape)
+
+
+def _backward_fake(gy, a, b):
+    return a.new_empty(a.shape), a.new_empty(a.shape)
+
+
+# Defined by hand: torch.library.custom_op costs 50 microseconds a call.
+_LIBRARY = torch.library.Library("lemamba", "FRAGMENT")
+_LIBRARY.define("gate_cpp(Tensor a, Tensor b) -> Tensor")
+_LIBRARY.define("gate_cpp_backward(Tensor gy, Tensor a, Tensor b) -> (Tensor, Tensor)")
+_LIBRARY.impl("gate_cpp", _forward_cpu, "CPU")
+_LIBRARY.impl("gate_cpp_backward", _backward_cpu, "CPU")
+torch.library.register_fake("lemamba::gate_cpp", _forward_fake)
+torch.library.register_fake("lemamba::gate_cpp_backward", _backward_fake)
+
+
+class _GeluGate(torch.autograd.Function):
+    """The operator with its gradient."""
+
+    @staticmethod
+    def forward(ctx, a, b):
+        ctx.save_for_backward(a, b)
+        return torch.ops.lemamba.gate_cpp(a, b)
+
+    @staticmethod
+    def backward(ctx, gy):
+        return torch.ops.lemamba.gate_cpp_backward(gy, *ctx.saved_tensors)
+
+
+def gelu_gate(a: Tensor, b: Tensor) -> Tensor:
+    """Return a * GELU(b) with the exact GELU, b Phi(b); a and b of one shape, any floating dtype and device."""
+    served = (
+        a.device.type == "cpu"
+        and a.dtype == b.dtype == torch.float32
+        and a.shape == b.shape
+        and a.numel() >= _SMALL
+        and _native()
+    )
+    if not served:
+        return a * F.gelu(b)
+    return _GeluGate.apply(a, b) if torch.is_grad_enabled() else torch.ops.lemamba.gate_cpp(a, b)

@@ -63,6 +63,7 @@ def backward_kernel(  # noqa: C901 - a kernel is one function: its registers are
         samples = samples // K
     n, d = tile(block, RN, RD, PD, PN)
     r = tl.arange(0, BR)[:, None, None, None]
+    dn, dr = tl.max_contiguous(d * N + n, [RN, 1, 2, 2]), tl.max_contiguous(d * R + r, [1, 1, 2, 2])
     index, on_index = (r, r < R) if R > 0 else (d, d < CH)
     on_n, on_d, on_dn = n < N, d < CH, (n < N) & (d < CH)
     begin = chunk * length
@@ -71,13 +72,13 @@ def backward_kernel(  # noqa: C901 - a kernel is one function: its registers are
     for k in range(first, first + directions):
         later = tl.full((1, 1, 1, 1), 0, tl.int32) + k > 0
         row = k * CH + d
-        a = tl.load(A + row * N + n, mask=on_dn, other=0.0) * LOG2E
+        a = tl.load(A + k * CH * N + dn, mask=on_dn, other=0.0) * LOG2E
         skip = tl.load(D + row, mask=on_d, other=0.0)
         shift = tl.load(bias + row, mask=on_d, other=0.0)
-        rank = tl.load(weight + row * R + r, mask=on_d & (r < R), other=0.0) if R > 0 else 0.0
+        rank = tl.load(weight + k * CH * R + dr, mask=on_d & (r < R), other=0.0) if R > 0 else 0.0
         bk = b * K + k
         at_task = bk * chunks + chunk
-        state = at_task * CH * N + d * N + n
+        state = at_task * CH * N + dn
         x_row, dt_row, y_row = (
             x + b * (x_b * VEC_D) + k * (x_k * VEC_D) + d,
             dt + b * (s_b * VEC_S) + k * (s_k * VEC_S) + index,
@@ -91,7 +92,7 @@ def backward_kernel(  # noqa: C901 - a kernel is one function: its registers are
         gx_row = gx + (b if SUM else bk) * L * CH + d
         if SHARE:
             gate_row, ggate_row = gate + b * (g_b * VEC_N) + k * (g_k * VEC_N) + n, ggate + bkl * N + n
-            mixing = tl.load(shared + bk * CH * N + d * N + n, mask=on_dn, other=0.0)
+            mixing = tl.load(shared + bk * CH * N + dn, mask=on_dn, other=0.0)
             by = tl.load(rho + row, mask=on_d, other=0.0)
             sum_shared = tl.zeros((RN, RD, PD, PN), tl.float32)
             sum_rho = tl.zeros((1, RD, PD, PN), tl.float32)
@@ -106,7 +107,7 @@ def backward_kernel(  # noqa: C901 - a kernel is one function: its registers are
         for back in range(0, rounds):
             base = begin + (rounds - 1 - back) * BT
             at = (bk * tl.cdiv(L, BT) + base // BT) * CH * N
-            h = tl.load(saved + at + d * N + n, mask=on_dn, other=0.0).to(tl.float32)
+            h = tl.load(saved + at + dn, mask=on_dn, other=0.0).to(tl.float32)
             t, i, j = path_start(base, k, H, L, CROSS)
             home = path_pixel(t, i, j, k, W, CROSS, WIDE)
             states, values, steps, slopes, mixes, places = (h,), (), (), (), (), ()
@@ -167,7 +168,7 @@ def backward_kernel(  # noqa: C901 - a kernel is one function: its registers are
         tl.store(gD + at_task * CH + d, sum_D, mask=on_d)
         tl.store(gbias + at_task * CH + d, sum_bias, mask=on_d)
         if R > 0:
-            tl.store(gweight + (at_task * CH + d) * R + r, sum_rank, mask=on_d & (r < R))
+            tl.store(gweight + at_task * CH * R + dr, sum_rank, mask=on_d & (r < R))
         if SHARE:
             tl.store(gshared + state, sum_shared, mask=on_dn)
             tl.store(grho + at_task * CH + d, sum_rho, mask=on_d)

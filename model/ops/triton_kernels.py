@@ -44,6 +44,7 @@ def forward_kernel(  # noqa: C901 - a kernel is one function: its registers are 
         first, b, directions = (b % K).to(tl.int32), b // K, 1
     n, d = tile(block, RN, RD, PD, PN)
     r = tl.arange(0, BR)[:, None, None, None]
+    dn, dr = tl.max_contiguous(d * N + n, [RN, 1, 2, 2]), tl.max_contiguous(d * R + r, [1, 1, 2, 2])
     index, on_index = (r, r < R) if R > 0 else (d, d < CH)
     on_n, on_d, on_dn = n < N, d < CH, (n < N) & (d < CH)
     begin = chunk * length
@@ -52,12 +53,12 @@ def forward_kernel(  # noqa: C901 - a kernel is one function: its registers are 
     for k in range(first, first + directions):
         later = tl.full((1, 1, 1, 1), 0, tl.int32) + k > 0
         row = k * CH + d
-        a = tl.load(A + row * N + n, mask=on_dn, other=0.0) * LOG2E
+        a = tl.load(A + k * CH * N + dn, mask=on_dn, other=0.0) * LOG2E
         skip = tl.load(D + row, mask=on_d, other=0.0)
         shift = tl.load(bias + row, mask=on_d, other=0.0)
-        rank = tl.load(weight + row * R + r, mask=on_d & (r < R), other=0.0) if R > 0 else 0.0
+        rank = tl.load(weight + k * CH * R + dr, mask=on_d & (r < R), other=0.0) if R > 0 else 0.0
         bk = b * K + k
-        state = (bk * chunks + chunk) * CH * N + d * N + n
+        state = (bk * chunks + chunk) * CH * N + dn
         x_row, dt_row, y_row = (
             x + b * (x_b * VEC_D) + k * (x_k * VEC_D) + d,
             dt + b * (s_b * VEC_S) + k * (s_k * VEC_S) + index,
@@ -66,7 +67,7 @@ def forward_kernel(  # noqa: C901 - a kernel is one function: its registers are 
         B_row, C_row = B + b * (B_b * VEC_N) + k * (B_k * VEC_N) + n, C + b * (C_b * VEC_N) + k * (C_k * VEC_N) + n
         if SHARE:
             gate_row = gate + b * (g_b * VEC_N) + k * (g_k * VEC_N) + n
-            mixing = tl.load(shared + bk * CH * N + d * N + n, mask=on_dn, other=0.0)
+            mixing = tl.load(shared + bk * CH * N + dn, mask=on_dn, other=0.0)
             mixing *= tl.load(rho + row, mask=on_d, other=0.0)
         h = tl.zeros((RN, RD, PD, PN), tl.float32)
         if INITIAL:
@@ -75,7 +76,7 @@ def forward_kernel(  # noqa: C901 - a kernel is one function: its registers are 
         for base in range(begin, end, BT):
             if SAVE:
                 at = (bk * tl.cdiv(L, BT) + base // BT) * CH * N
-                tl.store(saved + at + d * N + n, h.to(saved.dtype.element_ty), mask=on_dn)
+                tl.store(saved + at + dn, h.to(saved.dtype.element_ty), mask=on_dn)
             t, i, j = path_start(base, k, H, L, CROSS)
             home = path_pixel(t, i, j, k, W, CROSS, WIDE)
             outs, places = (), ()
@@ -151,14 +152,15 @@ def reverse_kernel(
     chunk, b, k = task % chunks, (task // chunks // K).to(tl.int64), task // chunks % K
     n, d = tile(block, RN, RD, PD, PN)
     r = tl.arange(0, BR)[:, None, None, None]
+    dn, dr = tl.max_contiguous(d * N + n, [RN, 1, 2, 2]), tl.max_contiguous(d * R + r, [1, 1, 2, 2])
     index, on_index = (r, r < R) if R > 0 else (d, d < CH)
     on_n, on_d, on_dn = n < N, d < CH, (n < N) & (d < CH)
     begin = chunk * length
     end = tl.minimum(begin + length, L)
     row = k * CH + d
-    a = tl.load(A + row * N + n, mask=on_dn, other=0.0) * LOG2E
+    a = tl.load(A + k * CH * N + dn, mask=on_dn, other=0.0) * LOG2E
     shift = tl.load(bias + row, mask=on_d, other=0.0)
-    rank = tl.load(weight + row * R + r, mask=on_d & (r < R), other=0.0) if R > 0 else 0.0
+    rank = tl.load(weight + k * CH * R + dr, mask=on_d & (r < R), other=0.0) if R > 0 else 0.0
     dt_row, y_row = dt + b * (s_b * VEC_S) + k * (s_k * VEC_S) + index, gy + b * (y_b * VEC_D) + k * (y_k * VEC_D) + d
     C_row = C + b * (C_b * VEC_N) + k * (C_k * VEC_N) + n
     g = tl.zeros((RN, RD, PD, PN), tl.float32)
@@ -177,5 +179,5 @@ def reverse_kernel(
             g = exp2(step * a) * (g + load(C_row + place * (C_l * VEC_N), on_n, MASK_N) * out)
             total += step
     at = (b * K + k) * chunks + chunk
-    tl.store(ends + at * CH * N + d * N + n, g, mask=on_dn)
+    tl.store(ends + at * CH * N + dn, g, mask=on_dn)
     tl.store(sums + at * CH + d, total, mask=on_d)

@@ -8,7 +8,8 @@ A program is one warp. It holds the states of BD channels times BN state indices
 and a sum over n or d is a sum of registers followed by few shuffles. A lane's n (and d) are neighbours in memory and
 are loaded as one vector; lanes count down because the compiler would sort lanes along ascending addresses. Rows are
 loaded for every lane (pointers broadcast to all lanes), which pins this layout: from smaller tensors the compiler would
-derive another one and convert between them at every step.
+derive another one and convert between them at every step. For the same reason offsets of whole tiles say that the two
+lane axes have neighbours: this puts RD last where the compiler orders axes; vectors are taken along the first one only.
 
 Exponentials are powers of two of prescaled arguments, one instruction each. Part of them as polynomials would not pay:
 forward, a state and step costs one exponential (8 of the issue slots of a warp scheduler, on its own unit) beside 5 to

@@ -80,8 +80,7 @@ def chunk_length(shape: Shape, config: Config) -> int:
 def _register_choices(shape: Shape) -> list[tuple[int, int]]:
     """Return the pairs (RN, RD) that fit the sizes, at most 16 states a lane."""
     BN, least = power_of_two(shape.N), max(1, power_of_two(shape.N) // LANES)
-    wide = [r for r in (4, 2, 1) if r >= least and r <= BN and (r == 1 or shape.N % VECTOR == 0)]
-    RNs = wide or [least]
+    RNs = [VECTOR if shape.N % VECTOR == 0 and least <= VECTOR else least]
     RDs = [r for r in (4, 2, 1) if r == 1 or (shape.D % VECTOR == 0 and r * LANES * RNs[0] // BN <= 2 * shape.D)]
     return [(RN, RD) for RN, RD in product(RNs, RDs) if RN * RD <= 16] or [(RNs[0], 1)]
 

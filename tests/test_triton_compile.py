@@ -1,0 +1,123 @@
+"""The Triton kernels compiled to machine code of real GPUs, without a GPU: they compile, fit the registers, keep tiles.
+
+Triton compiles ahead of time for a named target and its wheel carries the assembler. What can be seen there decides the
+speed: registers spilled to memory, and exchanges between lanes that only a wrong layout of a tile would need.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+triton = pytest.importorskip("triton", reason="triton is not installed (requirements-dev.txt)")
+
+from model.ops.triton_plan import Shape, heuristic, power_of_two, steps, tile, vector  # noqa: E402
+
+if triton.knobs.runtime.interpret:
+    pytest.skip("this process interprets kernels", allow_module_level=True)
+
+INTEGERS = ("L", "H", "W", "length", "chunks")
+ROWS = ("x", "dt", "B", "C", "gate", "gy")
+BIN = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+
+
+def options(shape: Shape) -> dict:
+    """Return the flags that `triton_launch.Plan` would give the kernels."""
+    sizes = tile(shape, heuristic(shape, 132))
+    return {
+        "K": shape.K, "CH": shape.D, "N": shape.N, "R": shape.R, "BR": power_of_two(max(shape.R, 1)),
+        "CROSS": shape.cross, "SOFTPLUS": True, "WIDE": False, **sizes, "BT": steps(shape.L), "SHARE": shape.share,
+        "MASK_N": sizes["RN"] * sizes["PN"] != shape.N, "MASK_D": shape.D % (sizes["RD"] * sizes["PD"]) != 0,
+        "VEC_N": vector(shape.N), "VEC_D": vector(shape.D), "VEC_S": 1 if shape.R else vector(shape.D),
+    }  # fmt: skip
+
+
+def compiled(kernel, constants: dict, arch: int, half: bool):
+    """Compile a kernel for an NVIDIA architecture, pointers aligned, strides of any value."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    names = kernel.arg_names
+    constants = {k: v for k, v in constants.items() if k in names}
+    signature, attributes = {}, {}
+    for i, name in enumerate(names):
+        if name in constants:
+            signature[name] = "constexpr"
+        elif name in INTEGERS or re.fullmatch(r"[a-zA-Z]_[bkl]", name):
+            signature[name] = "i32"
+        else:
+            signature[name] = "*bf16" if half and (name in ROWS or name == "saved") else "*fp32"
+            attributes[(i,)] = [["tt.divisibility", 16]]
+    places = {(names.index(k),): v for k, v in constants.items()}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=places, attrs=attributes)
+    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options={"num_warps": 1, "num_stages": 1})
+
+
+def resources(result, folder: Path) -> tuple[int, int, int, str]:
+    """Return registers, bytes of stack (spills) and of shared memory of a compiled kernel, and its instructions."""
+    cubin = folder / "kernel.cubin"
+    cubin.write_bytes(result.asm["cubin"])
+    usage = subprocess.run([BIN / "cuobjdump", "-res-usage", cubin], capture_output=True, text=True, check=True)
+    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+)", usage.stdout + usage.stderr)
+    code = subprocess.run([BIN / "nvdisasm", "-c", cubin], capture_output=True, text=True, check=True).stdout
+    return (*map(int, found.groups()), code)
+
+
+def kernel_of(name: str):
+    from model.ops import triton_backward, triton_kernels
+
+    return getattr(triton_backward if name == "backward_kernel" else triton_kernels, name)
+
+
+MAP = Shape(32, 4, 64, 32, 2, 4096, True, False, False, False)
+WINDOWS = Shape(2048, 4, 64, 16, 2, 64, True, True, True, False)
+PLAIN = Shape(32, 4, 64, 32, 0, 4096, False, False, False, False)
+ODD = Shape(1, 3, 5, 33, 3, 100, True, True, False, False)
+FORWARD = {"INITIAL": False, "SAVE": True, "OUT": True, "SUM": False}
+ENDS = {"INITIAL": False, "SAVE": False, "OUT": False, "SUM": False}
+MERGED = {"INITIAL": False, "SAVE": True, "OUT": True, "SUM": True}
+BACKWARD = {"ARRIVING": True, "SUM": False}
+CASES = [  # kernel, shape, flags, architecture, bytes of stack allowed
+    ("forward_kernel", MAP, FORWARD, 90, 0),
+    ("forward_kernel", MAP, ENDS, 80, 16),
+    ("forward_kernel", WINDOWS, MERGED, 90, 0),
+    ("forward_kernel", PLAIN, {**FORWARD, "INITIAL": True}, 90, 0),
+    ("forward_kernel", ODD, FORWARD, 80, 0),
+    ("reverse_kernel", MAP, {}, 90, 0),
+    ("reverse_kernel", PLAIN, {}, 80, 0),
+    ("backward_kernel", MAP, BACKWARD, 90, 0),
+    ("backward_kernel", WINDOWS, {**BACKWARD, "SUM": True}, 90, 64),
+    ("backward_kernel", PLAIN, BACKWARD, 80, 0),
+]
+
+
+def halves(shape: Shape, backward: bool) -> Shape:
+    from dataclasses import replace
+
+    return replace(shape, backward=backward)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "shape", "flags", "arch", "stack"), CASES)
+def test_compiles_without_spills_or_exchanges(name, shape, flags, arch, stack, tmp_path, record_property):
+    shape = halves(shape, name == "backward_kernel")
+    constants = {**options(shape), **flags}
+    registers, spilled, shared, code = resources(compiled(kernel_of(name), constants, arch, shape.half), tmp_path)
+    record_property("registers", registers)
+    record_property("stack", spilled)
+    print(f"{name} sm_{arch} {shape}: {registers} registers, {spilled} bytes of stack, {shared} of shared memory")
+    assert "MUFU.EX2" in code
+    assert spilled <= stack
+    if shape is not ODD and shape.D % 4 == 0 and shape.N % 4 == 0:
+        assert shared == 0, "a tile is converted through shared memory"
+        assert "LDG.E.128" in code or shape.half, "no vector loads"
+
+
+def test_carry_compiles():
+    constants = {"K": 4, "CH": 64, "N": 32, "FIRST": True, "BACK": True, "BLOCK": 128}
+    kernel = kernel_of("carry_kernel")
+    names = kernel.arg_names
+    assert compiled(kernel, {k: v for k, v in constants.items() if k in names}, 90, False).asm["cubin"]

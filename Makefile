@@ -1,6 +1,7 @@
 # make demo    a synthetic scene, a training run, a fused image and its numbers, in under 3 minutes on 2 cores
 # make test    every test that needs no GPU            make lint   ruff check + format check
 # make bench   speed, side by side in one run          make gpu    tests and benchmarks on a CUDA machine
+#                                                       (MAMBA_SSM=its .tar.gz: builds that operator to compare with)
 # make fuzz    long fuzzing and the long kill test      make clean  remove the environment
 PYTHON ?= python3
 VENV   ?= .venv
@@ -35,7 +36,7 @@ fuzz: $(STAMP)
 
 gpu: $(STAMP)
 	$(PY) -m pytest -m gpu
-	$(PY) -m benchmarks.gpu
+	$(PY) -m benchmarks.gpu $(if $(MAMBA_SSM),--build $(MAMBA_SSM))
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .

@@ -1,21 +1,29 @@
 """The scan on a CUDA GPU: `make gpu` or `python -m benchmarks.gpu`.
 
-Prints, for long maps and for windows, in float32 and bfloat16, forward and forward+backward: milliseconds, the ratio to
-mamba_ssm's CUDA operator where that is installed, exponentials per second against the calculated limit, and peak
-memory. Two comparisons: the scan alone, and the four-direction scan of an image against cross-scan + scan + merge.
-Both go through this project's own front, which computes in float32: bfloat16 includes the casts.
-Where mamba_ssm is missing and nvcc is here, `--build DIST` compiles only the selective-scan sources of an unpacked
-mamba-ssm source distribution. Results go to benchmarks/results/.
+For long maps and for windows, float32 and bfloat16, forward and forward+backward: milliseconds, the share of two floors
+that is reached, peak memory, and the ratio to mamba_ssm's CUDA operator where that is installed. Two comparisons: the
+scan alone, and the four-direction scan of an image against cross-scan + scan + merge. A row that fails is reported and
+the others go on. Where mamba_ssm is missing and nvcc is here, `--build DIST` compiles only the selective-scan sources
+of its source distribution (fetched elsewhere: `pip download --no-deps --no-binary :all: mamba-ssm`). The first run of a
+shape compiles and measures configurations (`model/ops/triton_tune.py`): minutes. Writes benchmarks/results/scan_gpu.json
+and scan_gpu.md.
+
+Floors: the exponentials of the scan at 4.17e12 a second (special-function units), and the bytes that an operator must
+read and write at the copying speed measured on this GPU. Backward counts the exponentials once more.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import importlib.util
 import json
 import shutil
 import statistics
 import sys
+import tarfile
+import tempfile
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,18 +36,31 @@ from utils.errors import UserError, run_cli
 SHAPES = [(32, 256, 4096, 32), (2048, 256, 64, 16), (8, 512, 16384, 32)]  # B, KD, L, N; four groups
 GROUPS, RANK = 4, 2
 EXP_LIMIT = 4.17e12  # exponentials per second of the special-function units: the floor's unit, whatever the GPU
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+Calls = dict[str, Callable[[dict], torch.Tensor]]
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
-def build(folder: Path) -> None:
+def unpacked(distribution: Path) -> Path:
+    """Return the folder of a source distribution: itself, or what its archive holds."""
+    if distribution.is_dir():
+        return distribution
+    if not distribution.is_file():
+        raise UserError(f"expected a source distribution of mamba-ssm, found no {distribution}; pip download it")
+    target = Path(tempfile.mkdtemp(prefix="mamba-ssm-"))
+    with tarfile.open(distribution) as archive:
+        archive.extractall(target, filter="data")
+    return next((p.parent for p in target.glob("*/csrc")), target)
+
+
+def build(distribution: Path) -> None:
     """Compile mamba-ssm's selective-scan sources for this GPU and make them importable as selective_scan_cuda."""
+    folder = unpacked(distribution)
     if shutil.which("nvcc") is None:
         raise UserError("expected nvcc on PATH to build mamba-ssm's operator, found none; leave out --build")
     sources = sorted(str(p) for p in (folder / "csrc" / "selective_scan").glob("selective_scan*.c*"))
     if not sources:
-        raise UserError(
-            f"expected {folder}/csrc/selective_scan with sources, found none; unpack mamba-ssm's sdist there"
-        )
+        raise UserError(f"expected {folder}/csrc/selective_scan with sources, found none; give mamba-ssm's sdist")
     from torch.utils.cpp_extension import load
 
     flags = ["-O3", "-std=c++17", "--use_fast_math", "--expt-relaxed-constexpr", "--expt-extended-lambda"]
@@ -63,14 +84,18 @@ def draw(B: int, KD: int, L: int, N: int, dtype: torch.dtype) -> dict[str, torch
 
 
 def draw_image(B: int, KD: int, L: int, N: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Return inputs of a four-direction scan of a square image with L pixels."""
+    """Return inputs of a four-direction scan of a square image with L pixels, in the network's memory layout.
+
+    That is channels last, and dt, Bt and Ct are slices of one product.
+    """
     side, D = round(L**0.5), KD // GROUPS
 
     def randn(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, side, side, device="cuda", dtype=dtype)
+        return torch.randn(B, side, side, *shape, device="cuda", dtype=dtype).movedim((1, 2), (-2, -1))
 
+    dt, Bt, Ct = randn(GROUPS, RANK + 2 * N).split((RANK, N, N), dim=2)
     return {
-        "x": randn(B, D), "dt": randn(B, GROUPS, RANK), "Bt": randn(B, GROUPS, N), "Ct": randn(B, GROUPS, N),
+        "x": randn(D), "dt": dt, "Bt": Bt, "Ct": Ct,
         "A": -torch.rand(KD, N, device="cuda") * 4 - 0.1, "D": torch.ones(KD, device="cuda"),
         "dt_weight": torch.randn(GROUPS, D, RANK, device="cuda"), "dt_bias": torch.full((KD,), -3.0, device="cuda"),
     }  # fmt: skip
@@ -121,55 +146,129 @@ def measure(call: Callable[[dict], torch.Tensor], inputs: dict, backward: bool) 
         return milliseconds(run), memory
 
 
-def table(kind: str, calls: dict[str, Callable[[dict], torch.Tensor]], make: Callable[..., dict]) -> list[dict]:
+def copy_speed() -> float:
+    """Return bytes read and written a second by a large copy."""
+    source = torch.empty(1 << 28, device="cuda")
+    target = torch.empty_like(source)
+    return 2 * source.numel() * 4 / (milliseconds(lambda: target.copy_(source)) / 1e3)
+
+
+def needed_bytes(inputs: dict, output: torch.Tensor, backward: bool) -> int:
+    """Return what one operator must move: inputs and output; backward again inputs, output's gradient, gradients."""
+    sizes = sum(t.numel() * t.element_size() for t in inputs.values())
+    result = output.numel() * output.element_size()
+    return sizes + result + (2 * sizes + result if backward else 0)
+
+
+def one(call: Callable, make: Callable, shape: tuple, dtype: str, backward: bool, speed: float) -> dict:
+    """Measure one cell of the table; a failure is its result."""
+    try:
+        inputs = make(*shape, DTYPES[dtype])
+        with torch.no_grad():
+            size = needed_bytes(inputs, call(inputs), backward)
+        ms, memory = measure(call, inputs, backward)
+        exps = shape[0] * shape[1] * shape[2] * shape[3] * (2 if backward else 1)
+        floors = {"exp": exps / EXP_LIMIT * 1e3, "bytes": size / speed * 1e3}
+        shares = {f"share_of_{name}_floor": round(floor / ms, 3) for name, floor in floors.items()}
+        return {"ms": round(ms, 3), "memory_gb": round(memory, 3), **shares}
+    except Exception as error:  # noqa: BLE001 - the other cells are worth having whatever this one met
+        traceback.print_exc()
+        return {"failed": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
+    finally:
+        torch.cuda.empty_cache()
+
+
+def table(kind: str, calls: Calls, make: Callable[..., dict], speed: float) -> list[dict]:
     """Measure `calls` over shapes, dtypes and directions; print and return the rows."""
     rows = []
     for shape in SHAPES:
-        for dtype in (torch.float32, torch.bfloat16):
+        for dtype in DTYPES:
             for backward in (False, True):
-                inputs = make(*shape, dtype)
-                row = {"kind": kind, "shape": list(shape), "dtype": str(dtype)[6:], "backward": backward}
-                for name, call in calls.items():
-                    ms, memory = measure(call, inputs, backward)
-                    work = shape[0] * shape[1] * shape[2] * shape[3] * (2 if backward else 1)
-                    row[name] = {
-                        "ms": round(ms, 3),
-                        "share_of_exp_limit": round(work / (ms / 1e3) / EXP_LIMIT, 3),
-                        "memory_gb": round(memory, 3),
-                    }
+                row = {"kind": kind, "shape": list(shape), "dtype": dtype, "backward": backward}
+                row |= {name: one(call, make, shape, dtype, backward, speed) for name, call in calls.items()}
                 rows.append(row)
-                print(json.dumps(row))
+                print(json.dumps(row), flush=True)
     return rows
+
+
+def _cell(result: dict) -> str:
+    if "failed" in result:
+        return result["failed"]
+    return (
+        f"{result['ms']:.3f} ms, {result['share_of_exp_floor']:.2f} exp, {result['share_of_bytes_floor']:.2f} bytes, "
+        f"{result['memory_gb']:.2f} GB"
+    )
+
+
+def markdown(results: dict) -> str:
+    """Return the table as a page: time, shares of the floors, memory, and mamba_ssm's time over ours."""
+    lines = [
+        f"# The scan on {results['device']}", "",
+        f"{results['date']}, torch {results['torch']}, CUDA {results['cuda']}, triton {results['triton']}; "
+        f"copying {results['copy_gb_per_s']} GB/s.", "",
+        "| what | B, KD, L, N | type | | ours | mamba_ssm | ratio |", "|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for row in results["rows"]:
+        ours, theirs = row["triton"], row.get("mamba_ssm", {"failed": "not here"})
+        ratio = f"{theirs['ms'] / ours['ms']:.2f} ×" if "ms" in ours and "ms" in theirs else "–"
+        way = "forward + backward" if row["backward"] else "forward"
+        shape = ", ".join(map(str, row["shape"]))
+        cells = (row["kind"], shape, row["dtype"], way, _cell(ours), _cell(theirs), ratio)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def save(results: dict) -> None:
+    """Write both files, each complete or not at all."""
+    RESULTS.mkdir(exist_ok=True)
+    for name, text in (("scan_gpu.json", json.dumps(results, indent=1) + "\n"), ("scan_gpu.md", markdown(results))):
+        part = RESULTS / f"{name}.part"
+        part.write_text(text)
+        part.replace(RESULTS / name)
+
+
+def comparisons() -> tuple[Calls, Calls]:
+    """Return what to measure of the scan alone and of the four directions: ours, and mamba_ssm's where it is."""
+
+    def scan(backend: str) -> Callable[[dict], torch.Tensor]:
+        return lambda i: selective_scan(**i, delta_softplus=True, backend=backend)
+
+    scans, crosses = {"triton": scan("triton")}, {"triton": lambda i: cross_selective_scan(**i, backend="triton")[0]}
+    if available_backends()["mamba_ssm"].available:
+        scans["mamba_ssm"], crosses["mamba_ssm"] = scan("mamba_ssm"), lambda i: separate(**i)
+    else:
+        here = importlib.util.find_spec("selective_scan_cuda") is not None
+        print("no comparison with mamba_ssm:", "it does not load" if here else "it is not installed (see --build)")
+    return scans, crosses
 
 
 def main() -> None:
     """Measure what can be measured here and say what cannot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--build", type=Path, help="folder of an unpacked mamba-ssm source distribution")
+    parser.add_argument("--build", type=Path, help="mamba-ssm source distribution (.tar.gz or folder)")
     options = parser.parse_args()
     if not torch.cuda.is_available():
         raise UserError("expected a CUDA GPU, torch finds none; run this on a GPU machine")
     if options.build:
         build(options.build)
+    import triton
+
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, CUDA {torch.version.cuda}")
     for state in available_backends().values():
         print(f"{state.name:<10}{'yes' if state.available else 'no':<4}{state.reason}")
-
-    def scan(backend: str) -> Callable[[dict], torch.Tensor]:
-        return lambda i: selective_scan(**i, delta_softplus=True, backend=backend)
-
-    scans = {"triton": scan("triton")}
-    crosses = {"triton": lambda i: cross_selective_scan(**i, backend="triton")[0]}
-    if available_backends()["mamba_ssm"].available:
-        scans["mamba_ssm"] = scan("mamba_ssm")
-        crosses["mamba_ssm, separate"] = lambda i: separate(**i)
-    else:
-        here = importlib.util.find_spec("selective_scan_cuda") is not None
-        print("no comparison with mamba_ssm:", "it does not load" if here else "it is not installed (see --build)")
-    results = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
-    results["rows"] = table("scan", scans, draw) + table("four directions", crosses, draw_image)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "scan_gpu.json").write_text(json.dumps(results, indent=1) + "\n")
+    scans, crosses = comparisons()
+    speed = copy_speed()
+    results = {
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "device": torch.cuda.get_device_name(), "torch": torch.__version__, "cuda": torch.version.cuda,
+        "triton": triton.__version__, "copy_gb_per_s": round(speed / 1e9), "rows": [],
+    }  # fmt: skip
+    for kind, calls, make in (("scan", scans, draw), ("four directions", crosses, draw_image)):
+        results["rows"] += table(kind, calls, make, speed)
+        save(results)
+    failed = sum("failed" in cell for row in results["rows"] for cell in row.values() if isinstance(cell, dict))
+    if failed:
+        raise UserError(f"expected every measurement to work, {failed} failed; the reasons stand in {RESULTS}")
 
 
 if __name__ == "__main__":

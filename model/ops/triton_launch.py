@@ -10,7 +10,7 @@ Legend: see `triton_plan.py`; tasks are (b, k, chunk).
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -45,6 +45,12 @@ def packed(x: Tensor) -> Tensor:
     return x.transpose(-1, -2).clone(memory_format=torch.contiguous_format).transpose(-1, -2)
 
 
+def table(x: Tensor) -> Tensor:
+    """Return a parameter or state as contiguous float32 that begins where vectors may (slices of one buffer do not)."""
+    x = x.detach().float().contiguous()
+    return x if x.data_ptr() % 16 == 0 else x.clone()
+
+
 @dataclass(frozen=True)
 class Call:
     """The tensors of a call, packed, and its kind. Tables and states are contiguous float32.
@@ -72,7 +78,7 @@ class Call:
         """Pack the rows, make the tables contiguous."""
         rows = {n: packed(given[n].detach()) for n in ("x", "dt", "B", "C", "gate") if given.get(n) is not None}
         tables = ("A", "skip", "bias", "weight", "shared", "rho", "initial")
-        held = {n: given[n].detach().float().contiguous() for n in tables if given.get(n) is not None}
+        held = {n: table(given[n]) for n in tables if given.get(n) is not None}
         return Call(**{**given, **rows, **held})
 
     def shape(self, backward: bool) -> Shape:
@@ -191,8 +197,9 @@ def _forward(plan: Plan, dtype: torch.dtype, save: bool) -> tuple[Tensor, Tensor
 def forward(call: Call, dtype: torch.dtype, save: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Run forward: y in `dtype` as of `_forward`, last (B, K*D, N), saved (empty unless `save`)."""
     shape = call.shape(False)
-    config = choose(shape, lambda c: _forward(Plan(call, shape, c), dtype, save))
-    y, last, saved = _forward(Plan(call, shape, config), dtype, save)
+    with torch.cuda.device_of(call.x):  # Triton launches on the current device
+        config = choose(shape, lambda c: _forward(Plan(call, shape, c), dtype, save))
+        y, last, saved = _forward(Plan(call, shape, config), dtype, save)
     return y, last, call.x.new_empty(0, dtype=saved_type(call.x)) if saved is None else saved
 
 
@@ -261,7 +268,8 @@ def _backward(plan: Plan, gy: Tensor, glast: Tensor | None, saved: Tensor) -> di
 def backward(call: Call, gy: Tensor, glast: Tensor | None, saved: Tensor) -> dict[str, Tensor]:
     """Run backward: gradients of the call's tensors by name; gy as y, glast (B, K*D, N) or None."""
     gy = packed(gy.detach())
-    glast = None if glast is None else glast.detach().float().contiguous()
-    shape = replace(call.shape(True), half=call.x.element_size() < 4)
-    config = choose(shape, lambda c: _backward(Plan(call, shape, c), gy, glast, saved))
-    return _backward(Plan(call, shape, config), gy, glast, saved)
+    glast = None if glast is None else table(glast)
+    shape = call.shape(True)
+    with torch.cuda.device_of(call.x):
+        config = choose(shape, lambda c: _backward(Plan(call, shape, c), gy, glast, saved))
+        return _backward(Plan(call, shape, config), gy, glast, saved)

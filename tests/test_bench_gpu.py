@@ -1,0 +1,46 @@
+"""The GPU benchmark's own logic, without a GPU: a failing cell is reported and the rest goes on."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks import gpu
+from utils.errors import UserError
+
+
+def test_a_failing_cell_is_its_result(capsys):
+    def call(inputs):
+        raise RuntimeError("out of resources\nmore")
+
+    cell = gpu.one(call, lambda *_: {"x": torch.zeros(2)}, (1, 1, 1, 1), "float32", False, 1e12)
+    assert cell == {"failed": "RuntimeError: out of resources"}
+    assert "out of resources" in capsys.readouterr().err
+
+
+def test_the_page_has_a_row_for_everything():
+    cell = {"ms": 2.0, "memory_gb": 0.5, "share_of_exp_floor": 0.5, "share_of_bytes_floor": 0.25}
+    row = {"kind": "scan", "shape": [1, 2, 3, 4], "dtype": "float32", "backward": True}
+    results = {"device": "X", "date": "d", "torch": "t", "cuda": "c", "triton": "r", "copy_gb_per_s": 1}
+    rows = [{**row, "triton": cell, "mamba_ssm": {**cell, "ms": 7.0}}, {**row, "triton": cell},
+            {**row, "triton": {"failed": "E: no"}, "mamba_ssm": cell}]  # fmt: skip
+    lines = gpu.markdown({**results, "rows": rows}).splitlines()[-3:]
+    assert "3.50 ×" in lines[0]
+    assert "not here" in lines[1]
+    assert "E: no" in lines[2]
+    assert all(line.count("|") == 8 for line in lines)
+
+
+def test_needed_bytes_of_a_scan():
+    inputs = {"u": torch.zeros(2, 3, 5, dtype=torch.bfloat16), "A": torch.zeros(3, 4)}
+    y = inputs["u"]
+    assert gpu.needed_bytes(inputs, y, False) == 2 * 60 + 48
+    assert gpu.needed_bytes(inputs, y, True) == 2 * 60 + 48 + 2 * (60 + 48) + 60
+
+
+def test_without_a_gpu_one_line(monkeypatch):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    monkeypatch.setattr("sys.argv", ["gpu"])
+    with pytest.raises(UserError, match="torch finds none"):
+        gpu.main()

@@ -4,9 +4,9 @@ For long maps and for windows, float32 and bfloat16, forward and forward+backwar
 that is reached, peak memory, and the ratio to mamba_ssm's CUDA operator where that is installed. Two comparisons: the
 scan alone, and the four-direction scan of an image against cross-scan + scan + merge. A row that fails is reported and
 the others go on. Where mamba_ssm is missing and nvcc is here, `--build DIST` compiles only the selective-scan sources
-of its source distribution (fetched elsewhere: `pip download --no-deps --no-binary :all: mamba-ssm`). The first run of a
-shape compiles and measures configurations (`model/ops/triton_tune.py`): minutes. Writes benchmarks/results/scan_gpu.json
-and scan_gpu.md.
+of its source distribution (fetched elsewhere: `pip download --no-deps --no-binary :all: mamba-ssm`). The first run of
+a shape compiles and measures configurations (`model/ops/triton_tune.py`): minutes. Writes scan_gpu.json and scan_gpu.md
+into benchmarks/results/.
 
 Floors: the exponentials of the scan at 4.17e12 a second (special-function units), and the bytes that an operator must
 read and write at the copying speed measured on this GPU. Backward counts the exponentials once more.

@@ -15,7 +15,7 @@ import pytest
 
 triton = pytest.importorskip("triton", reason="triton is not installed (requirements-dev.txt)")
 
-from model.ops.triton_plan import Shape, heuristic, power_of_two, steps, tile, vector  # noqa: E402
+from model.ops.triton_plan import Config, Shape, candidates, heuristic, power_of_two, steps, tile, vector  # noqa: E402
 
 if triton.knobs.runtime.interpret:
     pytest.skip("this process interprets kernels", allow_module_level=True)
@@ -25,9 +25,9 @@ ROWS = ("x", "dt", "B", "C", "gate", "gy")
 BIN = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
-def options(shape: Shape, backward: bool) -> dict:
+def options(shape: Shape, config: Config) -> dict:
     """Return the flags that `triton_launch.Plan` would give the kernels."""
-    sizes = tile(shape, heuristic(replace(shape, backward=backward), 132))
+    sizes = tile(shape, config)
     ones = {"chunks": 1, "W": 1} if shape.cross else {"chunks": 1, "H": 1, "W": 1}  # Triton makes 1 a constant
     return {
         **(ones if shape is not MAP else {}),
@@ -38,8 +38,8 @@ def options(shape: Shape, backward: bool) -> dict:
     }  # fmt: skip
 
 
-def compiled(kernel, constants: dict, arch: int, half: bool):
-    """Compile a kernel for an NVIDIA architecture, pointers aligned, strides of any value."""
+def compiled(kernel, constants: dict, arch: int, rows: str):
+    """Compile a kernel for an NVIDIA architecture and a type of the rows; pointers aligned, strides of any value."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
@@ -52,7 +52,7 @@ def compiled(kernel, constants: dict, arch: int, half: bool):
         elif name in INTEGERS or re.fullmatch(r"[a-zA-Z]_[bkl]", name):
             signature[name] = "i32"
         else:
-            signature[name] = "*bf16" if half and (name in ROWS or name == "saved") else "*fp32"
+            signature[name] = f"*{rows}" if name in ROWS else "*bf16" if name == "saved" and rows != "fp32" else "*fp32"
             attributes[(i,)] = [["tt.divisibility", 16]]
     places = {(names.index(k),): v for k, v in constants.items()}
     source = ASTSource(fn=kernel, signature=signature, constexprs=places, attrs=attributes)
@@ -100,8 +100,11 @@ CASES = [  # kernel, shape, flags, architecture, bytes of stack allowed
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "shape", "flags", "arch", "stack"), CASES)
 def test_compiles_without_spills_or_exchanges(name, shape, flags, arch, stack, tmp_path, record_property):
-    constants = {**options(shape, name == "backward_kernel"), **flags}
-    registers, spilled, shared, code = resources(compiled(kernel_of(name), constants, arch, shape.half), tmp_path)
+    config = heuristic(replace(shape, backward=name == "backward_kernel"), 132)
+    constants = {**options(shape, config), **flags}
+    registers, spilled, shared, code = resources(
+        compiled(kernel_of(name), constants, arch, "bf16" if shape.half else "fp32"), tmp_path
+    )
     record_property("registers", registers)
     record_property("stack", spilled)
     print(f"{name} sm_{arch} {shape}: {registers} registers, {spilled} bytes of stack, {shared} of shared memory")
@@ -116,4 +119,19 @@ def test_carry_compiles():
     constants = {"K": 4, "CH": 64, "N": 32, "FIRST": True, "BACK": True, "BLOCK": 128}
     kernel = kernel_of("carry_kernel")
     names = kernel.arg_names
-    assert compiled(kernel, {k: v for k, v in constants.items() if k in names}, 90, False).asm["cubin"]
+    assert compiled(kernel, {k: v for k, v in constants.items() if k in names}, 90, "fp32").asm["cubin"]
+
+
+@pytest.mark.fuzz
+@pytest.mark.parametrize("arch", [80, 90])
+@pytest.mark.parametrize("rows", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("shape", [MAP, WINDOWS, PLAIN, ODD], ids=["map", "windows", "plain", "odd"])
+def test_every_candidate_compiles(shape, rows, arch, tmp_path):
+    for backward in (False, True):
+        for config in {(c.RN, c.RD, c.merge): c for c in candidates(replace(shape, backward=backward), 132)}.values():
+            flags = {**(BACKWARD if backward else FORWARD), "SUM": config.merge}
+            kernel = kernel_of("backward_kernel" if backward else "forward_kernel")
+            result = compiled(kernel, {**options(shape, config), **flags}, arch, rows)
+            registers, spilled, shared, _ = resources(result, tmp_path)
+            way = "backward" if backward else "forward"
+            print(f"{way} sm_{arch} {rows} {config}: {registers} registers, {spilled} bytes of stack, {shared} shared")

@@ -117,8 +117,8 @@ def candidates(shape: Shape, processors: int) -> list[Config]:
     """Return what is worth measuring, the heuristic's choice first."""
     found = [heuristic(shape, processors)]
     for RN, RD in _register_choices(shape):
-        if RN * RD < 4 and shape.N >= 4:
-            continue
+        if (RN * RD < 4 and shape.N >= 4) or (shape.backward and RN * RD > 8):
+            continue  # too little work a lane; too many registers
         cut = _cut(shape, RN, RD, processors)
         found.append(cut)
         if cut.chunks > 1:

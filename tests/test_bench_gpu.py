@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tarfile
+import tempfile
+
 import pytest
 import torch
 
@@ -44,3 +47,23 @@ def test_without_a_gpu_one_line(monkeypatch):
     monkeypatch.setattr("sys.argv", ["gpu"])
     with pytest.raises(UserError, match="torch finds none"):
         gpu.main()
+
+
+def test_a_source_distribution_is_a_folder_or_an_archive(tmp_path, monkeypatch):
+    source = tmp_path / "mamba_ssm-9.9" / "csrc" / "selective_scan"
+    source.mkdir(parents=True)
+    (source / "selective_scan.cpp").write_text("")
+    with tarfile.open(tmp_path / "m.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "mamba_ssm-9.9", "mamba_ssm-9.9")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    found = gpu.unpacked(tmp_path / "m.tar.gz")
+    assert (found / "csrc" / "selective_scan" / "selective_scan.cpp").is_file()
+    assert gpu.unpacked(tmp_path / "mamba_ssm-9.9") == tmp_path / "mamba_ssm-9.9"
+    with pytest.raises(UserError, match="source distribution"):
+        gpu.unpacked(tmp_path / "none.tar.gz")
+
+
+def test_without_nvcc_building_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="expected nvcc"):
+        gpu.build(tmp_path)

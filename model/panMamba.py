@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from model.layers.depthwise import DepthwiseConv
+from model.layers.conv import DepthwiseConv, conv_channels_last
 from model.layers.linear import Linear
-from model.layers.ss2d import StateGrad, VSSBlock, conv_channels_last
+from model.layers.ss2d import StateGrad, VSSBlock
 from model.layers.window import pad_to_multiple, resize_window_states, window_merge, window_partition
 from utils.errors import UserError
 from utils.registry import register_model

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.layers.depthwise import DepthwiseConv
+from model.layers.conv import DepthwiseConv
 from model.ops import depthwise as module
 from model.ops.depthwise import depthwise_conv
 from model.ops.native_build import library

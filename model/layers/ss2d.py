@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model.layers.depthwise import DepthwiseConv
+from model.layers.conv import DepthwiseConv
 from model.layers.drop_path import DropPath
 from model.layers.linear import Linear
 from model.ops.cross_scan import cross_selective_scan
@@ -25,14 +25,6 @@ from model.ops.linear import linear_parts
 K = 4
 StateGrad = Literal["detached", "full"]
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 0.1, 1e-4
-
-
-def conv_channels_last(conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
-    """Apply `conv` to x (B, H, W, c) without leaving the layout: the permuted view already is `channels_last`.
-
-    Depth-wise convolutions are an order of magnitude faster this way on a CPU (docs/performance.md).
-    """
-    return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 class GatedMlp(nn.Module):

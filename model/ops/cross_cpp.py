@@ -19,13 +19,13 @@ from model.ops.scan_cpp import call, fill, saved_floats
 
 
 class _Rows(ctypes.Structure):
-    """`Rows` of native/cross.c: where the channels of a pixel lie."""
+    """`Rows` of native/cross.h: where the channels of a pixel lie."""
 
     _fields_ = [("data", ctypes.c_void_p)] + [(n, ctypes.c_int64) for n in ("batch", "pixel", "k")]
 
 
 class _Cross(ctypes.Structure):
-    """`Cross` of native/cross.c, field by field."""
+    """`Cross` of native/cross.h, field by field."""
 
     _fields_ = [(n, ctypes.c_int64) for n in ("batch", "K", "D", "N", "R", "height", "width", "threads")]
     _fields_ += [(n, _Rows) for n in ("x", "dt", "B", "C", "gate")]

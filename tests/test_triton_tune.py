@@ -97,13 +97,24 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path, cache, monkeypatch
 
 def test_switched_off_it_measures_nothing(cache, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.is_current_stream_capturing", lambda: False)
     assert triton_tune.wanted()
     monkeypatch.setenv("LEMAMBA_TUNE", "0")
     clock = Clock(candidates(MAP, 132)[-1])
     assert triton_tune.choose(MAP, clock.run) == heuristic(MAP, 132)
     assert not clock.ran
     assert not cache.exists()
+
+
+def test_while_a_graph_is_recorded_nothing_is_measured(cache, monkeypatch):
+    clock = Clock(candidates(MAP, 132)[-1])
+    capturing = True
+    monkeypatch.setattr(triton_tune, "_capturing", lambda: capturing)
+    assert triton_tune.choose(MAP, clock.run, clock) == heuristic(MAP, 132)
+    assert not clock.ran
+    capturing = False
+    assert triton_tune.choose(MAP, clock.run, clock) == clock.best
+    capturing = True
+    assert triton_tune.choose(MAP, clock.run, clock) == clock.best  # what the warm-up before it chose
 
 
 def test_few_long_maps_are_chunked_and_windows_merged():

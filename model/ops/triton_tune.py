@@ -2,8 +2,8 @@
 
 Shapes of one class (same sizes but batch and length, and these in powers of two) share a choice. Choices are kept in
 the cache folder (`native_build.cache_folder`), in a file named by GPU, Triton version and kernel sources.
-`LEMAMBA_TUNE=0`, `torch.use_deterministic_algorithms(True)`, the interpreter and the capture of a CUDA graph take the
-heuristic instead. The same configuration gives the same bits.
+`LEMAMBA_TUNE=0`, `torch.use_deterministic_algorithms(True)` and the interpreter take the heuristic instead; while a CUDA
+graph is recorded, what was chosen before it. The same configuration gives the same bits.
 """
 
 from __future__ import annotations
@@ -41,10 +41,15 @@ def processors() -> int:
 
 
 def wanted() -> bool:
-    """Tell whether measuring is allowed now."""
+    """Tell whether choices may come from measurements."""
     if os.environ.get(VARIABLE, "1") == "0" or torch.are_deterministic_algorithms_enabled():
         return False
-    return torch.cuda.is_available() and not torch.cuda.is_current_stream_capturing()
+    return torch.cuda.is_available()
+
+
+def _capturing() -> bool:
+    """Tell whether a CUDA graph is being recorded: then nothing can be timed, and nothing new be loaded."""
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
 @cache
@@ -130,6 +135,8 @@ def choose(shape: Shape, run: Callable[[Config], None], timer: Callable | None =
         return heuristic(shape, processors())
     path, name = table_path(), shape_class(shape)
     key = (str(path), name)
+    if key not in _CHOSEN and _capturing():
+        return heuristic(shape, processors())
     if key not in _CHOSEN:
         known = _kept(path, name)
         if known is None or not fits(shape, known):

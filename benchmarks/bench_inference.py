@@ -23,9 +23,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.threads import limit_spinning
+from utils.startup import prepare_process
 
-limit_spinning()  # as every entry point does, before torch is imported
+prepare_process()  # as every entry point does, before torch is imported
 os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"  # what an earlier run compiled would hide what compiling costs
 
 import torch  # noqa: E402

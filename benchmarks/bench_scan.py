@@ -20,11 +20,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from utils.allocator import keep_freed_memory
-from utils.threads import limit_spinning
+from utils.startup import prepare_process
 
-limit_spinning()  # as every entry point does, before torch starts its threads
-keep_freed_memory()
+prepare_process()  # as every entry point does, before torch starts its threads
 
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402

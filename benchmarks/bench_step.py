@@ -22,9 +22,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from utils.threads import limit_spinning
+from utils.startup import prepare_process
 
-limit_spinning()  # as every entry point does, before torch is imported
+prepare_process()  # as every entry point does, before torch is imported
 
 import torch  # noqa: E402
 

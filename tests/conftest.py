@@ -9,11 +9,9 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from utils.allocator import keep_freed_memory
-from utils.threads import limit_spinning
+from utils.startup import prepare_process
 
-limit_spinning()  # as every entry point does, before torch is imported
-keep_freed_memory()
+prepare_process()  # as every entry point does, before torch is imported
 
 import torch  # noqa: E402
 

@@ -1,7 +1,7 @@
 """The layers of the house: who may import whom, and that importing does nothing.
 
 Leaves (operators, utils.sensors, utils.registry, utils.errors, utils.atomic, utils.threads,
-utils.allocator) may be imported by all;
+utils.allocator, utils.startup) may be imported by all;
 model, datasets, losses and metrics import themselves and the leaves; engine imports utils and the leaves; utils imports
 nothing above it and utils.config no torch. The entry files at the root import everything.
 """
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OURS = ("operators", "model", "datasets", "losses", "metrics", "engine", "utils", "benchmarks", "tests")
 LEAVES = (
     "operators",
-    *(f"utils.{leaf}" for leaf in ("sensors", "registry", "errors", "threads", "allocator", "atomic")),
+    *(f"utils.{leaf}" for leaf in ("sensors", "registry", "errors", "threads", "allocator", "startup", "atomic")),
 )
 ALLOWED = {
     "operators": ("operators",),
@@ -38,6 +38,7 @@ LEAF_FILES = (
     "utils/atomic.py",
     "utils/threads.py",
     "utils/allocator.py",
+    "utils/startup.py",
 )
 # Third-party packages that belong to one place, or to none of the core.
 ONLY_IN = {"triton": "model/ops", "mamba_ssm": "model", "causal_conv1d": "model", "accelerate": "engine"}

@@ -32,11 +32,9 @@ def one_line(error: UserError) -> str:
 
 def run_cli(main: Callable[[], int | None]) -> None:
     """Run an entry point: a `UserError` becomes one line on stderr and exit status 2. torch is imported in `main`."""
-    from utils.allocator import keep_freed_memory
-    from utils.threads import limit_spinning
+    from utils.startup import prepare_process
 
-    limit_spinning()
-    keep_freed_memory()
+    prepare_process()
     try:
         status = main()
     except UserError as error:

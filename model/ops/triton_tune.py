@@ -2,8 +2,8 @@
 
 Shapes of one class (same sizes but batch and length, and these in powers of two) share a choice. Choices are kept in
 the cache folder (`native_build.cache_folder`), in a file named by GPU, Triton version and kernel sources.
-`LEMAMBA_TUNE=0`, `torch.use_deterministic_algorithms(True)` and the interpreter take the heuristic instead; while a CUDA
-graph is recorded, what was chosen before it. The same configuration gives the same bits.
+`LEMAMBA_TUNE=0`, `torch.use_deterministic_algorithms(True)` and the interpreter take the heuristic instead; while a
+CUDA graph is recorded, what was chosen before it. The same configuration gives the same bits.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -107,6 +108,40 @@ def save_grid(path: Path, methods: Mapping[str, Mapping[str, np.ndarray]], rgb: 
     save_panels(path, rows)
 
 
+def _place_labels(axis: Any, points: Mapping[str, tuple[float, float]]) -> None:
+    """Write every name beside its point, at the nearest of many places where it covers no other name or point."""
+    figure = axis.figure
+    figure.draw_without_rendering()  # sizes of texts and axes are known from here on
+    renderer = figure.canvas.get_renderer()
+    marks = {name: axis.transData.transform(point) for name, point in points.items()}
+    frame, taken = axis.get_window_extent(renderer), []
+    turns = np.linspace(0, 2 * np.pi, 16, endpoint=False) + np.pi / 8
+    for name in sorted(points, key=lambda n: -marks[n][1]):
+        label = axis.annotate(name, points[name], fontsize=8, xytext=(0, 0), textcoords="offset pixels")
+        box = label.get_window_extent(renderer)
+        best = None
+        for distance in range(12, 160, 8):
+            for turn in turns:
+                dx, dy = distance * np.cos(turn) - box.width * (np.cos(turn) < 0), distance * np.sin(turn)
+                place = box.translated(dx, dy)
+                inside = frame.x0 < place.x0 and place.x1 < frame.x1 and frame.y0 < place.y0 and place.y1 < frame.y1
+                covers = any(
+                    place.x0 - 4 < x < place.x1 + 4 and place.y0 - 4 < y < place.y1 + 4 for x, y in marks.values()
+                )
+                if inside and not covers and not any(place.overlaps(other) for other in taken):
+                    best = (dx, dy, place)
+                    break
+            if best:
+                break
+        dx, dy, place = best or (6, 6, box.translated(6, 6))
+        label.set_position((dx, dy))
+        taken.append(place)
+        near = (min(max(0.0, dx), dx + box.width), min(max(0.0, dy), dy + box.height))  # the label's point next to it
+        if np.hypot(*near) > 16:  # far away: a line says whose name it is
+            line = {"arrowstyle": "-", "linewidth": 0.5, "alpha": 0.6, "shrinkA": 0, "shrinkB": 2}
+            axis.annotate("", points[name], xytext=near, textcoords="offset pixels", arrowprops=line)
+
+
 def save_scatter(path: Path, points: Mapping[str, tuple[float, float, int | None]], x_title: str, y_title: str) -> None:
     """Draw quality (y) against cost (x, logarithmic); the area of a mark grows with the number of parameters.
 
@@ -115,20 +150,23 @@ def save_scatter(path: Path, points: Mapping[str, tuple[float, float, int | None
         points: name -> (x, y, parameters or None for a classical method).
         x_title, y_title: axis titles.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    FigureCanvasAgg(figure)
     axis = figure.subplots()
-    for name, (x, y, parameters) in points.items():
-        size = 30 if parameters is None else 30 + parameters / 4e3
+    for x, y, parameters in points.values():
+        size = 30 if parameters is None else 30 + parameters / 8e3
         axis.scatter(x, y, s=size, marker="s" if parameters is None else "o", alpha=0.6, edgecolors="black")
-        axis.annotate(name, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8)
     axis.set_xscale("log")
     axis.set_xlabel(x_title)
     axis.set_ylabel(y_title)
     axis.set_title("squares: classical; circles: learned, area by parameters", fontsize=9)
     axis.grid(True, which="both", alpha=0.2)
-    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
+    axis.margins(0.08)
+    _place_labels(axis, {name: (x, y) for name, (x, y, _) in points.items()})
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=figure.dpi))
 
 
 def save_panels(path: Path, rows: Sequence[Mapping[str, np.ndarray | None]], titles: Sequence[str] = ()) -> None:

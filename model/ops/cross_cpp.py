@@ -14,8 +14,9 @@ import math
 import torch
 from torch import Tensor
 
+from model.ops.native_build import run
 from model.ops.registration import ScanKernel, register
-from model.ops.scan_cpp import call, fill, saved_floats
+from model.ops.scan_cpp import fill, saved_floats
 
 
 class _Rows(ctypes.Structure):
@@ -100,7 +101,7 @@ def _forward(
     """Return y, the last states and, where `save`, what backward starts from."""
     structure, keep = _prepare(x, dt, Bt, Ct, A, D, dt_weight, dt_bias, shared_state, gate, rho)
     y, last, saved = _fake(x, dt, Bt, Ct, A, save=save)
-    call("cross_forward", fill(structure, {"y": y, "last": last, "saved": saved if save else None}))
+    run("cross_forward", fill(structure, {"y": y, "last": last, "saved": saved if save else None}))
     del keep
     return y, last, saved
 
@@ -118,7 +119,7 @@ def _backward(
     grads = {name: _empty_like_pixels(t) for name, t in images.items()}
     grads |= {name: t.new_zeros(t.shape) for name, t in tables.items()}
     grads |= {name: _empty_like_pixels(t) if t.dim() == 5 else t.new_zeros(t.shape) for name, t in shares.items()}
-    call("cross_backward", fill(structure, {**grads, "glast": glast, "saved": saved}))
+    run("cross_backward", fill(structure, {**grads, "glast": glast, "saved": saved}))
     del keep
     return list(grads.values())
 

@@ -15,7 +15,7 @@ import math
 import torch
 from torch import Tensor
 
-from model.ops.native_build import library
+from model.ops.native_build import library, run
 from model.ops.registration import ScanKernel, register
 
 
@@ -41,15 +41,6 @@ def fill(structure: ctypes.Structure, tensors: dict[str, Tensor | None], **numbe
     for name, number in numbers.items():
         setattr(structure, name, number)
     return structure
-
-
-def call(function: str, structure: ctypes.Structure) -> None:
-    """Run a C function on a filled structure; ctypes lets go of the interpreter lock meanwhile."""
-    found, reason = library()
-    if found is None:
-        raise RuntimeError(f"backend cpp: {reason}")
-    if getattr(found, function)(ctypes.byref(structure)):
-        raise MemoryError(f"{function}: no memory for the kernel's scratch space")
 
 
 def saved_floats(*sizes: int) -> int:
@@ -90,7 +81,7 @@ def _forward(
     y, last, saved = _fake(u, delta, A, B, C, D, delta_bias, delta_softplus, initial_state, save=save)
     tensors = dict(u=u, delta=delta, A=A, B=B, C=C, skip=D, bias=delta_bias, initial=initial_state, y=y, last=last)
     tensors["saved"] = saved if save else None
-    call("scan_forward", fill(_Scan(), tensors, softplus=int(delta_softplus), **_sizes(u, A, B)))
+    run("scan_forward", fill(_Scan(), tensors, softplus=int(delta_softplus), **_sizes(u, A, B)))
     return y, last, saved
 
 
@@ -106,7 +97,7 @@ def _backward(gy, glast, u, delta, A, B, C, D, delta_bias, delta_softplus, initi
         "gbias": u.new_zeros(channels), "ginitial": u.new_empty(u.shape[0], channels, A.shape[1]),
     }  # fmt: skip
     tensors = {**dict(zip(names, inputs, strict=True)), **grads}
-    call("scan_backward", fill(_Scan(), tensors, softplus=int(delta_softplus), **_sizes(u, A, B)))
+    run("scan_backward", fill(_Scan(), tensors, softplus=int(delta_softplus), **_sizes(u, A, B)))
     given = (u, delta, A, B, C, D, delta_bias, initial_state)
     return [grad for grad, tensor in zip(grads.values(), given, strict=True) if tensor is not None]
 

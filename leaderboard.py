@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent
 DEFAULT_SORT = "qn"
 BUDGET_CONFIG = ROOT / "configs" / "budget.yaml"
+TRAINING = ("rate", "steps", "minutes", "searched", "given_up")
 REPORTED = ("scores", "cost", "training", "per_sample")
 HEADING = {"reduced": "Reduced resolution", "full": "Full resolution", "cost": "Cost at reduced resolution"}
 COLUMNS = {
@@ -270,7 +271,9 @@ def run_all(
         else:
             results[name] = outcome
             if name in training:
-                outcome["training"] = {k: training[name][k] for k in ("rate", "steps", "minutes", "searched")}
+                outcome["training"] = {
+                    k: training[name][k] for k in ("rate", "steps", "minutes", "searched", "given_up")
+                }
                 outcome["cost"]["steps"] = training[name]["steps"]
     return results, failures
 

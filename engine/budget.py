@@ -2,8 +2,7 @@
 
 Behind `leaderboard.py --train`. Each training is a run of the training command in a process of its own, in
 log_file/leaderboard/<data set>_<network>. No single learning rate suits networks of such different kinds, so each may
-choose: every candidate rate trains for a small share of the budget, and the one with the best validation trains for
-the whole of it, from the start. What was trained stands in the run's budget.json; a run whose file says what is wanted
+choose: every X What was trained stands in the run's budget.json; a run whose file says what is wanted
 is taken as it is, so a board that was interrupted goes on where it stopped.
 """
 
@@ -23,6 +22,7 @@ from utils.atomic import write_json
 from utils.errors import UserError
 
 PROBE_SHARE = 0.1  # of the budget, for each candidate rate
+LEARNED = 0.97  # the whole training must bring the validation below this share of what a tenth of it reached
 PROJECT = "leaderboard"
 RECORD = "budget.json"
 
@@ -72,7 +72,8 @@ def train_with(name: str, budget: Budget, program: Path) -> tuple[Path, dict[str
         program: the training command, accelerate_main.py.
 
     Returns:
-        the run's folder, and its record: {"rate", "steps", "minutes", "validation", "searched": {rate: ERGAS}}.
+        the run's folder, and its record: {"rate", "steps", "minutes", "validation", "searched": {rate: ERGAS or None},
+        "given_up": {rate: why}}.
 
     Raises:
         UserError: a training that ended with an error at every rate; the last one's line.
@@ -83,18 +84,16 @@ def train_with(name: str, budget: Budget, program: Path) -> tuple[Path, dict[str
     record = _read(folder / RECORD)
     if record.get("budget") == wanted:
         return folder, record
-    searched: dict[str, float | None] = {}
-    rate = budget.rates[0] if len(budget.rates) == 1 else None
-    if len(budget.rates) > 1:
-        rate, searched = _best_rate(name, budget, program, f"{run}_probe")
-    meta = _train(name, budget, program, run, rate, 1.0)
+    searched = _search(name, budget, program, f"{run}_probe") if len(budget.rates) > 1 else {}
+    meta, given_up = _train_whole(name, budget, program, run, searched)
     record = {
         "budget": wanted,
         "rate": meta["config"]["optimizer"]["lr"],
         "steps": meta["training"]["step"],
         "minutes": meta["training"]["minutes"],
         "validation": meta["metrics"],
-        "searched": searched,
+        "searched": {f"{rate:g}": value for rate, value in searched.items()},
+        "given_up": {f"{rate:g}": why for rate, why in given_up.items()},
     }
     write_json(folder / RECORD, record)
     return folder, record
@@ -107,21 +106,45 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _best_rate(name: str, budget: Budget, program: Path, run: str) -> tuple[float, dict[str, float | None]]:
-    """Try every rate for a share of the budget; return the best by the validation metric, and all values."""
-    found: dict[str, float | None] = {}
+def _search(name: str, budget: Budget, program: Path, run: str) -> dict[float, float | None]:
+    """Try every rate for a share of the budget; return the validation's ERGAS by rate, None where it diverged."""
+    found: dict[float, float | None] = {}
     failure: UserError | None = None
     for rate in budget.rates:
         try:
-            meta = _train(name, budget, program, run, rate, PROBE_SHARE)
-            found[f"{rate:g}"] = float(meta["metrics"]["ergas"])
+            value = float(_train(name, budget, program, run, rate, PROBE_SHARE)["metrics"]["ergas"])
+            found[rate] = value if math.isfinite(value) else None
         except UserError as error:  # a rate at which the network diverges is out, not the network
-            found[f"{rate:g}"], failure = None, error
+            found[rate], failure = None, error
     shutil.rmtree(LOG_FOLDER / PROJECT / run, ignore_errors=True)
-    usable = {float(rate): value for rate, value in found.items() if value is not None and math.isfinite(value)}
-    if not usable:
+    if all(value is None for value in found.values()):
         raise failure or UserError(f"training {name}: no candidate rate gave a finite validation; give lower --rates")
-    return min(usable, key=usable.__getitem__), found
+    return found
+
+
+def _train_whole(
+    name: str, budget: Budget, program: Path, run: str, searched: dict[float, float | None]
+) -> tuple[dict[str, Any], dict[float, str]]:
+    """Train with the whole budget, at the best rate found that keeps learning; also return the rates given up."""
+    if not searched:
+        rate = budget.rates[0] if budget.rates else None
+        return _train(name, budget, program, run, rate, 1.0), {}
+    ranked = sorted((value, rate) for rate, value in searched.items() if value is not None)
+    given_up: dict[float, str] = {}
+    for i, (probed, rate) in enumerate(ranked):
+        last = i == len(ranked) - 1
+        try:
+            meta = _train(name, budget, program, run, rate, 1.0)
+        except UserError as error:
+            if last:
+                raise
+            given_up[rate] = str(error)
+            continue
+        reached = float(meta["metrics"]["ergas"])
+        if last or reached < LEARNED * probed:
+            return meta, given_up
+        given_up[rate] = f"no progress: ERGAS {probed:.4f} after {PROBE_SHARE:g} of the budget, {reached:.4f} after all"
+    raise AssertionError("the last rate returns or raises")
 
 
 def _train(name: str, budget: Budget, program: Path, run: str, rate: float | None, share: float) -> dict[str, Any]:

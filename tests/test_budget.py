@@ -39,7 +39,7 @@ def trainings(monkeypatch) -> list[tuple[float | None, float]]:
         return {
             "config": {"optimizer": {"lr": rate}},
             "training": {"step": 20, "minutes": 0.1},
-            "metrics": {"ergas": {1e-3: 2.0, 1e-4: 3.0}.get(rate, 9.0)},
+            "metrics": {"ergas": {1e-3: 2.0, 1e-4: 3.0}.get(rate, 9.0) * (1.0 if share < 1 else 0.5)},
         }
 
     monkeypatch.setattr(engine_budget, "_train", train)
@@ -62,6 +62,26 @@ def test_a_finished_run_is_taken_only_if_its_budget_is_the_same(budget, training
     Path(budget.config).write_text("train: {epochs: 5}\n")  # the same name, other settings
     train_with("PNN", dataclasses.replace(budget, epochs=21), PROGRAM)
     assert len(trainings) == 3 * count
+
+
+@pytest.mark.parametrize("failure", ["diverges", "stalls"])
+def test_a_rate_that_fails_later_gives_way_to_the_next_best(budget, monkeypatch, failure):
+    """1e-2 looks best after a tenth; over the whole budget it diverges, or stays where the tenth had brought it."""
+
+    def train(name, budget, program, run, rate, share):
+        value = {1e-2: 2.0, 1e-3: 2.5, 1e-4: 3.0}[rate]
+        if share == 1.0:
+            if rate == 1e-2 and failure == "diverges":
+                raise UserError("training ended with status 2: loss not finite")
+            value = 1.99 if rate == 1e-2 else 1.0
+        steps = {"step": 20, "minutes": 0.1}
+        return {"config": {"optimizer": {"lr": rate}}, "training": steps, "metrics": {"ergas": value}}
+
+    monkeypatch.setattr(engine_budget, "_train", train)
+    _, record = train_with("PNN", budget, PROGRAM)
+    assert record["rate"] == 1e-3 and record["validation"] == {"ergas": 1.0}
+    (why,) = record["given_up"].values()
+    assert ("not finite" if failure == "diverges" else "no progress") in why
 
 
 def test_a_network_that_no_rate_suits_is_a_failure_with_the_last_reason(budget, trainings):

@@ -23,6 +23,7 @@ from utils.errors import UserError
 
 PROBE_SHARE = 0.1  # of the budget, for each candidate rate
 LEARNED = 0.97  # the whole training must bring the validation below this share of what a tenth of it reached
+_ENDLESS = 1_000_000  # epochs
 PROJECT = "leaderboard"
 RECORD = "budget.json"
 
@@ -53,7 +54,8 @@ class Budget:
     def arguments(self, share: float) -> list[str]:
         """Return the command-line arguments for a share of the budget, at least one epoch."""
         if self.minutes is not None:
-            return ["--max_minutes", f"{self.minutes * share:g}"]
+            # so many epochs that only the minutes end the training, however fast the network
+            return ["--max_minutes", f"{self.minutes * share:g}", "-e", str(_ENDLESS)]
         return ["-e", str(max(1, math.ceil(self.epochs * share)))]
 
     def facts(self) -> dict[str, Any]:

@@ -91,7 +91,12 @@ def test_a_network_that_no_rate_suits_is_a_failure_with_the_last_reason(budget, 
 
 @pytest.mark.parametrize(
     ("minutes", "epochs", "share", "expected"),
-    [(3.0, None, 0.1, "--max_minutes 0.3"), (None, 20, 0.1, "-e 2"), (None, 4, 0.1, "-e 1"), (None, 20, 1.0, "-e 20")],
+    [
+        (3.0, None, 0.1, "--max_minutes 0.3 -e 1000000"),
+        (None, 20, 0.1, "-e 2"),
+        (None, 4, 0.1, "-e 1"),
+        (None, 20, 1.0, "-e 20"),
+    ],
 )
 def test_a_share_of_the_budget_as_arguments(budget, minutes, epochs, share, expected):
     given = dataclasses.replace(budget, minutes=minutes, epochs=epochs)

@@ -117,6 +117,25 @@ typedef struct {
     float *A, *skip, *bias; /* gradients of one part of the batch, packed */
 } Sums;
 
+#define FAR_APART 1024 /* steps from which rows lie a page and more apart */
+
+/* Between two computations, ask for a share of what the next tile will read and of what this one will write: where
+ * rows lie a page and more apart, asking just before they are needed is too late. */
+INLINE void expect_share(const Scan *s, const Packed *p, int64_t task, int64_t t0, int64_t n, int64_t j) {
+    int64_t low = V * n / p->wide, rows = V * (n + NB) / p->wide - low, at = (task * s->D + j * V + low) * s->length + t0;
+    if (t0) {
+        expect(s->u + at - T, s->length, (int)rows, T);
+        expect(s->delta + at - T, s->length, (int)rows, T);
+        expect(s->gy + at - T, s->length, (int)rows, T);
+    }
+    if (t0 && !j) {
+        expect(s->B + (task * s->N + n) * s->length + t0 - T, s->length, NB, T);
+        expect(s->C + (task * s->N + n) * s->length + t0 - T, s->length, NB, T);
+    }
+    expect_write(s->gu + at, s->length, (int)rows, T);
+    expect_write(s->gdelta + at, s->length, (int)rows, T);
+}
+
 static void backward_task(const Scan *s, const Packed *p, int64_t b, int64_t k, Sums sums, float *work) {
     int64_t L = s->length, N = s->N, wide = p->wide, task = b * s->K + k, all_lanes = p->vectors * T * V;
     Recomputed *r = (Recomputed *)take(&work, sizeof(Recomputed) / 4);
@@ -140,10 +159,12 @@ static void backward_task(const Scan *s, const Packed *p, int64_t b, int64_t k, 
         for (int64_t j = 0; j < p->vectors; j++) {
             int lanes = smaller(V, s->D - j * V);
             int64_t at = (task * s->D + j * V) * L + t0, o = j * T * V;
-            int64_t next = j + 1 < p->vectors ? at + V * L : at - j * V * L - T;
-            expect(s->u + next, L, V, T);
-            expect(s->delta + next, L, V, T);
-            expect(s->gy + next, L, V, T);
+            if (L < FAR_APART) {
+                int64_t next = j + 1 < p->vectors ? at + V * L : at - j * V * L - T;
+                expect(s->u + next, L, V, T);
+                expect(s->delta + next, L, V, T);
+                expect(s->gy + next, L, V, T);
+            }
             transpose(s->u + at, L, lanes, steps, u + o, V);
             transpose(s->delta + at, L, lanes, steps, step + o, V);
             transpose(s->gy + at, L, lanes, steps, dy + o, V);
@@ -154,6 +175,7 @@ static void backward_task(const Scan *s, const Packed *p, int64_t b, int64_t k, 
         for (int64_t n = 0; n < wide; n += NB) {
             for (int64_t j = 0; j < p->vectors; j++) {
                 int64_t o = j * T * V, q = (j * wide + n) * V;
+                if (L >= FAR_APART) expect_share(s, p, task, t0, n, j);
                 backward_tile(steps, (int)wide, step + o, x + o, dy + o, B + n, C + n, p->A2 + k * p->state + q, h + q,
                               g + q, sums.A + q, gx + o, gstep + o, sum_B, sum_C, r, j == 0);
             }
@@ -165,8 +187,10 @@ static void backward_task(const Scan *s, const Packed *p, int64_t b, int64_t k, 
         for (int64_t j = 0; j < p->vectors; j++) {
             int64_t at = (task * s->D + j * V) * L + t0, o = j * T * V;
             vf skip = load(p->skip + (k * p->vectors + j) * V);
-            expect_write(s->gu + at, L, smaller(V, s->D - j * V), steps);
-            expect_write(s->gdelta + at, L, smaller(V, s->D - j * V), steps);
+            if (L < FAR_APART) {
+                expect_write(s->gu + at, L, smaller(V, s->D - j * V), steps);
+                expect_write(s->gdelta + at, L, smaller(V, s->D - j * V), steps);
+            }
             vf gskip = load(sums.skip + j * V), gbias = load(sums.bias + j * V);
             for (int64_t i = o; i < o + steps * V; i += V) {
                 vf in = load(u + i), d = load(step + i), out = load(dy + i), to_x = load(gx + i);

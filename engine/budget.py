@@ -131,22 +131,19 @@ def _train_whole(
     if not searched:
         rate = budget.rates[0] if budget.rates else None
         return _train(name, budget, program, run, rate, 1.0), {}
-    ranked = sorted((value, rate) for rate, value in searched.items() if value is not None)
+    *better, (_, last) = sorted((value, rate) for rate, value in searched.items() if value is not None)
     given_up: dict[float, str] = {}
-    for i, (probed, rate) in enumerate(ranked):
-        last = i == len(ranked) - 1
+    for probed, rate in better:
         try:
             meta = _train(name, budget, program, run, rate, 1.0)
         except UserError as error:
-            if last:
-                raise
             given_up[rate] = str(error)
             continue
         reached = float(meta["metrics"]["ergas"])
-        if last or reached < LEARNED * probed:
+        if reached < LEARNED * probed:
             return meta, given_up
         given_up[rate] = f"no progress: ERGAS {probed:.4f} after {PROBE_SHARE:g} of the budget, {reached:.4f} after all"
-    raise AssertionError("the last rate returns or raises")
+    return _train(name, budget, program, run, last, 1.0), given_up
 
 
 def _train(name: str, budget: Budget, program: Path, run: str, rate: float | None, share: float) -> dict[str, Any]:

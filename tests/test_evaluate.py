@@ -100,12 +100,13 @@ def test_written_files_hold_the_same_numbers(mat, tmp_path, capsys):
     run(mat, "--const", 2047, *(x for k, p in files.items() for x in (f"--{k}", p)))
     values = expected(images(), "reduced")
     content = json.loads(files["json"].read_text())
-    assert [s["sam"] for s in content["samples"]] == values["sam"].tolist()
+    # one image at a time against a batch: a vector's last lanes may round otherwise
+    assert [s["sam"] for s in content["samples"]] == pytest.approx(values["sam"].tolist(), rel=1e-14)
     assert content["summary"]["qn"]["mean"] == pytest.approx(float(values["qn"].mean()), rel=1e-14)
     assert (content["protocol"], content["const"], content["ratio"]) == ("reduced", 2047, 4)
     rows = list(csv.DictReader(io.StringIO(files["csv"].read_text())))
     assert [r["sample"] for r in rows] == ["1", "2", "3", "mean", "std"]
-    assert [float(r["ssim"]) for r in rows[:3]] == values["ssim"].tolist()
+    assert [float(r["ssim"]) for r in rows[:3]] == pytest.approx(values["ssim"].tolist(), rel=1e-14)
     assert (
         f"{float(values['ergas'].mean()):.4f}" in files["latex"].read_text()
         and r"data\_PanNet\_qb" in files["latex"].read_text()

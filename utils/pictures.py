@@ -6,7 +6,7 @@ what is compared is shown with the same brightness. matplotlib is imported where
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +108,13 @@ def save_grid(path: Path, methods: Mapping[str, Mapping[str, np.ndarray]], rgb: 
     save_panels(path, rows)
 
 
+def _places(width: float) -> Iterator[tuple[float, float]]:
+    """Yield where a label of `width` pixels may begin, seen from its point, nearest first."""
+    for distance in range(12, 160, 8):
+        for turn in np.linspace(0, 2 * np.pi, 16, endpoint=False) + np.pi / 8:
+            yield distance * np.cos(turn) - width * (np.cos(turn) < 0), distance * np.sin(turn)
+
+
 def _place_labels(axis: Any, points: Mapping[str, tuple[float, float]]) -> None:
     """Write every name beside its point, at the nearest of many places where it covers no other name or point."""
     figure = axis.figure
@@ -115,27 +122,18 @@ def _place_labels(axis: Any, points: Mapping[str, tuple[float, float]]) -> None:
     renderer = figure.canvas.get_renderer()
     marks = {name: axis.transData.transform(point) for name, point in points.items()}
     frame, taken = axis.get_window_extent(renderer), []
-    turns = np.linspace(0, 2 * np.pi, 16, endpoint=False) + np.pi / 8
+
+    def free(place: Any) -> bool:
+        inside = frame.x0 < place.x0 and place.x1 < frame.x1 and frame.y0 < place.y0 and place.y1 < frame.y1
+        wide = place.padded(4)
+        return inside and not any(wide.contains(*m) for m in marks.values()) and not any(map(place.overlaps, taken))
+
     for name in sorted(points, key=lambda n: -marks[n][1]):
         label = axis.annotate(name, points[name], fontsize=8, xytext=(0, 0), textcoords="offset pixels")
         box = label.get_window_extent(renderer)
-        best = None
-        for distance in range(12, 160, 8):
-            for turn in turns:
-                dx, dy = distance * np.cos(turn) - box.width * (np.cos(turn) < 0), distance * np.sin(turn)
-                place = box.translated(dx, dy)
-                inside = frame.x0 < place.x0 and place.x1 < frame.x1 and frame.y0 < place.y0 and place.y1 < frame.y1
-                covers = any(
-                    place.x0 - 4 < x < place.x1 + 4 and place.y0 - 4 < y < place.y1 + 4 for x, y in marks.values()
-                )
-                if inside and not covers and not any(place.overlaps(other) for other in taken):
-                    best = (dx, dy, place)
-                    break
-            if best:
-                break
-        dx, dy, place = best or (6, 6, box.translated(6, 6))
+        dx, dy = next((p for p in _places(box.width) if free(box.translated(*p))), (6, 6))
         label.set_position((dx, dy))
-        taken.append(place)
+        taken.append(box.translated(dx, dy))
         near = (min(max(0.0, dx), dx + box.width), min(max(0.0, dy), dy + box.height))  # the label's point next to it
         if np.hypot(*near) > 16:  # far away: a line says whose name it is
             line = {"arrowstyle": "-", "linewidth": 0.5, "alpha": 0.6, "shrinkA": 0, "shrinkB": 2}

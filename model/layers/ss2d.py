@@ -149,13 +149,12 @@ class SS2D(nn.Module):
         """Scan x (B, H, W, D) in four directions: y (B, H, W, D) and the last state (B, K * D, N)."""
         R, N = self.dt_rank, self.d_state
         s = self.shared_state(prev, skip)
-        weight, sizes = self.x_proj, (R, N, N)
+        weights = [*self.x_proj.split((R, N, N), dim=1)]
         if s is not None:
-            sizes = (R, N, N, N)
-            weight = torch.cat((weight, self.G.view(K, N, -1)), dim=1)
+            weights.append(self.G.view(K, N, -1))
         # One product yields dt, Bt, Ct and the gate, each of all directions: all read the unmodified x.
-        weight = torch.cat([part.flatten(0, 1) for part in weight.split(sizes, dim=1)])
-        parts = linear_parts(x, weight, None, [K * size for size in sizes])
+        weight = torch.cat([part.flatten(0, 1) for part in weights])
+        parts = linear_parts(x, weight, None, [K * part.shape[1] for part in weights])
         parts = (part.view(*x.shape[:3], K, -1).permute(0, 3, 4, 1, 2) for part in parts)  # (B, K, ·, H, W)
         dt, Bt, Ct, *gate = parts
         y, last = cross_selective_scan(

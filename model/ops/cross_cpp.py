@@ -14,9 +14,9 @@ import math
 import torch
 from torch import Tensor
 
-from model.ops.native_build import run
+from model.ops.native_build import fill, run
 from model.ops.registration import ScanKernel, register
-from model.ops.scan_cpp import fill, saved_floats
+from model.ops.scan_cpp import saved_floats
 
 
 class _Rows(ctypes.Structure):

@@ -10,14 +10,14 @@ Shapes: x (B, H, W, c), weight (c, 1, k, k), bias (c); result (B, H, W, c).
 from __future__ import annotations
 
 import ctypes
-import os
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from model.ops.native_build import lanes, run
+from model.ops.native_build import fill, run, serves
+from model.ops.registration import register_cpu
 
 VARIABLE = "LEMAMBA_DEPTHWISE"
 _SIDES = (5, 7, 9, 11)
@@ -31,20 +31,10 @@ class _Depthwise(ctypes.Structure):
     _fields_ += [(n, ctypes.c_void_p) for n in ("x", "weight", "bias", "y", "gy", "gx", "gweight", "gbias")]
 
 
-@torch.compiler.assume_constant_result
-def _native() -> bool:
-    """Tell whether the kernel is there and worth it, or asked for."""
-    wanted = os.environ.get(VARIABLE, "")
-    return wanted != "torch" and lanes() >= (1 if wanted == "cpp" else _WIDE_LANES)
-
-
 def _call(function: str, weight: Tensor, shape: torch.Size, **tensors: Tensor | None) -> None:
     """Run a C function on a map of `shape` (B, H, W, c)."""
     structure = _Depthwise(*shape, weight.shape[-1], torch.get_num_threads())
-    structure.weight = weight.data_ptr()
-    for name, tensor in tensors.items():
-        setattr(structure, name, None if tensor is None else tensor.data_ptr())
-    run(function, structure)
+    run(function, fill(structure, {"weight": weight, **tensors}))
 
 
 def _forward_cpu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -71,14 +61,15 @@ def _backward_fake(gy, x, weight):
     return x.new_empty(x.shape), weight.new_empty(weight.shape), weight.new_empty(weight.shape[0])
 
 
-# Defined by hand: torch.library.custom_op costs 50 microseconds a call.
-_LIBRARY = torch.library.Library("lemamba", "FRAGMENT")
-_LIBRARY.define("depthwise_cpp(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
-_LIBRARY.define("depthwise_cpp_backward(Tensor gy, Tensor x, Tensor weight) -> (Tensor, Tensor, Tensor)")
-_LIBRARY.impl("depthwise_cpp", _forward_cpu, "CPU")
-_LIBRARY.impl("depthwise_cpp_backward", _backward_cpu, "CPU")
-torch.library.register_fake("lemamba::depthwise_cpp", _forward_fake)
-torch.library.register_fake("lemamba::depthwise_cpp_backward", _backward_fake)
+_forward = register_cpu(
+    "depthwise_cpp", "(Tensor x, Tensor weight, Tensor? bias) -> Tensor", _forward_cpu, _forward_fake
+)
+_backward = register_cpu(
+    "depthwise_cpp_backward",
+    "(Tensor gy, Tensor x, Tensor weight) -> (Tensor, Tensor, Tensor)",
+    _backward_cpu,
+    _backward_fake,
+)
 
 
 class _DepthwiseConv(torch.autograd.Function):
@@ -88,20 +79,20 @@ class _DepthwiseConv(torch.autograd.Function):
     def forward(ctx, x, weight, bias):
         ctx.save_for_backward(x, weight)
         ctx.has_bias = bias is not None
-        return torch.ops.lemamba.depthwise_cpp(x, weight, bias)
+        return _forward(x, weight, bias)
 
     @staticmethod
     def backward(ctx, gy):
-        gx, gweight, gbias = torch.ops.lemamba.depthwise_cpp_backward(gy, *ctx.saved_tensors)
+        gx, gweight, gbias = _backward(gy, *ctx.saved_tensors)
         return gx, gweight, gbias if ctx.has_bias else None
 
 
-@register_flop_formula(torch.ops.lemamba.depthwise_cpp)
+@register_flop_formula(_forward)
 def _flops(x_shape, weight_shape, *_args, out_shape=None, **_kwargs) -> int:
     return 2 * x_shape.numel() * weight_shape[-1] ** 2
 
 
-@register_flop_formula(torch.ops.lemamba.depthwise_cpp_backward)
+@register_flop_formula(_backward)
 def _backward_flops(_gy_shape, x_shape, weight_shape, *_args, out_shape=None, **_kwargs) -> int:
     return 4 * x_shape.numel() * weight_shape[-1] ** 2
 
@@ -117,7 +108,7 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
         and weight.shape[-1] == weight.shape[-2]
         and weight.shape[-1] in _SIDES
         and not torch.is_autocast_enabled("cpu")
-        and _native()
+        and serves(VARIABLE, _WIDE_LANES)
     )
     if not served:
         padding = (weight.shape[-2] // 2, weight.shape[-1] // 2)
@@ -125,4 +116,4 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
         return y.permute(0, 2, 3, 1)
     if torch.is_grad_enabled():
         return _DepthwiseConv.apply(x, weight, bias)
-    return torch.ops.lemamba.depthwise_cpp(x, weight, bias)
+    return _forward(x, weight, bias)

@@ -8,13 +8,13 @@ Shapes: a, b and the result alike.
 from __future__ import annotations
 
 import ctypes
-import os
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.ops.native_build import lanes, run
+from model.ops.native_build import fill, run, serves
+from model.ops.registration import register_cpu
 
 VARIABLE = "LEMAMBA_GATE"
 _WIDE_LANES = 8
@@ -28,18 +28,11 @@ class _Gate(ctypes.Structure):
     _fields_ += [(n, ctypes.c_void_p) for n in ("a", "b", "gy", "y", "ga", "gb")]
 
 
-@torch.compiler.assume_constant_result
-def _native() -> bool:
-    """Tell whether the kernel is there and worth it, or asked for."""
-    wanted = os.environ.get(VARIABLE, "")
-    return wanted != "torch" and lanes() >= (1 if wanted == "cpp" else _WIDE_LANES)
-
-
 def _forward_cpu(a: Tensor, b: Tensor) -> Tensor:
     """Return a * GELU(b), packed; float32."""
     a, b = a.contiguous(), b.contiguous()
     y = torch.empty_like(a)
-    run("gate_forward", _Gate(y.numel(), torch.get_num_threads(), a.data_ptr(), b.data_ptr(), None, y.data_ptr()))
+    run("gate_forward", fill(_Gate(y.numel(), torch.get_num_threads()), {"a": a, "b": b, "y": y}))
     return y
 
 
@@ -47,8 +40,8 @@ def _backward_cpu(gy: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Return the gradients of a and b."""
     gy, a, b = gy.contiguous(), a.contiguous(), b.contiguous()
     ga, gb = torch.empty_like(a), torch.empty_like(a)
-    pointers = (t.data_ptr() for t in (a, b, gy))
-    run("gate_backward", _Gate(a.numel(), torch.get_num_threads(), *pointers, None, ga.data_ptr(), gb.data_ptr()))
+    tensors = {"a": a, "b": b, "gy": gy, "ga": ga, "gb": gb}
+    run("gate_backward", fill(_Gate(a.numel(), torch.get_num_threads()), tensors))
     return ga, gb
 
 
@@ -60,14 +53,10 @@ def _backward_fake(gy, a, b):
     return a.new_empty(a.shape), a.new_empty(a.shape)
 
 
-# Defined by hand: torch.library.custom_op costs 50 microseconds a call.
-_LIBRARY = torch.library.Library("lemamba", "FRAGMENT")
-_LIBRARY.define("gate_cpp(Tensor a, Tensor b) -> Tensor")
-_LIBRARY.define("gate_cpp_backward(Tensor gy, Tensor a, Tensor b) -> (Tensor, Tensor)")
-_LIBRARY.impl("gate_cpp", _forward_cpu, "CPU")
-_LIBRARY.impl("gate_cpp_backward", _backward_cpu, "CPU")
-torch.library.register_fake("lemamba::gate_cpp", _forward_fake)
-torch.library.register_fake("lemamba::gate_cpp_backward", _backward_fake)
+_forward = register_cpu("gate_cpp", "(Tensor a, Tensor b) -> Tensor", _forward_cpu, _forward_fake)
+_backward = register_cpu(
+    "gate_cpp_backward", "(Tensor gy, Tensor a, Tensor b) -> (Tensor, Tensor)", _backward_cpu, _backward_fake
+)
 
 
 class _GeluGate(torch.autograd.Function):
@@ -76,11 +65,11 @@ class _GeluGate(torch.autograd.Function):
     @staticmethod
     def forward(ctx, a, b):
         ctx.save_for_backward(a, b)
-        return torch.ops.lemamba.gate_cpp(a, b)
+        return _forward(a, b)
 
     @staticmethod
     def backward(ctx, gy):
-        return torch.ops.lemamba.gate_cpp_backward(gy, *ctx.saved_tensors)
+        return _backward(gy, *ctx.saved_tensors)
 
 
 def gelu_gate(a: Tensor, b: Tensor) -> Tensor:
@@ -90,8 +79,8 @@ def gelu_gate(a: Tensor, b: Tensor) -> Tensor:
         and a.dtype == b.dtype == torch.float32
         and a.shape == b.shape
         and a.numel() >= _SMALL
-        and _native()
+        and serves(VARIABLE, _WIDE_LANES)
     )
     if not served:
         return a * F.gelu(b)
-    return _GeluGate.apply(a, b) if torch.is_grad_enabled() else torch.ops.lemamba.gate_cpp(a, b)
+    return _GeluGate.apply(a, b) if torch.is_grad_enabled() else _forward(a, b)

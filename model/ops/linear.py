@@ -13,7 +13,6 @@ Shapes: x (…, I), weight (O, I), bias (O); parts (…, O_i) with sum of O_i = 
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Sequence
 
 import torch
@@ -21,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from model.ops.native_build import lanes, run
+from model.ops.native_build import run, serves
+from model.ops.registration import register_cpu
 
 VARIABLE = "LEMAMBA_LINEAR"
 _WIDE_LANES = 16  # float32 lanes of the vectors from which the kernel beats torch's product
@@ -33,13 +33,6 @@ class _Linear(ctypes.Structure):
 
     _fields_ = [(n, ctypes.c_int64) for n in ("rows", "inner", "outer", "threads", "x_row", "g_row", "more")]
     _fields_ += [(n, ctypes.c_void_p) for n in ("x", "W", "bias", "out", "g", "gx", "gW", "gbias")]
-
-
-@torch.compiler.assume_constant_result
-def _native() -> bool:
-    """Tell whether the kernel is there and worth it, or asked for."""
-    wanted = os.environ.get(VARIABLE, "")
-    return wanted != "torch" and lanes() >= (1 if wanted == "cpp" else _WIDE_LANES)
 
 
 def _rows(x: Tensor) -> tuple[Tensor, int]:
@@ -101,14 +94,12 @@ def _backward_fake(grads, x, weight):
     return [x.new_empty(x.shape), weight.new_empty(weight.shape), weight.new_empty(weight.shape[0])]
 
 
-# Defined by hand: torch.library.custom_op costs 50 microseconds a call, as much as a small product.
-_LIBRARY = torch.library.Library("lemamba", "FRAGMENT")
-_LIBRARY.define("linear_cpp(Tensor x, Tensor weight, Tensor? bias, int[] sizes) -> Tensor[]")
-_LIBRARY.define("linear_cpp_backward(Tensor[] grads, Tensor x, Tensor weight) -> Tensor[]")
-_LIBRARY.impl("linear_cpp", _forward_cpu, "CPU")
-_LIBRARY.impl("linear_cpp_backward", _backward_cpu, "CPU")
-torch.library.register_fake("lemamba::linear_cpp", _forward_fake)
-torch.library.register_fake("lemamba::linear_cpp_backward", _backward_fake)
+_forward = register_cpu(
+    "linear_cpp", "(Tensor x, Tensor weight, Tensor? bias, int[] sizes) -> Tensor[]", _forward_cpu, _forward_fake
+)
+_backward = register_cpu(
+    "linear_cpp_backward", "(Tensor[] grads, Tensor x, Tensor weight) -> Tensor[]", _backward_cpu, _backward_fake
+)
 
 
 class _LinearParts(torch.autograd.Function):
@@ -118,21 +109,21 @@ class _LinearParts(torch.autograd.Function):
     def forward(ctx, x, weight, bias, sizes):
         ctx.save_for_backward(x, weight)
         ctx.has_bias = bias is not None
-        return tuple(torch.ops.lemamba.linear_cpp(x, weight, bias, sizes))
+        return tuple(_forward(x, weight, bias, sizes))
 
     @staticmethod
     def backward(ctx, *grads):
         x, weight = ctx.saved_tensors
-        gx, gweight, gbias = torch.ops.lemamba.linear_cpp_backward(list(grads), x, weight)
+        gx, gweight, gbias = _backward(list(grads), x, weight)
         return gx, gweight, gbias if ctx.has_bias else None, None
 
 
-@register_flop_formula(torch.ops.lemamba.linear_cpp)
+@register_flop_formula(_forward)
 def _flops(x_shape, weight_shape, *_args, out_shape=None, **_kwargs) -> int:
     return 2 * x_shape.numel() * weight_shape[0]
 
 
-@register_flop_formula(torch.ops.lemamba.linear_cpp_backward)
+@register_flop_formula(_backward)
 def _backward_flops(_grads_shape, x_shape, weight_shape, *_args, out_shape=None, **_kwargs) -> int:
     return 4 * x_shape.numel() * weight_shape[0]
 
@@ -148,12 +139,12 @@ def linear_parts(x: Tensor, weight: Tensor, bias: Tensor | None, sizes: Sequence
         and x.dtype == weight.dtype == torch.float32
         and x.numel() * weight.shape[0] >= _SMALL
         and not torch.is_autocast_enabled("cpu")
-        and _native()
+        and serves(VARIABLE, _WIDE_LANES)
     )
     if served:
         if torch.is_grad_enabled():
             return list(_LinearParts.apply(x, weight, bias, list(sizes)))
-        return torch.ops.lemamba.linear_cpp(x, weight, bias, list(sizes))
+        return _forward(x, weight, bias, list(sizes))
     return list(F.linear(x, weight, bias).split(list(sizes), dim=-1))
 
 

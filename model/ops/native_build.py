@@ -21,6 +21,9 @@ import threading
 from functools import cache
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 SOURCES = Path(__file__).resolve().parent / "native"
 _COMMON = ("-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 # Tried in this order: everything for this very processor; without OpenMP (one thread); without knowing the processor.
@@ -137,6 +140,25 @@ def lanes() -> int:
     """Return how many float32 numbers a vector of the compiled kernels holds (4, 8 or 16), 0 without them."""
     found, _ = library()
     return 0 if found is None else found.vector_lanes()
+
+
+@torch.compiler.assume_constant_result
+def serves(variable: str, least: int) -> bool:
+    """Tell whether a layer's compiled kernel is used: from `least` lanes on, or as the environment `variable` says.
+
+    The variable's values are cpp (wherever there are kernels), torch (never), anything else the choice by lanes.
+    """
+    wanted = os.environ.get(variable, "")
+    return wanted != "torch" and lanes() >= (1 if wanted == "cpp" else least)
+
+
+def fill(structure: ctypes.Structure, tensors: dict[str, Tensor | None], **numbers: int) -> ctypes.Structure:
+    """Set a C structure's fields from tensors (None is a null pointer) and numbers."""
+    for name, tensor in tensors.items():
+        setattr(structure, name, None if tensor is None else tensor.data_ptr())
+    for name, number in numbers.items():
+        setattr(structure, name, number)
+    return structure
 
 
 def run(function: str, structure: ctypes.Structure) -> None:

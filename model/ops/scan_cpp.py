@@ -15,7 +15,7 @@ import math
 import torch
 from torch import Tensor
 
-from model.ops.native_build import library, run
+from model.ops.native_build import fill, library, run
 from model.ops.registration import ScanKernel, register
 
 
@@ -32,15 +32,6 @@ class _Scan(ctypes.Structure):
     _fields_ += [(n, ctypes.c_void_p) for n in ("u", "delta", "A", "B", "C", "skip", "bias", "initial")]
     _fields_ += [(n, ctypes.c_void_p) for n in ("y", "last", "saved", "gy", "glast")]
     _fields_ += [(n, ctypes.c_void_p) for n in ("gu", "gdelta", "gA", "gB", "gC", "gskip", "gbias", "ginitial")]
-
-
-def fill(structure: ctypes.Structure, tensors: dict[str, Tensor | None], **numbers: int) -> ctypes.Structure:
-    """Set a C structure's fields from tensors (None is a null pointer) and numbers."""
-    for name, tensor in tensors.items():
-        setattr(structure, name, None if tensor is None else tensor.data_ptr())
-    for name, number in numbers.items():
-        setattr(structure, name, number)
-    return structure
 
 
 def saved_floats(*sizes: int) -> int:

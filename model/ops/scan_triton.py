@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from model.ops.registration import ScanKernel, register
-from model.ops.triton_launch import Call, backward, forward, interpreted, saved_shape, saved_type
-from model.ops.triton_plan import Shape
+from model.ops.triton_launch import Call, backward, forward, saved_shape, saved_type
+from model.ops.triton_plan import Shape, interpreted
 
 HALF_INPUTS = True
 

@@ -9,7 +9,6 @@ Legend: see `triton_plan.py`; tasks are (b, k, chunk).
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +19,7 @@ from model.ops.triton_plan import (
     Shape,
     channel_blocks,
     chunk_length,
+    interpreted,
     power_of_two,
     steps,
     tile,
@@ -28,11 +28,6 @@ from model.ops.triton_plan import (
 from model.ops.triton_tune import choose
 
 _FAR = 2**31 - 1  # distances beyond this need 64-bit arithmetic in the kernels
-
-
-def interpreted() -> bool:
-    """Tell whether Triton's interpreter runs the kernels on the CPU."""
-    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on")
 
 
 def packed(x: Tensor) -> Tensor:

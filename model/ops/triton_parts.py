@@ -20,15 +20,15 @@ Legend: t step, k direction or group, R rank of dt (0: the step sizes themselves
 
 from __future__ import annotations
 
-import os
-
 import triton
 import triton.language as tl
+
+from model.ops.triton_plan import interpreted
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
 # Triton's interpreter knows no inline assembly; it decides at the same moment, when a kernel is decorated.
-_INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on"))
+_INTERPRETED = tl.constexpr(interpreted())
 
 
 @triton.jit

@@ -9,6 +9,7 @@ Legend: B batch, K groups, D channels of a group, N states, R rank of dt (0: non
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from itertools import product
 
@@ -42,6 +43,11 @@ class Config:
     RD: int
     chunks: int
     merge: bool
+
+
+def interpreted() -> bool:
+    """Tell whether Triton's interpreter runs the kernels on the CPU."""
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on")
 
 
 def power_of_two(n: int) -> int:

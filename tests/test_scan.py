@@ -180,9 +180,10 @@ def test_empty_batch(backend):
     assert all(not g.any() for g in grads)
 
 
-def test_large_steps_decay_to_zero_and_nothing_overflows(backend):
+@pytest.mark.parametrize("size", [1e4, 1e25])
+def test_large_steps_decay_to_zero_and_nothing_overflows(backend, size):
     inputs = make(1, 2, 3, 4, 100, torch.float32)
-    inputs["delta"] = (inputs["delta"].detach().abs() * 1e4 + 1e4).requires_grad_()
+    inputs["delta"] = (inputs["delta"].detach().abs() * size + size).requires_grad_()
     y, last, *grads = run(inputs, backend, draw_weights(inputs))
     assert all(torch.isfinite(v).all() for v in (y, last, *grads))
     d = inputs["delta"] + inputs["delta_bias"][:, None]

@@ -26,7 +26,7 @@ def probe() -> tuple[bool, str]:
 
 
 class _Scan(ctypes.Structure):
-    """`Scan` of native/scan.c, field by field."""
+    """`Scan` of native/scan.h, field by field."""
 
     _fields_ = [(n, ctypes.c_int64) for n in ("batch", "K", "D", "N", "length", "softplus", "threads")]
     _fields_ += [(n, ctypes.c_void_p) for n in ("u", "delta", "A", "B", "C", "skip", "bias", "initial")]

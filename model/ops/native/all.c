@@ -1,5 +1,6 @@
 /* Everything the library holds, as one translation unit: one compiler call, no headers but the C library's. */
-#include "scan.c"
+#include "scan_forward.c"
+#include "scan_backward.c"
 #include "cross_forward.c"
 #include "cross_backward.c"
 #include "depthwise.c"

@@ -15,6 +15,13 @@ static float *floats(int64_t count) { return aligned_alloc(64, (size_t)ceil_div(
 
 static inline void zero(float *p, int64_t count) { memset(p, 0, (size_t)count * 4); }
 
+/* The same, zero: lanes and states that pad are never written, and stay so. */
+static float *cleared(int64_t count) {
+    float *p = floats(count);
+    if (p) zero(p, count);
+    return p;
+}
+
 /* Take `count` floats (a multiple of V) from a scratch block. */
 static inline float *take(float **scratch, int64_t count) {
     float *p = *scratch;
@@ -30,12 +37,15 @@ static void pack_vector(const float *src, int64_t K, int64_t D, float *dst) {
         for (int64_t k = 0; k < K; k++) memcpy(dst + k * row, src + k * D, (size_t)D * 4);
 }
 
-/* (rows of D channels, N) -> [vectors][padded N][V], times `scale`, zero padded. */
+/* (rows of D channels, N) -> [vectors][padded N][V], times `scale`, within MOST_RATE, zero padded. */
 static void pack_matrix(const float *src, int64_t D, int64_t N, float scale, float *dst) {
     int64_t wide = padded(N);
     zero(dst, ceil_div(D, V) * wide * V);
     for (int64_t d = 0; d < D; d++)
-        for (int64_t n = 0; n < N; n++) dst[(d / V * wide + n) * V + d % V] = src[d * N + n] * scale;
+        for (int64_t n = 0; n < N; n++) {
+            float x = src[d * N + n] * scale;
+            dst[(d / V * wide + n) * V + d % V] = x > MOST_RATE ? MOST_RATE : x < -MOST_RATE ? -MOST_RATE : x;
+        }
 }
 
 /* The same, for states: no scale, transposed in blocks. */

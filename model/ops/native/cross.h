@@ -67,24 +67,49 @@ static Plan plan(const Cross *c) {
     return p;
 }
 
-/* Pixels that direction k visits at steps t0 .. t0 + steps. */
-static void pixels(const Cross *c, int64_t k, int64_t t0, int steps, int64_t *at) {
-    int64_t length = c->height * c->width;
-    for (int i = 0; i < steps; i++) {
-        int64_t t = k >= 2 ? length - 1 - (t0 + i) : t0 + i;
-        at[i] = k % 2 ? t % c->height * c->width + t / c->height : t;
+/* The pixel that direction k visits at step t. */
+INLINE int64_t pixel(const Cross *c, int64_t k, int64_t t) {
+    if (k >= 2) t = c->height * c->width - 1 - t;
+    return k % 2 ? t % c->height * c->width + t / c->height : t;
+}
+
+INLINE void expect_row(Rows rows, int64_t b, int64_t k, int64_t at, int64_t count) {
+    expect(rows.data + b * rows.batch + k * rows.k + at * rows.pixel, 0, 1, (int)count);
+}
+
+/* Ask for a share of what the tile of steps `from` … reads, of the directions' `sum` and of the gradients that it writes;
+ * before the first and after the last tile the next direction begins. A few pixels at a time, while there is something to
+ * compute: walking down columns, every pixel lies in another page. */
+INLINE void expect_tile(const Cross *c, int64_t b, int64_t k, int64_t from, int64_t share, int64_t shares,
+                        const float *sum, int backward) {
+    int64_t length = c->height * c->width, whole = ceil_div(length, T) * T;
+    if (from < 0 || from >= whole) from += from < 0 ? whole : -whole, k++;
+    if (k == c->K) return;
+    for (int64_t t = from + T * share / shares; t < from + T * (share + 1) / shares && t < length; t++) {
+        int64_t at = pixel(c, k, t), states = ((b * length + at) * c->K + k) * c->N;
+        expect_row(c->x, b, 0, at, c->D);
+        expect_row(c->dt, b, k, at, c->R);
+        expect_row(c->B, b, k, at, c->N);
+        expect_row(c->C, b, k, at, c->N);
+        if (c->gate.data) expect_row(c->gate, b, k, at, c->N);
+        expect(sum + at * c->D, 0, 1, (int)c->D);
+        if (!backward) continue;
+        expect_row(c->gy, b, 0, at, c->D);
+        expect(c->gB + states, 0, 1, (int)c->N);
+        expect(c->gC + states, 0, 1, (int)c->N);
+        if (c->gate.data) expect(c->ggate + states, 0, 1, (int)c->N);
     }
 }
 
 static void gather(Rows rows, int64_t b, int64_t k, const int64_t *at, int steps, int64_t count, int64_t wide,
                    float *dst) {
     const float *src = rows.data + b * rows.batch + k * rows.k;
-    for (int t = 0; t < steps; t++) memcpy(dst + t * wide, src + at[t] * rows.pixel, (size_t)count * 4);
+    for (int t = 0; t < steps; t++) copy(dst + t * wide, src + at[t] * rows.pixel, (int)count);
 }
 
 static void scatter(float *dst, int64_t b, int64_t k, int64_t K, int64_t length, const int64_t *at, int steps,
                     int64_t count, int64_t wide, const float *src) {
-    for (int t = 0; t < steps; t++) memcpy(dst + ((b * length + at[t]) * K + k) * count, src + t * wide, (size_t)count * 4);
+    for (int t = 0; t < steps; t++) copy(dst + ((b * length + at[t]) * K + k) * count, src + t * wide, (int)count);
 }
 
 /* One tile of a direction, for all vectors of channels: rows [t][n], the others [vector][t][lane]. */
@@ -125,7 +150,7 @@ static void mix_states(const Plan *p, const Tile *tile, const float *shared, flo
 static void fill_tile(const Cross *c, const Plan *p, Tile *tile, int64_t b, int64_t k, int64_t t0, int64_t from,
                       int64_t to, const float *shared, int backward) {
     tile->steps = smaller(T, p->length - t0);
-    pixels(c, k, t0, tile->steps, tile->at);
+    for (int t = 0; t < tile->steps; t++) tile->at[t] = pixel(c, k, t0 + t);
     gather(c->B, b, k, tile->at, tile->steps, c->N, p->wide, tile->B);
     gather(c->C, b, k, tile->at, tile->steps, c->N, p->wide, tile->C);
     gather(c->dt, b, k, tile->at, tile->steps, c->R, p->rank, tile->dt);
@@ -145,7 +170,7 @@ static void fill_tile(const Cross *c, const Plan *p, Tile *tile, int64_t b, int6
             if (backward) store(tile->slope + (j * T + t) * V, slope);
             if (shared) value += rho * load(mix + t * V);
             store(u + t * V, value);
-            store(step + t * V, d);
+            store(step + t * V, decay_step(d));
             store(in + t * V, value * d);
         }
     }

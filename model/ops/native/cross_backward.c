@@ -7,22 +7,21 @@
 
 /* Scratch of a backward task beside the tile. */
 typedef struct {
-    Recomputed *recomputed;
-    vf (*sum_B)[NB], (*sum_C)[NB], (*sum_dt)[NB]; /* [t][n]; sum_dt for all of the rank */
+    Kept *kept;                                   /* [t] */
+    vf (*sum_dt)[NB];                             /* [rank / NB][t][n] */
     float *rows_B, *rows_C, *rows_dt, *rows_gate; /* [t][n] gradients */
     float *g, *shared, *gshared, *none;           /* states; none: zeros */
     float *gx, *gstep;                            /* [vector][t][lane] */
 } Scratch;
 
 static int64_t scratch_floats(const Plan *p) {
-    return (int64_t)sizeof(Recomputed) / 4 + T * V * (2 * NB + p->rank) + T * (3 * p->wide + p->rank) + 4 * p->state +
+    return (int64_t)sizeof(Kept) / 4 * T + T * V * p->rank + T * (3 * p->wide + p->rank) + 4 * p->state +
            2 * T * p->row;
 }
 
 static Scratch make_scratch(const Plan *p, float **work) {
     Scratch s;
-    s.recomputed = (Recomputed *)take(work, sizeof(Recomputed) / 4);
-    s.sum_B = (vf(*)[NB])take(work, T * NB * V), s.sum_C = (vf(*)[NB])take(work, T * NB * V);
+    s.kept = (Kept *)take(work, T * sizeof(Kept) / 4);
     s.sum_dt = (vf(*)[NB])take(work, T * p->rank * V);
     s.gx = take(work, T * p->row), s.gstep = take(work, T * p->row);
     s.g = take(work, p->state), s.shared = take(work, p->state), s.gshared = take(work, p->state);
@@ -54,7 +53,7 @@ static void finish_tile(const Cross *c, const Plan *p, const Tile *tile, Scratch
         store_part(dst, add ? load_part(dst, lanes) + gu : gu, lanes);
     }
     store(sums->skip + at, gskip), store(sums->bias + at, gbias), store(sums->rho + at, grho);
-    for (int64_t r = 0; r < p->rank; r++) {
+    for (int64_t r = 0; r < c->R; r++) {
         vf(*sum)[NB] = s->sum_dt + r / NB * T;
         vf weight = load(p->W + w + r * V), gweight = load(sums->W + w + r * V);
         for (int t = 0; t < tile->steps; t++) {
@@ -78,18 +77,19 @@ static void backward_sharing(const Plan *p, const Tile *tile, Scratch *s, int64_
                 vf g = load(s->gx + (j * T + t) * V) * rho;
                 for (int i = 0; i < NB; i++) {
                     gvalue[i] += g * all(gate[t * p->wide + i]);
-                    s->sum_B[t][i] = j ? g * value[i] + s->sum_B[t][i] : g * value[i];
+                    s->kept[t].B[i] = j ? g * value[i] + s->kept[t].B[i] : g * value[i];
                 }
             }
             for (int i = 0; i < NB; i++) store(gstate + i * V, gvalue[i]);
         }
-        sum_lanes(tile->steps, s->sum_B, s->rows_gate + n, (int)p->wide);
+        sum_lanes(tile->steps, s->kept->B, KEPT, s->rows_gate + n, (int)p->wide);
     }
 }
 
 static void backward_tile_of(const Cross *c, const Plan *p, Tile *tile, Scratch *s, const Plan *sums, int64_t b,
-                             int64_t k, const float *h, float *gx, int add) {
+                             int64_t k, int64_t t0, const float *h, float *gx, int add) {
     int steps = tile->steps;
+    int64_t share = 0, shares = p->wide / NB * p->vectors;
     const float *gy = c->gy.data + b * c->gy.batch;
     for (int64_t j = 0; j < p->vectors; j++)
         for (int t = 0; t < steps; t++)
@@ -99,15 +99,17 @@ static void backward_tile_of(const Cross *c, const Plan *p, Tile *tile, Scratch 
     for (int64_t n = 0; n < p->wide; n += NB) {
         for (int64_t j = 0; j < p->vectors; j++) {
             int64_t o = j * T * V, q = (j * p->wide + n) * V;
+            expect_tile(c, b, k, t0 - T, share++, shares, gx, 1);
+            if (h != s->none) expect(h + q - p->state, 0, 1, NB * V);
             backward_tile(steps, (int)p->wide, tile->step + o, tile->x + o, tile->y + o, tile->B + n, tile->C + n,
                           p->A2 + k * p->state + q, h + q, s->g + q, sums->A2 + k * p->state + q, s->gx + o,
-                          s->gstep + o, s->sum_B, s->sum_C, s->recomputed, j == 0);
+                          s->gstep + o, s->kept, j == 0);
         }
-        sum_lanes(steps, s->sum_B, s->rows_B + n, (int)p->wide);
-        sum_lanes(steps, s->sum_C, s->rows_C + n, (int)p->wide);
+        sum_lanes(steps, s->kept->B, KEPT, s->rows_B + n, (int)p->wide);
+        sum_lanes(steps, s->kept->C, KEPT, s->rows_C + n, (int)p->wide);
     }
     for (int64_t j = 0; j < p->vectors; j++) finish_tile(c, p, tile, s, sums, k, j, gx, add);
-    for (int64_t r = 0; r < p->rank; r += NB) sum_lanes(steps, s->sum_dt + r / NB * T, s->rows_dt + r, (int)p->rank);
+    for (int64_t r = 0; r < p->rank; r += NB) sum_lanes(steps, s->sum_dt[r / NB * T], NB, s->rows_dt + r, (int)p->rank);
     scatter(c->gB, b, k, c->K, p->length, tile->at, steps, c->N, p->wide, s->rows_B);
     scatter(c->gC, b, k, c->K, p->length, tile->at, steps, c->N, p->wide, s->rows_C);
     scatter(c->gdt, b, k, c->K, p->length, tile->at, steps, c->R, p->rank, s->rows_dt);
@@ -129,7 +131,7 @@ static void backward_direction(const Cross *c, const Plan *p, Tile *tile, Scratc
     for (int64_t i = p->tiles - 1; i >= 0; i--) {
         const float *h = i ? c->saved + (task * (p->tiles - 1) + i - 1) * p->state : s->none;
         fill_tile(c, p, tile, b, k, i * T, 0, p->vectors, c->shared ? s->shared : NULL, 1);
-        backward_tile_of(c, p, tile, s, sums, b, k, h, gx, add);
+        backward_tile_of(c, p, tile, s, sums, b, k, i * T, h, gx, add);
     }
     if (c->shared) unpack_state(s->gshared, 0, p->vectors, c->D, c->N, c->gshared + states);
 }

@@ -13,6 +13,7 @@ static void forward_direction(const Cross *c, const Plan *p, Tile *tile, int64_t
         for (int64_t j = from; j < to; j++) {
             int lanes = smaller(V, c->D - j * V);
             int64_t o = j * T * V;
+            expect_tile(c, b, k, (i + 1) * T, j - from, to - from, c->y + b * p->length * c->D, 0);
             vf skip = load(p->skip + k * p->row + j * V);
             for (int t = 0; t < tile->steps; t++) store(tile->y + o + t * V, load(tile->u + o + t * V) * skip);
             forward_tile(tile->steps, (int)p->wide, tile->step + o, tile->x + o, tile->y + o, tile->B, tile->C,

@@ -12,9 +12,8 @@
 
 #include "vector.h"
 
-#define T 32  /* steps of a tile: decays and states of NB of them stay in the first cache */
+#define T 16  /* steps of a tile: what backward keeps of NB states and of its vectors stays in the first cache */
 #define NB 4  /* states per pass: the padding unit of N */
-#define UNROLL _Pragma("GCC unroll 8") /* at once, so that small arrays live in registers */
 
 #define DEFINE_FORWARD(NAME, COUNT)                                                                                  \
     static void NAME(int steps, const float *step, const float *x, float *y, const float *B, const float *C, int ld, \
@@ -24,8 +23,8 @@
         for (int t = 0; t < steps; t++) {                                                                            \
             vf d = load(step + t * V), in = load(x + t * V), even = load(y + t * V), odd = all(0.0f);                \
             UNROLL for (int n = 0; n < COUNT; n += 2) {                                             \
-                s[n] = exp2_v(d * a[n]) * s[n] + in * all(B[t * ld + n]);                                            \
-                s[n + 1] = exp2_v(d * a[n + 1]) * s[n + 1] + in * all(B[t * ld + n + 1]);                            \
+                s[n] = decay_v(d, a[n]) * s[n] + in * all(B[t * ld + n]);                                            \
+                s[n + 1] = decay_v(d, a[n + 1]) * s[n + 1] + in * all(B[t * ld + n + 1]);                            \
                 even += s[n] * all(C[t * ld + n]);                                                                   \
                 odd += s[n + 1] * all(C[t * ld + n + 1]);                                                            \
             }                                                                                                        \
@@ -45,27 +44,31 @@ INLINE void forward_tile(int steps, int N, const float *step, const float *x, fl
     if (n < N) forward_4(steps, step, x, y, B + n, C + n, N, A2 + n * V, h + n * V);
 }
 
-/* Decays and states that backward recomputes for NB states of a tile. */
+/* What backward keeps of NB states at one step: the decays and states it computes again, and the sums over vectors of
+ * channels that will be summed over lanes. Side by side, not in arrays of their own: a load waits for an older store
+ * whose address has the same last twelve bits, and arrays of whole pages have the same. */
 typedef struct {
-    vf decay[T][NB], before[T][NB];
-} Recomputed;
+    vf decay[NB], before[NB], B[NB], C[NB];
+} Kept;
+#define KEPT (int)(sizeof(Kept) / sizeof(vf)) /* vectors from one step to the next */
 
 /* Backward of NB states of a tile.
  *
  * dy (steps, lanes). h: state before the tile. g: gradient of the state after the tile, in; before it, out.
- * Adds to gx = sum_n g B and gstep = sum_n g h decay A2 (steps, lanes), and to gA (in units of A).
- * sum_B, sum_C [t][n][lane]: what is to be summed over channels; set by the first tile of a group, added to by others. */
+ * Added to: gA (of A2), gx, gstep (of step through the decay, without ln 2), kept[t].B and kept[t].C, per lane; these two start
+ * anew when `first`.
+ */
 INLINE void backward_tile_(int steps, int ld, const float *step, const float *x, const float *dy, const float *B,
                            const float *C, const float *A2, const float *h, float *g, float *gA, float *gx,
-                           float *gstep, vf (*sum_B)[NB], vf (*sum_C)[NB], Recomputed *r, const int first) {
+                           float *gstep, Kept *kept, const int first) {
     vf a[NB], s[NB], grad[NB], grad_A[NB];
     UNROLL for (int n = 0; n < NB; n++) a[n] = load(A2 + n * V), s[n] = load(h + n * V);
     for (int t = 0; t < steps; t++) {
         vf d = load(step + t * V), in = load(x + t * V);
         UNROLL for (int n = 0; n < NB; n++) {
-            vf decay = exp2_v(d * a[n]);
-            r->before[t][n] = s[n];
-            r->decay[t][n] = decay;
+            vf decay = decay_v(d, a[n]);
+            kept[t].before[n] = s[n];
+            kept[t].decay[n] = decay;
             s[n] = decay * s[n] + in * all(B[t * ld + n]);
         }
     }
@@ -73,13 +76,14 @@ INLINE void backward_tile_(int steps, int ld, const float *step, const float *x,
     for (int t = steps - 1; t >= 0; t--) {
         vf d = load(step + t * V), in = load(x + t * V), out = load(dy + t * V);
         vf to_x = load(gx + t * V), to_step = load(gstep + t * V);
+        Kept *k = kept + t;
         UNROLL for (int n = 0; n < NB; n++) {
             vf now = grad[n] + out * all(C[t * ld + n]);
-            sum_C[t][n] = first ? s[n] * out : s[n] * out + sum_C[t][n];
-            sum_B[t][n] = first ? now * in : now * in + sum_B[t][n];
+            k->C[n] = first ? s[n] * out : s[n] * out + k->C[n];
+            k->B[n] = first ? now * in : now * in + k->B[n];
             to_x += now * all(B[t * ld + n]);
-            grad[n] = now * r->decay[t][n];
-            s[n] = r->before[t][n];
+            grad[n] = now * k->decay[n];
+            s[n] = k->before[n];
             vf through = grad[n] * s[n];
             to_step += through * load(A2 + n * V);
             grad_A[n] += through * d;
@@ -91,16 +95,21 @@ INLINE void backward_tile_(int steps, int ld, const float *step, const float *x,
 
 static void backward_tile(int steps, int ld, const float *step, const float *x, const float *dy, const float *B,
                           const float *C, const float *A2, const float *h, float *g, float *gA, float *gx,
-                          float *gstep, vf (*sum_B)[NB], vf (*sum_C)[NB], Recomputed *r, int first) {
+                          float *gstep, Kept *kept, int first) {
     if (first)
-        backward_tile_(steps, ld, step, x, dy, B, C, A2, h, g, gA, gx, gstep, sum_B, sum_C, r, 1);
+        backward_tile_(steps, ld, step, x, dy, B, C, A2, h, g, gA, gx, gstep, kept, 1);
     else
-        backward_tile_(steps, ld, step, x, dy, B, C, A2, h, g, gA, gx, gstep, sum_B, sum_C, r, 0);
+        backward_tile_(steps, ld, step, x, dy, B, C, A2, h, g, gA, gx, gstep, kept, 0);
 }
 
-/* Sum [t][n][lane] over lanes into rows [t][n] that are `ld` floats apart. */
-INLINE void sum_lanes(int steps, vf (*sums)[NB], float *rows, int ld) {
-    for (int t = 0; t < steps; t++) store4(rows + t * ld, sums_of_four((const float *)sums[t]));
+/* Sum NB vectors a step over their lanes into rows [t][n] that are `ld` floats apart; the vectors of a step are
+ * `stride` vectors apart from those of the next. Steps beyond `steps` up to a multiple of 4 are read, not written. */
+static void sum_lanes(int steps, const vf *sums, int stride, float *rows, int ld) {
+    for (int t = 0; t < steps; t += 4) {
+        v4 sum[4];
+        sums_of_sixteen(sums + t * stride, stride, sum);
+        for (int i = 0; i < 4 && t + i < steps; i++) store4(rows + (t + i) * ld, sum[i]);
+    }
 }
 
 #endif

@@ -25,6 +25,7 @@ typedef float vf __attribute__((vector_size(4 * V)));
 typedef int32_t vi __attribute__((vector_size(4 * V)));
 typedef float v4 __attribute__((vector_size(16)));
 #define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 8") /* at once, so that small arrays live in registers */
 
 INLINE vf load(const float *p) { vf v; memcpy(&v, p, sizeof v); return v; }
 INLINE void store(float *p, vf v) { memcpy(p, &v, sizeof v); }
@@ -116,12 +117,54 @@ INLINE vf exp2_v(vf x) {
 #define LOG2E 1.44269504088896341f
 #define LN2 0.69314718055994531f
 
+#define MOST_STEP 0x1p40f
+#define MOST_RATE 0x1p26f
+
+/* 2^(d a), a state's decay, for |d| up to MOST_STEP and |a| up to MOST_RATE: what rounding leaves of their product then
+ * has a finite cube, and the decay is 0 where it should be.
+ *
+ * With AVX-512 it is 2^k 2^(i/16) 2^f, |f| <= 1/32: the second factor from a table in one register, the third of degree
+ * 3, relative error 2e-9 before rounding, its linear term exactly ln 2 for the same reason as the 1 in exp2_v. 10
+ * instructions with the product d a, which is not rounded by itself; exp2_v takes 13. */
+INLINE vf decay_v(vf d, vf a) {
+#if V == 16 && defined(__AVX512DQ__)
+    const __m512 table = _mm512_setr_ps(
+        1.0f, 1.04427373f, 1.09050775f, 1.13878858f, 1.18920708f, 1.24185777f, 1.29683959f, 1.35425556f,
+        1.41421354f, 1.47682619f, 1.54221082f, 1.61049032f, 1.68179286f, 1.75625217f, 1.8340081f, 1.91520655f);
+    const vf magic = all(786432.0f); /* 1.5 * 2^19: adding it rounds to sixteenths, i in the lowest four bits */
+    vf shifted = (vf)_mm512_fmadd_ps((__m512)d, (__m512)a, (__m512)magic), n = shifted - magic;
+    vf f = (vf)_mm512_fmsub_ps((__m512)d, (__m512)a, (__m512)n);
+    vf p = all(5.550428135e-02f) * f + all(2.402342701e-01f);
+    p = p * f + all(LN2);
+    p = p * f + all(1.0f);
+    p *= (vf)_mm512_permutexvar_ps((__m512i)shifted, table);
+    return (vf)_mm512_scalef_ps((__m512)p, (__m512)n); /* rounds n down to k */
+#else
+    return exp2_v(d * a);
+#endif
+}
+
+/* A step, within what decay_v takes. */
+INLINE vf decay_step(vf d) { return at_most(at_least(d, all(-MOST_STEP)), all(MOST_STEP)); }
+
+/* 1 / x for x of ordinary size. Division takes as long as 16 multiplications here; an approximation and one step of
+ * Newton's method take 5. */
+INLINE vf reciprocal_v(vf x) {
+#if V == 16
+    vf r = (vf)_mm512_rcp14_ps((__m512)x);
+    return r * (all(2.0f) - x * r);
+#else
+    return all(1.0f) / x;
+#endif
+}
+
 /* softplus(x) = max(x, 0) + log(1 + exp(-|x|)), and its derivative, the logistic function. */
 INLINE vf softplus_v(vf x, vf *slope) {
     vf positive = at_least(x, all(0.0f));
     vf magnitude = positive + positive - x; /* |x| */
     vf z = exp2_v(magnitude * all(-LOG2E));
-    vf s = z / (z + all(2.0f)); /* log(1 + z) = 2 artanh(s), s <= 1/3 */
+    vf more = z + all(1.0f), inverse = reciprocal_v(more * (more + all(1.0f))); /* one for both quotients */
+    vf s = z * more * inverse; /* z / (z + 2): log(1 + z) = 2 artanh(s), s <= 1/3 */
     vf q = s * s;
     vf p = all(2.817834143e-01f);
     p = p * q + all(2.796060113e-01f);
@@ -129,34 +172,53 @@ INLINE vf softplus_v(vf x, vf *slope) {
     p = p * q + all(6.666631468e-01f);
     p = p * q + all(2.000000008e+00f);
     if (slope) {
-        vf part = all(1.0f) / (z + all(1.0f));
+        vf part = (more + all(1.0f)) * inverse;
         vi negative = (vi)(x < all(0.0f));
         *slope = (vf)((negative & (vi)(z * part)) | (~negative & (vi)part));
     }
     return positive + s * p;
 }
 
-/* Sum of the lanes of four vectors that lie one after the other in memory. */
-INLINE v4 sums_of_four(const float *p) {
-    v4 s[4];
-    for (int i = 0; i < 4; i++) {
-        const float *q = p + i * V;
 #if V == 16
-        __m256 half = _mm256_loadu_ps(q) + _mm256_loadu_ps(q + 8);
-        s[i] = (v4)_mm256_castps256_ps128(half) + (v4)_mm256_extractf128_ps(half, 1);
-#elif V == 8
-        s[i] = load4(q) + load4(q + 4);
+/* Add lanes of two vectors into one: `swap` brings to every place the partner of what `keep` leaves there of a (0) or b (1). */
+INLINE __m512 fold(__m512 a, __m512 b, __mmask16 keep, __m512i swap) {
+    return _mm512_add_ps(_mm512_mask_blend_ps(keep, a, b), _mm512_permutex2var_ps(a, swap, b));
+}
+#endif
+
+/* Sums of the lanes of four vectors at p, of four at p + stride, … four times: sum[i][n] of p[i * stride + n]. */
+INLINE void sums_of_sixteen(const vf *p, int stride, v4 *sum) {
+#if V == 16
+    const __m512i halves = _mm512_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23);
+    const __m512i quarters = _mm512_setr_epi32(4, 5, 6, 7, 16, 17, 18, 19, 12, 13, 14, 15, 24, 25, 26, 27);
+    const __m512i pairs = _mm512_setr_epi32(2, 3, 16, 17, 6, 7, 20, 21, 10, 11, 24, 25, 14, 15, 28, 29);
+    const __m512i ones = _mm512_setr_epi32(1, 16, 3, 18, 5, 20, 7, 22, 9, 24, 11, 26, 13, 28, 15, 30);
+    __m512 s[8];
+    UNROLL for (int i = 0; i < 8; i++) {
+        const vf *q = p + i / 4 * stride + i % 4;
+        s[i] = fold((__m512)q[0], (__m512)q[2 * stride], 0xff00, halves);
+    }
+    UNROLL for (int i = 0; i < 4; i++) s[i] = fold(s[i], s[i + 4], 0xf0f0, quarters);
+    UNROLL for (int i = 0; i < 2; i++) s[i] = fold(s[i], s[i + 2], 0xcccc, pairs);
+    s[0] = fold(s[0], s[1], 0xaaaa, ones);
+    memcpy(sum, &s[0], sizeof s[0]);
 #else
-        s[i] = load4(q);
+    for (int i = 0; i < 4; i++, p += stride) {
+        v4 part[4];
+        for (int n = 0; n < 4; n++) {
+#if V == 8
+            part[n] = (v4)_mm256_castps256_ps128((__m256)p[n]) + (v4)_mm256_extractf128_ps((__m256)p[n], 1);
+#else
+            part[n] = p[n];
+#endif
+        }
+#if defined(__SSE3__)
+        __m128 low = _mm_hadd_ps((__m128)part[0], (__m128)part[1]), high = _mm_hadd_ps((__m128)part[2], (__m128)part[3]);
+        sum[i] = (v4)_mm_hadd_ps(low, high);
+#else
+        for (int n = 0; n < 4; n++) sum[i][n] = (part[n][0] + part[n][1]) + (part[n][2] + part[n][3]);
 #endif
     }
-#if defined(__SSE3__)
-    __m128 low = _mm_hadd_ps((__m128)s[0], (__m128)s[1]), high = _mm_hadd_ps((__m128)s[2], (__m128)s[3]);
-    return (v4)_mm_hadd_ps(low, high);
-#else
-    v4 r;
-    for (int i = 0; i < 4; i++) r[i] = (s[i][0] + s[i][1]) + (s[i][2] + s[i][3]);
-    return r;
 #endif
 }
 
@@ -176,7 +238,30 @@ INLINE void transpose4(const float *src, int64_t src_row, float *dst, int64_t ds
 #endif
 }
 
-#if defined(__AVX__)
+#if V == 16
+/* The same for 16 x 16: rows are loaded in quarters, so that no shuffle has to cross quarters. */
+static void transpose16(const float *src, int64_t src_row, float *dst, int64_t dst_row) {
+    __m512 a[4][4], b[4]; /* a[i][r]: columns 4i … 4i + 3 of the rows r, r + 4, r + 8, r + 12 */
+    UNROLL for (int r = 0; r < 4; r++)
+        UNROLL for (int i = 0; i < 4; i++) a[i][r] = _mm512_castps128_ps512(_mm_loadu_ps(src + r * src_row + 4 * i));
+    UNROLL for (int r = 0; r < 4; r++)
+        UNROLL for (int i = 0; i < 4; i++) a[i][r] = _mm512_insertf32x4(a[i][r], _mm_loadu_ps(src + (r + 4) * src_row + 4 * i), 1);
+    UNROLL for (int r = 0; r < 4; r++)
+        UNROLL for (int i = 0; i < 4; i++) a[i][r] = _mm512_insertf32x4(a[i][r], _mm_loadu_ps(src + (r + 8) * src_row + 4 * i), 2);
+    UNROLL for (int r = 0; r < 4; r++)
+        UNROLL for (int i = 0; i < 4; i++) a[i][r] = _mm512_insertf32x4(a[i][r], _mm_loadu_ps(src + (r + 12) * src_row + 4 * i), 3);
+    UNROLL for (int i = 0; i < 4; i++, dst += 4 * dst_row) {
+        b[0] = _mm512_unpacklo_ps(a[i][0], a[i][1]), b[1] = _mm512_unpackhi_ps(a[i][0], a[i][1]);
+        b[2] = _mm512_unpacklo_ps(a[i][2], a[i][3]), b[3] = _mm512_unpackhi_ps(a[i][2], a[i][3]);
+        _mm512_storeu_ps(dst, _mm512_shuffle_ps(b[0], b[2], 0x44));
+        _mm512_storeu_ps(dst + dst_row, _mm512_shuffle_ps(b[0], b[2], 0xee));
+        _mm512_storeu_ps(dst + 2 * dst_row, _mm512_shuffle_ps(b[1], b[3], 0x44));
+        _mm512_storeu_ps(dst + 3 * dst_row, _mm512_shuffle_ps(b[1], b[3], 0xee));
+    }
+}
+#define BLOCK 16
+#define transpose_block transpose16
+#elif V == 8
 /* The same for 8 x 8. */
 INLINE void transpose8(const float *src, int64_t src_row, float *dst, int64_t dst_row) {
     __m256 a[8], b[8];
@@ -208,6 +293,8 @@ static void transpose(const float *src, int64_t src_row, int rows, int columns, 
         int c = 0;
         for (; c + BLOCK <= columns; c += BLOCK)
             transpose_block(src + r * src_row + c, src_row, dst + c * dst_row + r, dst_row);
+        for (; c + 4 <= columns; c += 4)
+            for (int i = r; i < r + BLOCK; i += 4) transpose4(src + i * src_row + c, src_row, dst + c * dst_row + i, dst_row);
         for (; c < columns; c++)
             for (int i = r; i < r + BLOCK; i++) dst[c * dst_row + i] = src[i * src_row + c];
     }
@@ -221,17 +308,20 @@ static void transpose(const float *src, int64_t src_row, int rows, int columns, 
         for (int c = 0; c < columns; c++) dst[c * dst_row + r] = src[r * src_row + c];
 }
 
-/* Ask for rows x columns floats that will be read soon: rows far apart defeat the hardware's own prefetcher
- * and, where their distance is a power of two, the first cache; hence into the second. */
+/* Copy a short row. */
+INLINE void copy(float *dst, const float *src, int count) {
+    for (int i = 0; i < count; i += V) {
+        int n = count - i < V ? count - i : V;
+        store_part(dst + i, load_part(src + i, n), n);
+    }
+}
+
+/* Ask for rows x columns floats that will be read or written soon: rows far apart defeat the hardware's own prefetcher
+ * and, where their distance is a power of two, the first cache; hence into the second. Whatever does nothing but this must be
+ * INLINE too: gcc takes a call without effect away. */
 INLINE void expect(const float *src, int64_t src_row, int rows, int columns) {
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < columns; c += 16) __builtin_prefetch(src + r * src_row + c, 0, 2);
-}
-
-/* The same for rows that will be written. */
-INLINE void expect_write(const float *dst, int64_t dst_row, int rows, int columns) {
-    for (int r = 0; r < rows; r++)
-        for (int c = 0; c < columns; c += 16) __builtin_prefetch(dst + r * dst_row + c, 1, 2);
 }
 
 #endif

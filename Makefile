@@ -1,5 +1,5 @@
 # make demo    a synthetic scene, a training run, a fused image and its numbers, in under 3 minutes on 2 cores
-# make test    every test that needs no GPU            make lint   ruff check + format check
+# make test    every test that needs no GPU            make lint   ruff and clang-format, checking only
 # make bench   speed, side by side in one run          make gpu    tests and benchmarks on a CUDA machine
 #                                                       (MAMBA_SSM=its .tar.gz: builds that operator to compare with)
 # make fuzz    long fuzzing and the long kill test      make clean  remove the environment
@@ -7,6 +7,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
+KERNELS := $(wildcard model/ops/native/*.[ch])
 
 .PHONY: venv demo test lint format bench gpu fuzz clean
 
@@ -41,10 +42,12 @@ gpu: $(STAMP)
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/clang-format --dry-run -Werror $(KERNELS)
 
 format: $(STAMP)
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+	$(VENV)/bin/clang-format -i $(KERNELS)
 
 clean:
 	rm -rf $(VENV)

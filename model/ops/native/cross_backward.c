@@ -156,7 +156,8 @@ static void write_sums(const Cross *c, const Plan *p, float *sums, int64_t parts
 int cross_backward(const Cross *c) {
     Plan p = plan(c);
     int64_t parts = smaller(c->batch, MAX_PARTS), image = c->batch * p.length * c->D;
-    int apart = parts < c->threads && c->K > 1 && image; /* too few samples: each direction by itself, with its own gx */
+    int apart =
+        parts < c->threads && c->K > 1 && image; /* few samples: each direction by itself, with a gx of its own */
     float *sums = floats((parts ? parts : 1) * p.sum_floats), *copies = apart ? floats((c->K - 1) * image) : NULL;
     int failed = !p.A2 || !sums;
     if (sums) zero(sums, (parts ? parts : 1) * p.sum_floats);

@@ -6,10 +6,10 @@
  */
 #include "common.h"
 
-#define PIXELS 8          /* neighbouring results side by side in registers */
-#define BAND (128 << 10)  /* floats of a band: half of a second cache of a megabyte */
+#define PIXELS 8         /* neighbouring results side by side in registers */
+#define BAND (128 << 10) /* floats of a band: half of a second cache of a megabyte */
 
-#define LARGEST 11        /* kernel sides that are compiled: 5, 7, 9, 11 */
+#define LARGEST 11 /* kernel sides that are compiled: 5, 7, 9, 11 */
 #define ALL_TAPS _Pragma("GCC unroll 16")
 
 typedef struct {
@@ -63,12 +63,14 @@ INLINE void convolve(const int kernel, const Depthwise *c, const Layout *l, cons
     for (int64_t y = 0; y < rows; y++)
         for (int64_t x = 0; x < c->width; x += PIXELS) {
             vf sum[PIXELS];
-            UNROLL for (int i = 0; i < PIXELS; i++) sum[i] = start;
+            UNROLL
+            for (int i = 0; i < PIXELS; i++) sum[i] = start;
             for (int dy = 0; dy < kernel; dy++) {
                 const float *src = band + (y + dy) * l->row + x * V, *w = weight + dy * kernel * V;
                 ALL_TAPS for (int dx = 0; dx < kernel; dx++) {
                     vf tap = load(w + dx * V);
-                    UNROLL for (int i = 0; i < PIXELS; i++) sum[i] += tap * load(src + (dx + i) * V);
+                    UNROLL
+                    for (int i = 0; i < PIXELS; i++) sum[i] += tap * load(src + (dx + i) * V);
                 }
             }
             float *dst = sample + ((y0 + y) * c->width + x) * c->channels + j * V;

@@ -13,7 +13,7 @@
 #define HIGH 4
 #endif
 #define ALL_ROWS _Pragma("GCC unroll 16") /* at once, so that the sums live in registers */
-#define CHUNK 192 /* rows worked on while they are in the second cache; a multiple of HIGH */
+#define CHUNK 192                         /* rows worked on while they are in the second cache; a multiple of HIGH */
 
 typedef struct {
     int64_t rows, inner, outer, threads, x_row, g_row; /* x_row, g_row: floats from row to row */
@@ -24,24 +24,29 @@ typedef struct {
     float *gx, *gW, *gbias; /* any may be NULL */
 } Linear;
 
-/* out[i][j] = (add ? out[i][j] : start[j] or 0) + sum_k a[i * row + k * step] * b[k][j], `high` rows, `wide` columns. */
+/* out[i][j] = (add ? out[i][j] : start[j] or 0) + sum_k a[i * row + k * step] * b[k][j]; `high` x `wide` of them. */
 INLINE void block(const int high, int64_t inner, const float *a, int64_t row, int64_t step, const float *b, float *out,
                   int64_t out_row, int wide, const float *start, int add) {
     vf sum[HIGH][2];
     int low = smaller(V, wide), up = wide - low;
-    ALL_ROWS for (int i = 0; i < high; i++) {
+    ALL_ROWS
+    for (int i = 0; i < high; i++) {
         sum[i][0] = add ? load_part(out + i * out_row, low) : start ? load_part(start, low) : all(0.0f);
-        sum[i][1] = !up ? all(0.0f) : add ? load_part(out + i * out_row + V, up) : start ? load_part(start + V, up) : all(0.0f);
+        sum[i][1] = all(0.0f);
+        if (up && add) sum[i][1] = load_part(out + i * out_row + V, up);
+        if (up && !add && start) sum[i][1] = load_part(start + V, up);
     }
     for (int64_t k = 0; k < inner; k++) {
         vf b0 = load(b + k * WIDE), b1 = load(b + k * WIDE + V);
-        ALL_ROWS for (int i = 0; i < high; i++) {
+        ALL_ROWS
+        for (int i = 0; i < high; i++) {
             vf value = all(a[i * row + k * step]);
             sum[i][0] += value * b0;
             sum[i][1] += value * b1;
         }
     }
-    ALL_ROWS for (int i = 0; i < high; i++) {
+    ALL_ROWS
+    for (int i = 0; i < high; i++) {
         store_part(out + i * out_row, sum[i][0], low);
         if (up) store_part(out + i * out_row + V, sum[i][1], up);
     }
@@ -54,8 +59,10 @@ static void product(int64_t rows, int64_t inner, int64_t columns, const float *a
         const float *b = panels + j * inner, *s = start ? start + j : NULL;
         int wide = smaller(WIDE, columns - j);
         int64_t i = 0;
-        for (; i + HIGH <= rows; i += HIGH) block(HIGH, inner, a + i * row, row, step, b, out + i * out_row + j, out_row, wide, s, add);
-        for (; i + 4 <= rows; i += 4) block(4, inner, a + i * row, row, step, b, out + i * out_row + j, out_row, wide, s, add);
+        for (; i + HIGH <= rows; i += HIGH)
+            block(HIGH, inner, a + i * row, row, step, b, out + i * out_row + j, out_row, wide, s, add);
+        for (; i + 4 <= rows; i += 4)
+            block(4, inner, a + i * row, row, step, b, out + i * out_row + j, out_row, wide, s, add);
         for (; i < rows; i++) block(1, inner, a + i * row, row, step, b, out + i * out_row + j, out_row, wide, s, add);
     }
 }
@@ -101,7 +108,9 @@ static void backward_rows(const Linear *c, int64_t from, int64_t to, const float
     for (int64_t i = from; i < to; i += CHUNK) {
         int64_t rows = smaller(CHUNK, to - i);
         const float *g = c->g + i * c->g_row;
-        if (c->gx) product(rows, c->outer, c->inner, g, c->g_row, 1, panels, c->gx + i * c->inner, c->inner, NULL, (int)c->more);
+        if (c->gx)
+            product(rows, c->outer, c->inner, g, c->g_row, 1, panels, c->gx + i * c->inner, c->inner, NULL,
+                    (int)c->more);
         if (c->gW) {
             pack_rows(c->x + i * c->x_row, c->x_row, rows, c->inner, work);
             product(c->outer, rows, c->inner, g, 1, c->g_row, work, sums, c->inner, NULL, 1);
@@ -129,7 +138,8 @@ int linear_backward(const Linear *c) {
             }
 #pragma omp for schedule(dynamic, 1)
             for (int64_t p = 0; p < parts; p++)
-                if (work) backward_rows(c, p * c->rows / parts, (p + 1) * c->rows / parts, panels, sums + p * count, work);
+                if (work)
+                    backward_rows(c, p * c->rows / parts, (p + 1) * c->rows / parts, panels, sums + p * count, work);
             free(work);
         }
     }

@@ -42,7 +42,7 @@ static Packed pack_scan(const Scan *s) {
     return p;
 }
 
-/* One vector of channels, [t][lane]: the step and the recurrence's input from u and delta; slope is that of softplus. */
+/* One vector of channels, [t][lane]: the step and the recurrence's input x from u and delta; slope: of softplus. */
 INLINE void activate(const Scan *s, int steps, const float *bias, const float *u, const float *delta, float *step,
                      float *x, float *slope) {
     vf b = load(bias);

@@ -9,11 +9,11 @@ typedef struct {
     float *A, *skip, *bias; /* gradients of one part of the batch, packed */
 } Sums;
 
-/* ScanScratch of a backward task, [vector][t][lane] or [t][n]. A span is as read, and later the gradients as written; a tile
- * is small enough for the first cache. */
+/* Scratch of a backward task, [vector][t][lane] or [t][n]. A span holds what is read, and later the gradients that are
+ * written; a tile is small enough for the first cache. */
 typedef struct {
-    float *B, *C, *gB, *gC;                /* of the span */
-    float *u, *delta, *dy;                 /* of the span; u and delta end as their gradients */
+    float *B, *C, *gB, *gC;               /* of the span */
+    float *u, *delta, *dy;                /* of the span; u and delta end as their gradients */
     float *step, *slope, *x, *gx, *gstep; /* of the tile */
     Kept *kept;
     float *g, *initial; /* states */
@@ -71,7 +71,7 @@ static void write_span(const Scan *s, const Packed *p, int64_t task, int64_t t0,
     }
 }
 
-/* From the gradients of x and step to those of u and delta, in their place, of skip and of the bias; steps from t on. */
+/* From the gradients of x and step to those of u and delta, in their place, of skip and of the bias; from step t on. */
 static void finish_tile_of_scan(const Packed *p, int64_t k, int t, int steps, ScanScratch *w, Sums sums) {
     for (int64_t j = 0; j < p->vectors; j++) {
         vf skip = load(p->skip + (k * p->vectors + j) * V);
@@ -113,9 +113,9 @@ static void backward_task(const Scan *s, const Packed *p, int64_t b, int64_t k, 
                     int64_t o = j * T * V, q = (j * wide + n) * V;
                     expect_share(s, task, t0, i++, shares);
                     if (tile) expect(h + q - p->state, 0, 1, NB * V); /* of the tile that follows */
-                    backward_tile(steps, (int)wide, w->step + o, w->x + o, w->dy + (j * SPAN + t) * V, w->B + t * wide + n,
-                                  w->C + t * wide + n, p->A2 + k * p->state + q, h + q, w->g + q, sums.A + q, w->gx + o,
-                                  w->gstep + o, w->kept, j == 0);
+                    backward_tile(steps, (int)wide, w->step + o, w->x + o, w->dy + (j * SPAN + t) * V,
+                                  w->B + t * wide + n, w->C + t * wide + n, p->A2 + k * p->state + q, h + q, w->g + q,
+                                  sums.A + q, w->gx + o, w->gstep + o, w->kept, j == 0);
                 }
                 sum_lanes(steps, w->kept->B, KEPT, w->gB + t * wide + n, (int)wide);
                 sum_lanes(steps, w->kept->C, KEPT, w->gC + t * wide + n, (int)wide);
@@ -155,7 +155,8 @@ int scan_backward(const Scan *s) {
     }
     if (!failed) {
         sum_parts(sums, parts, count);
-        for (int64_t k = 0; k < K; k++) unpack_state(sums + k * p.state, 0, p.vectors, s->D, s->N, s->gA + k * s->D * s->N);
+        for (int64_t k = 0; k < K; k++)
+            unpack_state(sums + k * p.state, 0, p.vectors, s->D, s->N, s->gA + k * s->D * s->N);
         unpack_vector(sums + K * p.state, K, s->D, s->gskip);
         unpack_vector(sums + K * (p.state + row), K, s->D, s->gbias);
     }

@@ -12,17 +12,19 @@
 
 #include "vector.h"
 
-#define T 16  /* steps of a tile: what backward keeps of NB states and of its vectors stays in the first cache */
-#define NB 4  /* states per pass: the padding unit of N */
+#define T 16 /* steps of a tile: what backward keeps of NB states and of its vectors stays in the first cache */
+#define NB 4 /* states per pass: the padding unit of N */
 
 #define DEFINE_FORWARD(NAME, COUNT)                                                                                  \
     static void NAME(int steps, const float *step, const float *x, float *y, const float *B, const float *C, int ld, \
                      const float *A2, float *h) {                                                                    \
         vf a[COUNT], s[COUNT];                                                                                       \
-        UNROLL for (int n = 0; n < COUNT; n++) a[n] = load(A2 + n * V), s[n] = load(h + n * V);                             \
+        UNROLL                                                                                                       \
+        for (int n = 0; n < COUNT; n++) a[n] = load(A2 + n * V), s[n] = load(h + n * V);                             \
         for (int t = 0; t < steps; t++) {                                                                            \
             vf d = load(step + t * V), in = load(x + t * V), even = load(y + t * V), odd = all(0.0f);                \
-            UNROLL for (int n = 0; n < COUNT; n += 2) {                                             \
+            UNROLL                                                                                                   \
+            for (int n = 0; n < COUNT; n += 2) {                                                                     \
                 s[n] = decay_v(d, a[n]) * s[n] + in * all(B[t * ld + n]);                                            \
                 s[n + 1] = decay_v(d, a[n + 1]) * s[n + 1] + in * all(B[t * ld + n + 1]);                            \
                 even += s[n] * all(C[t * ld + n]);                                                                   \
@@ -30,7 +32,8 @@
             }                                                                                                        \
             store(y + t * V, even + odd);                                                                            \
         }                                                                                                            \
-        UNROLL for (int n = 0; n < COUNT; n++) store(h + n * V, s[n]);                                                      \
+        UNROLL                                                                                                       \
+        for (int n = 0; n < COUNT; n++) store(h + n * V, s[n]);                                                      \
     }
 
 DEFINE_FORWARD(forward_8, 8)
@@ -55,29 +58,33 @@ typedef struct {
 /* Backward of NB states of a tile.
  *
  * dy (steps, lanes). h: state before the tile. g: gradient of the state after the tile, in; before it, out.
- * Added to: gA (of A2), gx, gstep (of step through the decay, without ln 2), kept[t].B and kept[t].C, per lane; these two start
- * anew when `first`.
+ * Added to: gA (of A2), gx, gstep (of step through the decay, without ln 2), kept[t].B and kept[t].C, per lane; these
+ * two start anew when `first`.
  */
 INLINE void backward_tile_(int steps, int ld, const float *step, const float *x, const float *dy, const float *B,
                            const float *C, const float *A2, const float *h, float *g, float *gA, float *gx,
                            float *gstep, Kept *kept, const int first) {
     vf a[NB], s[NB], grad[NB], grad_A[NB];
-    UNROLL for (int n = 0; n < NB; n++) a[n] = load(A2 + n * V), s[n] = load(h + n * V);
+    UNROLL
+    for (int n = 0; n < NB; n++) a[n] = load(A2 + n * V), s[n] = load(h + n * V);
     for (int t = 0; t < steps; t++) {
         vf d = load(step + t * V), in = load(x + t * V);
-        UNROLL for (int n = 0; n < NB; n++) {
+        UNROLL
+        for (int n = 0; n < NB; n++) {
             vf decay = decay_v(d, a[n]);
             kept[t].before[n] = s[n];
             kept[t].decay[n] = decay;
             s[n] = decay * s[n] + in * all(B[t * ld + n]);
         }
     }
-    UNROLL for (int n = 0; n < NB; n++) grad[n] = load(g + n * V), grad_A[n] = load(gA + n * V);
+    UNROLL
+    for (int n = 0; n < NB; n++) grad[n] = load(g + n * V), grad_A[n] = load(gA + n * V);
     for (int t = steps - 1; t >= 0; t--) {
         vf d = load(step + t * V), in = load(x + t * V), out = load(dy + t * V);
         vf to_x = load(gx + t * V), to_step = load(gstep + t * V);
         Kept *k = kept + t;
-        UNROLL for (int n = 0; n < NB; n++) {
+        UNROLL
+        for (int n = 0; n < NB; n++) {
             vf now = grad[n] + out * all(C[t * ld + n]);
             k->C[n] = first ? s[n] * out : s[n] * out + k->C[n];
             k->B[n] = first ? now * in : now * in + k->B[n];
@@ -90,16 +97,15 @@ INLINE void backward_tile_(int steps, int ld, const float *step, const float *x,
         }
         store(gx + t * V, to_x), store(gstep + t * V, to_step);
     }
-    UNROLL for (int n = 0; n < NB; n++) store(g + n * V, grad[n]), store(gA + n * V, grad_A[n]);
+    UNROLL
+    for (int n = 0; n < NB; n++) store(g + n * V, grad[n]), store(gA + n * V, grad_A[n]);
 }
 
 static void backward_tile(int steps, int ld, const float *step, const float *x, const float *dy, const float *B,
-                          const float *C, const float *A2, const float *h, float *g, float *gA, float *gx,
-                          float *gstep, Kept *kept, int first) {
-    if (first)
-        backward_tile_(steps, ld, step, x, dy, B, C, A2, h, g, gA, gx, gstep, kept, 1);
-    else
-        backward_tile_(steps, ld, step, x, dy, B, C, A2, h, g, gA, gx, gstep, kept, 0);
+                          const float *C, const float *A2, const float *h, float *g, float *gA, float *gx, float *gstep,
+                          Kept *kept, int first) {
+    if (first) backward_tile_(steps, ld, step, x, dy, B, C, A2, h, g, gA, gx, gstep, kept, 1);
+    else backward_tile_(steps, ld, step, x, dy, B, C, A2, h, g, gA, gx, gstep, kept, 0);
 }
 
 /* Sum NB vectors a step over their lanes into rows [t][n] that are `ld` floats apart; the vectors of a step are

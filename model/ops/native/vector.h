@@ -27,9 +27,17 @@ typedef float v4 __attribute__((vector_size(16)));
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 8") /* at once, so that small arrays live in registers */
 
-INLINE vf load(const float *p) { vf v; memcpy(&v, p, sizeof v); return v; }
+INLINE vf load(const float *p) {
+    vf v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
 INLINE void store(float *p, vf v) { memcpy(p, &v, sizeof v); }
-INLINE v4 load4(const float *p) { v4 v; memcpy(&v, p, sizeof v); return v; }
+INLINE v4 load4(const float *p) {
+    v4 v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
 INLINE void store4(float *p, v4 v) { memcpy(p, &v, sizeof v); }
 
 /* The same number in every lane. */
@@ -128,9 +136,9 @@ INLINE vf exp2_v(vf x) {
  * instructions with the product d a, which is not rounded by itself; exp2_v takes 13. */
 INLINE vf decay_v(vf d, vf a) {
 #if V == 16 && defined(__AVX512DQ__)
-    const __m512 table = _mm512_setr_ps(
-        1.0f, 1.04427373f, 1.09050775f, 1.13878858f, 1.18920708f, 1.24185777f, 1.29683959f, 1.35425556f,
-        1.41421354f, 1.47682619f, 1.54221082f, 1.61049032f, 1.68179286f, 1.75625217f, 1.8340081f, 1.91520655f);
+    const __m512 table = _mm512_setr_ps(1.0f, 1.04427373f, 1.09050775f, 1.13878858f, 1.18920708f, 1.24185777f,
+                                        1.29683959f, 1.35425556f, 1.41421354f, 1.47682619f, 1.54221082f, 1.61049032f,
+                                        1.68179286f, 1.75625217f, 1.8340081f, 1.91520655f);
     const vf magic = all(786432.0f); /* 1.5 * 2^19: adding it rounds to sixteenths, i in the lowest four bits */
     vf shifted = (vf)_mm512_fmadd_ps((__m512)d, (__m512)a, (__m512)magic), n = shifted - magic;
     vf f = (vf)_mm512_fmsub_ps((__m512)d, (__m512)a, (__m512)n);
@@ -180,7 +188,8 @@ INLINE vf softplus_v(vf x, vf *slope) {
 }
 
 #if V == 16
-/* Add lanes of two vectors into one: `swap` brings to every place the partner of what `keep` leaves there of a (0) or b (1). */
+/* Add lanes of two vectors into one: `keep` leaves a lane of a (0) or b (1) in place, `swap` brings its partner there.
+ */
 INLINE __m512 fold(__m512 a, __m512 b, __mmask16 keep, __m512i swap) {
     return _mm512_add_ps(_mm512_mask_blend_ps(keep, a, b), _mm512_permutex2var_ps(a, swap, b));
 }
@@ -194,12 +203,15 @@ INLINE void sums_of_sixteen(const vf *p, int stride, v4 *sum) {
     const __m512i pairs = _mm512_setr_epi32(2, 3, 16, 17, 6, 7, 20, 21, 10, 11, 24, 25, 14, 15, 28, 29);
     const __m512i ones = _mm512_setr_epi32(1, 16, 3, 18, 5, 20, 7, 22, 9, 24, 11, 26, 13, 28, 15, 30);
     __m512 s[8];
-    UNROLL for (int i = 0; i < 8; i++) {
+    UNROLL
+    for (int i = 0; i < 8; i++) {
         const vf *q = p + i / 4 * stride + i % 4;
         s[i] = fold((__m512)q[0], (__m512)q[2 * stride], 0xff00, halves);
     }
-    UNROLL for (int i = 0; i < 4; i++) s[i] = fold(s[i], s[i + 4], 0xf0f0, quarters);
-    UNROLL for (int i = 0; i < 2; i++) s[i] = fold(s[i], s[i + 2], 0xcccc, pairs);
+    UNROLL
+    for (int i = 0; i < 4; i++) s[i] = fold(s[i], s[i + 4], 0xf0f0, quarters);
+    UNROLL
+    for (int i = 0; i < 2; i++) s[i] = fold(s[i], s[i + 2], 0xcccc, pairs);
     s[0] = fold(s[0], s[1], 0xaaaa, ones);
     memcpy(sum, &s[0], sizeof s[0]);
 #else
@@ -213,7 +225,8 @@ INLINE void sums_of_sixteen(const vf *p, int stride, v4 *sum) {
 #endif
         }
 #if defined(__SSE3__)
-        __m128 low = _mm_hadd_ps((__m128)part[0], (__m128)part[1]), high = _mm_hadd_ps((__m128)part[2], (__m128)part[3]);
+        __m128 low = _mm_hadd_ps((__m128)part[0], (__m128)part[1]),
+               high = _mm_hadd_ps((__m128)part[2], (__m128)part[3]);
         sum[i] = (v4)_mm_hadd_ps(low, high);
 #else
         for (int n = 0; n < 4; n++) sum[i][n] = (part[n][0] + part[n][1]) + (part[n][2] + part[n][3]);
@@ -242,15 +255,21 @@ INLINE void transpose4(const float *src, int64_t src_row, float *dst, int64_t ds
 /* The same for 16 x 16: rows are loaded in quarters, so that no shuffle has to cross quarters. */
 static void transpose16(const float *src, int64_t src_row, float *dst, int64_t dst_row) {
     __m512 a[4][4], b[4]; /* a[i][r]: columns 4i … 4i + 3 of the rows r, r + 4, r + 8, r + 12 */
-    UNROLL for (int r = 0; r < 4; r++)
-        UNROLL for (int i = 0; i < 4; i++) a[i][r] = _mm512_castps128_ps512(_mm_loadu_ps(src + r * src_row + 4 * i));
-    UNROLL for (int r = 0; r < 4; r++)
-        UNROLL for (int i = 0; i < 4; i++) a[i][r] = _mm512_insertf32x4(a[i][r], _mm_loadu_ps(src + (r + 4) * src_row + 4 * i), 1);
-    UNROLL for (int r = 0; r < 4; r++)
-        UNROLL for (int i = 0; i < 4; i++) a[i][r] = _mm512_insertf32x4(a[i][r], _mm_loadu_ps(src + (r + 8) * src_row + 4 * i), 2);
-    UNROLL for (int r = 0; r < 4; r++)
-        UNROLL for (int i = 0; i < 4; i++) a[i][r] = _mm512_insertf32x4(a[i][r], _mm_loadu_ps(src + (r + 12) * src_row + 4 * i), 3);
-    UNROLL for (int i = 0; i < 4; i++, dst += 4 * dst_row) {
+    UNROLL
+    for (int r = 0; r < 4; r++) UNROLL
+    for (int i = 0; i < 4; i++) a[i][r] = _mm512_castps128_ps512(_mm_loadu_ps(src + r * src_row + 4 * i));
+    UNROLL
+    for (int r = 0; r < 4; r++) UNROLL
+    for (int i = 0; i < 4; i++) a[i][r] = _mm512_insertf32x4(a[i][r], _mm_loadu_ps(src + (r + 4) * src_row + 4 * i), 1);
+    UNROLL
+    for (int r = 0; r < 4; r++) UNROLL
+    for (int i = 0; i < 4; i++) a[i][r] = _mm512_insertf32x4(a[i][r], _mm_loadu_ps(src + (r + 8) * src_row + 4 * i), 2);
+    UNROLL
+    for (int r = 0; r < 4; r++) UNROLL
+    for (int i = 0; i < 4; i++)
+        a[i][r] = _mm512_insertf32x4(a[i][r], _mm_loadu_ps(src + (r + 12) * src_row + 4 * i), 3);
+    UNROLL
+    for (int i = 0; i < 4; i++, dst += 4 * dst_row) {
         b[0] = _mm512_unpacklo_ps(a[i][0], a[i][1]), b[1] = _mm512_unpackhi_ps(a[i][0], a[i][1]);
         b[2] = _mm512_unpacklo_ps(a[i][2], a[i][3]), b[3] = _mm512_unpackhi_ps(a[i][2], a[i][3]);
         _mm512_storeu_ps(dst, _mm512_shuffle_ps(b[0], b[2], 0x44));
@@ -294,7 +313,8 @@ static void transpose(const float *src, int64_t src_row, int rows, int columns, 
         for (; c + BLOCK <= columns; c += BLOCK)
             transpose_block(src + r * src_row + c, src_row, dst + c * dst_row + r, dst_row);
         for (; c + 4 <= columns; c += 4)
-            for (int i = r; i < r + BLOCK; i += 4) transpose4(src + i * src_row + c, src_row, dst + c * dst_row + i, dst_row);
+            for (int i = r; i < r + BLOCK; i += 4)
+                transpose4(src + i * src_row + c, src_row, dst + c * dst_row + i, dst_row);
         for (; c < columns; c++)
             for (int i = r; i < r + BLOCK; i++) dst[c * dst_row + i] = src[i * src_row + c];
     }
@@ -317,8 +337,8 @@ INLINE void copy(float *dst, const float *src, int count) {
 }
 
 /* Ask for rows x columns floats that will be read or written soon: rows far apart defeat the hardware's own prefetcher
- * and, where their distance is a power of two, the first cache; hence into the second. Whatever does nothing but this must be
- * INLINE too: gcc takes a call without effect away. */
+ * and, where their distance is a power of two, the first cache; hence into the second. A function that does nothing but
+ * this must be INLINE too: gcc takes calls without effect away. */
 INLINE void expect(const float *src, int64_t src_row, int rows, int columns) {
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < columns; c += 16) __builtin_prefetch(src + r * src_row + c, 0, 2);

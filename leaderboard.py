@@ -271,9 +271,7 @@ def run_all(
         else:
             results[name] = outcome
             if name in training:
-                outcome["training"] = {
-                    k: training[name][k] for k in ("rate", "steps", "minutes", "searched", "given_up")
-                }
+                outcome["training"] = {key: training[name][key] for key in TRAINING}
                 outcome["cost"]["steps"] = training[name]["steps"]
     return results, failures
 

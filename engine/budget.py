@@ -1,9 +1,10 @@
 """The same budget for every network: equal time or equal steps, equal settings, an equal search for the rate.
 
 Behind `leaderboard.py --train`. Each training is a run of the training command in a process of its own, in
-log_file/leaderboard/<data set>_<network>. No single learning rate suits networks of such different kinds, so each may
-choose: every X What was trained stands in the run's budget.json; a run whose file says what is wanted
-is taken as it is, so a board that was interrupted goes on where it stopped.
+log_file/leaderboard/<data set>_<network>. No single learning rate suits networks of such different kinds, so each
+chooses its own: every candidate is tried for a tenth of the budget, and the best one gets the whole; where that rate
+then diverges or stalls, the next best takes its place. What was trained is written to the run's budget.json; a run
+whose file says what is wanted is taken as it is, so an interrupted board goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from utils.atomic import write_json
 from utils.errors import UserError
 
 PROBE_SHARE = 0.1  # of the budget, for each candidate rate
-LEARNED = 0.97  # the whole training must bring the validation below this share of what a tenth of it reached
-_ENDLESS = 1_000_000  # epochs
+LEARNED = 0.97  # the whole training must bring the validation's ERGAS below this share of what the probe reached
+_ENDLESS = 1_000_000  # epochs: so many that only the minutes end a training, however fast the network
 PROJECT = "leaderboard"
 RECORD = "budget.json"
 
@@ -54,15 +55,14 @@ class Budget:
     def arguments(self, share: float) -> list[str]:
         """Return the command-line arguments for a share of the budget, at least one epoch."""
         if self.minutes is not None:
-            # so many epochs that only the minutes end the training, however fast the network
             return ["--max_minutes", f"{self.minutes * share:g}", "-e", str(_ENDLESS)]
         return ["-e", str(max(1, math.ceil(self.epochs * share)))]
 
     def facts(self) -> dict[str, Any]:
         """Return what a finished run must have been trained with to count as this budget's."""
-        named = {k: v for k, v in asdict(self).items() if k not in ("data_root", "config")}  # what they hold counts
-        named |= {"rates": list(self.rates), "sha256": list(self.sha256)}
-        return {**named, "settings": Path(self.config).read_text(encoding="utf-8")}
+        facts = asdict(self) | {"rates": list(self.rates), "sha256": list(self.sha256)}  # as JSON gives them back
+        del facts["data_root"], facts["config"]  # where the files lie does not matter; what they hold does
+        return facts | {"settings": Path(self.config).read_text(encoding="utf-8")}
 
 
 def train_with(name: str, budget: Budget, program: Path) -> tuple[Path, dict[str, Any]]:
@@ -74,11 +74,11 @@ def train_with(name: str, budget: Budget, program: Path) -> tuple[Path, dict[str
         program: the training command, accelerate_main.py.
 
     Returns:
-        the run's folder, and its record: {"rate", "steps", "minutes", "validation", "searched": {rate: ERGAS or None},
+        The run's folder, and its record: {"rate", "steps", "minutes", "validation", "searched": {rate: ERGAS or None},
         "given_up": {rate: why}}.
 
     Raises:
-        UserError: a training that ended with an error at every rate; the last one's line.
+        UserError: the training failed at every rate; the message is that of the last one.
     """
     run = f"{budget.dataset}_{name}"
     folder = LOG_FOLDER / PROJECT / run

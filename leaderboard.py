@@ -29,14 +29,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent
 DEFAULT_SORT = "qn"
 BUDGET_CONFIG = ROOT / "configs" / "budget.yaml"
-TRAINING = ("rate", "steps", "minutes", "searched", "given_up")
-REPORTED = ("scores", "cost", "training", "per_sample")
-HEADING = {"reduced": "Reduced resolution", "full": "Full resolution", "cost": "Cost at reduced resolution"}
-COLUMNS = {
-    "reduced": ["sam", "ergas", "scc", "qn", "qave", "psnr", "ssim"],
-    "full": ["d_lambda", "d_s", "hqnr"],
-    "cost": ["parameters", "gflops", "s_per_mpx", "peak_mib", "steps"],
-}
+TRAINING = ("rate", "steps", "minutes", "searched", "given_up")  # of a training's record, on the board
 
 
 def _rates(text: str) -> tuple[float, ...]:
@@ -209,8 +202,7 @@ def plan(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str,
     task = "pansharpening" if dataset.guide_bands == 1 else "hmif"
     weights = given_weights(arguments.weights)
     names = chosen_methods(arguments.methods, task, dataset.ratio)
-    trained = arguments.train is not None or arguments.train_epochs is not None
-    runnable = [n for n in names if model_entry(n).classical or n in weights or trained]
+    runnable = [n for n in names if model_entry(n).classical or n in weights or trains(arguments)]
     for name in (n for n in names if n not in runnable):
         print(f"note: {name} is left out: no --weights {name}=PATH and no --train MINUTES")
     if not runnable:
@@ -220,6 +212,11 @@ def plan(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str,
     shared |= {"device": device, "sample": arguments.picture_sample, "seed": arguments.seed}
     jobs = [{"name": n, "weights": weights.get(n), **shared} for n in runnable]
     return jobs, {"data": data} | ({"full": arguments.full} if arguments.full else {})
+
+
+def trains(arguments: argparse.Namespace) -> bool:
+    """Tell whether networks without weights are to be trained first."""
+    return arguments.train is not None or arguments.train_epochs is not None
 
 
 def shared_budget(arguments: argparse.Namespace) -> Budget:
@@ -245,80 +242,37 @@ def shared_budget(arguments: argparse.Namespace) -> Budget:
 def run_all(
     jobs: list[dict[str, Any]], arguments: argparse.Namespace, files: dict[str, Path]
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """Train where asked, measure every method; return results by name and failures by name."""
+    """Train where asked, measure every method; return results by name and failures by name.
+
+    The weights that were measured are added to `files`.
+    """
     from engine.budget import train_with
-    from engine.weights import resolve_weights
+    from engine.weights import PUBLISHED_PREFIX, resolve_weights
     from model import model_entry
     from utils.progress import track
 
-    results, failures, training = {}, {}, {}
-    trained = arguments.train is not None or arguments.train_epochs is not None
-    budget = shared_budget(arguments) if trained else None
+    results, failures = {}, {}
+    budget = shared_budget(arguments) if trains(arguments) else None
     for job in track(jobs, "methods"):
-        name = job["name"]
+        name, training = job["name"], None
         try:
-            if trained and job["weights"] is None and not model_entry(name).classical:
-                folder, training[name] = train_with(name, budget, ROOT / "accelerate_main.py")
+            if budget is not None and job["weights"] is None and not model_entry(name).classical:
+                folder, training = train_with(name, budget, ROOT / "accelerate_main.py")
                 job["weights"] = str(folder)
             if job["weights"]:
-                files[f"weights of {name}"] = resolve_weights(job["weights"].removeprefix("dlpan:"))
+                files[f"weights of {name}"] = resolve_weights(job["weights"].removeprefix(PUBLISHED_PREFIX))
         except UserError as error:
             failures[name] = str(error)
             continue
         outcome = run_isolated(job)
         if isinstance(outcome, str):
             failures[name] = outcome
-        else:
-            results[name] = outcome
-            if name in training:
-                outcome["training"] = {key: training[name][key] for key in TRAINING}
-                outcome["cost"]["steps"] = training[name]["steps"]
+            continue
+        if training is not None:
+            outcome["training"] = {key: training[key] for key in TRAINING}
+            outcome["cost"]["steps"] = training["steps"]
+        results[name] = outcome
     return results, failures
-
-
-def write_board(out: Path, results: dict[str, Any], failures: dict[str, str], facts: dict[str, Any], sort: str) -> None:
-    """Write leaderboard.{md,csv,tex,json} and show the table."""
-    from utils.atomic import write_json, write_text
-    from utils.tables import print_table, sorted_rows, to_csv, to_latex, to_markdown
-
-    table = sorted_rows({n: {**r["scores"], **r["cost"]} for n, r in results.items()}, sort)
-    present = {column for row in table.values() for column in row}
-    columns = [c for group in COLUMNS.values() for c in group if c in present]
-    quality = [c for c in columns if c not in COLUMNS["cost"]]
-    failed = "".join(f"\n{name} failed: {reason}\n" for name, reason in failures.items())
-    report = {
-        **facts,
-        "methods": {n: {k: results[n][k] for k in REPORTED if k in results[n]} for n in table},
-        "failures": failures,
-    }
-    groups = {title: [c for c in group if c in present] for title, group in COLUMNS.items()}
-    groups = {title: group for title, group in groups.items() if group}
-    contents = {
-        "leaderboard.md": "\n".join(f"{HEADING[t]}:\n\n{to_markdown(table, g)}" for t, g in groups.items()) + failed,
-        "leaderboard.csv": to_csv(table, columns),
-        "leaderboard.tex": to_latex(table, quality),
-    }
-    for name, text in contents.items():
-        write_text(out / name, text)
-    write_json(out / "leaderboard.json", report)
-    for title, group in groups.items():
-        print_table(table, f"{facts['dataset']}: {title}", group)
-
-
-def draw_board(out: Path, results: dict[str, Any], sensor: str, sort: str) -> None:
-    """Write grid.png (image, zoom, error of each method) and scatter.png (quality against time)."""
-    from utils.pictures import save_grid, save_scatter
-    from utils.sensors import get_sensor
-    from utils.tables import TITLE, mean_of, sorted_rows
-
-    order = sorted_rows({n: r["scores"] for n, r in results.items()}, sort)
-    arrays = {name: results[name]["arrays"] for name in order}
-    bands = next(iter(arrays.values()))["gt"].shape[0]
-    save_grid(out / "grid.png", arrays, get_sensor(sensor).rgb_for(bands))
-    points = {
-        n: (results[n]["cost"]["s_per_mpx"], mean_of(order[n][sort]), results[n]["cost"]["parameters"]) for n in order
-    }
-    save_scatter(out / "scatter.png", points, "seconds per megapixel", TITLE.get(sort, sort))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -326,11 +280,13 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     from metrics import FULL_NAMES, REDUCED_NAMES
     from utils.atomic import write_text
+    from utils.board import draw_board, write_board
 
-    if arguments.sort not in (*REDUCED_NAMES, *(FULL_NAMES if arguments.full else ())):
-        raise UserError(f"expected --sort to be one of {', '.join(REDUCED_NAMES)}, given {arguments.sort}")
+    columns = (*REDUCED_NAMES, *(FULL_NAMES if arguments.full else ()))
+    if arguments.sort not in columns:
+        raise UserError(f"expected --sort to be one of {', '.join(columns)}, given {arguments.sort}; choose one")
     jobs, files = plan(arguments)
-    write_text(arguments.out / ".writable", "")  # before hours of work
+    write_text(arguments.out / ".writable", "")  # a folder that cannot be written is refused before hours of work
     (arguments.out / ".writable").unlink()
     results, failures = run_all(jobs, arguments, files)
     for name, reason in failures.items():

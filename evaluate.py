@@ -274,23 +274,16 @@ def write_files(result: Result, options: argparse.Namespace) -> None:
             write_text(target, text)
 
 
-def _check_device(name: str) -> None:
-    import torch
-
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {name!r} cannot be used on this machine; use --device cpu") from error
-
-
 def main(argv: list[str] | None = None) -> None:
     """Parse, measure, show, write."""
     options = build_parser().parse_args(argv)
+    from utils.device import usable_device
+
     if options.sensor is not None:
         get_sensor(options.sensor)
     if options.const is not None and not options.const > 0:
         raise UserError(f"expected a positive --const, got {options.const}; it is the peak of the data, e.g. 2047")
-    _check_device(options.device)
+    usable_device(options.device)
     result = measure(options)
     show(result, options)
     write_files(result, options)

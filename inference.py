@@ -137,55 +137,6 @@ def _data_of_weights(weights: str | None) -> dict[str, Any]:
     return open_weights(weights).meta.get("data", {}) if weights else {}
 
 
-def fuse_all(
-    model: nn.Module,
-    dataset: Dataset,
-    device: torch.device,
-    *,
-    tile: int | None = None,
-    overlap: int = 16,
-    batch: int = 1,
-    clip: bool = True,
-) -> tuple[dict[str, torch.Tensor], float]:
-    """Fuse every sample; return the images (N, C, H, W) in the sensor's own numbers and the seconds in the model.
-
-    Args:
-        model: from `load_method`, or an `engine.runner.Runner` of it.
-        dataset: the images, all of one size.
-        device: where the model runs.
-        tile, overlap: see `engine.fuse.fuse`; not applied to methods that use statistics of the whole image.
-        batch: images, or tiles of one image, that go through the model together.
-        clip: clip a learned network's result to [0, 1].
-    """
-    import torch
-
-    from engine.fuse import fuse
-    from utils.progress import track
-
-    if tile and not model.tileable:
-        print(f"note: {model.model_name} uses statistics of the whole image, so --tile is not applied")
-        tile = None
-    clip = clip and not model.classical
-    model.to(device)
-    together = 1 if tile and tile < max(dataset[0]["lms"].shape[-2:]) else batch
-    images: dict[str, list[torch.Tensor]] = {}
-    seconds = 0.0
-    for first in track(range(0, len(dataset), together), "fusing"):
-        samples = [dataset[i] for i in range(first, min(first + together, len(dataset)))]
-        sample = {k: torch.stack([one[k] for one in samples]) for k in samples[0]}
-        started = time.perf_counter()
-        inputs = (sample["ms"], sample["lms"], sample["pan"])
-        sr = fuse(model, *inputs, tile=tile, overlap=overlap, tiles_per_batch=batch, device=device)
-        seconds += time.perf_counter() - started
-        bad = [first + i for i, image in enumerate(sr) if not torch.isfinite(image).all()]
-        if bad:
-            raise UserError(f"sample {bad[0]}: the result holds NaN or infinite values; check weights and divisor")
-        sample["sr"] = sr.clamp(0, 1) if clip else sr
-        for key, value in sample.items():
-            images.setdefault(key, []).append(value * dataset.divisor)
-    return {k: torch.cat(v) for k, v in images.items()}, seconds
-
-
 def make_runner(
     model: nn.Module, arguments: argparse.Namespace, size: tuple[int, int], device: torch.device
 ) -> tuple[nn.Module, int]:
@@ -284,52 +235,52 @@ def save_pictures(images: dict[str, torch.Tensor], folder: Path, dataset: Datase
     return paths
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line."""
-    arguments = parse_arguments(argv)
-    if arguments.scan_backend:
-        os.environ["LEMAMBA_SCAN"] = arguments.scan_backend
-    import torch
-
-    from utils.atomic import write_json
-    from utils.tables import print_table
-
-    device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if arguments.ms or arguments.pan:
-        fuse_pair(arguments, device)
-        return 0
-    dataset, name = open_data(arguments)
-    model, method = load_method(arguments.arch, arguments.weights, dataset)
-    out = arguments.out or default_output(method, name, dataset, arguments.per_image)
-
-    size = tuple(min(arguments.tile or side, side) for side in dataset[0]["lms"].shape[-2:])
-    model, batch = make_runner(model, arguments, size, device)
-    tiling = {"tile": arguments.tile, "overlap": arguments.overlap, "batch": batch}
-    images, seconds = fuse_all(model, dataset, device, **tiling, clip=not arguments.no_clip)
-    save_images(images, out, arguments.per_image)
-    folder = out if arguments.per_image else out.parent
-    pictures = save_pictures(images, folder, dataset, arguments.pictures)
-    scores = measure(images, dataset, method)
-    megapixels = images["sr"].shape[0] * images["sr"].shape[-2] * images["sr"].shape[-1] / 1e6
-    kind = "reduced resolution" if "gt" in images else "full resolution"
-    print_table(scores, f"{name}, {kind}, {len(dataset)} images")
-    if arguments.json:
-        speed = {"seconds_per_megapixel": seconds / megapixels, "device": str(device)}
-        write_json(arguments.json, {"scores": scores, **speed})
-    print(f"result:   {out}")
-    if pictures:
-        print(f"pictures: {pictures[0].parent}/sample_*.png ({len(pictures)})")
-    included = ", compiling included" if arguments.compile else ""
-    print(f"time:     {seconds / megapixels:.2f} s per megapixel on {device}{included}")
-    return 0
-
-
 def default_output(method: str, name: str, dataset: Dataset, per_image: bool) -> Path:
     """Where results go unless --out says otherwise."""
     stem = f"{method}_{name}"
     kind = "ref" if dataset.has_gt else "unref"
     folder = Path("visualized_img") / stem
     return folder / kind if per_image else folder / f"data_{stem}_{kind}.mat"
+
+
+def fuse_test_set(arguments: argparse.Namespace, device: torch.device) -> None:
+    """Fuse an H5 file into `.mat` and pictures, measure the result and show the scores."""
+    from engine.samples import fuse_samples
+    from utils.atomic import write_json
+    from utils.tables import print_table
+
+    dataset, name = open_data(arguments)
+    model, method = load_method(arguments.arch, arguments.weights, dataset)
+    out = arguments.out or default_output(method, name, dataset, arguments.per_image)
+    H, W = dataset[0]["lms"].shape[-2:]
+    model, batch = make_runner(model, arguments, (min(arguments.tile or H, H), min(arguments.tile or W, W)), device)
+    tiling = {"tile": arguments.tile, "overlap": arguments.overlap, "batch": batch}
+    images, seconds = fuse_samples(model, dataset, device, **tiling, clip=not arguments.no_clip)
+
+    save_images(images, out, arguments.per_image)
+    pictures = save_pictures(images, out if arguments.per_image else out.parent, dataset, arguments.pictures)
+    scores = measure(images, dataset, method)
+    kind = "reduced resolution" if "gt" in images else "full resolution"
+    print_table(scores, f"{name}, {kind}, {len(dataset)} images")
+    speed = seconds / (len(dataset) * H * W / 1e6)
+    if arguments.json:
+        write_json(arguments.json, {"scores": scores, "seconds_per_megapixel": speed, "device": str(device)})
+    print(f"result:   {out}")
+    if pictures:
+        print(f"pictures: {pictures[0].parent}/sample_*.png ({len(pictures)})")
+    print(f"time:     {speed:.2f} s per megapixel on {device}{', compiling included' if arguments.compile else ''}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line."""
+    arguments = parse_arguments(argv)
+    if arguments.scan_backend:
+        os.environ["LEMAMBA_SCAN"] = arguments.scan_backend
+    from utils.device import usable_device
+
+    fuse = fuse_pair if arguments.ms or arguments.pan else fuse_test_set
+    fuse(arguments, usable_device(arguments.device))
+    return 0
 
 
 if __name__ == "__main__":

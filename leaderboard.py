@@ -106,13 +106,14 @@ def measure_method(job: dict[str, Any]) -> dict[str, Any]:
         job: name, weights, data, full, sensor, device, sample, seed; all plain values.
 
     Returns:
-        scores and per-sample values of both protocols, the cost, and the pictures' arrays of one sample.
+        Scores and per-sample values of both protocols, the cost, and the images of one sample: see `utils.board`.
     """
     import torch
 
     import inference
     from datasets.build import open_h5
     from engine.cost import measure_cost
+    from engine.samples import fuse_samples
 
     torch.manual_seed(job["seed"])
     device = torch.device(job["device"])
@@ -122,24 +123,22 @@ def measure_method(job: dict[str, Any]) -> dict[str, Any]:
     images: dict[str, torch.Tensor] = {}
 
     def fuse_all() -> float:
-        fused, seconds = inference.fuse_all(model, dataset, device)
+        fused, seconds = fuse_samples(model, dataset, device)
         images.update(fused)
         return seconds
 
-    first = {k: v[None].to(device) for k, v in dataset[0].items()}
-    pixels = len(dataset) * first["lms"].shape[-2] * first["lms"].shape[-1]
-    cost = measure_cost(model, first, fuse_all, pixels / 1e6, device)
-    result: dict[str, Any] = {"name": name, "cost": vars(cost)}
-    result["scores"], result["per_sample"] = inference.measure_one(images, dataset, "sr")
-    shown = job["sample"] % len(dataset)
-    result["arrays"] = {k: v[shown].numpy() for k, v in images.items()}
+    first = {role: value[None].to(device) for role, value in dataset[0].items()}
+    H, W = first["lms"].shape[-2:]
+    cost = measure_cost(model, first, fuse_all, len(dataset) * H * W / 1e6, device)
+    scores, per_sample = inference.measure_one(images, dataset, "sr")
     if job["full"]:
         full_set = open_h5(job["full"], sensor=job["sensor"])
-        fused, _ = inference.fuse_all(model, full_set, device)
-        scores, per_sample = inference.measure_one(fused, full_set, "sr")
-        result["scores"] |= scores
-        result["per_sample"] |= per_sample
-    return result
+        fused, _ = fuse_samples(model, full_set, device)
+        full_scores, full_per_sample = inference.measure_one(fused, full_set, "sr")
+        scores, per_sample = scores | full_scores, per_sample | full_per_sample
+    shown = job["sample"] % len(dataset)
+    arrays = {role: value[shown].numpy() for role, value in images.items()}
+    return {"name": name, "cost": vars(cost), "scores": scores, "per_sample": per_sample, "arrays": arrays}
 
 
 def _worker(job: dict[str, Any], connection: Any) -> None:
@@ -188,10 +187,9 @@ def provenance(arguments: argparse.Namespace, files: dict[str, Path]) -> dict[st
 
 def plan(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Path]]:
     """Turn the command line into one job per method; also return the files whose sha256 is recorded."""
-    import torch
-
     from datasets.build import find_file, open_h5
     from model import model_entry
+    from utils.device import usable_device
     from utils.sensors import get_dataset
 
     data = arguments.data or find_file(arguments.dataset, "test", arguments.data_root)
@@ -207,7 +205,7 @@ def plan(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str,
         print(f"note: {name} is left out: no --weights {name}=PATH and no --train MINUTES")
     if not runnable:
         raise UserError("expected at least one method that can run, found none; give --weights or --train")
-    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = str(usable_device(arguments.device))
     shared = {"data": str(data), "full": str(arguments.full) if arguments.full else None, "sensor": sensor}
     shared |= {"device": device, "sample": arguments.picture_sample, "seed": arguments.seed}
     jobs = [{"name": n, "weights": weights.get(n), **shared} for n in runnable]

@@ -115,6 +115,8 @@ def test_full_resolution_is_measured_without_gt(tmp_path):
         (["--weights", "{tmp}/none.safetensors"], "weight file or a run"),
         (["--weights", "{weights}", "--tile", "30"], "multiples of the ratio"),
         (["--arch", "EXP", "--out", "{tmp}/test.h5/x.mat"], "cannot write"),
+        (["--arch", "EXP", "--device", "toaster"], "device"),
+        (["--arch", "EXP", "--device", "cuda:99"], "device"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, run, arguments, words):

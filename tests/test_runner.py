@@ -15,6 +15,7 @@ import inference
 from datasets.build import open_h5
 from engine.fuse import fuse
 from engine.runner import Runner, default_batch
+from engine.samples import fuse_samples
 from engine.weights import load_weights, open_weights, save_weights
 from model import build_model, list_models, model_entry
 from model.layers.ss2d import VSSBlock
@@ -60,9 +61,9 @@ def test_batches_change_nothing(name, five):
     """Any number of images at once gives what one by one gives: statistics are of an image, never of a batch."""
     settings = TINY if name == "LEMamba" else {"sensor": five.sensor}
     method = build_model(name, **SIZES, ratio=4, **settings).eval()
-    single = inference.fuse_all(method, five, CPU, batch=1)[0]
+    single = fuse_samples(method, five, CPU, batch=1)[0]
     for batch in (2, 5, 8):
-        together = inference.fuse_all(method, five, CPU, batch=batch)[0]
+        together = fuse_samples(method, five, CPU, batch=batch)[0]
         assert together.keys() == single.keys()
         for key, value in together.items():
             torch.testing.assert_close(value, single[key], rtol=0, atol=1e-6 * five.divisor)
@@ -70,10 +71,10 @@ def test_batches_change_nothing(name, five):
 
 def test_batch_and_tiles_go_to_the_network_as_asked(five):
     network = Counting()
-    inference.fuse_all(network, five, CPU, batch=2)
+    fuse_samples(network, five, CPU, batch=2)
     assert network.seen == [2, 2, 1]
     network.seen.clear()
-    inference.fuse_all(network, five, CPU, batch=3, tile=32, overlap=0)
+    fuse_samples(network, five, CPU, batch=3, tile=32, overlap=0)
     assert network.seen == [3, 1] * 5
 
 

@@ -245,8 +245,8 @@ def claim_folder(
 
 def replay(path: str) -> int:
     """Run a batch saved by the NaN guard again and say what is first not finite."""
-    from engine.checkpoint import load_strict
     from engine.nan_guard import find_culprit, load_batch
+    from engine.weights import load_strict
     from losses import build_loss
     from model import build_model
 

@@ -19,10 +19,7 @@ from safetensors.torch import load as tensors_from_bytes
 from torch import Tensor
 
 from engine.files import json_bytes, sync_folder, tensor_bytes, write_synced
-from engine.weights import load_strict, read_weights, resolve_weights, save_weights
 from utils.errors import UserError
-
-__all__ = ["Checkpoints", "find_run", "load_strict", "read_weights", "resolve_weights", "save_weights"]
 
 FORMAT = 1
 _PREFIX, _NEW, _OLD = "step_", ".new_", ".old_"

@@ -20,7 +20,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from engine.checkpoint import Checkpoints, save_weights
+from engine.checkpoint import Checkpoints
 from engine.job import Job, Outcome
 from engine.logger import Logger, panel, summary_table
 from engine.nan_guard import DeferredFlag, find_culprit, save_batch
@@ -31,6 +31,7 @@ from engine.session import Session
 from engine.signals import StopRequest
 from engine.state import Counters
 from engine.validate import Interrupted, minimised, validate
+from engine.weights import save_weights
 from utils.errors import UserError
 
 _CULPRITS_SOUGHT = 10  # under `skip`, so many bad batches are looked into and saved; later ones are only counted

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import IO
@@ -47,15 +46,6 @@ def open_run(folder: Path, *, resuming: bool = False, overwrite: bool = False) -
             "or replace it with --overwrite"
         )
     return lock
-
-
-def check_writable(folder: Path) -> None:
-    """Refuse a folder that cannot be created or written, before any work is done."""
-    probe = folder
-    while not probe.exists() and probe != probe.parent:
-        probe = probe.parent
-    if not probe.is_dir() or not os.access(probe, os.W_OK):
-        raise UserError(f"expected a folder that can be written, {folder} is not (stopped at {probe}); choose another")
 
 
 def _empty(folder: Path) -> None:

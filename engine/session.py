@@ -22,7 +22,7 @@ from utils.config import to_dict
 from utils.errors import UserError
 
 if TYPE_CHECKING:
-    from engine.fit import Job
+    from engine.job import Job
     from engine.sampler import TrainSampler
 
 _RANK_SEED = 7919  # ranks draw different numbers (DropPath), far from any neighbouring seed

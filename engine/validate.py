@@ -11,11 +11,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from utils.tables import DIRECTION
+
 MetricFunction = Callable[[Tensor, Tensor], dict[str, Tensor]]
-# metrics where a smaller value is better; of all others a larger one is
-SMALLER_IS_BETTER = frozenset(
-    {"ergas", "sam", "loss", "l1", "mse", "rmse", "d_lambda", "d_s", "d_lambda_qnr", "d_lambda_k"}
-)
 
 
 class Interrupted(Exception):  # noqa: N818  (no error: a signal came)
@@ -33,8 +31,8 @@ class MeterLike(Protocol):
 
 
 def minimised(metric: str) -> bool:
-    """Tell whether a smaller value of `metric` is better."""
-    return metric.lower() in SMALLER_IS_BETTER
+    """Tell whether a smaller value of `metric` is better: of the loss, and of the indices that `utils.tables` says."""
+    return metric == "loss" or DIRECTION.get(metric, 1) < 0
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 import accelerate_main
-from engine.checkpoint import load_strict, read_weights, resolve_weights
+from engine.weights import load_strict, read_weights, resolve_weights
 from model import build_model
 from operators import interp23
 from utils.errors import UserError

@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from engine.checkpoint import Checkpoints, damage, find_run, read_checkpoint, resolve_weights, sign
+from engine.checkpoint import Checkpoints, damage, find_run, read_checkpoint, sign
 from engine.run_folder import open_run
-from engine.weights import load_strict, read_weights, save_weights
+from engine.weights import load_strict, read_weights, resolve_weights, save_weights
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -147,6 +147,17 @@ def test_saved_configuration_reads_back_to_the_same(tmp_path):
     assert (resumed.model.variant, resumed.train.epochs, resumed.train.max_minutes) == ("base", 900, 1.5)
 
 
+def test_a_configuration_that_cannot_be_written_is_one_line_and_leaves_nothing(tmp_path):
+    """In a run of several processes the others are told of a `UserError`; of anything else they would wait for ever."""
+    write(tmp_path / "file", "in the way")
+    with pytest.raises(UserError, match="cannot write"):
+        config.save(resolve(), tmp_path / "file" / "config.yaml")
+    (tmp_path / "config.yaml").mkdir()
+    with pytest.raises(UserError, match="cannot write"):
+        config.save(resolve(), tmp_path / "config.yaml")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.yaml", "file"]
+
+
 def test_every_shipped_configuration_loads():
     files = sorted(config.CONFIG_FOLDER.glob("*.yaml"))
     assert files

@@ -16,11 +16,12 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from tiny_training import BANDS, L1, KeyedData, TinyNet, make_job
 
-from engine.checkpoint import Checkpoints, read_checkpoint, read_weights
+from engine.checkpoint import Checkpoints, read_checkpoint
 from engine.fit import Trainer, fit
 from engine.nan_guard import load_batch
 from engine.sampler import epoch_order
 from engine.signals import StopRequest
+from engine.weights import read_weights
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -12,7 +12,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 import accelerate_main
-from engine.checkpoint import read_weights
+from engine.weights import read_weights
 from model import panMamba
 from operators import interp23
 

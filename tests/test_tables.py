@@ -7,7 +7,9 @@ import io
 
 import pytest
 
-from utils.tables import best_in, sorted_rows, to_csv, to_latex, to_markdown
+import metrics
+from engine.validate import minimised
+from utils.tables import DIRECTION, best_in, sorted_rows, to_csv, to_latex, to_markdown
 
 TABLE = {
     "EXP": {"psnr": (27.5, 1.0), "ergas": (4.7, 0.2), "parameters": 0},
@@ -20,6 +22,12 @@ def test_best_follows_the_direction_and_skips_what_is_missing():
     assert best_in(TABLE, "psnr") == 33.123456789
     assert best_in(TABLE, "ergas") == 2.3
     assert best_in(TABLE, "unknown") is None
+
+
+def test_every_index_has_a_direction_and_training_follows_it():
+    assert {*metrics.REDUCED_NAMES, *metrics.FULL_NAMES} <= set(DIRECTION)
+    smaller = {name for name in ("loss", *metrics.REDUCED_NAMES, *metrics.FULL_NAMES) if minimised(name)}
+    assert smaller == {"loss", "sam", "ergas", "d_lambda", "d_s", "d_lambda_qnr"}
 
 
 @pytest.mark.parametrize(

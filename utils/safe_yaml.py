@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from utils.atomic import write_text
 from utils.errors import UserError
 
 MAX_BYTES = 1 << 20
@@ -93,7 +94,5 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def write_yaml(path: Path, values: dict[str, Any]) -> None:
-    """Write a mapping as YAML through a temporary name, so that no half-written file remains."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    temporary.replace(path)
+    """Write a mapping as YAML, whole or not at all; where that cannot be done, a `UserError`."""
+    write_text(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))

@@ -1,7 +1,7 @@
 """Score tables: methods x indices, mean ± std, as people read and print them (terminal, Markdown, CSV, LaTeX).
 
 A table is ``{method: {column: (mean, std) | number | None}}``. `DIRECTION` says which way is better for every index
-and cost of the project, so that the best value of a column can be set in bold.
+and cost of the project: the best value of a column is set in bold, and training keeps the best weights by it.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from utils import cli, config
 from utils.errors import UserError, run_cli
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
     from engine.job import Job
+    from engine.ranks import Ranks
+    from engine.schedule import Schedule
 
 QUICK_METRICS = ("sam", "ergas", "psnr")
 
@@ -168,79 +170,93 @@ def start_accelerator(settings: config.Config) -> Accelerator:
     return accelerator
 
 
-def build_job(settings: config.Config, accelerator: Accelerator, run: Path, checkpoint: Path | None) -> Job:
-    """Build data, network, loss, optimizer and schedule; every complaint about the input comes from here."""
+def build_optimizer_for(settings: config.Config, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
+    """Build the optimizer; on a GPU, Adam and AdamW are fused unless told otherwise."""
+    from engine.optim import build_optimizer
+
+    optimizer, arguments = settings.optimizer, dict(settings.optimizer.args)
+    if device.type == "cuda" and optimizer.name.lower() in ("adamw", "adam"):
+        arguments.setdefault("fused", True)
+    return build_optimizer(optimizer.name, model, lr=optimizer.lr, weight_decay=optimizer.weight_decay, **arguments)
+
+
+def build_schedule_for(settings: config.Config) -> Schedule:
+    """Build the schedule of the learning rate."""
+    from engine.schedule import build_schedule
+
+    shape = vars(settings.schedule).copy()
+    return build_schedule(shape.pop("name"), base_lr=settings.optimizer.lr, epochs=settings.train.epochs, **shape)
+
+
+def build_job(settings: config.Config, accelerator: Accelerator, folder: Path, checkpoint: Path | None) -> Job:
+    """Build data, network, loss, optimizer and schedule; every complaint about the input comes from here.
+
+    Args:
+        settings: the resolved configuration.
+        accelerator: tells device and number of processes.
+        folder: the run's; nothing is written there yet.
+        checkpoint: what to go on from, or None.
+    """
     from engine.generators import seed_all
     from engine.job import Job
-    from engine.optim import build_optimizer
-    from engine.schedule import build_schedule
     from losses import build_loss
     from metrics import REDUCED_NAMES, Meter
     from utils.sensors import get_sensor
 
-    optimizer, schedule = settings.optimizer, vars(settings.schedule).copy()
-    loss = build_loss(settings.loss.name, **settings.loss.args)
-    rates = build_schedule(schedule.pop("name"), base_lr=optimizer.lr, epochs=settings.train.epochs, **schedule)
+    device, world = accelerator.device, accelerator.num_processes
+    loss, schedule = build_loss(settings.loss.name, **settings.loss.args), build_schedule_for(settings)
     train, valid = build_data(settings)
     seed_all(settings.train.seed)  # the same weights on every rank
     model, described = build_network(settings, train)
-    world = accelerator.num_processes
-    facts = describe(settings, model, train, valid, accelerator.device, world) if accelerator.is_main_process else {}
+    facts = describe(settings, model, train, valid, device, world) if accelerator.is_main_process else {}
     if settings.train.compile:
         model.compile()  # after the FLOPs are counted: what runs under the counter stays uncompiled for good
-    arguments = dict(optimizer.args)
-    if accelerator.device.type == "cuda" and optimizer.name.lower() in ("adamw", "adam"):
-        arguments.setdefault("fused", True)
+    data = {key: getattr(train, key) for key in ("sensor", "divisor", "ratio")}
     return Job(
         config=settings,
         model=model,
-        optimizer=build_optimizer(
-            optimizer.name, model, lr=optimizer.lr, weight_decay=optimizer.weight_decay, **arguments
-        ),
-        schedule=rates,
-        loss=loss.to(accelerator.device),
+        optimizer=build_optimizer_for(settings, model, device),
+        schedule=schedule,
+        loss=loss.to(device),
         train_set=train,
         valid_set=valid,
         metrics=partial(measure, ratio=train.ratio, divisor=train.divisor, every=settings.log.log_metric),
         metric_names=REDUCED_NAMES if settings.log.log_metric else QUICK_METRICS,
         make_meter=Meter,
-        folder=run,
-        tensorboard=Path(settings.log.tensorboard_dir) / run.parent.name / run.name,
-        meta={
-            "model": described,
-            "data": {
-                "dataset": settings.data.dataset,
-                "sensor": train.sensor,
-                "divisor": train.divisor,
-                "ratio": train.ratio,
-            },
-        },
+        folder=folder,
+        tensorboard=Path(settings.log.tensorboard_dir) / folder.parent.name / folder.name,
+        meta={"model": described, "data": {"dataset": settings.data.dataset, **data}},
         rgb=get_sensor(train.sensor).rgb_for(train.bands),
         facts=facts,
         resume=checkpoint,
     )
 
 
-def claim_folder(
-    settings: config.Config, accelerator: Accelerator, resumed: Path | None, overwrite: bool
-) -> tuple[Path, Any]:
-    """Choose the run's folder and lock it (main process); the others learn the outcome."""
-    from engine.ranks import Ranks
+def new_folder(settings: config.Config, ranks: Ranks) -> Path:
+    """Name the folder of a new run; the same on every rank, although the name may hold the time."""
+    name = settings.log.run_name or f"{settings.model.arch}_{settings.data.dataset}_{time.strftime('%Y%m%d-%H%M%S')}"
+    return ranks.share(Path(settings.log.log_dir) / settings.log.proj_name / name)
+
+
+def claim_folder(job: Job, ranks: Ranks, overwrite: bool) -> IO[str] | None:
+    """Create and lock the run's folder and save the configuration there (main process); the others learn the outcome.
+
+    Returns:
+        The lock, to be kept open as long as the run lasts; None on the other ranks.
+    """
     from engine.run_folder import open_run
 
-    ranks, lock, failure = Ranks(), None, None
-    name = settings.log.run_name or f"{settings.model.arch}_{settings.data.dataset}_{time.strftime('%Y%m%d-%H%M%S')}"
-    folder = ranks.share(resumed or Path(settings.log.log_dir) / settings.log.proj_name / name)
+    lock, failure = None, None
     if ranks.main:
         try:
-            lock = open_run(folder, resuming=resumed is not None, overwrite=overwrite)
-            config.save(settings, folder / "config.yaml")
+            lock = open_run(job.folder, resuming=job.resume is not None, overwrite=overwrite)
+            config.save(job.config, job.folder / "config.yaml")
         except UserError as error:
             failure = str(error)
     failure = ranks.share(failure)
     if failure:
         raise UserError(failure)
-    return folder, lock
+    return lock
 
 
 def replay(path: str) -> int:
@@ -266,13 +282,13 @@ def main() -> int:
         return replay(command.replay)
     settings, resumed, checkpoint = resolve_config(command)
     from engine.fit import check, fit
+    from engine.ranks import Ranks
 
     accelerator = start_accelerator(settings)
-    placeholder = resumed or Path(settings.log.log_dir) / settings.log.proj_name / "run"
-    job = build_job(settings, accelerator, placeholder, checkpoint)
-    check(job, accelerator.num_processes)
-    job.folder, lock = claim_folder(settings, accelerator, resumed, command.overwrite)
-    job.tensorboard = Path(settings.log.tensorboard_dir) / job.folder.parent.name / job.folder.name
+    ranks = Ranks()
+    job = build_job(settings, accelerator, resumed or new_folder(settings, ranks), checkpoint)
+    check(job, ranks.world)
+    lock = claim_folder(job, ranks, command.overwrite)
     try:
         fit(job, accelerator)
     finally:

@@ -75,44 +75,48 @@ class Trainer:
         self.job, self.accelerator, self.stop = job, accelerator, stop
         self.settings, self.ranks, self.device = job.config.train, Ranks(), accelerator.device
         check(job, self.ranks.world)
-        self.sampler = TrainSampler(
-            len(job.train_set),
-            self.settings.batch_size,
-            rank=self.ranks.rank,
-            world=self.ranks.world,
-            seed=self.settings.seed,
-            shuffle=job.config.data.shuffle,
-        )
-        self.counters = Counters()
+        self._open_data()
+        self.counters, self.running = Counters(), Running()
         self.session = Session(job, accelerator, self.ranks, self.counters)
         self.model, self.core = self.session.model, self.session.core
         self.optimizer, self.ema = self.session.optimizer, self.session.ema
         notes = self.session.start(self.sampler)
-        workers, pin = job.config.data.num_workers, self.device.type == "cuda"
-        self.train_loader = build_loader(job.train_set, self.sampler, workers, pin)
-        size = job.config.data.val_batch_size or self.settings.batch_size
-        batches = valid_batches(len(job.valid_set), size, self.ranks.rank, self.ranks.world)
-        self.valid_loader = build_loader(job.valid_set, batches, min(workers, 2), pin)
-        self.valid_rounds = math.ceil(math.ceil(len(job.valid_set) / self.ranks.world) / size)
         self.checkpoints = Checkpoints(job.folder / "checkpoints", self.settings.ckpt_max_limit)
         if self.ranks.main:
             self.checkpoints.recover()
-        board = job.tensorboard if job.config.log.logger_on else None
-        step, epochs = self.counters.step, self.settings.epochs
-        self.log = Logger(job.folder, board, main=self.ranks.main, step=step, epochs=epochs)
-        self.log.line("training\n" + summary_table(job.facts))
-        for note in notes:
-            self.log.line(note)
+        self._open_log(notes)
         # "core": what other programs take from a shared machine is not counted; a GPU's time is the wall's
         self.clock = time.thread_time if self.settings.clock == "core" and self.device.type == "cpu" else time.monotonic
         self.started = self.clock() - self.counters.seconds
         self.flag, self.previous = DeferredFlag(), []
-        raw = getattr(self.optimizer, "optimizer", self.optimizer)
+        raw = self.session.raw_optimizer
         fused = isinstance(raw, _DEFERRABLE) and bool(raw.defaults.get("fused"))
         self.deferred = fused and self.device.type == "cuda" and accelerator.scaler is None
-        self.running = Running()
         self.time_is_up, self.stop_agreed = False, False
         self.results: dict[str, float] = {}
+
+    def _open_data(self) -> None:
+        """Make the loaders of this rank's parts of both sets."""
+        data, size = self.job.config.data, self.settings.batch_size
+        rank, world = self.ranks.rank, self.ranks.world
+        pin = self.device.type == "cuda"
+        self.sampler = TrainSampler(
+            len(self.job.train_set), size, rank=rank, world=world, seed=self.settings.seed, shuffle=data.shuffle
+        )
+        self.train_loader = build_loader(self.job.train_set, self.sampler, data.num_workers, pin)
+        count, size = len(self.job.valid_set), data.val_batch_size or size
+        batches = valid_batches(count, size, rank, world)
+        self.valid_loader = build_loader(self.job.valid_set, batches, min(data.num_workers, 2), pin)
+        self.valid_rounds = math.ceil(math.ceil(count / world) / size)  # of the rank with the most samples
+
+    def _open_log(self, notes: list[str]) -> None:
+        """Open log and TensorBoard; begin with the table of facts and what `Session.start` had to say."""
+        board = self.job.tensorboard if self.job.config.log.logger_on else None
+        step, epochs = self.counters.step, self.settings.epochs
+        self.log = Logger(self.job.folder, board, main=self.ranks.main, step=step, epochs=epochs)
+        self.log.line("training\n" + summary_table(self.job.facts))
+        for note in notes:
+            self.log.line(note)
 
     # ------------------------------------------------------------------------------------------ the loop
 
@@ -204,21 +208,13 @@ class Trainer:
     def step(self, group: list[dict[str, Tensor]]) -> None:
         """Take one optimizer step over the batches of `group`, each counted by its share."""
         rate = self.job.schedule.apply(self.optimizer, self.position(), self.trained())
-        for i, batch in enumerate(group):
-            last = i == len(group) - 1
-            # gradients meet those of the other ranks only in the last batch of a step
-            self.accelerator.gradient_state._set_sync_gradients(last)
-            with self.accelerator.no_sync(self.model) if not last else nullcontext():
-                sr = self.model(batch["ms"], batch["lms"], batch["pan"])
-                parts = self.job.loss(sr.float(), batch["gt"])
-                self.accelerator.backward(parts["total"] / len(group))
-            self.running.add(parts, samples=len(sr) * self.ranks.world)
+        total = self.backward(group)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm or math.inf)
-        bad = ~parts["total"].detach().isfinite()
+        bad = ~total.isfinite()
         if norm is not None and self.accelerator.scaler is None:  # under fp16 an overflowing gradient is expected
             bad = bad | ~torch.as_tensor(norm, device=self.device).detach().isfinite()
         if self.deferred:
-            raw = self.optimizer.optimizer
+            raw = self.session.raw_optimizer
             raw.found_inf, raw.grad_scale = bad.float(), None  # a fused optimizer leaves a bad step out by itself
             wrong, culprits, self.previous = self.flag.put(bad), self.previous, group
         else:
@@ -233,6 +229,19 @@ class Trainer:
         self.running.add({"grad_norm": 0.0 if norm is None else norm, "lr": rate})
         if wrong:
             self.not_finite(culprits)
+
+    def backward(self, group: list[dict[str, Tensor]]) -> Tensor:
+        """Run every batch forward and backward, so that gradients add up; return the loss of the last one."""
+        for i, batch in enumerate(group):
+            last = i == len(group) - 1
+            # gradients meet those of the other ranks only in the last batch of a step
+            self.accelerator.gradient_state._set_sync_gradients(last)
+            with self.accelerator.no_sync(self.model) if not last else nullcontext():
+                sr = self.model(batch["ms"], batch["lms"], batch["pan"])
+                parts = self.job.loss(sr.float(), batch["gt"])
+                self.accelerator.backward(parts["total"] / len(group))
+            self.running.add(parts, samples=len(sr) * self.ranks.world)
+        return parts["total"].detach()
 
     def agree(self, wrong: bool) -> bool:
         """Let all ranks agree on a bad number, a signal and the time; one small exchange per step."""
@@ -291,9 +300,9 @@ class Trainer:
                 self.job.metrics,
                 self.job.make_meter(),
                 self.device,
-                self.valid_rounds if self.session.sharded else 0,
-                lambda: bool(self.ranks.maximum(bool(self.stop.name))[0]),
-                lambda: bool(self.stop.name),
+                rounds=self.valid_rounds if self.session.sharded else 0,
+                interrupted_anywhere=lambda: bool(self.ranks.maximum(bool(self.stop.name))[0]),
+                interrupted_here=lambda: bool(self.stop.name),
             )
         c, self.results = self.counters, means
         self.log.line(f"validation after epoch {c.epoch + 1}: " + " ".join(f"{n} {v:.5f}" for n, v in means.items()))

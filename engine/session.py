@@ -114,7 +114,7 @@ class Session:
     def _restore_ema(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any], notes: list[str]) -> None:
         if "ema" not in tensors:
             notes.append("the checkpoint has no EMA: averaging starts from its weights")
-            self.ema = EMA(self.core, self.ema.decay, self.ema.warmup)
+            self.ema.load_state_dict({n: p.detach() for n, p in self.core.named_parameters()}, updates=0)
             return
         check_names(self.core.state_dict(), tensors["ema"], "the EMA")
         placed = {n: like(tensors["ema"][n], shadow) for n, shadow in self.ema.shadow.items()}

@@ -220,10 +220,11 @@ class Trainer:
         else:
             wrong, culprits = bool(bad), group
         wrong = self.agree(wrong)
-        if not wrong or self.deferred or self.accelerator.scaler is not None:
+        taken = self.deferred or not wrong
+        if taken or self.accelerator.scaler is not None:  # a scaler leaves a bad step out itself, and must see it
             self.optimizer.step()
-            if self.ema is not None and not (wrong and not self.deferred):
-                self.ema.update(self.core)
+        if taken and self.ema is not None:
+            self.ema.update(self.core)
         self.optimizer.zero_grad()
         self.counters.step += 1
         self.running.add({"grad_norm": 0.0 if norm is None else norm, "lr": rate})

@@ -7,27 +7,26 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from torch import Tensor
 
+from utils.pictures import quick_look
 from utils.progress import ProgressBar
 
 
-def panel(lms: Tensor, sr: Tensor, gt: Tensor, rgb: tuple[int, int, int]) -> Tensor:
-    """Lay lms | sr | gt | error side by side: images (C, H, W) → picture (3, H, 4·W) in [0, 1].
+def panel(lms: Tensor, sr: Tensor, gt: Tensor, rgb: Sequence[int]) -> np.ndarray:
+    """Lay lms | sr | gt | error side by side: images (C, H, W) → picture (3, H, 4·W) uint8, as `quick_look` shows them.
 
-    The three are stretched between the 1st and 99th percentile of gt; the error is the mean over bands of |sr − gt|,
-    white at a tenth of that range.
+    `rgb` are the 0-based bands for red, green, blue; the error is grey, white at a tenth of the range of gt.
     """
-    bands = [b if b < gt.shape[0] else 0 for b in rgb]
-    shown = torch.stack([x[bands].float().cpu() for x in (lms, sr, gt)])
-    low, high = torch.quantile(shown[2].flatten()[:: max(1, shown[2].numel() // 100_000)], torch.tensor([0.01, 0.99]))
-    span = (high - low).clamp_min(1e-6)
-    error = ((sr.float() - gt.float()).abs().mean(0).cpu() / (0.1 * span)).expand(3, -1, -1)
-    return torch.cat([*((shown - low) / span), error], dim=-1).clamp(0, 1)
+    images = {name: x.float().cpu().numpy() for name, x in (("lms", lms), ("sr", sr), ("gt", gt))}
+    *shown, error = quick_look(images, rgb).values()
+    grey = np.round(255 * error).astype(np.uint8)[..., None].repeat(3, axis=-1)
+    return np.concatenate([*shown, grey], axis=1).transpose(2, 0, 1)
 
 
 class Logger:
@@ -66,8 +65,8 @@ class Logger:
             for name, value in values.items():
                 self._board.add_scalar(f"{group}/{name}", value, step)
 
-    def image(self, picture: Tensor, step: int) -> None:
-        """Write a panel (3, H, W) to TensorBoard."""
+    def image(self, picture: np.ndarray, step: int) -> None:
+        """Write a panel (3, H, W) uint8 to TensorBoard."""
         if self._board is not None:
             self._board.add_image("valid/lms_sr_gt_error", picture, step)
 

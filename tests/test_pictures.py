@@ -1,13 +1,15 @@
-"""Pictures for people: names in a scatter can be read."""
+"""Pictures for people: names in a scatter can be read, the panel of a training shows what the other pictures show."""
 
 from __future__ import annotations
 
 import itertools
 
 import numpy as np
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from engine.logger import panel
 from utils.pictures import _place_labels
 
 
@@ -30,3 +32,14 @@ def test_names_in_a_scatter_cover_neither_one_another_nor_points():
     assert not any(box.contains(*mark) for box in labels.values() for mark in marks)
     frame = axis.get_window_extent()
     assert all(frame.containsx(box.x0) and frame.containsx(box.x1) for box in labels.values())
+
+
+def test_the_panel_of_a_training_is_stretched_by_gt():
+    """gt rises from 0 to 1: its lowest and highest hundredth are black and white, an error of 0.05 is half grey."""
+    gt = torch.linspace(0, 1, 100 * 100).view(1, 100, 100).expand(3, -1, -1)
+    picture = panel(gt + 2, gt + 0.049, gt, (2, 1, 0))  # a tenth of the range from 1 to 99 per cent is 0.098
+    lms, sr, shown, error = np.split(picture, 4, axis=2)
+    assert picture.shape == (3, 100, 400) and picture.dtype == np.uint8
+    assert (lms == 255).all() and abs(int(shown[0, 50, 0]) - 127) <= 1 and shown[0, 0, 0] == 0
+    assert (shown[:, 99] == 255).all() and sr[1, 50, 0] > shown[1, 50, 0]
+    assert ((error == 127) | (error == 128)).all()

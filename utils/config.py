@@ -11,8 +11,6 @@ flags and `--set section.key=value`. An unknown key is an error that names the n
 from __future__ import annotations
 
 import dataclasses
-import math
-import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +19,7 @@ from typing import Any
 from utils.errors import UserError, nearest
 from utils.registry import normalise
 from utils.safe_yaml import read_yaml, write_yaml
+from utils.values import check_bounds, converted
 
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "configs"
 
@@ -154,63 +153,6 @@ class Config:
 SECTIONS: dict[str, type] = {f.name: typing.get_type_hints(Config)[f.name] for f in dataclasses.fields(Config)}
 
 
-# ---------------------------------------------------------------------------------------------- one value
-
-
-def _convert(value: Any, kind: Any, where: str) -> Any:
-    """Bring a YAML value to the declared type; what does not fit is a `UserError` naming the key."""
-    if isinstance(kind, types.UnionType):
-        return None if value is None else _convert(value, typing.get_args(kind)[0], where)
-    origin = typing.get_origin(kind)
-    if origin is tuple:
-        return _convert_tuple(value, typing.get_args(kind), where)
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise UserError(f"{where}: expected a mapping (key: value), given {value!r}")
-        return value
-    if kind is bool and isinstance(value, bool):
-        return value
-    if kind is str and isinstance(value, (str, int, float)) and not isinstance(value, bool):
-        return str(value)
-    if kind in (int, float) and not isinstance(value, bool):
-        return _convert_number(value, kind, where)
-    raise UserError(f"{where}: expected {_describe(kind)}, given {value!r}")
-
-
-def _convert_tuple(value: Any, kinds: tuple, where: str) -> tuple:
-    if not isinstance(value, (list, tuple)):
-        raise UserError(f"{where}: expected a list of numbers, given {value!r}")
-    if kinds[-1] is not Ellipsis and len(value) != len(kinds):
-        raise UserError(f"{where}: expected {len(kinds)} numbers, given {len(value)}: {list(value)}")
-    return tuple(_convert(v, kinds[0], where) for v in value)
-
-
-def _convert_number(value: Any, kind: type, where: str) -> float | int:
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        raise UserError(f"{where}: expected {_describe(kind)}, given {value!r}") from None
-    if not math.isfinite(number) or (kind is int and number != int(number)):
-        raise UserError(f"{where}: expected {_describe(kind)}, given {value!r}")
-    return kind(number)
-
-
-def _describe(kind: Any) -> str:
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}.get(kind, str(kind))
-
-
-def _check(value: Any, meta: typing.Mapping[str, Any], where: str) -> None:
-    """Hold the declared bounds: allowed words, smallest number."""
-    choices, low = meta.get("choices"), meta.get("low")
-    if choices and value not in choices:
-        raise UserError(f"{where}: expected {' or '.join(choices)}, given {value!r}{nearest(str(value), choices)}")
-    if low is not None and value is not None and value < low:
-        raise UserError(f"{where}: expected at least {low:g}, given {value:g}")
-
-
-# ---------------------------------------------------------------------------------------------- whole configs
-
-
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """Merge two nested mappings; `over` wins; mappings are merged, everything else is replaced."""
     merged = dict(base)
@@ -263,8 +205,8 @@ def _section(cls: type, name: str, content: Any, source: str) -> Any:
             raise UserError(
                 f'{source}: unknown key "{name}.{key}"{nearest(str(key), fields)}; known: {", ".join(fields)}'
             )
-        chosen[key] = _convert(value, kinds[key], where)
-        _check(chosen[key], fields[key].metadata, where)
+        chosen[key] = converted(value, kinds[key], where)
+        check_bounds(chosen[key], fields[key].metadata, where)
     return cls(**chosen)
 
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from utils.bounds import MAX_COMPRESSION
 from utils.errors import UserError
 
 CACHE = 64  # MiB of decoded blocks that GDAL may keep
 ALWAYS_READ = 64 * 2**20  # bytes of pixels, whatever the size of the file
-MAX_COMPRESSION = 1100  # DEFLATE cannot exceed 1032:1
 
 Span = tuple[int, int]
 Window = tuple[Span, Span]

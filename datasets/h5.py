@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 
 from datasets.layout import LAYOUTS, Shape, find_layout, read_sample, to_nchw
 from datasets.transforms import Augment
+from utils.bounds import MAX_COMPRESSION, check_chunks, check_own_data, hdf5_member
 from utils.errors import UserError
 from utils.sensors import SENSORS, Sensor, get_sensor
 
@@ -31,8 +32,6 @@ FAMILIES: tuple[dict[str, str], ...] = (
 )
 CACHE_LIMIT = 512 * 2**20  # bytes of float32 a process keeps in memory
 DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError)  # what h5py raises on damaged files
-_MAX_COMPRESSION = 1100  # DEFLATE cannot exceed 1032:1
-_CHUNK_COST, _CHUNK_MEMORY = 4096, 2**27  # bytes HDF5 takes for each chunk of an array it reads; always allowed
 
 
 @dataclass(frozen=True)
@@ -75,22 +74,17 @@ def open_file(path: Path) -> h5py.File:
 
 def checked_dataset(path: Path, file: h5py.File, key: str) -> h5py.Dataset:
     """Return a numeric data set whose values lie in this very file, in the amount it declares."""
-    if not isinstance(file.get(key, getlink=True), h5py.HardLink):
-        raise UserError(f'{path}: "{key}" is a link; links are refused, copy the data into one file')
-    data = file[key]
+    data = hdf5_member(path, file, key)
     if not isinstance(data, h5py.Dataset) or data.dtype.kind not in "iuf":
         raise UserError(f'{path}: expected "{key}" to be an array of numbers; make the file again')
-    if data.is_virtual or data.external:
-        raise UserError(f'{path}: "{key}" keeps its data in another file; that is refused, copy the data into one file')
+    check_own_data(path, key, data)
     declared, stored = math.prod(data.shape) * data.dtype.itemsize, data.id.get_storage_size()
-    if declared > _MAX_COMPRESSION * stored:
+    if declared > MAX_COMPRESSION * stored:
         raise UserError(
             f'{path}: "{key}" declares {declared} bytes {tuple(data.shape)} and stores {stored}; '
             "the file is damaged or was never filled"
         )
-    pieces = math.prod(-(-n // c) for n, c in zip(data.shape, data.chunks, strict=True)) if data.chunks else 1
-    if pieces * _CHUNK_COST > max(_CHUNK_MEMORY, 4 * declared):
-        raise UserError(f'{path}: "{key}" is cut in {pieces} chunks of some bytes; store a sample as a chunk')
+    check_chunks(path, key, data)
     return data
 
 

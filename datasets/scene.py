@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from datasets.alignment import ALWAYS_READ, MAX_COMPRESSION, open_aligned
+from datasets.alignment import ALWAYS_READ, open_aligned
+from utils.bounds import MAX_COMPRESSION
 from utils.errors import UserError
 from utils.sensors import SENSORS
 

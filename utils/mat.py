@@ -19,12 +19,11 @@ import numpy as np
 
 from utils import mat5
 from utils.atomic import write_atomically
+from utils.bounds import MAX_COMPRESSION, check_chunks, check_own_data, hdf5_member
 from utils.errors import UserError, nearest
 
 V5_LIMIT = 2**31 - 1  # bytes a variable: MATLAB's own bound for v5
 READ_LIMIT = 16 * 2**30  # bytes a file may unfold to
-_MAX_COMPRESSION = 1100  # DEFLATE cannot exceed 1032:1, so a larger claim is a lie
-_CHUNK_COST, _CHUNK_MEMORY = 4096, 2**27  # bytes HDF5 takes for each piece of an array it reads; always allowed
 _USER_BLOCK = 512
 _ITEM_BYTES = {"double": 8, "single": 4, "logical": 1, "char": 4} | {
     f"{sign}int{bits}": bits // 8 for sign in ("", "u") for bits in (8, 16, 32, 64)
@@ -72,7 +71,7 @@ def _select(path: Path, present: Mapping[str, int], keys: Iterable[str] | None, 
             found = ", ".join(present) or "none that can be read"
             raise UserError(f'{path} has no variable "{key}"{nearest(key, present)}; it holds: {found}')
     declared, size = sum(present[key] for key in wanted), path.stat().st_size
-    if declared > limit or declared > _MAX_COMPRESSION * size:
+    if declared > limit or declared > MAX_COMPRESSION * size:
         raise UserError(
             f"{path} is {size} bytes and declares {declared} bytes of data (at most {limit} are read); "
             "the file is damaged or too large"
@@ -126,16 +125,11 @@ def _local_dataset(path: Path, file: Any, name: str) -> Any:
     """Return a numeric dataset whose bytes lie in this very file, None for other members; refuse what leads out."""
     import h5py
 
-    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-        raise UserError(f'{path}: "{name}" is a link, not data; such files are refused, copy the data into one file')
-    data = file[name]
+    data = hdf5_member(path, file, name)
     if not isinstance(data, h5py.Dataset) or name.startswith("#") or data.dtype.kind not in "biuf":
         return None
-    if data.is_virtual or data.external:
-        raise UserError(f'{path}: "{name}" keeps its data in another file; such files are refused, make a plain one')
-    chunks = math.prod(-(-n // c) for n, c in zip(data.shape, data.chunks, strict=True)) if data.chunks else 1
-    if chunks * _CHUNK_COST > max(_CHUNK_MEMORY, 4 * data.size * data.dtype.itemsize):
-        raise UserError(f'{path}: "{name}" is cut in {chunks} pieces of some bytes; copy the data into a plain file')
+    check_own_data(path, name, data)
+    check_chunks(path, name, data)
     return data
 
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -152,6 +152,27 @@ class LEVM(nn.Module):
         return resize_window_states(state.local, state.grid, grid)
 
 
+class _BlockMaker:
+    """Makes the blocks of a network in order encoder, middle, decoder: drop rates grow linearly from 0.
+
+    Args:
+        count: blocks in all.
+        drop_path_rate: of the last one.
+        common: arguments of `LEVM` that all blocks have in common.
+    """
+
+    def __init__(self, count: int, drop_path_rate: float, common: dict[str, Any]) -> None:
+        self.rates, self.common = iter(torch.linspace(0, drop_path_rate, count).tolist()), common
+
+    def block(self, stage: StageSettings, prev: StageSettings | None, skip: StageSettings | None = None) -> LEVM:
+        """Make one block of `stage` that takes states of the stages `prev` and `skip`."""
+        return LEVM(stage, prev=prev, skip=skip, drop_path=next(self.rates), **self.common)
+
+    def chain(self, stage: StageSettings, count: int, before: StageSettings | None) -> nn.ModuleList:
+        """Make `count` blocks that each take the state of the one before, the first that of the stage `before`."""
+        return nn.ModuleList(self.block(stage, stage if j else before) for j in range(count))
+
+
 @register_model("LEMamba", tasks=("pansharpening", "hmif"), ratios=(2, 4, 8, 16))
 class LEMamba(nn.Module):
     """LE-Mamba for pansharpening (P = 1) and hyperspectral-RGB fusion (P = 3): sr = lms + U-net(lms, pan).
@@ -230,57 +251,36 @@ class LEMamba(nn.Module):
         }
         _check_arguments(per_stage, middle_blk_nums, state_grad)
         stages = len(ssm_enc_blk_nums)
+        levels = range(stages - 1, -1, -1)  # the decoder runs deepest first
         widths = [width * math.prod(ssm_chan_upscale[:i]) for i in range(stages + 1)]
+        shallow_first = (widths, window_sizes, ssm_ratios)
+        encoder = _stage_settings(range(stages), *shallow_first, ssm_enc_d_states, ssm_enc_convs)
+        decoder = _stage_settings(levels, *shallow_first, ssm_dec_d_states, ssm_dec_convs)
+        middle = replace(encoder[-1], channels=widths[-1])
+        _check_state_sizes(encoder, middle, decoder, share_local_state)
         self.img_channel, self.condition_channel = img_channel, condition_channel
         self.chain_decoder_states, self.share_across_stages = chain_decoder_states, share_across_stages
         self.grad_checkpointing = False
         self.multiple = math.lcm(2**stages, *(w * 2**i for i, w in enumerate(window_sizes) if w))
 
-        def settings(level: int, channels: int, d_states: Sequence, convs: Sequence) -> StageSettings:
-            return StageSettings(
-                channels, window_sizes[level], d_states[0], d_states[1], convs[0], convs[1], ssm_ratios[level]
-            )
-
-        encoder = [settings(i, widths[i], ssm_enc_d_states[i], ssm_enc_convs[i]) for i in range(stages)]
-        middle = settings(stages - 1, widths[-1], ssm_enc_d_states[-1], ssm_enc_convs[-1])
-        levels = range(stages - 1, -1, -1)  # the decoder runs deepest first
-        decoder = [settings(i, widths[i], ssm_dec_d_states[q], ssm_dec_convs[q]) for q, i in enumerate(levels)]
-        _check_state_sizes(encoder, middle, decoder, share_local_state)
-
-        blocks = sum(ssm_enc_blk_nums) + middle_blk_nums + sum(ssm_dec_blk_nums)
-        rates = iter(torch.linspace(0, drop_path_rate, blocks).tolist())
-
-        def block(stage: StageSettings, prev: StageSettings | None, skip: StageSettings | None = None) -> LEVM:
-            return LEVM(
-                stage,
-                condition_channel,
-                prev=prev,
-                skip=skip,
-                share_local=share_local_state,
-                drop_path=next(rates),
-                state_grad=state_grad,
-            )
-
-        def chain(stage: StageSettings, count: int, before: StageSettings | None) -> nn.ModuleList:
-            first = before if share_across_stages else None
-            return nn.ModuleList(block(stage, stage if j else first) for j in range(count))
-
+        count = sum(ssm_enc_blk_nums) + middle_blk_nums + sum(ssm_dec_blk_nums)
+        common = {"condition_channel": condition_channel, "share_local": share_local_state, "state_grad": state_grad}
+        make = _BlockMaker(count, drop_path_rate, common)
+        before = [None, *(encoder if share_across_stages else [None] * stages)]
         self.head = nn.Conv2d(img_channel, width, 3, padding=1)
-        self.encoders = nn.ModuleList(
-            chain(stage, ssm_enc_blk_nums[i], encoder[i - 1] if i else None) for i, stage in enumerate(encoder)
-        )
+        self.encoders = nn.ModuleList(map(make.chain, encoder, ssm_enc_blk_nums, before))
         self.downs = nn.ModuleList(nn.Conv2d(widths[i], widths[i + 1], 2, stride=2) for i in range(stages))
-        self.middle = chain(middle, middle_blk_nums, encoder[-1])
+        self.middle = make.chain(middle, middle_blk_nums, before[-1])
         self.ups, self.merges, self.decoders = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         self.skip_scales = nn.ParameterList()
-        for q, i in enumerate(levels):
-            stage, before = decoder[q], decoder[q - 1] if q else middle
+        for i, stage, below in zip(levels, decoder, [middle, *decoder], strict=False):
             self.ups.append(nn.Conv2d(widths[i + 1], widths[i], 1, bias=False))
             self.merges.append(Linear(2 * widths[i], widths[i]))
             self.skip_scales.append(nn.Parameter(torch.zeros(1, 1, 1, widths[i])))
+            later = stage if chain_decoder_states else below  # whose state all blocks but the first take
             self.decoders.append(
                 nn.ModuleList(
-                    block(stage, stage if j and chain_decoder_states else before, None if j else encoder[i])
+                    make.block(stage, later if j else below, None if j else encoder[i])
                     for j in range(ssm_dec_blk_nums[i])
                 )
             )
@@ -359,6 +359,21 @@ class LEMamba(nn.Module):
         return {_rename(key): value for key, value in state_dict.items()}
 
 
+def _stage_settings(
+    levels: Iterable[int],
+    widths: Sequence[int],
+    window_sizes: Sequence[int | None],
+    ssm_ratios: Sequence[float],
+    d_states: Sequence[Sequence[int | None]],
+    convs: Sequence[Sequence[int | None]],
+) -> list[StageSettings]:
+    """Settings of the stages at `levels`: d_states and convs are in the order of the levels, the rest shallow first."""
+    return [
+        StageSettings(widths[i], window_sizes[i], *states, *kernels, ssm_ratios[i])
+        for i, states, kernels in zip(levels, d_states, convs, strict=True)
+    ]
+
+
 def _check_arguments(per_stage: dict[str, Sequence], middle_blk_nums: int, state_grad: str) -> None:
     stages = len(per_stage["ssm_enc_blk_nums"])
     for name, values in per_stage.items():
@@ -366,6 +381,8 @@ def _check_arguments(per_stage: dict[str, Sequence], middle_blk_nums: int, state
             raise UserError(
                 f"LEMamba: {name} needs {stages} entries, one per stage as in ssm_enc_blk_nums, given {len(values)}"
             )
+        if name.endswith(("_d_states", "_convs")) and any(len(pair) != 2 for pair in values):
+            raise UserError(f"LEMamba: {name} needs pairs (local, global), given {values}; correct the configuration")
     if middle_blk_nums < 1:
         raise UserError(f"LEMamba: middle_blk_nums must be at least 1, given {middle_blk_nums}")
     if state_grad not in ("detached", "full"):

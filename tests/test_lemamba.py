@@ -188,6 +188,8 @@ def test_scan_parameters_stay_float32():
         ({"middle_blk_nums": 0}, "middle_blk_nums"),
         ({"state_grad": "half"}, "state_grad"),
         ({"ssm_enc_d_states": [[2, 3], [None, 5]]}, "d_states"),
+        ({"ssm_dec_convs": [[None, 5], [3, 5, 7]]}, "ssm_dec_convs needs pairs"),
+        ({"ssm_enc_d_states": [[3], [None, 3]]}, "ssm_enc_d_states needs pairs"),
         ({"widht": 3}, 'did you mean "width"'),
     ],
 )

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.layers.dt import draw_dt_bias
 from model.ops.causal_conv import causal_conv
 from model.ops.selective_scan import selective_scan
-
-DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 0.1, 1e-4
 
 
 class ScanStream(nn.Module):
@@ -31,15 +30,9 @@ class ScanStream(nn.Module):
         self.A_log = nn.Parameter(torch.arange(1.0, d_state + 1).log().expand(inner, -1).clone())
         self.D = nn.Parameter(torch.ones(inner))
         self.A_log._no_weight_decay = self.D._no_weight_decay = True
-        self._initialise_dt()
-
-    def _initialise_dt(self) -> None:
-        """Draw dt log-uniformly from [0.001, 0.1]: the bias is the inverse softplus of it."""
         nn.init.uniform_(self.dt_proj.weight, -(self.rank**-0.5), self.rank**-0.5)
-        span = math.log(DT_MAX) - math.log(DT_MIN)
-        dt = torch.exp(torch.rand(self.dt_proj.out_features) * span + math.log(DT_MIN)).clamp_min(DT_FLOOR)
         with torch.no_grad():
-            self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))
+            self.dt_proj.bias.copy_(draw_dt_bias(inner))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens (B, L, c) to (B, L, D)."""

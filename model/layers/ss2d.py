@@ -17,6 +17,7 @@ from torch import nn
 
 from model.layers.conv import DepthwiseConv
 from model.layers.drop_path import DropPath
+from model.layers.dt import draw_dt_bias
 from model.layers.linear import Linear
 from model.ops.cross_scan import cross_selective_scan
 from model.ops.gate import gelu_gate
@@ -24,7 +25,6 @@ from model.ops.linear import linear_parts
 
 K = 4
 StateGrad = Literal["detached", "full"]
-DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 0.1, 1e-4
 
 
 class GatedMlp(nn.Module):
@@ -115,8 +115,7 @@ class SS2D(nn.Module):
         self.D.fill_(1.0)
         nn.init.uniform_(self.x_proj, -(D**-0.5), D**-0.5)
         nn.init.uniform_(self.dt_weight, -(R**-0.5), R**-0.5)
-        dt = torch.exp(torch.rand(K, D) * (math.log(DT_MAX) - math.log(DT_MIN)) + math.log(DT_MIN)).clamp(min=DT_FLOOR)
-        self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
+        self.dt_bias.copy_(draw_dt_bias(K, D))
         for weight in (self.W1, self.W2, self.G, self.rho):
             if weight is not None:
                 nn.init.normal_(weight)

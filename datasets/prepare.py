@@ -19,7 +19,8 @@ from utils.errors import UserError
 from utils.sensors import Sensor
 
 Sample = dict[str, np.ndarray]
-Job = tuple[str, Callable[[int, simulate.Box], Sample], str, int]  # split, sample of a box, file name, scale of the box
+Degrade = Callable[[int, simulate.Box], Sample]  # number of the scene, box of its ground -> one large sample
+Job = tuple[str, Degrade, str, int]  # split, how its samples are made, file name, pixels of the sample per box pixel
 FULL_RESOLUTION_IMAGE = 512  # largest side of a test image without ground truth
 
 
@@ -166,6 +167,7 @@ def _write(
     stride: int,
     test_only: bool,
 ) -> dict[str, int]:
+    """Write one file per job whose split has ground; return file name -> number of samples."""
     if stride < 1 or stride % ratio:
         raise UserError(f"expected a stride that is a multiple of the ratio {ratio}, given {stride}; correct it")
     boxes, patch = _boxes(shapes, ratio, test_only)
@@ -182,13 +184,22 @@ def _write(
             "tile": size,
             "stride": step,
         }
-
-        def samples(split: str = split, degrade: Callable = degrade, size=size, step=step) -> Iterator[Sample]:  # noqa: ANN001
-            for number, scene_boxes in enumerate(boxes):
-                yield from tiles(degrade(number, scene_boxes[split]), size, step, ratio)
-
-        written[file] = write_h5(folder / file, samples(), attributes | details, task)
+        samples = _samples(split, degrade, boxes, size, step, ratio)
+        written[file] = write_h5(folder / file, samples, attributes | details, task)
     return written
+
+
+def _samples(
+    split: str,
+    degrade: Degrade,
+    boxes: Sequence[dict[str, simulate.Box]],
+    size: tuple[int, int],
+    step: tuple[int, int],
+    ratio: int,
+) -> Iterator[Sample]:
+    """Give the tiles of a split, scene after scene; a box is degraded when its turn comes."""
+    for number, scene_boxes in enumerate(boxes):
+        yield from tiles(degrade(number, scene_boxes[split]), size, step, ratio)
 
 
 def _tile(

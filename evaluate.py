@@ -76,7 +76,7 @@ def open_samples(path: Path) -> tuple[list[int], Iterator[dict[str, np.ndarray]]
     shapes = {k: v.shape for k, v in arrays.items()}
     if any(len(s) != 4 for s in shapes.values()) or len({s[0] for s in shapes.values()}) > 1:
         given = ", ".join(f"{k} {s}" for k, s in shapes.items())
-        raise UserError(f'expected arrays (B,C,H,W) with one B in "{path}", got {given}; write the file anew')
+        raise UserError(f'expected arrays (B,C,H,W) with one B in "{path}", given {given}; write the file anew')
     count = len(next(iter(arrays.values()), ()))
     return list(range(1, count + 1)), ({k: v[i] for k, v in arrays.items()} for i in range(count))
 
@@ -105,7 +105,7 @@ def _numbered_files(folder: Path) -> dict[int, Path]:
 def _channels_first(image: np.ndarray, name: str, path: Path) -> np.ndarray:
     """(H, W, C) or (H, W) -> (C, H, W)."""
     if image.ndim not in (2, 3):
-        raise UserError(f'expected {name} as (H,W,C) in "{path}", got {image.shape}; one image per file')
+        raise UserError(f'expected {name} as (H,W,C) in "{path}", given {image.shape}; one image per file')
     return image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
 
 
@@ -282,7 +282,7 @@ def main(argv: list[str] | None = None) -> None:
     if options.sensor is not None:
         get_sensor(options.sensor)
     if options.const is not None and not options.const > 0:
-        raise UserError(f"expected a positive --const, got {options.const}; it is the peak of the data, e.g. 2047")
+        raise UserError(f"expected a positive --const, given {options.const}; it is the peak of the data, e.g. 2047")
     usable_device(options.device)
     result = measure(options)
     show(result, options)

@@ -28,7 +28,7 @@ FULL_NAMES = ("d_lambda", "d_s", "hqnr", "d_lambda_qnr", "qnr")
 def _check_ms(ms: Tensor, lms: Tensor, ratio: int) -> None:
     expected = (*lms.shape[:2], lms.shape[2] // ratio, lms.shape[3] // ratio)
     if tuple(ms.shape) != expected:
-        raise UserError(f"expected ms {expected} at ratio {ratio}, got {tuple(ms.shape)}; check --ratio and the file")
+        raise UserError(f"expected ms {expected} at ratio {ratio}, given {tuple(ms.shape)}; check --ratio and the file")
     if not bool(torch.isfinite(ms.detach().double().sum())):
         raise UserError("expected finite values, ms holds NaN or Inf; mend the data")
 

@@ -14,7 +14,7 @@ _PUBLISHED_ALIAS = {"QB": "IKONOS", "GF2": "IKONOS"}  # the published script sco
 def check_ratio(ratio: int, published: bool) -> int:
     """Refuse a ratio that interp23 is not defined for; the published interpolation is wrong beyond 4."""
     if int(ratio) != ratio or ratio < 1 or int(ratio) & (int(ratio) - 1):
-        raise UserError(f"expected a ratio that is a power of two, got {ratio}; full resolution is not defined for it")
+        raise UserError(f"full resolution needs a ratio that is a power of two, given {ratio}; correct --ratio")
     if published and ratio > 4:
         raise UserError(f"the published interpolation is wrong at ratio {ratio} (right for 2 and 4); drop published")
     return int(ratio)
@@ -38,7 +38,7 @@ def check_full(
     check_same_shape(sr=sr, lms=lms)
     H, W = sr.shape[-2:]
     if H % BLOCK or W % BLOCK or not H or not W or H % ratio or W % ratio:
-        raise UserError(f"full resolution needs sides that are multiples of {BLOCK}, got {H} x {W}; crop the images")
+        raise UserError(f"full resolution needs sides that are multiples of {BLOCK}, given {H} x {W}; crop the images")
     if pan is not None and tuple(pan.shape) != (len(sr), 1, H, W):
-        raise UserError(f"expected pan {(len(sr), 1, H, W)}, got {tuple(pan.shape)}; D_s is defined for one band")
+        raise UserError(f"expected pan {(len(sr), 1, H, W)}, given {tuple(pan.shape)}; D_s is defined for one band")
     return images["sr"], images["lms"], images.get("pan"), mask

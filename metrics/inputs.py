@@ -22,7 +22,7 @@ def check_images(**images: Tensor) -> dict[str, Tensor]:
     checked = {}
     for name, image in images.items():
         if image.dim() != 4:
-            raise UserError(f"expected {name} as (B, C, H, W), got shape {tuple(image.shape)}; add the missing axes")
+            raise UserError(f"expected {name} as (B, C, H, W), given shape {tuple(image.shape)}; add the missing axes")
         image = image.double()
         if not bool(torch.isfinite(image.detach().sum())):
             raise UserError(f"expected finite values, {name} holds NaN or Inf; mend the data or mask these pixels")
@@ -50,14 +50,14 @@ def check_same_shape(**images: Tensor) -> None:
     """Raise a `UserError` unless all images have one shape."""
     if len({tuple(i.shape) for i in images.values()}) > 1:
         given = ", ".join(f"{n} {tuple(i.shape)}" for n, i in images.items())
-        raise UserError(f"expected images of one shape, got {given}; crop or resample them")
+        raise UserError(f"expected images of one shape, given {given}; crop or resample them")
 
 
 def check_sides(image: Tensor, index: str) -> None:
     """Raise a `UserError` where a block of 32 does not fit."""
     H, W = image.shape[-2:]
     if min(H, W) < BLOCK:
-        raise UserError(f"{index} needs sides of at least {BLOCK} pixels, got {H} x {W}; use a larger image")
+        raise UserError(f"{index} needs sides of at least {BLOCK} pixels, given {H} x {W}; use a larger image")
 
 
 def as_mask(mask: Tensor | None, image: Tensor) -> Tensor | None:
@@ -67,7 +67,7 @@ def as_mask(mask: Tensor | None, image: Tensor) -> Tensor | None:
     mask = mask if mask.dim() == 4 else mask[:, None]
     expected = (image.shape[0], 1, *image.shape[-2:])
     if tuple(mask.shape) != expected:
-        raise UserError(f"expected a mask {expected}, True where valid, got {tuple(mask.shape)}; reduce it over bands")
+        raise UserError(f"expected a mask {expected}, True = valid, given {tuple(mask.shape)}; give one for all bands")
     return mask.to(device=image.device, dtype=torch.bool)
 
 

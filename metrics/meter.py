@@ -58,7 +58,7 @@ class Meter:
             distributed.all_gather_object(gathered, state)
         filled = [g for g in gathered if g[0] is not None]  # a rank may have had no batch
         if not filled:
-            raise UserError("expected at least one image to measure, got none; check the data")
+            raise UserError("expected at least one image to measure, given none; check the data")
         names = filled[0][0]
         if any(g[0] != names for g in filled):
             raise ValueError("Meter: ranks hold different names")

@@ -47,7 +47,7 @@ def reduced_resolution(
         UserError: shapes differ, NaN, a side under 32.
     """
     if not const > 0 or not ratio > 0:
-        raise UserError(f"expected positive const and ratio, got {const} and {ratio}; const is the peak, e.g. 2047")
+        raise UserError(f"expected positive const and ratio, given {const} and {ratio}; const is the peak, e.g. 2047")
     sr, gt, mask = prepared(sr, gt, mask)
     check_sides(sr, "reduced resolution")
     tasks = []

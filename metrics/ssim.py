@@ -31,8 +31,9 @@ def ssim(sr: Tensor, gt: Tensor, *, const: float, mask: Tensor | None = None) ->
 
 def ssim_of(sr: Tensor, gt: Tensor, mask: Tensor | None, *, const: float) -> Tensor:
     """`ssim` of prepared images."""
-    if min(sr.shape[-2:]) < WINDOW:
-        raise UserError(f"ssim needs sides of at least {WINDOW} pixels, got {sr.shape[-2]} x {sr.shape[-1]}")
+    H, W = sr.shape[-2:]
+    if min(H, W) < WINDOW:
+        raise UserError(f"ssim needs sides of at least {WINDOW} pixels, given {H} x {W}; use a larger image")
     valid = None if mask is None else windows_valid(mask, WINDOW)
     scores = []
     for i, (x, y) in enumerate(zip(sr, gt, strict=True)):

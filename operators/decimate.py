@@ -21,5 +21,5 @@ def decimate(x: Tensor, ratio: int) -> Tensor:
         A view (..., h, w), h = H/ratio.
     """
     if ratio < 1 or int(ratio) != ratio:
-        raise ValueError(f"decimate: ratio must be a positive integer, got {ratio}")
+        raise ValueError(f"decimate: ratio must be a positive integer, given {ratio}")
     return x[..., ratio // 2 :: ratio, ratio // 2 :: ratio]

@@ -80,9 +80,9 @@ def imresize(x: Tensor, scale: float, method: str = "bicubic") -> Tensor:
         (..., ceil(scale*H), ceil(scale*W)), dtype of `x`; values are not clipped (bicubic overshoots).
     """
     if method not in _METHODS:
-        raise ValueError(f"imresize: method must be one of {', '.join(_METHODS)}, got {method!r}")
+        raise ValueError(f"imresize: method must be one of {', '.join(_METHODS)}, given {method!r}")
     if not scale > 0:
-        raise ValueError(f"imresize: scale must be positive, got {scale}")
+        raise ValueError(f"imresize: scale must be positive, given {scale}")
     work = x if x.dtype in (torch.float32, torch.float64) else x.float()
     H, W = x.shape[-2:]
     scale = float(scale)

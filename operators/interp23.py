@@ -49,7 +49,7 @@ def interp23(x: Tensor, ratio: int) -> Tensor:
             and gives x16 for 8; this one doubles log2(ratio) times.)
     """
     if int(ratio) != ratio or ratio < 1 or int(ratio) & (int(ratio) - 1):
-        raise ValueError(f"interp23: ratio must be a power of two, got {ratio}")
+        raise ValueError(f"interp23: ratio must be a power of two, given {ratio}")
     rows, columns = x.dim() - 2, x.dim() - 1
     for level in range(int(ratio).bit_length() - 1):
         x = _double(_double(x, rows, level == 0), columns, level == 0)

@@ -61,9 +61,9 @@ def mtf_kernel(gain: float, ratio: float, *, span: int = TAPS - 1) -> Tensor:
         (41, 41) float64 on the CPU, symmetric, not normalised.
     """
     if not 0 < gain < 1:
-        raise ValueError(f"mtf_kernel: gain must lie in (0, 1), got {gain}")
+        raise ValueError(f"mtf_kernel: gain must lie in (0, 1), given {gain}")
     if ratio < 1:
-        raise ValueError(f"mtf_kernel: ratio must be at least 1, got {ratio}")
+        raise ValueError(f"mtf_kernel: ratio must be at least 1, given {ratio}")
     return _kernel(float(gain), float(ratio), span).clone()
 
 
@@ -115,7 +115,7 @@ def mtf_filter(x: Tensor, gains: float | Sequence[float], ratio: float, *, span:
         raise ValueError(f"mtf_filter: {len(gains)} gains for {x.shape[1]} bands")
     for gain in gains:
         if not 0 < gain < 1:
-            raise ValueError(f"mtf_filter: gains must lie in (0, 1), got {gain}")
+            raise ValueError(f"mtf_filter: gains must lie in (0, 1), given {gain}")
     work = x if x.dtype in (torch.float32, torch.float64) else x.float()
     size = (_fast_length(H + 2 * REACH), _fast_length(W + 2 * REACH))
     spectrum = _spectrum(gains, float(ratio), span, size, work.dtype, work.device)

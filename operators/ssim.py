@@ -55,7 +55,7 @@ def ssim_map(x: Tensor, y: Tensor, data_range: float = 1.0) -> Tensor:
     if x.shape != y.shape:
         raise ValueError(f"ssim_map: shapes differ, {tuple(x.shape)} and {tuple(y.shape)}")
     if min(x.shape[-2:]) < WINDOW:
-        raise ValueError(f"ssim_map: sides must be at least {WINDOW}, got {tuple(x.shape[-2:])}")
+        raise ValueError(f"ssim_map: sides must be at least {WINDOW}, given {tuple(x.shape[-2:])}")
     if x.dtype not in (torch.float32, torch.float64):
         x, y = x.float(), y.float()
     c1, c2 = (K1 * data_range) ** 2, (K2 * data_range) ** 2

@@ -101,12 +101,12 @@ def test_written_files_hold_the_same_numbers(mat, tmp_path, capsys):
     values = expected(images(), "reduced")
     content = json.loads(files["json"].read_text())
     # one image at a time against a batch: a vector's last lanes may round otherwise
-    assert [s["sam"] for s in content["samples"]] == pytest.approx(values["sam"].tolist(), rel=1e-14)
-    assert content["summary"]["qn"]["mean"] == pytest.approx(float(values["qn"].mean()), rel=1e-14)
+    assert [s["sam"] for s in content["samples"]] == pytest.approx(values["sam"].tolist(), rel=1e-12)
+    assert content["summary"]["qn"]["mean"] == pytest.approx(float(values["qn"].mean()), rel=1e-12)
     assert (content["protocol"], content["const"], content["ratio"]) == ("reduced", 2047, 4)
     rows = list(csv.DictReader(io.StringIO(files["csv"].read_text())))
     assert [r["sample"] for r in rows] == ["1", "2", "3", "mean", "std"]
-    assert [float(r["ssim"]) for r in rows[:3]] == pytest.approx(values["ssim"].tolist(), rel=1e-14)
+    assert [float(r["ssim"]) for r in rows[:3]] == pytest.approx(values["ssim"].tolist(), rel=1e-12)
     assert (
         f"{float(values['ergas'].mean()):.4f}" in files["latex"].read_text()
         and r"data\_PanNet\_qb" in files["latex"].read_text()
@@ -156,7 +156,8 @@ def test_samples_of_a_folder_have_their_files_numbers(tmp_path, capsys):
     values = expected(arrays, "reduced")["psnr"].tolist()
     assert [numbers(shown, n)[5] for n in ("2", "10")] == [pytest.approx(v, abs=5.1e-7) for v in values]
     samples = json.loads((out / "r.json").read_text())["samples"]
-    assert [(s["sample"], s["psnr"]) for s in samples] == list(zip((2, 10), values, strict=True))
+    assert [s["sample"] for s in samples] == [2, 10]
+    assert [s["psnr"] for s in samples] == pytest.approx(values, rel=1e-12)  # axes in another order, sums in another
     assert [line.split(",")[0] for line in (out / "r.csv").read_text().splitlines()[1:3]] == ["2", "10"]
     page = (out / "r.html").read_text()
     assert "sample 2" in page and "sample 10" in page and "sample 1<" not in page

@@ -18,6 +18,7 @@ from safetensors.torch import save
 from scipy.io import savemat
 
 from engine.checkpoint import Checkpoints
+from operators import interp23
 from utils.config import Config, to_dict
 from utils.mat import write_mat
 
@@ -41,6 +42,24 @@ def write_h5(path: Path, data, layout="NCHW", rename=None, **attributes) -> Path
             file[(rename or {}).get(key, key)] = value.transpose(TO_FILE[layout]) if value.ndim == 4 else value
         file.attrs.update(attributes)
     return path
+
+
+def write_training_set(path: Path, samples: int, seed: int, bands: int = 4, side: int = 32) -> None:
+    """Write smooth random samples of ratio 4, whole digital numbers from 0 to 2047, with lms as training expects it."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(samples, bands, side // 4, side // 4, generator=generator)
+    gt = (torch.nn.functional.interpolate(coarse, scale_factor=4, mode="bilinear") * 2047).round()
+    ms = torch.nn.functional.avg_pool2d(gt, 4).round()
+    arrays = {"gt": gt, "ms": ms, "lms": interp23(ms, 4), "pan": gt.mean(1, keepdim=True)}
+    write_h5(path, {role: array.numpy() for role, array in arrays.items()})
+
+
+def write_test_set(path: Path, count: int = 2, size: int = 64, with_gt: bool = True) -> Path:
+    """Write `count` random images of 4 bands and ratio 4, float64; without `gt` they are of full resolution."""
+    gt = np.random.default_rng(0).uniform(100, 1500, (count, 4, size, size))
+    ms = gt[..., 2::4, 2::4]
+    arrays = {"ms": ms, "lms": interp23(torch.from_numpy(ms), 4).numpy(), "pan": gt.mean(1, keepdims=True)}
+    return write_h5(path, arrays | ({"gt": gt} if with_gt else {}))
 
 
 def tif(path, image, left=LEFT, top=TOP, pixel=PIXEL, crs="EPSG:32633", down=None, **options):

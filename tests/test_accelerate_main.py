@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from small_files import write_training_set
 
 import accelerate_main
 from engine.weights import load_strict, read_weights, resolve_weights
 from model import build_model
-from operators import interp23
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,21 +27,11 @@ LINE = """--proj_name LE-Mamba --arch PanNet --dataset ikonos --num_worker 2 -e 
 SMALL = "--arch PanNet --dataset ikonos -e 1 -b 4 --run_name r"
 
 
-def write_set(path: Path, samples: int, seed: int, bands: int = 4, side: int = 32) -> None:
-    g = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(samples, bands, side // 4, side // 4, generator=g)
-    gt = (torch.nn.functional.interpolate(coarse, scale_factor=4, mode="bilinear") * 2047).round()
-    ms = torch.nn.functional.avg_pool2d(gt, 4).round()
-    with h5py.File(path, "w") as file:
-        for key, value in {"gt": gt, "ms": ms, "lms": interp23(ms, 4), "pan": gt.mean(1, keepdim=True)}.items():
-            file[key] = value.numpy()
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    write_set(folder / "train_ikonos.h5", 18, 0)
-    write_set(folder / "valid_ikonos.h5", 5, 1)
+    write_training_set(folder / "train_ikonos.h5", 18, 0)
+    write_training_set(folder / "valid_ikonos.h5", 5, 1)
     return folder
 
 
@@ -186,8 +176,8 @@ def test_no_data_root_an_empty_set_and_bad_samples_say_what_to_do(tmp_path, data
     monkeypatch.delenv("LEMAMBA_DATA", raising=False)
     with pytest.raises(UserError, match="LEMAMBA_DATA"):
         main(monkeypatch, tmp_path, None, SMALL)
-    write_set(tmp_path / "train_ikonos.h5", 8, 0)
-    write_set(tmp_path / "valid_ikonos.h5", 4, 0)
+    write_training_set(tmp_path / "train_ikonos.h5", 8, 0)
+    write_training_set(tmp_path / "valid_ikonos.h5", 4, 0)
     with h5py.File(tmp_path / "train_ikonos.h5", "a") as file:
         file["ms"][3, 0, 0, 0] = np.nan
     for workers in (0, 1):

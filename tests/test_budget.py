@@ -7,8 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from test_accelerate_main import write_set
-from test_inference import write_h5
+from small_files import write_test_set, write_training_set
 
 import leaderboard
 from engine import budget as engine_budget
@@ -106,9 +105,9 @@ def test_a_share_of_the_budget_as_arguments(budget, minutes, epochs, share, expe
 def test_a_board_trains_measures_and_says_how_it_trained(tmp_path, monkeypatch):
     """The real commands: one network of the field, two epochs, then its row on the board."""
     monkeypatch.chdir(tmp_path)
-    write_set(tmp_path / "train_ikonos.h5", 8, 0)
-    write_set(tmp_path / "valid_ikonos.h5", 4, 1)
-    data = write_h5(tmp_path / "test_ikonos_multiExm1.h5", count=1)
+    write_training_set(tmp_path / "train_ikonos.h5", 8, 0)
+    write_training_set(tmp_path / "valid_ikonos.h5", 4, 1)
+    data = write_test_set(tmp_path / "test_ikonos_multiExm1.h5", count=1)
     line = ["--data", str(data), "--dataset", "ikonos", "--data_root", str(tmp_path), "--methods", "EXP,DiCNN"]
     assert leaderboard.main([*line, "--train_epochs", "2", "--out", str(tmp_path / "board")]) == 0
     report = json.loads((tmp_path / "board/leaderboard.json").read_text())

@@ -3,35 +3,21 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import torch
 from scipy.io import loadmat
+from small_files import write_test_set
 
 import inference
 from engine.weights import save_weights
 from model import build_model
-from operators import interp23
 from utils.errors import UserError
 
 TINY = {"width": 8, "ssm_enc_blk_nums": [1, 1, 1], "ssm_dec_blk_nums": [1, 1, 1]}
 SIZES = {"img_channel": 4, "condition_channel": 1, "out_channel": 4}
-
-
-def write_h5(path: Path, count: int = 2, size: int = 64, with_gt: bool = True) -> Path:
-    generator = np.random.default_rng(0)
-    gt = generator.uniform(100, 1500, (count, 4, size, size))
-    ms = gt[..., 2::4, 2::4]
-    arrays = {"ms": ms, "lms": interp23(torch.from_numpy(ms), 4).numpy(), "pan": gt.mean(1, keepdims=True)}
-    if with_gt:
-        arrays["gt"] = gt
-    with h5py.File(path, "w") as file:
-        for key, value in arrays.items():
-            file[key] = value
-    return path
 
 
 @pytest.fixture
@@ -47,7 +33,7 @@ def run(tmp_path):
 def test_mat_holds_the_network_s_result(tmp_path, run, capsys):
     """One .mat, (B, C, H, W) float32 in digital numbers; sr is the network's output, clipped and multiplied back."""
     weights, network = run
-    data = write_h5(tmp_path / "test.h5")
+    data = write_test_set(tmp_path / "test.h5")
     out = tmp_path / "out" / "sr.mat"
     arguments = ["--weights", str(weights), "--data", str(data), "--dataset", "ikonos", "--out", str(out)]
     assert inference.main([*arguments, "--json", str(tmp_path / "scores.json"), "--device", "cpu"]) == 0
@@ -71,7 +57,7 @@ def test_mat_holds_the_network_s_result(tmp_path, run, capsys):
 
 def test_exp_scores_itself_the_same(tmp_path):
     """The classical method EXP returns lms, so both rows of the table agree and psnr matches a direct formula."""
-    data, report = write_h5(tmp_path / "test.h5", count=1), tmp_path / "scores.json"
+    data, report = write_test_set(tmp_path / "test.h5", count=1), tmp_path / "scores.json"
     arguments = ["--arch", "exp", "--data", str(data), "--dataset", "ikonos", "--out", str(tmp_path / "x.mat")]
     inference.main([*arguments, "--json", str(report), "--pictures", "0"])
     mat, scores = loadmat(tmp_path / "x.mat"), json.loads(report.read_text())["scores"]
@@ -84,7 +70,7 @@ def test_exp_scores_itself_the_same(tmp_path):
 def test_per_image_and_tiles(tmp_path, run):
     """One file per image in H x W x C; tiles of the whole image's size change nothing."""
     weights, _ = run
-    data = write_h5(tmp_path / "test.h5")
+    data = write_test_set(tmp_path / "test.h5")
     base = ["--weights", str(weights), "--data", str(data), "--pictures", "0", "--device", "cpu"]
     inference.main([*base, "--out", str(tmp_path / "whole.mat")])
     inference.main([*base, "--out", str(tmp_path / "images"), "--per_image", "--tile", "64"])
@@ -98,7 +84,7 @@ def test_per_image_and_tiles(tmp_path, run):
 
 
 def test_full_resolution_is_measured_without_gt(tmp_path):
-    data, report = write_h5(tmp_path / "full.h5", count=1, with_gt=False), tmp_path / "scores.json"
+    data, report = write_test_set(tmp_path / "full.h5", count=1, with_gt=False), tmp_path / "scores.json"
     arguments = ["--arch", "brovey", "--data", str(data), "--dataset", "ikonos", "--out", str(tmp_path / "x.mat")]
     inference.main([*arguments, "--json", str(report), "--pictures", "1"])
     assert set(json.loads(report.read_text())["scores"]["Brovey"]) >= {"d_lambda", "d_s", "hqnr"}
@@ -121,7 +107,7 @@ def test_full_resolution_is_measured_without_gt(tmp_path):
 )
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, run, arguments, words):
     weights, _ = run
-    data = write_h5(tmp_path / "test.h5", count=1)
+    data = write_test_set(tmp_path / "test.h5", count=1)
     filled = [a.format(weights=weights, tmp=tmp_path) for a in arguments]
     out = [] if "--out" in filled else ["--out", str(tmp_path / "out.mat")]
     before = sorted(tmp_path.iterdir())

@@ -6,7 +6,7 @@ import csv
 import json
 
 import pytest
-from test_inference import write_h5
+from small_files import write_test_set
 
 import leaderboard
 from utils.errors import UserError
@@ -36,7 +36,7 @@ def new_methods(tmp_path, monkeypatch):
 
 
 def test_board_reports_scores_cost_pictures_and_failures(tmp_path, new_methods, capsys):
-    data, full = write_h5(tmp_path / "test.h5"), write_h5(tmp_path / "full.h5", with_gt=False)
+    data, full = write_test_set(tmp_path / "test.h5"), write_test_set(tmp_path / "full.h5", with_gt=False)
     out = tmp_path / "board"
     arguments = ["--data", str(data), "--full", str(full), "--dataset", "ikonos", "--out", str(out)]
     assert leaderboard.main([*arguments, "--methods", "EXP,mine,broken", "--sort", "psnr"]) == 0
@@ -72,7 +72,7 @@ def test_board_reports_scores_cost_pictures_and_failures(tmp_path, new_methods, 
     ],
 )
 def test_bad_input_is_one_line(tmp_path, extra, words):
-    data = write_h5(tmp_path / "test.h5", count=1)
+    data = write_test_set(tmp_path / "test.h5", count=1)
     filled = [e.format(data=data) for e in extra]
     with pytest.raises(UserError, match=words) as error:
         leaderboard.main(["--data", str(data), "--dataset", "ikonos", "--out", str(tmp_path / "board"), *filled])

@@ -6,15 +6,14 @@ import shlex
 import sys
 from pathlib import Path
 
-import h5py
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from small_files import write_training_set
 
 import accelerate_main
 from engine.weights import read_weights
 from model import panMamba
-from operators import interp23
 
 TWO_STEPS = "--dataset ikonos -e 1 -b 2 --grad_accum_steps 1 --lr 0.01 --schedule constant --optimizer sgd --cpu"
 # both kinds of window, two levels, dropped paths: what recomputing has to repeat
@@ -29,11 +28,7 @@ def data(tmp_path_factory) -> Path:
     """Four training samples, 4 bands, 32 x 32: two steps."""
     folder = tmp_path_factory.mktemp("data")
     for split, count in (("train", 4), ("valid", 1)):
-        gt = torch.rand(count, 4, 32, 32, generator=torch.Generator().manual_seed(count)) * 2047
-        ms = torch.nn.functional.avg_pool2d(gt, 4)
-        with h5py.File(folder / f"{split}_ikonos.h5", "w") as file:
-            for key, value in {"gt": gt, "ms": ms, "lms": interp23(ms, 4), "pan": gt.mean(1, keepdim=True)}.items():
-                file[key] = value.numpy()
+        write_training_set(folder / f"{split}_ikonos.h5", count, seed=count)
     return folder
 
 

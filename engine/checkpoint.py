@@ -139,7 +139,10 @@ def read_state(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not a whole checkpoint ({wrong}); resume from another one")
     state = json.loads((path / "state.json").read_bytes())
     if state.get("format") != FORMAT:
-        raise UserError(f"{path}: expected checkpoint format {FORMAT}, given {state.get('format')}; use its version")
+        raise UserError(
+            f"{path}: expected checkpoint format {FORMAT}, given {state.get('format')}; resume with the version of the "
+            "project that wrote it"
+        )
     if not isinstance(state.get("config"), dict):
         raise UserError(f"{path}: state.json has no configuration of the run; resume from another one")
     return state

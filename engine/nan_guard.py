@@ -109,7 +109,7 @@ def load_batch(path: Path) -> tuple[Batch, dict[str, Tensor], dict[str, Any]]:
             meta = json.loads(file.metadata()["meta"])
             tensors = {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118  (not a dict)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"--replay: {path} is not a batch saved by the NaN guard ({error})") from None
+        raise UserError(f"--replay: {path} is no batch saved by the NaN guard ({error}); see <run>/nan") from None
     batch = {n.removeprefix("batch."): t for n, t in tensors.items() if n.startswith("batch.")}
     state = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
     return batch, state, meta

@@ -29,7 +29,9 @@ def open_run(folder: Path, *, resuming: bool = False, overwrite: bool = False) -
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / LOCK_NAME).open("a")
     except OSError as error:
-        raise UserError(f"expected a folder for the run that can be written, {folder}: {error.strerror}") from None
+        raise UserError(
+            f"expected a folder for the run that can be written, {folder}: {error.strerror}; choose another --log_dir"
+        ) from None
     if fcntl is not None:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -48,7 +48,8 @@ class Session:
         self.sharded = kind == DistributedType.FSDP
         if self.sharded and not accelerator.is_fsdp2:
             raise UserError(
-                "FSDP version 1 flattens parameters, so EMA and checkpoints cannot name them; fsdp_version: 2"
+                "FSDP version 1 flattens parameters, so EMA and checkpoints cannot name them; set fsdp_version: 2 in "
+                "the accelerate configuration, as configs/huggingface/fsdp.yaml does"
             )
         if self.deepspeed:  # one source of truth: our configuration
             plugin = accelerator.state.deepspeed_plugin.deepspeed_config

@@ -1,1 +1,1 @@
-"""Leaf packages: sensors, registry, errors, config, `.mat` files, progress."""
+"""What every layer may need: the sensor table, the registry, configuration, errors, files, tables and pictures."""

@@ -72,7 +72,7 @@ def register_model(
 
 
 def normalise(name: str) -> str:
-    """Names are matched without regard to case, ``-`` and ``_``."""
+    """Return the form in which names are compared: lower case, without ``-`` and ``_``."""
     return name.lower().replace("-", "").replace("_", "")
 
 

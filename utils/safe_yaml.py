@@ -84,7 +84,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: expected UTF-8 text: {error}") from None
+        raise UserError(f"{path}: expected UTF-8 text: {error}; save it as UTF-8") from None
     values = parse_yaml(text, str(path))
     if values is None:
         return {}

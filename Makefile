@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
-KERNELS := $(wildcard model/ops/native/*.[ch])
+KERNELS := $(wildcard model/ops/native/*.[ch] tests/*.c)
 
 .PHONY: venv demo test lint format bench gpu fuzz clean
 

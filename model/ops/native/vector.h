@@ -229,7 +229,9 @@ INLINE void sums_of_sixteen(const vf *p, int stride, v4 *sum) {
                high = _mm_hadd_ps((__m128)part[2], (__m128)part[3]);
         sum[i] = (v4)_mm_hadd_ps(low, high);
 #else
-        for (int n = 0; n < 4; n++) sum[i][n] = (part[n][0] + part[n][1]) + (part[n][2] + part[n][3]);
+        v4 s = {0};
+        for (int n = 0; n < 4; n++) s[n] = (part[n][0] + part[n][1]) + (part[n][2] + part[n][3]);
+        sum[i] = s;
 #endif
     }
 #endif

@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from engine.logger import panel
-from utils.pictures import _place_labels
+from utils.pictures import _place_labels, shared_error_maps
 
 
 def test_names_in_a_scatter_cover_neither_one_another_nor_points():
@@ -43,3 +44,13 @@ def test_the_panel_of_a_training_is_stretched_by_gt():
     assert (lms == 255).all() and abs(int(shown[0, 50, 0]) - 127) <= 1 and shown[0, 0, 0] == 0
     assert (shown[:, 99] == 255).all() and sr[1, 50, 0] > shown[1, 50, 0]
     assert ((error == 127) | (error == 128)).all()
+
+
+@pytest.mark.parametrize("hard", [1e-3, 10.0])
+def test_error_maps_of_several_methods_share_a_scale_that_fits_the_scene(hard):
+    gt = np.random.default_rng(0).uniform(size=(4, 40, 50))
+    error = hard * np.arange(2000.0).reshape(1, 40, 50) / 2000
+    maps = shared_error_maps({"good": gt + error, "bad": gt - 2 * error}, gt)
+    assert (maps["good"] == 1).mean() + (maps["bad"] == 1).mean() == pytest.approx(2 * 0.02, abs=2e-3)
+    below = maps["bad"] < 1
+    np.testing.assert_allclose(maps["bad"][below], 2 * maps["good"][below], atol=1e-9 / hard)

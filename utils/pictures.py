@@ -16,6 +16,7 @@ from utils.atomic import write_atomically
 
 STRETCH_PERCENT = (1.0, 99.0)
 ERROR_FULL_SCALE = 0.1  # an absolute error of this share of the reference's range is drawn at the map's end
+SHARED_ERROR_PERCENT = 98.0
 PANEL_INCHES = 2.6
 GRID_COLUMNS = 6
 
@@ -37,11 +38,26 @@ def to_rgb(image: np.ndarray, bands: Sequence[int], limits: np.ndarray | None = 
     return np.round(255 * scaled).astype(np.uint8).transpose(1, 2, 0)
 
 
-def error_map(sr: np.ndarray, gt: np.ndarray) -> np.ndarray:
-    """Return the mean absolute error over bands (H, W): 1 = a tenth or more of the 1-99 % range of gt."""
+def relative_error(sr: np.ndarray, gt: np.ndarray) -> np.ndarray:
+    """Return the mean absolute error over bands (H, W) as a share of the 1-99 % range of gt."""
     low, high = np.percentile(gt, STRETCH_PERCENT)
-    error = np.abs(sr.astype(np.float64) - gt).mean(axis=0) / max(high - low, 1e-12)
-    return np.clip(error / ERROR_FULL_SCALE, 0, 1)
+    return np.abs(sr.astype(np.float64) - gt).mean(axis=0) / max(high - low, 1e-12)
+
+
+def error_map(sr: np.ndarray, gt: np.ndarray) -> np.ndarray:
+    """Return `relative_error` for drawing (H, W): 1 = a tenth or more."""
+    return np.clip(relative_error(sr, gt) / ERROR_FULL_SCALE, 0, 1)
+
+
+def shared_error_maps(results: Mapping[str, np.ndarray], gt: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the error maps (H, W) of several results (C, H, W) on one scale, for comparing them.
+
+    Only the largest fiftieth of all errors reaches the scale's end, 1: on a fixed scale the maps of a hard scene would
+    all be bright and those of an easy one all dark.
+    """
+    errors = {name: relative_error(sr, gt) for name, sr in results.items()}
+    end = max(float(np.percentile(np.stack(list(errors.values())), SHARED_ERROR_PERCENT)), 1e-12)
+    return {name: np.clip(error / end, 0, 1) for name, error in errors.items()}
 
 
 def quick_look(images: Mapping[str, np.ndarray], rgb: Sequence[int]) -> dict[str, np.ndarray]:
@@ -98,7 +114,7 @@ def save_grid(path: Path, methods: Mapping[str, Mapping[str, np.ndarray]], rgb: 
     cells = {"PAN" if pan.shape[0] == 1 else "guide": to_rgb(pan, (0, 1, 2) if pan.shape[0] >= 3 else (0, 0, 0))}
     cells["ground truth"] = to_rgb(gt, rgb, limits)
     cells |= {name: to_rgb(arrays["sr"], rgb, limits) for name, arrays in methods.items()}
-    errors = {name: error_map(arrays["sr"], gt) for name, arrays in methods.items()}
+    errors = shared_error_maps({name: arrays["sr"] for name, arrays in methods.items()}, gt)
     rows, names = [], list(cells)
     for start in range(0, len(names), GRID_COLUMNS):
         block = names[start : start + GRID_COLUMNS]

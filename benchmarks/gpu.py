@@ -5,8 +5,8 @@ that is reached, peak memory, and the ratio to mamba_ssm's CUDA operator where t
 scan alone, and the four-direction scan of an image against cross-scan + scan + merge. A row that fails is reported and
 the others go on. Where mamba_ssm is missing and nvcc is here, `--build DIST` compiles only the selective-scan sources
 of its source distribution (fetched elsewhere: `pip download --no-deps --no-binary :all: mamba-ssm`). The first run of
-a shape compiles and measures configurations (`model/ops/triton_tune.py`): minutes. Writes scan_gpu.json and scan_gpu.md
-into benchmarks/results/.
+a shape compiles and measures configurations (`model/ops/triton_tune.py`): minutes, fewer after `benchmarks.gpu_warm`.
+Writes scan_gpu.json and scan_gpu.md into benchmarks/results/ after every row.
 
 Floors: the exponentials of the scan at 4.17e12 a second (special-function units), and the bytes that an operator must
 read and write at the copying speed measured on this GPU. Backward counts the exponentials once more.
@@ -63,11 +63,24 @@ def build(distribution: Path) -> None:
         raise UserError(f"expected {folder}/csrc/selective_scan with sources, found none; give mamba-ssm's sdist")
     from torch.utils.cpp_extension import load
 
-    flags = ["-O3", "-std=c++17", "--use_fast_math", "--expt-relaxed-constexpr", "--expt-extended-lambda"]
+    # torch switches the operators of half types off, mamba-ssm's own build switches them on again; the C++ standard is
+    # torch's own choice
+    hidden = ("HALF_OPERATORS", "HALF_CONVERSIONS", "HALF2_OPERATORS", "BFLOAT16_OPERATORS", "BFLOAT16_CONVERSIONS",
+              "BFLOAT162_OPERATORS", "BFLOAT162_CONVERSIONS")  # fmt: skip
+    flags = ["-O3", "--use_fast_math", "--expt-relaxed-constexpr", "--expt-extended-lambda"]
+    flags += [f"-U__CUDA_NO_{name}__" for name in hidden]
     sys.modules["selective_scan_cuda"] = load(
         "selective_scan_cuda", sources, extra_include_paths=[str(folder / "csrc" / "selective_scan")],
         extra_cuda_cflags=flags, verbose=True,
     )  # fmt: skip
+
+
+def build_or_say_why(distribution: Path) -> None:
+    """Build mamba-ssm's operator; where that fails, ours is still worth measuring."""
+    try:
+        build(distribution)
+    except Exception as error:  # noqa: BLE001 - a compiler, ninja, an archive: the reason is printed
+        print(f"mamba-ssm's operator was not built: {error}", flush=True)
 
 
 def draw(B: int, KD: int, L: int, N: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
@@ -178,17 +191,16 @@ def one(call: Callable, make: Callable, shape: tuple, dtype: str, backward: bool
         torch.cuda.empty_cache()
 
 
-def table(kind: str, calls: Calls, make: Callable[..., dict], speed: float) -> list[dict]:
-    """Measure `calls` over shapes, dtypes and directions; print and return the rows."""
-    rows = []
+def table(kind: str, calls: Calls, make: Callable[..., dict], speed: float, results: dict) -> None:
+    """Measure `calls` over shapes, dtypes and directions; print the rows, add them to the results and save these."""
     for shape in SHAPES:
         for dtype in DTYPES:
             for backward in (False, True):
                 row = {"kind": kind, "shape": list(shape), "dtype": dtype, "backward": backward}
                 row |= {name: one(call, make, shape, dtype, backward, speed) for name, call in calls.items()}
-                rows.append(row)
+                results["rows"].append(row)
                 print(json.dumps(row), flush=True)
-    return rows
+                save(results)  # a run that is cut short leaves what it has
 
 
 def _cell(result: dict) -> str:
@@ -227,13 +239,20 @@ def save(results: dict) -> None:
         part.replace(RESULTS / name)
 
 
+def scan(backend: str) -> Callable[[dict], torch.Tensor]:
+    """Return the scan alone by one backend."""
+    return lambda i: selective_scan(**i, delta_softplus=True, backend=backend)
+
+
+OURS = {  # kind of comparison -> our call, its inputs
+    "scan": (scan("triton"), draw),
+    "four directions": (lambda i: cross_selective_scan(**i, backend="triton")[0], draw_image),
+}
+
+
 def comparisons() -> tuple[Calls, Calls]:
     """Return what to measure of the scan alone and of the four directions: ours, and mamba_ssm's where it is."""
-
-    def scan(backend: str) -> Callable[[dict], torch.Tensor]:
-        return lambda i: selective_scan(**i, delta_softplus=True, backend=backend)
-
-    scans, crosses = {"triton": scan("triton")}, {"triton": lambda i: cross_selective_scan(**i, backend="triton")[0]}
+    scans, crosses = ({"triton": call} for call, _make in OURS.values())
     if available_backends()["mamba_ssm"].available:
         scans["mamba_ssm"], crosses["mamba_ssm"] = scan("mamba_ssm"), lambda i: separate(**i)
     else:
@@ -250,7 +269,7 @@ def main() -> None:
     if not torch.cuda.is_available():
         raise UserError("expected a CUDA GPU, torch finds none; run this on a GPU machine")
     if options.build:
-        build(options.build)
+        build_or_say_why(options.build)
     import triton
 
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, CUDA {torch.version.cuda}")
@@ -264,8 +283,7 @@ def main() -> None:
         "triton": triton.__version__, "copy_gb_per_s": round(speed / 1e9), "rows": [],
     }  # fmt: skip
     for kind, calls, make in (("scan", scans, draw), ("four directions", crosses, draw_image)):
-        results["rows"] += table(kind, calls, make, speed)
-        save(results)
+        table(kind, calls, make, speed, results)
     failed = sum("failed" in cell for row in results["rows"] for cell in row.values() if isinstance(cell, dict))
     if failed:
         raise UserError(f"expected every measurement to work, {failed} failed; the reasons stand in {RESULTS}")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 import tarfile
 import tempfile
 
 import pytest
 import torch
 
-from benchmarks import gpu
+from benchmarks import gpu, gpu_warm
 from utils.errors import UserError
 
 
@@ -67,3 +68,30 @@ def test_without_nvcc_building_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="expected nvcc"):
         gpu.build(tmp_path)
+
+
+def test_a_build_that_fails_does_not_stop_the_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    gpu.build_or_say_why(tmp_path)
+    assert "was not built: expected nvcc" in capsys.readouterr().out
+
+
+def test_every_row_is_saved_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(gpu, "one", lambda *_: {"failed": "x"})
+    monkeypatch.setattr(gpu, "save", lambda results: counts.append(len(results["rows"])))
+    counts, results = [], {"rows": []}
+    gpu.table("scan", {"triton": None}, None, 1e12, results)
+    assert counts == list(range(1, 13))
+
+
+def test_warming_runs_every_cell_apart_from_the_kept_choices(monkeypatch):
+    commands = []
+
+    def run(command, env, **_):
+        commands.append((*command[-3:], env["LEMAMBA_CACHE"]))
+        return subprocess.CompletedProcess(command, int(command[-1] == "bfloat16"))
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert gpu_warm.warm(2) == 6
+    assert len({c[:3] for c in commands}) == len({c[3] for c in commands}) == 12

@@ -15,7 +15,8 @@ import pytest
 
 triton = pytest.importorskip("triton", reason="triton is not installed (requirements-dev.txt)")
 
-from model.ops.triton_plan import Config, Shape, candidates, heuristic, power_of_two, steps, tile, vector  # noqa: E402
+from model.ops.triton_launch import OPTIONS  # noqa: E402
+from model.ops.triton_plan import Config, Shape, candidates, heuristic, steps, tile, vector  # noqa: E402
 
 if triton.knobs.runtime.interpret:
     pytest.skip("this process interprets kernels", allow_module_level=True)
@@ -31,7 +32,7 @@ def options(shape: Shape, config: Config) -> dict:
     ones = {"chunks": 1, "W": 1} if shape.cross else {"chunks": 1, "H": 1, "W": 1}  # Triton makes 1 a constant
     return {
         **(ones if shape is not MAP else {}),
-        "K": shape.K, "CH": shape.D, "N": shape.N, "R": shape.R, "BR": power_of_two(max(shape.R, 1)),
+        "K": shape.K, "CH": shape.D, "N": shape.N, "R": shape.R,
         "CROSS": shape.cross, "SOFTPLUS": True, "WIDE": False, **sizes, "BT": steps(shape.L), "SHARE": shape.share,
         "MASK_N": sizes["RN"] * sizes["PN"] != shape.N, "MASK_D": shape.D % (sizes["RD"] * sizes["PD"]) != 0,
         "VEC_N": vector(shape.N), "VEC_D": vector(shape.D), "VEC_S": 1 if shape.R else vector(shape.D),
@@ -56,7 +57,7 @@ def compiled(kernel, constants: dict, arch: int, rows: str):
             attributes[(i,)] = [["tt.divisibility", 16]]
     places = {(names.index(k),): v for k, v in constants.items()}
     source = ASTSource(fn=kernel, signature=signature, constexprs=places, attrs=attributes)
-    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options={"num_warps": 1, "num_stages": 1})
+    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=OPTIONS)
 
 
 def resources(result, folder: Path) -> tuple[int, int, int, str]:

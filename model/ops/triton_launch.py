@@ -20,13 +20,14 @@ from model.ops.triton_plan import (
     channel_blocks,
     chunk_length,
     interpreted,
-    power_of_two,
     steps,
     tile,
     vector,
 )  # fmt: skip
 from model.ops.triton_tune import choose
 
+# Products and sums fuse whatever the Triton at hand does by default: half the arithmetic of these kernels.
+OPTIONS = {"num_warps": 1, "num_stages": 1, "enable_fp_fusion": True}
 _FAR = 2**31 - 1  # distances beyond this need 64-bit arithmetic in the kernels
 
 
@@ -74,6 +75,8 @@ class Call:
         rows = {n: packed(given[n].detach()) for n in ("x", "dt", "B", "C", "gate") if given.get(n) is not None}
         tables = ("A", "skip", "bias", "weight", "shared", "rho", "initial")
         held = {n: table(given[n]) for n in tables if given.get(n) is not None}
+        if "weight" in held:
+            held["weight"] = held["weight"].transpose(1, 2).contiguous()  # (K, R, D): a lane's channels side by side
         return Call(**{**given, **rows, **held})
 
     def shape(self, backward: bool) -> Shape:
@@ -108,9 +111,9 @@ def _strides(x: Tensor | None, unit: int) -> tuple[int, int, int]:
 
 
 class Plan:
-    """One configuration of one call: grid, sizes and flags that all kernels take."""
+    """One configuration of one call: grid, sizes and flags that all kernels take; `more`: rows beyond the call's."""
 
-    def __init__(self, call: Call, shape: Shape, config: Config) -> None:
+    def __init__(self, call: Call, shape: Shape, config: Config, *more: Tensor) -> None:
         self.call, self.shape, self.config = call, shape, config
         self.length = chunk_length(shape, config)
         self.chunks = -(-shape.L // self.length)
@@ -119,17 +122,17 @@ class Plan:
         self.unit_n, self.unit_d = vector(shape.N), vector(shape.D)
         self.unit_s = self.unit_d if shape.R == 0 else 1
         sizes = tile(shape, config)
-        rows = [t for t in (call.x, call.dt, call.B, call.C, call.gate) if t is not None]
-        far = max(t.stride(-1) for t in rows) * shape.L > _FAR or shape.L * max(shape.D, shape.N) > _FAR
+        rows = [t for t in (call.x, call.dt, call.B, call.C, call.gate, *more) if t is not None]
+        far = shape.L * max(shape.D, shape.N, shape.R, *(t.stride(-1) for t in rows)) > _FAR
         self.path = {"L": shape.L, "H": max(call.size[0], 1), "W": max(call.size[1], 1), "length": self.length,
                      "chunks": self.chunks}  # fmt: skip
         self.flags = {
-            "K": shape.K, "CH": shape.D, "N": shape.N, "R": shape.R, "BR": power_of_two(max(shape.R, 1)),
+            "K": shape.K, "CH": shape.D, "N": shape.N, "R": shape.R,
             "CROSS": shape.cross, "SOFTPLUS": call.softplus, "WIDE": far, **sizes, "BT": steps(shape.L),
             "MASK_N": sizes["RN"] * sizes["PN"] != shape.N, "MASK_D": shape.D % (sizes["RD"] * sizes["PD"]) != 0,
             "VEC_N": self.unit_n, "VEC_D": self.unit_d, "VEC_S": self.unit_s,
         }  # fmt: skip
-        self.options = {} if interpreted() else {"num_warps": 1, "num_stages": 1}
+        self.options = {} if interpreted() else OPTIONS
 
     def rows(self, *names: str) -> list[int]:
         """Return the strides of rows: x dt B C gate of the call."""
@@ -149,6 +152,7 @@ class Plan:
         carry_kernel[grid](
             self.call.A, self.call.A if first is None else first, sums, ends, self.chunks,
             K=self.shape.K, CH=self.shape.D, N=self.shape.N, FIRST=first is not None, BACK=back, BLOCK=width,
+            **({} if interpreted() else {"enable_fp_fusion": True}),
         )  # fmt: skip
 
 
@@ -227,7 +231,7 @@ def _backward(plan: Plan, gy: Tensor, glast: Tensor | None, saved: Tensor) -> di
     gdt = c.new(blocks, *pixels, s.R) if s.R else torch.empty((*pixels, s.D), device=gy.device, dtype=c.dt.dtype)
     gB, gC = c.new(blocks, *pixels, s.N), c.new(blocks, *pixels, s.N)
     gA, leaving, gD, gbias = c.new(*tasks, s.D, s.N), c.new(*tasks, s.D, s.N), c.new(*tasks, s.D), c.new(*tasks, s.D)
-    gweight = c.new(*tasks, s.D, s.R) if s.R else none
+    gweight = c.new(*tasks, s.R, s.D) if s.R else none
     ggate, gshared, grho = (
         (c.new(blocks, *pixels, s.N), c.new(*tasks, s.D, s.N), c.new(*tasks, s.D)) if s.share else (none, none, none)
     )
@@ -251,7 +255,7 @@ def _backward(plan: Plan, gy: Tensor, glast: Tensor | None, saved: Tensor) -> di
         "skip": gD.sum((0, 2)).flatten(), "bias": gbias.sum((0, 2)).flatten(),
     }  # fmt: skip
     if s.R:
-        grads["weight"] = gweight.sum((0, 2))
+        grads["weight"] = gweight.sum((0, 2)).transpose(1, 2).contiguous()
     if s.share:
         grads |= {"shared": gshared.sum(2).flatten(1, 2), "gate": total(ggate, c.gate)}
         grads["rho"] = grho.sum((0, 2)).flatten()
@@ -266,5 +270,5 @@ def backward(call: Call, gy: Tensor, glast: Tensor | None, saved: Tensor) -> dic
     glast = None if glast is None else table(glast)
     shape = call.shape(True)
     with torch.cuda.device_of(call.x):
-        config = choose(shape, lambda c: _backward(Plan(call, shape, c), gy, glast, saved))
-        return _backward(Plan(call, shape, config), gy, glast, saved)
+        config = choose(shape, lambda c: _backward(Plan(call, shape, c, gy), gy, glast, saved))
+        return _backward(Plan(call, shape, config, gy), gy, glast, saved)

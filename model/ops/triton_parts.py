@@ -1,19 +1,22 @@
-"""Pieces of the Triton kernels of the scan: the tile of a program, the path through an image, step sizes.
+"""Pieces of the Triton kernels of the scan: the tile of a program, sums over lanes, the path through an image, steps.
 
 A program is one warp. It holds the states of BD channels times BN state indices in registers as a tensor
-(RN, RD, PD, PN): the last two axes are the 32 lanes, the first two lie in each lane's registers, so
+(RN, RD, lane): the first two axes lie in each lane's registers, and with PD * PN = 32
 
-    n = (PN-1 - pn) * RN + rn,     d = block * BD + (PD-1 - pd) * RD + rd,     BN = RN * PN, BD = RD * PD, PD * PN = 32
+    n = (PN-1 - lane % PN) * RN + rn,   d = block * BD + (PD-1 - lane // PN) * RD + rd,   BN = RN * PN, BD = RD * PD
 
-and a sum over n or d is a sum of registers followed by few shuffles. A lane's n (and d) are neighbours in memory and
-are loaded as one vector; lanes count down because the compiler would sort lanes along ascending addresses. Rows are
-loaded for every lane (pointers broadcast to all lanes), which pins this layout: from smaller tensors the compiler would
-derive another one and convert between them at every step. For the same reason offsets of whole tiles say that the two
-lane axes have neighbours: this puts RD last where the compiler orders axes; vectors are taken along the first one only.
+A lane's n (and d) are neighbours in memory and are loaded as one vector; lanes count down because the compiler would
+put lanes along ascending addresses. All tensors have all 32 lanes on their one last axis: whatever order of axes the
+compiler prefers, a lane's part is the same and nothing is exchanged between layouts. For the same reason offsets of
+whole tiles say that the lane axis has neighbours: RD then comes last where the compiler orders axes.
+
+What depends on step and channel only (step sizes, softplus, the input, addresses) is not computed by all PN lanes of a
+channel: BT steps are taken together, lane i of them loads and computes step i and hands its values out (`from_lane`)
+when that step's turn comes. The same way back: sums over lanes are exchanged so that each lane ends with the sum of its
+own step (`push`), half the shuffles of a sum that all lanes know, and continues with it alone.
 
 Exponentials are powers of two of prescaled arguments, one instruction each. Part of them as polynomials would not pay:
-forward, a state and step costs one exponential (8 of the issue slots of a warp scheduler, on its own unit) beside 5 to
-9 other instructions, a polynomial about 10; backward is bound by those other instructions.
+one costs about 10 instructions, and instructions are what bounds these kernels.
 
 Legend: t step, k direction or group, R rank of dt (0: the step sizes themselves come in), L steps.
 """
@@ -42,37 +45,44 @@ def exp2(x):
 
 
 @triton.jit
-def decay_again(step, a):
-    """Return 2^(step a), computed anew: the compiler would keep earlier decays, for which there are no registers."""
-    if _INTERPRETED:
-        y = tl.exp2(step * a)
-    else:
-        y = tl.inline_asm_elementwise(
-            "{ .reg .f32 x; mul.ftz.f32 x, $1, $2; ex2.approx.ftz.f32 $0, x; }",
-            "=f,f,f", [step, a], dtype=tl.float32, is_pure=True, pack=1,
-        )  # fmt: skip
-    return y
-
-
-@triton.jit
 def tile(block, RN: tl.constexpr, RD: tl.constexpr, PD: tl.constexpr, PN: tl.constexpr):
-    """Return n (RN, 1, PD, PN) and d (1, RD, PD, PN) of the program's tile, broadcast to all lanes."""
-    n = (PN - 1 - tl.arange(0, PN)[None, None, None, :]) * RN + tl.arange(0, RN)[:, None, None, None]
-    d = (PD - 1 - tl.arange(0, PD)[None, None, :, None]) * RD + tl.arange(0, RD)[None, :, None, None]
-    d += block * (RD * PD)
-    return tl.broadcast_to(n, (RN, 1, PD, PN)), tl.broadcast_to(d, (1, RD, PD, PN))
+    """Return n (RN, 1, 32), d (1, RD, 32) of the program's tile, and each lane's number (1, 1, 32)."""
+    lane = tl.arange(0, PD * PN)[None, None, :]
+    n = (PN - 1 - lane % PN) * RN + tl.arange(0, RN)[:, None, None]
+    d = (PD - 1 - lane // PN) * RD + tl.arange(0, RD)[None, :, None] + block * (RD * PD)
+    return n, d, lane
 
 
 @triton.jit
-def over_n(x):
-    """Sum (RN, RD, PD, PN) over n: (1, RD, PD, 1)."""
-    return tl.sum(tl.sum(x, 0, keep_dims=True), 3, keep_dims=True)
+def from_lane(x, lane):
+    """Return x of the given lane, for each lane another one or the same."""
+    return tl.gather(x, tl.broadcast_to(lane, x.shape), 2)
 
 
 @triton.jit
-def over_d(x):
-    """Sum (·, RD, PD, PN) over d: (·, 1, 1, PN)."""
-    return tl.sum(tl.sum(x, 1, keep_dims=True), 2, keep_dims=True)
+def plain_sum(x, lane, STRIDE: tl.constexpr, FIRST: tl.constexpr, SIZE: tl.constexpr):
+    """Add up over SIZE / FIRST lanes that lie STRIDE * FIRST apart; all of them get the sum."""
+    for bit in tl.static_range(5):
+        if (FIRST << bit) < SIZE:
+            x += from_lane(x, lane ^ (STRIDE * (FIRST << bit)))
+    return x
+
+
+@triton.jit
+def push(stack, x, lane, m: tl.constexpr, STRIDE: tl.constexpr, Q: tl.constexpr, BACK: tl.constexpr):
+    """Take the m-th of several summands over lanes (BACK: their steps descend); returns what is still to be merged.
+
+    Two tensors of steps that differ in one bit become one: the lane whose own number has that bit keeps the later step
+    and gives the earlier one away, the lane at distance STRIDE << bit does the opposite. After Q steps lane i has, of
+    log2(Q) of the lane bits, the sum for step i: three instructions and one shuffle a value.
+    """
+    for bit in tl.static_range(5):
+        if (2 << bit) <= Q and (m + 1) % (2 << bit) == 0:
+            earlier, later = (x, stack[-1]) if BACK else (stack[-1], x)
+            high = (lane & (STRIDE << bit)) != 0
+            x = tl.where(high, later, earlier) + from_lane(tl.where(high, earlier, later), lane ^ (STRIDE << bit))
+            stack = stack[:-1]
+    return stack + (x,)
 
 
 @triton.jit
@@ -86,34 +96,55 @@ def load(pointers, on, MASK: tl.constexpr):
 
 
 @triton.jit
-def path_start(t, k, H, L, CROSS: tl.constexpr):
-    """Return (step along the path, row, column) of step t; rows and columns count in odd directions only."""
-    row, column = 0, 0
+def path_start(t, k, H, W, L, CROSS: tl.constexpr, BACK: tl.constexpr):
+    """Return where step t of direction k lies in memory, and how far it is along its column.
+
+    Directions are rows, columns, rows reversed, columns reversed. BACK: the path will be walked from its end. Rows of
+    the image matter in odd directions only; elsewhere `path_next` leaves the second result as it is.
+    """
+    place, row = t, t * 0
     if CROSS:
-        t = tl.where(k >= 2, L - 1 - t, t)
-        row, column = t % H, t // H
-    return t, row, column
+        odd = k % 2 == 1
+        row = tl.where(odd, t % H, 0)
+        place = tl.where(odd, row * W + t // H, t)
+        place = tl.where(k >= 2, L - 1 - place, place)
+        if BACK:
+            row = H - 1 - row
+    return place, row
 
 
 @triton.jit
-def path_next(t, row, column, k, H, CROSS: tl.constexpr, BACK: tl.constexpr):
-    """Return the place one step further (BACK: one step less far) along direction k, without a division."""
-    by = -1 if BACK else 1
+def path_stride(k, H, W, L, STEPS: tl.constexpr, CROSS: tl.constexpr, BACK: tl.constexpr):
+    """Return what STEPS steps add to the row, to the place, and to the place where they reach another column."""
+    rows, far, farther = 0, STEPS, STEPS
     if CROSS:
-        by = tl.where(k >= 2, -by, by)
-        row += by
-        column = tl.where(row == H, column + 1, tl.where(row < 0, column - 1, column))
-        row = tl.where(row == H, 0, tl.where(row < 0, H - 1, row))
-    return t + by, row, column
+        odd = k % 2 == 1
+        rows = tl.where(odd, STEPS % H, 0)
+        far = tl.where(odd, STEPS % H * W + STEPS // H, STEPS)
+        farther = far + 1 - L
+        far, farther = tl.where(k >= 2, -far, far), tl.where(k >= 2, -farther, farther)
+    if BACK:
+        far, farther = -far, -farther
+    return rows, far, farther
 
 
 @triton.jit
-def path_pixel(t, row, column, k, W, CROSS: tl.constexpr, WIDE: tl.constexpr):
-    """Return where that place lies in memory: directions are rows, columns, rows reversed, columns reversed."""
-    place = t
+def path_next(place, row, stride, H, CROSS: tl.constexpr):
+    """Return place and row further along the path, without a division."""
+    rows, far, farther = stride
     if CROSS:
-        place = tl.where(k % 2 == 1, row * W + column, t)
-    if WIDE:  # distances that do not fit 32 bits
+        row += rows
+        place += tl.where(row >= H, farther, far)
+        row = tl.where(row >= H, row - H, row)
+    else:
+        place += far
+    return place, row
+
+
+@triton.jit
+def wide(place, WIDE: tl.constexpr):
+    """Return a place in 64 bits where distances do not fit 32."""
+    if WIDE:
         place = place.to(tl.int64)
     return place
 
@@ -138,15 +169,15 @@ def softplus(x):
 
 
 @triton.jit
-def step_size(
-    pointers, on, weight, shift, R: tl.constexpr, SOFTPLUS: tl.constexpr, MASK: tl.constexpr, MASK_R: tl.constexpr
-):  # fmt: skip
-    """Return the step sizes (1, RD, PD, PN) and their derivative to what comes before the softplus.
+def step_size(pointers, on, ranks, shift, R: tl.constexpr, SOFTPLUS: tl.constexpr, MASK: tl.constexpr):
+    """Return the step sizes (1, RD, 32) and their derivative to what comes before the softplus.
 
-    Pointers to step sizes (1, RD, PD, PN), or with R to dt (BR, 1, PD, PN), which `weight` (BR, RD, PD, PN) expands.
+    Pointers to step sizes (1, RD, 32), or with R to dt (1, 1, 32), which the R weights `ranks` (1, RD, 32) expand.
     """
     if R > 0:
-        raw = tl.sum(weight * load(pointers, on, MASK_R), 0, keep_dims=True) + shift
+        raw = shift
+        for r in tl.static_range(R):
+            raw += ranks[r] * load(pointers + r, on, False)
     else:
         raw = load(pointers, on, MASK) + shift
     step, slope = raw, tl.full(raw.shape, 1.0, tl.float32)

@@ -179,6 +179,15 @@ def test_half_types_interpreted(interpreter, dtype):
     compare(cross, cross_inputs(1, 4, 4, 4, 2, 1, 3, True), dtype=dtype)
 
 
+def test_far_rows_interpreted(interpreter, monkeypatch):
+    """Distances in 64 bits, as where a sample holds more than 2^31 values."""
+    import model.ops.triton_launch as launch
+
+    monkeypatch.setattr(launch, "_FAR", 0)
+    compare(scan, scan_inputs(1, 2, 3, 4, 5))
+    compare(cross, cross_inputs(1, 4, 4, 4, 2, 2, 3, True))
+
+
 def test_without_softplus_interpreted(interpreter):
     inputs = scan_inputs(1, 1, 2, 4, 9)
     inputs["delta"] = (inputs["delta"].detach().abs() + 3).requires_grad_()

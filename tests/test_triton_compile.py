@@ -70,6 +70,21 @@ def resources(result, folder: Path) -> tuple[int, int, int, str]:
     return (*map(int, found.groups()), code)
 
 
+def loop_instructions(code: str) -> int:
+    """Return the instructions of the longest loop that holds no other."""
+    count, labels, loops = 0, {}, []
+    for line in code.splitlines():
+        if label := re.match(r"(\.L_x_\d+):", line):
+            labels[label[1]] = count
+        elif re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+\S", line):
+            target = re.search(r"BRA.*`\((\.L_x_\d+)\)", line)
+            if target and target[1] in labels:
+                loops.append((labels[target[1]], count))
+            count += 1
+    inner = [(a, b) for a, b in loops if not any(a <= c and d <= b and (a, b) != (c, d) for c, d in loops)]
+    return max(b - a + 1 for a, b in inner)
+
+
 def kernel_of(name: str):
     from model.ops import triton_backward, triton_kernels
 
@@ -84,6 +99,7 @@ FORWARD = {"INITIAL": False, "SAVE": True, "OUT": True, "SUM": False}
 ENDS = {"INITIAL": False, "SAVE": False, "OUT": False, "SUM": False}
 MERGED = {"INITIAL": False, "SAVE": True, "OUT": True, "SUM": True}
 BACKWARD = {"ARRIVING": True, "SUM": False}
+MOST = {"forward_kernel": 11, "backward_kernel": 27}  # instructions a state and step, MAP with outputs (9.0 and 23.8)
 CASES = [  # kernel, shape, flags, architecture, bytes of stack allowed
     ("forward_kernel", MAP, FORWARD, 90, 0),
     ("forward_kernel", MAP, ENDS, 80, 16),
@@ -111,6 +127,10 @@ def test_compiles_without_spills_or_exchanges(name, shape, flags, arch, stack, t
     print(f"{name} sm_{arch} {shape}: {registers} registers, {spilled} bytes of stack, {shared} of shared memory")
     assert "MUFU.EX2" in code
     assert spilled <= stack
+    each = loop_instructions(code) / (steps(shape.L) * config.RN * config.RD)
+    print(f"{each:.2f} instructions a state and step")
+    if shape is MAP and flags in (FORWARD, BACKWARD):
+        assert each <= MOST[name]
     if shape is not ODD and shape.D % 4 == 0 and shape.N % 4 == 0:
         assert shared == 0, "a tile is converted through shared memory"
         assert "LDG.E.128" in code or shape.half, "no vector loads"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import product
 
 LANES = 32
-STEPS = 4  # between kept states: all in registers in backward; with 8 they spill and compiling takes 4 times as long
+STEPS = 4  # between kept states: in backward their states and decays are all in registers; 8 steps of them spill
 VECTOR = 4  # neighbours that a lane may own
 WARPS_A_PROCESSOR = 8  # below this a GPU's schedulers wait for memory
 

@@ -138,8 +138,10 @@ int scan_backward(const Scan *s) {
 #pragma omp parallel num_threads((int)s->threads) if (s->threads > 1)
     {
         float *work = p.A2 && sums ? cleared(scan_scratch_floats(&p)) : NULL;
-        ScanScratch scratch = scan_scratch(&p, work);
-        if (!work) {
+        ScanScratch scratch;
+        if (work) {
+            scratch = scan_scratch(&p, work);
+        } else {
 #pragma omp atomic write
             failed = 1;
         }

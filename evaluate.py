@@ -240,8 +240,11 @@ def as_html(result: Result, options: argparse.Namespace) -> str:
 
     arrow = {1: " ↑", -1: " ↓"}
     facts = {"protocol": f"{result.protocol} resolution", "ratio": str(options.ratio)}
-    facts |= {k: str(v) for k in ("const", "sensor") if (v := getattr(options, k)) is not None}
+    facts |= {"const": f"{options.const:g}"} if options.const is not None else {}
+    facts |= {"sensor": get_sensor(options.sensor).name} if options.sensor is not None else {}
     notes = list(result.notes)
+    if any("error" in panels for panels in result.pictures.values()):
+        notes.append("Panel error: mean over bands of |sr - gt|; white is a tenth of the range of gt (1-99 %) or more.")
     if len(result) > PICTURED_SAMPLES:
         notes.append(f"Pictures: the first {PICTURED_SAMPLES} of {len(result)} samples.")
     return html_report(
@@ -277,12 +280,14 @@ def write_files(result: Result, options: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Parse, measure, show, write."""
     options = build_parser().parse_args(argv)
+    from utils.atomic import check_writable
     from utils.device import usable_device
 
     if options.sensor is not None:
         get_sensor(options.sensor)
     if options.const is not None and not options.const > 0:
         raise UserError(f"expected a positive --const, given {options.const}; it is the peak of the data, e.g. 2047")
+    check_writable(options.json, options.csv, options.latex, options.html)
     usable_device(options.device)
     result = measure(options)
     show(result, options)

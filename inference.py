@@ -36,6 +36,12 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 on, given {text!r}")
+    return int(text)
+
+
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = Parser(description=__doc__.split("\n\n")[0])
@@ -54,11 +60,13 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     out = parser.add_argument_group("output")
     out.add_argument("--out", type=Path, help="file (default: in visualized_img/), or folder with --per_image")
     out.add_argument("--per_image", action="store_true", help="one output_mulExm_<i>.mat per image, H x W x C")
-    out.add_argument("--pictures", type=int, default=8, help="quick-looks of at most this many samples (default 8)")
+    out.add_argument("--pictures", type=_count, default=8, help="quick-looks of at most this many samples (default 8)")
     out.add_argument("--json", type=Path, help="also write the metrics here")
     run = parser.add_argument_group("run")
-    run.add_argument("--tile", type=int, help="side of tiles in pixels of the result (default: none; GeoTIFF: 256)")
-    run.add_argument("--overlap", type=int, default=32, help="pixels shared by neighbouring tiles (default 32)")
+    run.add_argument(
+        "--tile", type=_positive, help="side of tiles in pixels of the result (default: none; GeoTIFF: 256)"
+    )
+    run.add_argument("--overlap", type=_count, default=32, help="pixels shared by neighbouring tiles (default 32)")
     run.add_argument("--memory", type=float, default=4, help="GiB for methods that need a whole scene (default 4)")
     run.add_argument("--no_clip", action="store_true", help="do not clip a network's result to [0, 1]")
     run.add_argument("--device", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
@@ -222,14 +230,17 @@ def save_images(images: dict[str, torch.Tensor], out: Path, per_image: bool) -> 
 
 
 def save_pictures(images: dict[str, torch.Tensor], folder: Path, dataset: Dataset, count: int) -> list[Path]:
-    """Draw the first `count` samples: lms | pan | sr | gt | error, one PNG each."""
+    """Draw the first `count` samples: lms | pan | sr | gt | error, one PNG each.
+
+    Both resolutions of a data set go into one folder, so images without gt are called full_sample_<i>.png.
+    """
     from utils.pictures import quick_look, save_panels
     from utils.sensors import get_sensor
 
     rgb = get_sensor(dataset.sensor).rgb_for(dataset.bands)
-    paths = []
+    stem, paths = "sample" if dataset.has_gt else "full_sample", []
     for i in range(min(count, len(images["sr"]))):
-        path = folder / f"sample_{i}.png"
+        path = folder / f"{stem}_{i}.png"
         save_panels(path, [quick_look({k: v[i].numpy() for k, v in images.items()}, rgb)])
         paths.append(path)
     return paths
@@ -246,12 +257,15 @@ def default_output(method: str, name: str, dataset: Dataset, per_image: bool) ->
 def fuse_test_set(arguments: argparse.Namespace, device: torch.device) -> None:
     """Fuse an H5 file into `.mat` and pictures, measure the result and show the scores."""
     from engine.samples import fuse_samples
-    from utils.atomic import write_json
+    from utils.atomic import check_writable, write_json
     from utils.tables import print_table
 
     dataset, name = open_data(arguments)
     model, method = load_method(arguments.arch, arguments.weights, dataset)
     out = arguments.out or default_output(method, name, dataset, arguments.per_image)
+    if not arguments.per_image and out.suffix != ".mat":
+        raise UserError(f'expected --out to end in .mat, given "{out}"; or a folder with --per_image')
+    check_writable(out / "output_mulExm_0.mat" if arguments.per_image else out, arguments.json)  # before the work
     H, W = dataset[0]["lms"].shape[-2:]
     model, batch = make_runner(model, arguments, (min(arguments.tile or H, H), min(arguments.tile or W, W)), device)
     tiling = {"tile": arguments.tile, "overlap": arguments.overlap, "batch": batch}
@@ -267,7 +281,7 @@ def fuse_test_set(arguments: argparse.Namespace, device: torch.device) -> None:
         write_json(arguments.json, {"scores": scores, "seconds_per_megapixel": speed, "device": str(device)})
     print(f"result:   {out}")
     if pictures:
-        print(f"pictures: {pictures[0].parent}/sample_*.png ({len(pictures)})")
+        print(f"pictures: {str(pictures[0]).removesuffix('0.png')}*.png ({len(pictures)})")
     print(f"time:     {speed:.2f} s per megapixel on {device}{', compiling included' if arguments.compile else ''}")
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -142,6 +143,7 @@ def measure_method(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _worker(job: dict[str, Any], connection: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both; the parent ends this process
     try:
         connection.send(("done", measure_method(job)))
     except Exception as error:  # whatever a method does wrong, the board reports it and goes on
@@ -154,7 +156,7 @@ def run_isolated(job: dict[str, Any]) -> dict[str, Any] | str:
 
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_worker, args=(job, there))
+    process = context.Process(target=_worker, args=(job, there), daemon=True)  # ends with its parent
     process.start()
     there.close()
     try:
@@ -280,6 +282,10 @@ def main(argv: list[str] | None = None) -> int:
     from utils.atomic import write_text
     from utils.board import draw_board, write_board
 
+    for name in ("train", "train_epochs"):
+        given = getattr(arguments, name)
+        if given is not None and not 0 < given < float("inf"):
+            raise UserError(f"expected --{name} above 0, given {given:g}; choose another")
     columns = (*REDUCED_NAMES, *(FULL_NAMES if arguments.full else ()))
     if arguments.sort not in columns:
         raise UserError(f"expected --sort to be one of {', '.join(columns)}, given {arguments.sort}; choose one")

@@ -46,9 +46,10 @@ def blend_window(height: int, width: int, overlap: int) -> torch.Tensor:
 def check_tiling(tile: int, overlap: int, ratio: int) -> None:
     """Refuse tile sizes that cannot be cut from both images or that do not advance."""
     if tile < ratio or tile % ratio or overlap % ratio:
+        fitting = max(1, tile // ratio) * ratio
         raise UserError(
             f"expected a tile and an overlap that are multiples of the ratio {ratio}, given {tile} and {overlap}; "
-            f"try --tile {max(1, tile // ratio) * ratio} --overlap {overlap // ratio * ratio}"
+            f"try --tile {fitting} --overlap {min(overlap // ratio * ratio, fitting // 2 // ratio * ratio)}"
         )
     if not 0 <= overlap < tile:
         raise UserError(

@@ -153,7 +153,8 @@ def _read_legacy(path: Path) -> dict[str, Tensor]:
             "it where that is safe: load it with torch and save its state_dict with safetensors.torch.save_file"
         ) from None
     except Exception as error:  # torch raises a dozen types on damaged files
-        raise UserError(f"{path}: not a weight file torch can read ({error}); copy it again") from None
+        reason = f" ({error})" if " " in str(error) else ""  # a bare number or key says nothing
+        raise UserError(f"{path}: not a weight file torch can read{reason}; copy it again") from None
     return _find_state(loaded, path)
 
 

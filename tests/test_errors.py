@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.atomic import renamed, write_json
+from utils.atomic import check_writable, renamed, write_json
 from utils.errors import UserError, nearest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,6 +27,11 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess:
 def test_user_error_is_one_line_and_status_2():
     done = run("def main(): raise UserError('expected a\\n file, given none')")
     assert done.returncode == 2 and done.stderr == "error: expected a file, given none\n"
+
+
+def test_ctrl_c_is_one_line_and_status_130():
+    done = run("import signal\ndef main(): signal.raise_signal(signal.SIGINT)")
+    assert done.returncode == 130 and done.stderr.startswith("interrupted") and done.stderr.count("\n") == 1
 
 
 def test_a_bug_keeps_its_traceback():
@@ -62,6 +67,14 @@ def test_a_folder_that_cannot_be_made_is_a_user_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"), renamed(tmp_path / "file" / "x.txt") as temporary:
         temporary.write_text("x")
+
+
+def test_what_is_in_the_way_of_a_file_is_named_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path, words in ((tmp_path / "file/sub/x.txt", 'file" is a file, not a folder'), (tmp_path, "it is a folder")):
+        with pytest.raises(UserError, match=words):
+            check_writable(None, tmp_path / "new/x.txt", path)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
 def test_json_has_no_infinities(tmp_path):

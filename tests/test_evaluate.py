@@ -118,6 +118,7 @@ def test_written_files_hold_the_same_numbers(mat, tmp_path, capsys):
 def test_the_page_is_self_contained_and_its_pictures_are_pictures(mat, tmp_path, capsys):
     run(mat, "--const", 2047, "--html", tmp_path / "r.html")
     page = (tmp_path / "r.html").read_text()
+    assert "const: 2047<" in page and "a tenth of the range" in page
     assert not re.search(r'(src|href)="(?!data:)', page)
     pictures = re.findall(r'alt="(\w+)"', page)
     assert pictures == ["lms", "pan", "sr", "gt", "error"] * 3
@@ -207,6 +208,13 @@ def test_what_cannot_be_measured(tmp_path, change, arguments, message):
     savemat(tmp_path / "x.mat", arrays)
     with pytest.raises(UserError, match=re.escape(message)):
         run(tmp_path / "x.mat", *arguments, "--json", tmp_path / "r.json")
+    assert not (tmp_path / "r.json").exists()
+
+
+def test_all_reports_can_be_written_or_none_is(tmp_path, mat):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is a file, not a folder"):
+        run(mat, "--const", 2047, "--json", tmp_path / "r.json", "--html", tmp_path / "file/r.html")
     assert not (tmp_path / "r.json").exists()
 
 

@@ -89,6 +89,7 @@ def test_full_resolution_is_measured_without_gt(tmp_path):
     inference.main([*arguments, "--json", str(report), "--pictures", "1"])
     assert set(json.loads(report.read_text())["scores"]["Brovey"]) >= {"d_lambda", "d_s", "hqnr"}
     assert "gt" not in loadmat(tmp_path / "x.mat")
+    assert [p.name for p in tmp_path.glob("*.png")] == ["full_sample_0.png"]  # not over those of the reduced one
 
 
 @pytest.mark.parametrize(
@@ -100,19 +101,28 @@ def test_full_resolution_is_measured_without_gt(tmp_path):
         (["--weights", "{weights}", "--arch", "PanNet"], "holds weights of LEMamba"),
         (["--weights", "{tmp}/none.safetensors"], "weight file or a run"),
         (["--weights", "{weights}", "--tile", "30"], "multiples of the ratio"),
-        (["--arch", "EXP", "--out", "{tmp}/test.h5/x.mat"], "cannot write"),
-        (["--arch", "EXP", "--device", "toaster"], "device"),
-        (["--arch", "EXP", "--device", "cuda:99"], "device"),
+        (["--weights", "{weights}", "--tile", "6", "--overlap", "40"], "try --tile 4 --overlap 0"),
+        (["--weights", "{weights}", "--tile", "0"], "whole number from 1 on"),
+        (["--weights", "{weights}", "--overlap", "-4"], "whole number from 0 on"),
+        (["--arch", "EXP", "--pictures", "-1"], "whole number from 0 on"),
+        (["--arch", "EXP", "--device", "toaster"], "--device cpu"),
+        (["--arch", "EXP", "--device", "meta"], "--device cpu"),
+        (["--arch", "EXP", "--out", "{tmp}/test.h5/x.mat"], 'test.h5" is a file, not a folder'),
+        (["--arch", "EXP", "--out", "{tmp}/x.png"], "end in .mat"),
+        (["--arch", "EXP", "--out", "{tmp}/folder.mat"], "it is a folder"),
+        (["--arch", "EXP", "--json", "{tmp}/test.h5/x.json"], "is a file, not a folder"),
+        (["--arch", "EXP", "--device", "cuda:99"], "--device cpu"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, run, arguments, words):
     weights, _ = run
     data = write_test_set(tmp_path / "test.h5", count=1)
+    (tmp_path / "folder.mat").mkdir()
     filled = [a.format(weights=weights, tmp=tmp_path) for a in arguments]
     out = [] if "--out" in filled else ["--out", str(tmp_path / "out.mat")]
     before = sorted(tmp_path.iterdir())
     with pytest.raises(UserError, match=words) as error:
-        inference.main([*filled, "--data", str(data), "--dataset", "ikonos", *out, "--pictures", "0"])
+        inference.main(["--pictures", "0", *filled, "--data", str(data), "--dataset", "ikonos", *out])
     assert "\n" not in str(error.value)
     assert sorted(tmp_path.iterdir()) == before
 

@@ -1,4 +1,4 @@
-"""Pictures for people: names in a scatter can be read, the panel of a training shows what the other pictures show."""
+"""Pictures for people: names can be read, grids are full, errors share a scale, colours are those of the sensor."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from engine.logger import panel
-from utils.pictures import _place_labels, shared_error_maps
+from utils import pictures
+from utils.pictures import _place_labels, save_grid, shared_error_maps
+from utils.sensors import get_sensor
 
 
 def test_names_in_a_scatter_cover_neither_one_another_nor_points():
@@ -54,3 +56,25 @@ def test_error_maps_of_several_methods_share_a_scale_that_fits_the_scene(hard):
     assert (maps["good"] == 1).mean() + (maps["bad"] == 1).mean() == pytest.approx(2 * 0.02, abs=2e-3)
     below = maps["bad"] < 1
     np.testing.assert_allclose(maps["bad"][below], 2 * maps["good"][below], atol=1e-9 / hard)
+
+
+@pytest.mark.parametrize(("methods", "columns"), [(3, [5]), (5, [4, 3]), (10, [6, 6]), (11, [5, 5, 3])])
+def test_a_grid_has_rows_of_equal_length(tmp_path, monkeypatch, methods, columns):
+    """PAN and ground truth come first; each row of methods is three rows of panels: image, zoom, error."""
+    shown = []
+    monkeypatch.setattr(pictures, "save_panels", lambda path, rows: shown.extend(rows))
+    arrays = {
+        "sr": np.ones((3, 32, 32)),
+        "gt": np.random.default_rng(0).random((3, 32, 32)),
+        "pan": np.ones((1, 32, 32)),
+    }
+    save_grid(tmp_path / "grid.png", {f"M{i}": arrays for i in range(methods)}, (2, 1, 0))
+    assert [len(row) for row in shown[::3]] == columns
+
+
+def test_bands_of_an_unnamed_sensor_are_shown_in_true_colours():
+    """Where the sensor is not said, the number of bands tells which are red, green and blue."""
+    none = get_sensor("none")
+    for bands, like in ((8, "WV3"), (4, "QB"), (31, "CAVE")):
+        assert none.rgb_for(bands) == get_sensor(like).rgb
+    assert none.rgb_for(5) == (2, 1, 0) and none.rgb_for(1) == (0, 0, 0)

@@ -16,6 +16,24 @@ from typing import Any
 from utils.errors import UserError
 
 
+def refusal(path: Path, reason: str) -> UserError:
+    """Say that `path` cannot be written; where something is in its way, say what instead of the system's words."""
+    if path.is_dir():
+        return UserError(f'cannot write "{path}": it is a folder; name a file in it')
+    in_the_way = next((p for p in path.parents if p.exists() and not p.is_dir()), None)
+    if in_the_way:
+        return UserError(f'cannot write "{path}": "{in_the_way}" is a file, not a folder; choose another place')
+    return UserError(f'cannot write "{path}": {reason}; choose a folder that is writable and has room')
+
+
+def check_writable(*paths: Path | None) -> None:
+    """Refuse files that could not be written, before the work whose result they are to hold; None is passed over."""
+    for path in filter(None, paths):
+        there = next(p for p in (path.parent, *path.parent.parents) if p.exists())
+        if path.is_dir() or not there.is_dir() or not os.access(there, os.W_OK):
+            raise refusal(path, "the folder cannot be written")
+
+
 @contextmanager
 def renamed(path: str | Path) -> Iterator[Path]:
     """Give a temporary path in the folder of `path` and rename it to `path` at the end; after an error it is removed.
@@ -30,8 +48,7 @@ def renamed(path: str | Path) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        reason = error.strerror or "an input/output error"
-        raise UserError(f'cannot write "{path}": {reason}; choose a folder that is writable and has room') from error
+        raise refusal(path, error.strerror or "an input/output error") from error
     finally:
         if path.parent.is_dir():
             temporary.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The device a command runs on: refused in one line where this machine does not have it."""
+"""The device a command runs on, found and tried before any work is done."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ from utils.errors import UserError
 
 
 def usable_device(name: str | None = None) -> torch.device:
-    """Return the device called `name` after using it once; None: cuda where there is a GPU, else cpu.
+    """Return the device called `name`; None takes the GPU where there is one, else the CPU.
 
     Raises:
-        UserError: an unknown name, or a device that this machine, or this build of torch, does not have.
+        UserError: no device of that name, or one that cannot be used on this machine.
     """
-    if name is None:
-        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.zeros(1, device=name).cpu()
-    except (RuntimeError, AssertionError) as error:  # an assertion: torch without CUDA
-        raise UserError(f'expected a device of this machine, given "{name}", which cannot be used; try cpu') from error
-    return torch.device(name)
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch has a type for each way of absence
+        raise UserError(
+            f'expected a --device of this machine (cpu, cuda, cuda:1 …), given "{name}"; use --device cpu'
+        ) from error
+    if device.type == "meta":  # a device of shapes without values
+        raise UserError('expected a --device that holds values, given "meta"; use --device cpu')
+    return device

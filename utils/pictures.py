@@ -6,6 +6,7 @@ what is compared is shown with the same brightness. matplotlib is imported where
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ def busiest_box(image: np.ndarray, side: int) -> tuple[slice, slice]:
 
 
 def save_grid(path: Path, methods: Mapping[str, Mapping[str, np.ndarray]], rgb: Sequence[int]) -> None:
-    """Draw image, zoomed crop and error map of every method, six to a row, after PAN and ground truth.
+    """Draw image, zoomed crop and error map of every method, at most six to a row, after PAN and ground truth.
 
     Args:
         path: of the PNG.
@@ -116,8 +117,9 @@ def save_grid(path: Path, methods: Mapping[str, Mapping[str, np.ndarray]], rgb: 
     cells |= {name: to_rgb(arrays["sr"], rgb, limits) for name, arrays in methods.items()}
     errors = shared_error_maps({name: arrays["sr"] for name, arrays in methods.items()}, gt)
     rows, names = [], list(cells)
-    for start in range(0, len(names), GRID_COLUMNS):
-        block = names[start : start + GRID_COLUMNS]
+    columns = math.ceil(len(names) / math.ceil(len(names) / GRID_COLUMNS))  # rows of equal length, as far as may be
+    for start in range(0, len(names), columns):
+        block = names[start : start + columns]
         rows.append({name: cells[name] for name in block})
         rows.append({f"{name}, zoom": cells[name][box] for name in block})
         rows.append({f"{name}, error" if name in errors else f"{name} ": errors.get(name) for name in block})

@@ -18,6 +18,7 @@ LONGEST_SIDE = 512  # larger pictures are thinned, so that the page stays small 
 _STYLE = """
 :root { color-scheme: light dark; font: 15px/1.45 system-ui, sans-serif; }
 body { max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
+h1, h2 { overflow-wrap: anywhere; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #8884; }
 tfoot td, tfoot th { font-weight: 600; border-top: 2px solid #8888; }

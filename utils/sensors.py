@@ -46,9 +46,15 @@ class Sensor:
         return self.ms_gains
 
     def rgb_for(self, bands: int) -> tuple[int, int, int]:
-        """0-based RGB bands, falling back to the first (or only) ones where the image has too few bands."""
-        if max(self.rgb) < bands:
-            return self.rgb
+        """0-based RGB bands, falling back to the first (or only) ones where the image has too few bands.
+
+        A sensor of any number of bands shows those of the first sensor in the table that has as many.
+        """
+        rgb = self.rgb
+        if self.bands is None:
+            rgb = next((s.rgb for s in SENSORS.values() if s.bands == bands), rgb)
+        if max(rgb) < bands:
+            return rgb
         return (0, 0, 0) if bands < 3 else (2, 1, 0)
 
 

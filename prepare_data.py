@@ -13,10 +13,11 @@ What each route needs and writes: docs/data.md.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from utils.arguments import Parser
-from utils.errors import UserError, run_cli
+from utils.errors import UserError, one_line, run_cli
 
 
 def parser() -> argparse.ArgumentParser:
@@ -173,12 +174,14 @@ def _inspect(args: argparse.Namespace) -> int:
     from datasets.inspect import inspect_file
     from utils.mat import read_mat
 
-    worst = 0
+    reports = []
     for path in args.files:
-        report = inspect_file(path, read_mat)
-        print(report.text())
-        worst = max(worst, report.status)
-    return worst
+        reports.append(inspect_file(path, read_mat))
+        print(reports[-1].text())
+    unreadable = [report for report in reports if not report.readable]
+    if unreadable:
+        print(f"error: {one_line(unreadable[0].problems[0])}", file=sys.stderr)
+    return max(report.status for report in reports)
 
 
 def _repack(args: argparse.Namespace) -> int:

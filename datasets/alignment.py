@@ -66,7 +66,7 @@ def open_aligned(ms_path: str | Path, pan_path: str | Path) -> Iterator[tuple[An
     except Exception as error:
         if not is_complaint(error):
             raise
-        raise UserError(f"cannot read the GeoTIFF pair: {error}; check the files") from error
+        raise UserError(f"cannot read the GeoTIFF pair: {str(error).rstrip('.')}; check the files") from error
 
 
 def is_complaint(error: Exception) -> bool:

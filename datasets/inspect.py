@@ -22,6 +22,7 @@ from utils.errors import UserError
 from utils.sensors import SENSORS
 
 _SAMPLES = 8
+_LONGEST = 160  # letters of an attribute
 _NUMBERS = 2**24  # of a GeoTIFF
 _SUFFIXES_TIFF = (".tif", ".tiff")
 
@@ -84,6 +85,15 @@ def _range(values: np.ndarray) -> str:
     return (f"{finite.min():.6g} .. {finite.max():.6g}" if finite.size else "no finite value") + spoiled
 
 
+def _shown(value: Any) -> str:
+    """Return an attribute as one line: a table by its shape and range, a list by its values."""
+    if isinstance(value, np.ndarray) and value.ndim > 1:
+        return f"{tuple(value.shape)} {value.dtype}, {_range(value)}"
+    text = str(value.tolist() if isinstance(value, np.ndarray) else value)
+    text = " ".join(text.split())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
+
+
 def _some_rows(data: h5py.Dataset) -> np.ndarray:
     """Return at most eight slices along the shortest way through the file: bounded whatever the size."""
     if not data.shape:
@@ -105,7 +115,7 @@ def _inspect_h5(report: Report) -> None:
                 report.lines.append(f"{key}: not readable")
                 report.problems.append(f'"{key}" cannot be read: {error}')
         for key, value in file.attrs.items():
-            report.lines.append(f"@{key} = {str(value)[:100]}")
+            report.lines.append(f"@{key} = {_shown(value)}")
     if report.problems:
         return
     contents = describe(report.path)
@@ -233,4 +243,4 @@ def _inspect_tiff(report: Report) -> None:
     except Exception as error:
         if not is_complaint(error):
             raise
-        raise UserError(f'cannot read "{report.path}" as GeoTIFF: {error}; check the file') from error
+        raise UserError(f'cannot read "{report.path}" as GeoTIFF: {str(error).rstrip(".")}; check the file') from error

@@ -60,6 +60,8 @@ def prepare_scenes(
     if sensor.bands not in (None, bands):
         raise UserError(f"expected {sensor.bands} bands for sensor {sensor.name}, given {bands}; name the right sensor")
     simulate.check_ratio(ratio)
+    if divisor is not None and not 0 < divisor < float("inf"):
+        raise UserError(f"expected a positive divisor, given {divisor:g}; correct it, or leave it to the scene")
     gains = sensor.gains(bands)
 
     def reduced(number: int, box: simulate.Box) -> Sample:

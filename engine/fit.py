@@ -145,7 +145,7 @@ class Trainer:
             if last or (every and complete and c.epoch % every == 0):
                 self.save(final=last)
         self.log.line(
-            f"finished after {self.counters.epoch} epochs, {self.counters.step} steps, "
+            f"finished after {round(self.trained(), 2):g} epochs, {self.counters.step} steps, "
             f"{self.counters.seconds / 60:.1f} min; weights in {self.job.folder / 'weights'}"
         )
         return Outcome("finished", self.counters, self.results)

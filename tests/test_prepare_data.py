@@ -208,6 +208,9 @@ def spoiled(path):
         (lambda p: scene(p / "s.mat", ratio=3), [], "power of two"),
         (lambda p: scene(p / "s.mat", rows=40, columns=40), [], "at least 96x32"),
         (lambda p: scene(p / "s.mat"), ["--stride", "6"], "multiple of the ratio"),
+        (lambda p: scene(p / "s.mat"), ["--divisor", "-1"], "positive divisor"),
+        (lambda p: scene(p / "s.mat"), ["--divisor", "nan"], "positive divisor"),
+        (lambda p: scene(p / "s.mat"), ["--divisor", "0"], "positive divisor"),
         (lambda p: scene(p / "s.mat"), ["--name", "../x"], "letters, digits"),
         (lambda p: scene(p / "s.mat"), ["--ms", "a.tif"], "--ms and --pan together"),
         (lambda p: spoiled(p / "s.mat"), [], "MS has 1 NaN"),
@@ -269,8 +272,19 @@ def test_inspect_tells_what_is_there_and_what_is_wrong(call, tmp_path):
         status, out, _ = change(edit)
         assert status == 1 and "WRONG" in out and message in out
     (tmp_path / "cut.h5").write_bytes(good.read_bytes()[:3000])
-    status, out, _ = call("inspect", tmp_path / "cut.h5", tmp_path / "none.h5")
+    status, out, err = call("inspect", tmp_path / "cut.h5", tmp_path / "none.h5")
     assert status == 2 and "truncated" in out and "does not exist" in out
+    assert err.startswith("error: ") and err.count("\n") == 1
+
+
+def test_inspect_shows_an_attribute_on_one_line(call, tmp_path):
+    """A table in an attribute, such as the spectral response of a cube's guide, does not spill over the report."""
+    cube = tmp_path / "cube.mat"
+    savemat(cube, {"cube": np.random.default_rng(0).random((128, 64, 40))})
+    call("simulate", cube, "--wavelengths", "400:900", "--name", "lab", "--out", tmp_path)
+    _, out, _ = call("inspect", tmp_path / "test_lab.h5")
+    assert "@response = (3, 40) float64, " in out
+    assert all(line.startswith("  ") for line in out.splitlines()[1:])
 
 
 def test_inspect_guesses_layout_sensor_and_guide_order(call, tmp_path):

@@ -46,7 +46,7 @@ def resolve_config(command: cli.CommandLine) -> tuple[config.Config, Path | None
 
 def build_data(settings: config.Config) -> tuple[Dataset, Dataset]:
     """Open the training and the validation set; the test file is never touched here."""
-    from datasets.build import build_dataset
+    from datasets.build import build_dataset, check_range
 
     data = settings.data
     build = partial(
@@ -59,6 +59,8 @@ def build_data(settings: config.Config) -> tuple[Dataset, Dataset]:
         seed=settings.train.seed,
     )
     train = build("train", augment_prob=data.aug_probs[0], crop=data.crop)
+    if data.divisor is None:
+        check_range(train)
     valid = build("valid", augment_prob=data.aug_probs[1])
     for key in ("bands", "guide_bands", "ratio", "divisor"):
         if getattr(train, key) != getattr(valid, key):
@@ -130,7 +132,7 @@ def describe(
     flops = count_flops(model, {key: value.to(device) for key, value in sample.items()})
     batch = settings.train.batch_size * world * settings.train.grad_accum_steps
     rows = {
-        "network": f"{settings.model.arch} {settings.model.variant if settings.model.variants else ''}".strip(),
+        "network": f"{model.model_name} {settings.model.variant if settings.model.variants else ''}".strip(),
         "parameters": f"{count_parameters(model):,}",
         "FLOPs": f"{flops / 1e9:.3f} G for one sample of {height} x {width}",
         "training data": f"{len(train)} samples of {train.path}",
@@ -201,6 +203,7 @@ def build_job(settings: config.Config, accelerator: Accelerator, folder: Path, c
     from engine.job import Job
     from losses import build_loss
     from metrics import REDUCED_NAMES, Meter
+    from utils.pictures import choose_bands
     from utils.sensors import get_sensor
 
     device, world = accelerator.device, accelerator.num_processes
@@ -226,7 +229,7 @@ def build_job(settings: config.Config, accelerator: Accelerator, folder: Path, c
         folder=folder,
         tensorboard=Path(settings.log.tensorboard_dir) / folder.parent.name / folder.name,
         meta={"model": described, "data": {"dataset": settings.data.dataset, **data}},
-        rgb=get_sensor(train.sensor).rgb_for(train.bands),
+        rgb=choose_bands(get_sensor(train.sensor), *(valid[0][key].numpy() for key in ("lms", "pan"))),
         facts=facts,
         resume=checkpoint,
     )

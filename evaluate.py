@@ -129,7 +129,7 @@ def choose_protocol(sample: dict[str, np.ndarray], options: argparse.Namespace) 
 def measure(options: argparse.Namespace) -> Result:
     """Measure every sample of the path."""
     from metrics import Meter
-    from utils.pictures import quick_look
+    from utils.pictures import choose_bands, quick_look
     from utils.progress import track
 
     meter, pictures, protocol, sample = Meter(), {}, None, {}
@@ -144,7 +144,8 @@ def measure(options: argparse.Namespace) -> Result:
         except UserError as error:
             raise UserError(f"sample {i}: {error}") from error
         if options.html and len(pictures) < PICTURED_SAMPLES:
-            rgb = get_sensor(options.sensor or "none").rgb_for(len(sample["sr"]))
+            shown = sample.get("lms", sample["sr"])
+            rgb = choose_bands(get_sensor(options.sensor or "none"), shown, sample.get("pan"))
             pictures[f"sample {i}"] = quick_look({k: sample[k] for k in IMAGES if k in sample and k != "ms"}, rgb)
     if protocol is None:
         raise UserError(f'expected at least one image in "{options.path}", found none; check the file')

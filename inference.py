@@ -124,7 +124,7 @@ def _load_network(arch: str | None, weights: str, sizes: dict[str, int], ratio: 
 
 def open_data(arguments: argparse.Namespace) -> tuple[Dataset, str]:
     """Open the H5 file and say under which name its results are filed."""
-    from datasets.build import build_dataset, open_h5
+    from datasets.build import build_dataset, check_range, open_h5
     from utils.sensors import get_dataset
 
     overrides = {"sensor": arguments.sensor, "divisor": arguments.divisor}
@@ -132,10 +132,14 @@ def open_data(arguments: argparse.Namespace) -> tuple[Dataset, str]:
     if arguments.data is not None:
         if arguments.dataset and not arguments.sensor:
             overrides["sensor"] = get_dataset(arguments.dataset).sensor
-        return open_h5(arguments.data, **overrides), name or arguments.data.stem
-    if name is None:
+        dataset, name = open_h5(arguments.data, **overrides), name or arguments.data.stem
+    elif name is None:
         raise UserError("expected --data FILE.h5 or --dataset NAME, given neither; name the images to fuse")
-    return build_dataset(name, arguments.split, root=arguments.data_root, **overrides), name
+    else:
+        dataset = build_dataset(name, arguments.split, root=arguments.data_root, **overrides)
+    if arguments.divisor is None:
+        check_range(dataset)
+    return dataset, name
 
 
 def _data_of_weights(weights: str | None) -> dict[str, Any]:
@@ -158,13 +162,16 @@ def make_runner(
 
 def scene_numbers(arguments: argparse.Namespace) -> dict[str, Any]:
     """Sensor and divisor of a GeoTIFF pair: as given, else the data set's, else what the weights were trained on."""
-    from utils.sensors import get_dataset
+    from utils.sensors import get_dataset, get_sensor
 
     known = {} if arguments.sensor or arguments.dataset else _data_of_weights(arguments.weights)
     sensor = get_dataset(arguments.dataset).sensor if arguments.dataset else known.get("sensor")
-    numbers = {"sensor": arguments.sensor or sensor, "divisor": arguments.divisor or known.get("divisor")}
+    divisor = known.get("divisor") if arguments.divisor is None else arguments.divisor
+    numbers = {"sensor": arguments.sensor or sensor, "divisor": divisor}
     if arguments.weights and not any(numbers.values()):
         raise UserError("the weights do not say for which sensor they are; give --sensor or --divisor")
+    if arguments.divisor is None and sensor and divisor == get_sensor(sensor).divisor:
+        numbers["divisor"] = None  # the sensor's own: then an 8-bit scene has another
     return numbers
 
 
@@ -172,6 +179,7 @@ def fuse_pair(arguments: argparse.Namespace, device: torch.device) -> None:
     """Fuse an MS and a PAN GeoTIFF into a GeoTIFF."""
     from datasets.geotiff import open_pair
     from engine.scene import TILE, fuse_scene
+    from utils.atomic import check_writable
 
     if not (arguments.ms and arguments.pan) or arguments.data or arguments.per_image or arguments.json:
         raise UserError("expected --ms and --pan together, without --data, --per_image, --json; give both, drop those")
@@ -179,6 +187,10 @@ def fuse_pair(arguments: argparse.Namespace, device: torch.device) -> None:
     with open_pair(arguments.ms, arguments.pan, **scene_numbers(arguments)) as pair:
         model, method = load_method(arguments.arch, arguments.weights, pair)
         out = arguments.out or Path("visualized_img") / f"{method}_{arguments.ms.stem}.tif"
+        check_writable(out)
+        remark = pair.check_range() if arguments.divisor is None and not model.classical else ""
+        if remark:
+            print(f"note: {remark}")
         size = tuple(min(arguments.tile or TILE, side) for side in pair.size)
         model, batch = make_runner(model, arguments, size, device)
         tiling = {"tile": arguments.tile, "overlap": arguments.overlap, "batch": batch, "memory": arguments.memory}
@@ -234,10 +246,10 @@ def save_pictures(images: dict[str, torch.Tensor], folder: Path, dataset: Datase
 
     Both resolutions of a data set go into one folder, so images without gt are called full_sample_<i>.png.
     """
-    from utils.pictures import quick_look, save_panels
+    from utils.pictures import choose_bands, quick_look, save_panels
     from utils.sensors import get_sensor
 
-    rgb = get_sensor(dataset.sensor).rgb_for(dataset.bands)
+    rgb = choose_bands(get_sensor(dataset.sensor), images["lms"][0].numpy(), images["pan"][0].numpy())
     stem, paths = "sample" if dataset.has_gt else "full_sample", []
     for i in range(min(count, len(images["sr"]))):
         path = folder / f"{stem}_{i}.png"
@@ -273,9 +285,13 @@ def fuse_test_set(arguments: argparse.Namespace, device: torch.device) -> None:
 
     save_images(images, out, arguments.per_image)
     pictures = save_pictures(images, out if arguments.per_image else out.parent, dataset, arguments.pictures)
-    scores = measure(images, dataset, method)
-    kind = "reduced resolution" if "gt" in images else "full resolution"
-    print_table(scores, f"{name}, {kind}, {len(dataset)} images")
+    try:
+        scores = measure(images, dataset, method)
+        print_table(scores, f"{name}, {'reduced' if 'gt' in images else 'full'} resolution, {len(dataset)} images")
+    except UserError as error:  # an index may not be defined for such images; they are fused all the same
+        if arguments.json:
+            raise
+        print(f"note: not measured: {error}")
     speed = seconds / (len(dataset) * H * W / 1e6)
     if arguments.json:
         write_json(arguments.json, {"scores": scores, "seconds_per_megapixel": speed, "device": str(device)})

@@ -35,9 +35,12 @@ TRAINING = ("rate", "steps", "minutes", "searched", "given_up")  # of a training
 
 def _rates(text: str) -> tuple[float, ...]:
     """Read --rates."""
-    rates = tuple(float(part) for part in text.split(","))
+    try:
+        rates = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        rates = (0.0,)
     if not all(0 < rate < float("inf") for rate in rates):
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"expected rates above 0 such as 2e-3,5e-4, given {text!r}")
     return rates
 
 
@@ -65,7 +68,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="learning rates that each method tries for a tenth of the budget before it trains with its best",
     )
     methods.add_argument(
-        "--train_config", default=BUDGET_CONFIG, help="settings shared by all (default configs/budget.yaml)"
+        "--train_config", type=Path, default=BUDGET_CONFIG, help="settings shared by all (default configs/budget.yaml)"
     )
     methods.add_argument("--seed", type=int, default=3407)
     out = parser.add_argument_group("output")
@@ -146,6 +149,8 @@ def _worker(job: dict[str, Any], connection: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both; the parent ends this process
     try:
         connection.send(("done", measure_method(job)))
+    except UserError as error:
+        connection.send(("failed", str(error)))
     except Exception as error:  # whatever a method does wrong, the board reports it and goes on
         connection.send(("failed", f"{type(error).__name__}: {' '.join(str(error).split())}"))
 
@@ -224,7 +229,9 @@ def shared_budget(arguments: argparse.Namespace) -> Budget:
     from datasets.build import find_file
     from datasets.writer import sha256
     from engine.budget import Budget
+    from utils.safe_yaml import read_yaml
 
+    read_yaml(arguments.train_config)  # for its complaints, before a network is trained
     files = [find_file(arguments.dataset, split, arguments.data_root) for split in ("train", "valid")]
     return Budget(
         dataset=arguments.dataset,
@@ -279,7 +286,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line."""
     arguments = parse_arguments(argv)
     from metrics import FULL_NAMES, REDUCED_NAMES
-    from utils.atomic import write_text
+    from utils.atomic import check_writable
     from utils.board import draw_board, write_board
 
     for name in ("train", "train_epochs"):
@@ -290,8 +297,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.sort not in columns:
         raise UserError(f"expected --sort to be one of {', '.join(columns)}, given {arguments.sort}; choose one")
     jobs, files = plan(arguments)
-    write_text(arguments.out / ".writable", "")  # a folder that cannot be written is refused before hours of work
-    (arguments.out / ".writable").unlink()
+    check_writable(arguments.out / "leaderboard.md")  # before hours of work
     results, failures = run_all(jobs, arguments, files)
     for name, reason in failures.items():
         print(f"failed: {name}: {reason}", file=sys.stderr)

@@ -62,6 +62,11 @@ def open_aligned(ms_path: str | Path, pan_path: str | Path) -> Iterator[tuple[An
                     )
                 for file in (ms, pan):
                     check_blocks(file)
+                    for band in alpha_bands(file):  # GDAL's own mark on the fourth band of 8 bits
+                        print(
+                            f"note: band {band} of {file.name} is marked as alpha and taken as a mask; where it is "
+                            f"data: gdal_edit.py -colorinterp_{band} undefined {file.name}"
+                        )
                 yield ms, pan, common_ground(ms, pan)
     except Exception as error:
         if not is_complaint(error):
@@ -76,6 +81,11 @@ def is_complaint(error: Exception) -> bool:
     class, so it is recognised by the package it comes from.
     """
     return type(error).__module__.partition(".")[0] == "rasterio"
+
+
+def alpha_bands(source: Any) -> list[int]:
+    """Return the bands (1-based) of an open file that are marked as alpha."""
+    return [i for i, kind in zip(source.indexes, source.colorinterp, strict=True) if kind.name == "alpha"]
 
 
 def check_blocks(source: Any) -> None:
@@ -95,6 +105,11 @@ def common_ground(ms: Any, pan: Any) -> Ground:
     Raises:
         UserError: see `open_aligned`.
     """
+    if (ms.crs is None) != (pan.crs is None):
+        bare, other = (ms, pan) if ms.crs is None else (pan, ms)
+        raise UserError(
+            f"{bare.name} has no coordinate system, {other.name} has {other.crs}; name it (gdal_edit.py -a_srs)"
+        )
     if ms.crs != pan.crs:
         raise UserError(f"{ms.name} and {pan.name} have different coordinate systems; reproject one")
     coarse, fine = ms.transform, pan.transform

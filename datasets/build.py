@@ -15,6 +15,7 @@ from utils.sensors import DATASETS, DatasetEntry, Sensor, get_dataset
 
 SPLITS = ("train", "valid", "test", "test_full")
 ROOT_VARIABLE = "LEMAMBA_DATA"
+DIVIDED = 1.5  # numbers up to here were divided already, whatever the sensor
 
 
 def data_root(root: str | Path | None = None) -> Path:
@@ -153,3 +154,17 @@ def build_dataset(
         seed=seed,
         need_gt=split != "test_full",
     )
+
+
+def check_range(dataset: H5Dataset) -> None:
+    """Refuse data whose numbers were divided before: divided again, a network takes them for black images.
+
+    The first, the middle and the last sample are looked at.
+    """
+    picks = {0, len(dataset) // 2, len(dataset) - 1}
+    largest = max(float(dataset[i]["ms"].max()) * dataset.divisor for i in picks)
+    if 0 < largest <= DIVIDED < dataset.divisor:
+        raise UserError(
+            f"the numbers of {dataset.path} end at {largest:.4g} and would be divided by {dataset.divisor:g}; "
+            "give --divisor 1 where they are divided already"
+        )

@@ -9,6 +9,7 @@ and columns; boxes are (first row, first column, height, width) in pixels of the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from datasets.alignment import Span, Window, open_aligned
+from datasets.alignment import Span, Window, alpha_bands, open_aligned
 from datasets.nodata import RINGS, fill, fits, to_stored
 from operators import interp23
 from utils.atomic import renamed
@@ -28,6 +29,7 @@ from utils.sensors import get_sensor
 RATIOS = (2, 4, 8, 16)
 MARGIN = 12  # interp23 looks 6 * (1 + 1/2 + 1/4 + …) < 12 MS pixels around it
 BLOCK = 256  # side of the blocks of the written file; rows are written in multiples of it, and it is one of every r
+DIVIDED, BEYOND = 1.5, 1.2  # numbers up to here were divided already; beyond so many divisors it is the wrong one
 WHOLE_COPIES = 13  # float64 copies of sr that fusing a whole scene holds at once; 12.5 measured, with PRACS on 8 bands
 
 
@@ -46,7 +48,7 @@ def open_pair(
         ms_path: C bands, integers of at most 32 bits or floating point; an alpha band is taken as a mask.
         pan_path: one band.
         sensor: name; None = "none".
-        divisor: numbers are divided by it; None = the sensor's.
+        divisor: numbers are divided by it; None = the sensor's, but 255 for 8-bit files.
         dtype: of the tensors.
 
     Raises:
@@ -65,7 +67,7 @@ class _Side:
         self.size = tuple(end - first for first, end in ground)
         self.path = Path(source.name)
         # GDAL itself takes an alpha band as a mask only in files of 2 or 4 bands.
-        self.alpha = [i for i, c in zip(source.indexes, source.colorinterp, strict=True) if c.name == "alpha"]
+        self.alpha = alpha_bands(source)
         self.bands = [i for i in source.indexes if i not in self.alpha]
         self.dtype = np.dtype(source.dtypes[0])
         self.masked = bool(self.alpha) or any(flags[0].name != "all_valid" for flags in source.mask_flag_enums)
@@ -117,11 +119,21 @@ class _Side:
         return np.pad(image, [(0, 0), *beyond], mode="reflect") if any(map(any, beyond)) else image
 
     @cached_property
-    def mean(self) -> np.ndarray:
-        """Mean of every band over a thinned-out reading of the file; 0 where it has no data at all."""
+    def _thinned(self) -> np.ndarray:
+        """Pixels with data (C, n) of a thinned-out reading of the file; n is 0 where it has none."""
         thin = tuple(max(1, size // max(1, max(self.source.shape) // 256)) for size in self.source.shape)
         image, valid = self._read(thin=thin)
-        return image[:, valid].mean(1) if valid.any() else np.zeros(len(self.bands))
+        return image[:, valid]
+
+    @cached_property
+    def mean(self) -> np.ndarray:
+        """Mean of every band over a thinned-out reading of the file; 0 where it has no data at all."""
+        return self._thinned.mean(1) if self._thinned.size else np.zeros(len(self.bands))
+
+    @property
+    def largest(self) -> float:
+        """Largest number of a thinned-out reading of the file; 0 where it has no data at all."""
+        return float(self._thinned.max(initial=0.0))
 
 
 class ScenePair:
@@ -144,7 +156,10 @@ class ScenePair:
         self.ms, self.pan, self.ratio, self.dtype = ms, pan, ratio, dtype
         self.bands, self.guide_bands, self.size = len(ms.bands), 1, pan.size
         row = get_sensor(sensor or "none")
-        self.sensor, self.divisor = row.name, float(divisor or row.divisor)
+        if divisor is not None and not (math.isfinite(divisor) and divisor > 0):
+            raise UserError(f"expected a positive divisor, given {divisor:g}; correct it")
+        own = min(row.divisor, 255) if ms.dtype == np.uint8 else row.divisor
+        self.sensor, self.divisor = row.name, float(divisor or own)
         if ratio not in RATIOS:
             raise UserError(f"expected a ratio of 2, 4, 8 or 16, the pixel sizes say {ratio}; resample one image")
         if row.bands not in (None, self.bands):
@@ -157,6 +172,22 @@ class ScenePair:
                     f"{side.path}: expected one type, integers of at most 32 bits or floating point, given "
                     f"{', '.join(sorted(set(side.source.dtypes)))}; convert it (gdal_translate -ot)"
                 )
+
+    def check_range(self) -> str:
+        """Hold the divisor against the numbers; return a remark on numbers beyond it, else "".
+
+        Raises:
+            UserError: numbers that were divided before, which a network would take for a black scene.
+        """
+        largest = max(self.ms.largest, self.pan.largest)
+        if 0 < largest <= DIVIDED < self.divisor:
+            raise UserError(
+                f"the numbers of {self.ms.path} and {self.pan.path} end at {largest:.4g} and would be divided by "
+                f"{self.divisor:g}; give --divisor 1 where they are divided already"
+            )
+        if largest > BEYOND * self.divisor:
+            return f"the numbers reach {largest:g} and are divided by {self.divisor:g}: is that the right --divisor?"
+        return ""
 
     @property
     def like(self) -> torch.Tensor:

@@ -15,7 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from datasets.alignment import check_blocks, is_complaint
+from datasets.alignment import alpha_bands, check_blocks, is_complaint
 from datasets.h5 import DAMAGE, Contents, checked_dataset, default_divisor, describe, file_sensor, open_file
 from datasets.layout import read_sample
 from utils.errors import UserError
@@ -238,6 +238,8 @@ def _inspect_tiff(report: Report) -> None:
             if source.nodata is not None:
                 share = float((small == source.nodata).any(0).mean())
                 report.lines.append(f"nodata {source.nodata:g}: about {share:.1%} of the pixels")
+            for band in alpha_bands(source):
+                report.notes.append(f"band {band} is marked as alpha and is taken as a mask, not as data")
             if source.crs is None:
                 report.notes.append("no coordinate system: MS and PAN cannot be aligned by it")
     except Exception as error:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from datasets.alignment import ALWAYS_READ, open_aligned
+from datasets.alignment import ALWAYS_READ, alpha_bands, open_aligned
 from utils.bounds import MAX_COMPRESSION
 from utils.errors import UserError
 from utils.sensors import SENSORS
@@ -29,7 +29,7 @@ class Scene:
         pan: (1, r·H, r·W).
         ratio: r.
         sensor: name the file gives, or None.
-        divisor: 2^L - 1 where the file says L, or None.
+        divisor: 2^L - 1 where the file says L, 255 for 8-bit numbers, or None.
         paths: the files it came from.
     """
 
@@ -95,6 +95,8 @@ def _scene(ms: np.ndarray, pan: np.ndarray, sensor: str | None, divisor: float |
         )
     for name, image, path in (("MS", ms, paths[0]), ("PAN", pan, paths[-1])):
         check_finite(name, image, path)
+    if divisor is None and ms.dtype == pan.dtype == np.uint8:
+        divisor = 255.0
     return Scene(ms, pan, ratio, sensor, divisor, paths)
 
 
@@ -122,12 +124,14 @@ def _read_window(source: Any, window: tuple, path: Path) -> np.ndarray:
     stored = path.stat().st_size
     if declared > max(ALWAYS_READ, MAX_COMPRESSION * stored):
         raise UserError(f"{path} is {stored} bytes and declares {declared} bytes of pixels; the file is almost empty")
-    image = source.read(window=window)
+    image, alpha = source.read(window=window), alpha_bands(source)
+    empty = (image[[i - 1 for i in alpha]] == 0).any(0)
     if source.nodata is not None:
-        empty = int((image == source.nodata).any(0).sum())
-        if empty:
-            raise UserError(f"{path}: {empty} pixels are marked as having no data ({source.nodata}); crop them away")
-    return image
+        empty |= (image == source.nodata).any(0)
+    if empty.any():
+        mark = "alpha 0" if source.nodata is None else source.nodata
+        raise UserError(f"{path}: {empty.sum()} pixels are marked as having no data ({mark}); crop them away")
+    return np.delete(image, [i - 1 for i in alpha], axis=0)
 
 
 def cube_from_png(folder: Path, scale: float | None = None) -> Cube:

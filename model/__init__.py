@@ -11,8 +11,10 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import typing
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, NoneType, UnionType
 from typing import Any
 
 from torch import nn
@@ -63,6 +65,36 @@ def model_class(name: str) -> type[nn.Module]:
     return getattr(_import(entry), entry.class_name)
 
 
+def _fits(value: Any, kind: Any) -> bool:
+    """Tell whether `value` is of an annotated type; only plain types, lists of them and choices are looked at."""
+    inner, origin = typing.get_args(kind), typing.get_origin(kind)
+    if origin in (typing.Union, UnionType):
+        return any(_fits(value, k) for k in inner)
+    if origin is typing.Literal:
+        return value in inner
+    if origin in (Sequence, list, tuple):
+        return isinstance(value, list | tuple) and all(_fits(v, inner[0]) for v in value)
+    if kind is int:  # of sizes and counts; to Python, a truth value is a number
+        return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, kind) if kind in (bool, str, NoneType) else True
+
+
+def _check_types(name: str, cls: type[nn.Module], arguments: Mapping[str, Any]) -> None:
+    """Refuse an argument, which may come from a YAML file, that is not of the type the constructor declares."""
+    try:
+        hints = typing.get_type_hints(cls.__init__)
+    except NameError:  # a name that a file imports for the type checker only
+        return
+    for key, value in arguments.items():
+        kind = hints.get(key, Any)
+        if not _fits(value, kind):
+            words = kind.__name__ if isinstance(kind, type) else str(kind).replace("collections.abc.", "")
+            words += " from 0 on" if kind is int else ""
+            raise UserError(f'{name}: expected "{key}" to be of type {words}, given {value!r}; correct it')
+
+
 def build_model(name: str, **kwargs: Any) -> nn.Module:
     """Build a registered network or classical method.
 
@@ -72,7 +104,8 @@ def build_model(name: str, **kwargs: Any) -> nn.Module:
             ``ratio`` (H/h, default 4) and the architecture's own.
 
     Raises:
-        UserError: unknown name, unknown or missing argument, or a ratio the method is not defined for.
+        UserError: unknown name, an argument that is unknown, missing or of a wrong type, or a ratio the method is not
+            defined for.
     """
     entry = model_entry(name)
     cls = getattr(_import(entry), entry.class_name)
@@ -90,4 +123,5 @@ def build_model(name: str, **kwargs: Any) -> nn.Module:
         signature.bind(**kwargs)
     except TypeError as error:
         raise UserError(f"{entry.name}: {error}; give img_channel, condition_channel and out_channel") from None
+    _check_types(entry.name, cls, kwargs)
     return cls(**kwargs)

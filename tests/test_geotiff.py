@@ -158,6 +158,42 @@ def test_a_trained_network_from_the_command_line(tmp_path, pair, capsys):
         run(pair, tmp_path / "x.tif", "--weights", str(weights))
 
 
+def test_a_fourth_band_that_gdal_takes_for_alpha_is_told(tmp_path, capsys):
+    """Unless they are marked, four bands of 8 bits are red, green, blue and alpha to GDAL: the infrared is lost."""
+    ms = tif(tmp_path / "ms.tif", (smooth(16, 16, 4) // 8).astype(np.uint8), pixel=4 * PIXEL)
+    pan = tif(tmp_path / "pan.tif", (smooth(64, 64, 1) // 8).astype(np.uint8))
+    with pytest.raises(UserError, match="expected 4 bands for sensor QB"):
+        run((ms, pan), tmp_path / "out.tif", "--arch", "EXP", "--sensor", "QB")
+    assert "note: band 4 of" in (shown := capsys.readouterr().out) and "gdal_edit.py -colorinterp_4 undefined" in shown
+
+
+def test_numbers_that_do_not_fit_the_divisor(tmp_path, capsys):
+    """8 bits are divided by 255; what is divided already is refused; what lies beyond the divisor is told."""
+    sizes = {"img_channel": 4, "condition_channel": 1, "out_channel": 4}
+    described = {"model": {"name": "PNN", "args": {**sizes, "ratio": 4}}, "data": {"sensor": "QB", "divisor": 2047.0}}
+    save_weights(tmp_path / "net.safetensors", build_model("PNN", **sizes).state_dict(), described)
+
+    def fuse(scale, dtype, *arguments):
+        bands = (smooth(16, 16, 4) * scale).astype(dtype)
+        ms = tif(tmp_path / "ms.tif", bands, pixel=4 * PIXEL, photometric="minisblack")
+        pan = tif(tmp_path / "pan.tif", (smooth(64, 64, 1) * scale).astype(dtype))
+        arguments = ["--weights", str(tmp_path / "net.safetensors"), *arguments]
+        return run((ms, pan), tmp_path / "out.tif", *arguments)
+
+    peak = float(smooth(64, 64, 1).max())
+    fuse(250 / peak, np.uint8)
+    assert "sensor QB, divisor 255" in capsys.readouterr().out
+    with pytest.raises(UserError, match="end at 1 and would be divided by 2047; give --divisor 1"):
+        fuse(1 / peak, np.float32)
+    assert fuse(1 / peak, np.float32, "--divisor", "1").max() <= 1
+    assert "note" not in capsys.readouterr().out
+    fuse(10000 / peak, np.uint16)
+    assert "note: the numbers reach 10000 and are divided by 2047" in capsys.readouterr().out
+    for wrong in ("-3", "0", "nan"):
+        with pytest.raises(UserError, match="positive divisor"):
+            fuse(1, np.uint16, "--divisor", wrong)
+
+
 def test_whole_scene_methods(tmp_path, pair, capsys):
     """Statistics of the whole image: the same as the method on the whole arrays; too large a scene is refused."""
     sr = run(pair, tmp_path / "out.tif", "--arch", "gsa", "--tile", "32")
@@ -306,6 +342,7 @@ def test_filling_is_local():
     ("words", "change"),
     [
         ("coordinate systems", {"crs": "EPSG:32634"}),
+        ("has no coordinate system", {"crs": None}),
         ("share no ground", {"left": LEFT + 5000}),
         ("shifted", {"left": LEFT + 0.25}),
         ("shifted", {"top": TOP + 0.2}),

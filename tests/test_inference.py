@@ -92,6 +92,16 @@ def test_full_resolution_is_measured_without_gt(tmp_path):
     assert [p.name for p in tmp_path.glob("*.png")] == ["full_sample_0.png"]  # not over those of the reduced one
 
 
+def test_images_for_which_no_index_is_defined_are_fused_all_the_same(tmp_path, capsys):
+    """Full resolution is measured on multiples of 32 only; a scene of 48 pixels is fused, and that is said."""
+    data = write_test_set(tmp_path / "full.h5", size=48, with_gt=False)
+    arguments = ["--arch", "EXP", "--data", str(data), "--dataset", "ikonos", "--out", str(tmp_path / "x.mat")]
+    assert inference.main([*arguments, "--pictures", "0"]) == 0
+    assert "not measured: " in capsys.readouterr().out and loadmat(tmp_path / "x.mat")["sr"].shape[-1] == 48
+    with pytest.raises(UserError, match="multiples of 32"):  # numbers that were asked for are not left out silently
+        inference.main([*arguments, "--pictures", "0", "--json", str(tmp_path / "scores.json")])
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -132,6 +142,19 @@ def test_weights_of_another_number_of_bands_are_refused(tmp_path, run):
     data = tmp_path / "test.h5"
     with h5py.File(data, "w") as file:
         for key, shape in {"ms": (1, 8, 16, 16), "lms": (1, 8, 64, 64), "pan": (1, 1, 64, 64)}.items():
-            file[key] = np.ones(shape)
+            file[key] = np.full(shape, 500.0)
     with pytest.raises(UserError, match="img_channel 4, the data have 8"):
         inference.main(["--weights", str(weights), "--data", str(data), "--dataset", "wv3"])
+
+
+def test_numbers_that_were_divided_before_are_refused(tmp_path, run):
+    """In [0, 1] and divided by 2047 once more, a scene is black to a network: nonsense, where nothing would fail."""
+    weights, _ = run
+    data = write_test_set(tmp_path / "test.h5")
+    with h5py.File(data, "r+") as file:
+        for key in list(file):
+            file[key][:] = file[key][:] / 2047
+    arguments = ["--weights", str(weights), "--data", str(data), "--dataset", "ikonos", "--pictures", "0"]
+    with pytest.raises(UserError, match="would be divided by 2047; give --divisor 1"):
+        inference.main([*arguments, "--out", str(tmp_path / "x.mat")])
+    assert inference.main([*arguments, "--divisor", "1", "--out", str(tmp_path / "x.mat")]) == 0

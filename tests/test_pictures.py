@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from engine.logger import panel
 from utils import pictures
-from utils.pictures import _place_labels, save_grid, shared_error_maps
+from utils.pictures import _place_labels, choose_bands, save_grid, shared_error_maps
 from utils.sensors import get_sensor
 
 
@@ -78,3 +78,13 @@ def test_bands_of_an_unnamed_sensor_are_shown_in_true_colours():
     for bands, like in ((8, "WV3"), (4, "QB"), (31, "CAVE")):
         assert none.rgb_for(bands) == get_sensor(like).rgb
     assert none.rgb_for(5) == (2, 1, 0) and none.rgb_for(1) == (0, 0, 0)
+
+
+def test_a_cube_of_an_unknown_sensor_is_shown_in_the_colours_of_its_guide():
+    """Its first bands, the bluest, are often noise; a guide of three bands tells which are like red, green, blue."""
+    cube = np.random.default_rng(0).random((40, 16, 16))
+    none, guide = get_sensor("none"), cube[[30, 20, 7]] + 0.01
+    assert choose_bands(none, cube, guide) == (30, 20, 7)
+    assert choose_bands(none, np.concatenate([cube, np.ones((1, 16, 16))]), guide) == (30, 20, 7)  # a dead band
+    assert choose_bands(none, cube, None) == choose_bands(none, cube, guide[:1]) == (2, 1, 0)
+    assert choose_bands(get_sensor("CAVE"), cube[:31], guide) == (29, 19, 9)

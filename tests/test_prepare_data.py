@@ -181,6 +181,17 @@ def test_geotiff_pairs_that_do_not_fit(tmp_path):
         read_geotiff_pair(ms, tmp_path / "bad.tif")
 
 
+def test_a_geotiff_of_8_bits(tmp_path):
+    """Divided by 255; its fourth band, which GDAL marks as alpha, is a mask: no data to be trained on."""
+    ms = np.full((4, 20, 20), 200, np.uint8)
+    pan = geotiff(tmp_path / "pan.tif", np.full((1, 80, 80), 100, np.uint8), 1000, 5000, 0.5)
+    pair = read_geotiff_pair(geotiff(tmp_path / "ms.tif", ms, 1000, 5000, 2.0), pan)
+    assert pair.ms.shape == (3, 20, 20) and pair.divisor == 255
+    ms[3, 4:6, 4] = 0
+    with pytest.raises(UserError, match="2 pixels are marked as having no data"):
+        read_geotiff_pair(geotiff(tmp_path / "ms.tif", ms, 1000, 5000, 2.0), pan)
+
+
 def test_geotiff_route_writes(call, tmp_path):
     generator = np.random.default_rng(0)
     ms = geotiff(tmp_path / "m.tif", generator.integers(0, 2000, (8, 96, 40)).astype(np.uint16), 0, 0, 2.0)

@@ -83,6 +83,28 @@ def test_unknown_argument_suggests_the_nearest():
         build_model("PanNet", img_channel=4, condition_channel=1, out_channel=4, dept=3)
 
 
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [
+        ("PanNet", {"width": "wide"}),
+        ("PanNet", {"width": 8.5}),
+        ("PanNet", {"depth": True}),
+        ("PanNet", {"width": -4}),
+        ("PNN", {"widths": [64, "x"]}),
+        ("LEMamba", {"drop_path_rate": "much"}),
+        ("LEMamba", {"state_grad": "half"}),
+        ("LEMamba", {"ssm_enc_blk_nums": 2}),
+        ("LEMamba", {"window_sizes": [8, "x", None]}),
+        ("LEMamba", {"share_local_state": "perhaps"}),
+    ],
+)
+def test_an_argument_of_another_type_is_a_user_error(name, argument):
+    """They come from YAML files and --set, where "8.5" is as easily written as 8."""
+    (key,) = argument
+    with pytest.raises(UserError, match=f'{name}: expected "{key}" to be of type '):
+        build_model(name, img_channel=4, condition_channel=1, out_channel=4, **argument)
+
+
 def test_missing_argument_is_a_user_error():
     with pytest.raises(UserError, match="condition_channel"):
         build_model("PanNet", img_channel=4, out_channel=4)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.atomic import write_json, write_text
-from utils.pictures import save_grid, save_scatter
+from utils.pictures import choose_bands, save_grid, save_scatter
 from utils.sensors import Sensor, get_sensor
 from utils.tables import TITLE, mean_of, print_table, sorted_rows, to_csv, to_latex, to_markdown
 
@@ -59,8 +59,8 @@ def draw_board(out: Path, results: Results, sensor: str | Sensor, sort: str) -> 
     """Write grid.png (image, zoom, error of each method) and scatter.png (column `sort` against time), best first."""
     ranked = sorted_rows({name: r["scores"] for name, r in results.items()}, sort)
     arrays = {name: results[name]["arrays"] for name in ranked}
-    bands = len(next(iter(arrays.values()))["gt"])
-    save_grid(out / "grid.png", arrays, get_sensor(sensor).rgb_for(bands))
+    first = next(iter(arrays.values()))
+    save_grid(out / "grid.png", arrays, choose_bands(get_sensor(sensor), first["lms"], first["pan"]))
     costs = {name: results[name]["cost"] for name in ranked}
     points = {n: (cost["s_per_mpx"], mean_of(ranked[n][sort]), cost["parameters"]) for n, cost in costs.items()}
     save_scatter(out / "scatter.png", points, "seconds per megapixel", TITLE.get(sort, sort))

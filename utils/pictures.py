@@ -14,12 +14,31 @@ from typing import Any
 import numpy as np
 
 from utils.atomic import write_atomically
+from utils.sensors import Sensor
 
 STRETCH_PERCENT = (1.0, 99.0)
 ERROR_FULL_SCALE = 0.1  # an absolute error of this share of the reference's range is drawn at the map's end
 SHARED_ERROR_PERCENT = 98.0
 PANEL_INCHES = 2.6
 GRID_COLUMNS = 6
+MULTISPECTRAL = 8  # bands; an image of more is a hyperspectral cube
+
+
+def choose_bands(sensor: Sensor, lms: np.ndarray, guide: np.ndarray | None) -> tuple[int, ...]:
+    """Return the 0-based bands to be shown as red, green, blue: the sensor's.
+
+    Of a hyperspectral cube whose sensor is not known, those that are most alike to the three bands of its guide.
+
+    Args:
+        sensor: its row in the table.
+        lms: (C, H, W).
+        guide: (P, H, W), or None.
+    """
+    if sensor.bands is not None or len(lms) <= MULTISPECTRAL or guide is None or len(guide) != 3:
+        return sensor.rgb_for(len(lms))
+    with np.errstate(invalid="ignore", divide="ignore"):  # a band without any contrast is like nothing
+        likeness = np.corrcoef(lms.reshape(len(lms), -1), guide.reshape(3, -1))[-3:, :-3]
+    return tuple(int(i) for i in np.nan_to_num(likeness, nan=-1.0).argmax(1))
 
 
 def stretch_limits(reference: np.ndarray, bands: Sequence[int]) -> np.ndarray:

@@ -78,7 +78,8 @@ def parse_yaml(text: str, source: str = "YAML") -> Any:
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a configuration file: a mapping with text keys; missing, too large or wrong files are `UserError`s."""
     if not path.is_file():
-        raise UserError(f"expected a YAML file, {path} is not there; correct the path")
+        what = "is a folder" if path.is_dir() else "is not there"
+        raise UserError(f"expected a YAML file, {path} {what}; correct the path")
     if path.stat().st_size > MAX_BYTES:
         raise UserError(f"{path}: larger than {MAX_BYTES} bytes, which no configuration is")
     try:

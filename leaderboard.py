@@ -207,6 +207,7 @@ def plan(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str,
     task = "pansharpening" if dataset.guide_bands == 1 else "hmif"
     weights = given_weights(arguments.weights)
     names = chosen_methods(arguments.methods, task, dataset.ratio)
+    names += [name for name in weights if name not in names]  # whoever gives weights wants them compared
     runnable = [n for n in names if model_entry(n).classical or n in weights or trains(arguments)]
     for name in (n for n in names if n not in runnable):
         print(f"note: {name} is left out: no --weights {name}=PATH and no --train MINUTES")

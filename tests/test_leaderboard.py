@@ -59,6 +59,24 @@ def test_board_reports_scores_cost_pictures_and_failures(tmp_path, new_methods, 
         assert (out / picture).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
+def test_a_method_with_weights_is_compared_whatever_is_chosen(tmp_path):
+    data = str(write_test_set(tmp_path / "test.h5"))
+    arguments = [
+        "--data",
+        data,
+        "--dataset",
+        "ikonos",
+        "--methods",
+        "EXP,PNN",
+        "--weights",
+        "pannet=w",
+        "--weights",
+        "PNN=v",
+    ]
+    jobs, _ = leaderboard.plan(leaderboard.parse_arguments([*arguments, "--out", str(tmp_path / "board")]))
+    assert [(job["name"], job["weights"]) for job in jobs] == [("EXP", None), ("PNN", "v"), ("PanNet", "w")]
+
+
 @pytest.mark.parametrize(
     ("extra", "words"),
     [

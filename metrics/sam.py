@@ -31,7 +31,8 @@ def sam_map(sr: Tensor, gt: Tensor) -> tuple[Tensor, Tensor]:
     cosine = _dot(sr, gt) / torch.where(defined, norm, 1.0)
     # Rounding can carry the cosine past 1; there the angle is 0 (or 180) and its gradient is set to 0, not Inf.
     inside = cosine.abs() < 1
-    angle = torch.where(inside, torch.where(inside, cosine, 0.0).acos(), torch.where(cosine > 0, 0.0, math.pi))
+    beyond = torch.where(cosine > 0, torch.zeros_like(cosine), math.pi)  # two bare numbers would be float32
+    angle = torch.where(inside, torch.where(inside, cosine, 0.0).acos(), beyond)
     return torch.rad2deg(angle), defined
 
 

@@ -307,6 +307,17 @@ def test_a_window_with_gaps_is_cut_from_the_whole_scene(tmp_path):
         assert scene.read((100, 120, 80, 80)) is None  # nothing but gap
 
 
+def test_the_mark_of_pan_serves_where_ms_has_none(tmp_path):
+    """Gaps of PAN alone: the result takes PAN's mark, and no valid pixel has it."""
+    ms_path = tif(tmp_path / "ms.tif", np.full((4, 20, 20), 300, np.uint16), pixel=2.0)
+    pan = np.full((1, 80, 80), 300, np.uint16)
+    pan[:, :8] = 65535
+    sr = run((ms_path, tif(tmp_path / "pan.tif", pan, nodata=65535)), tmp_path / "out.tif", "--arch", "EXP")
+    assert (sr[:, :8] == 65535).all() and (sr[:, 8:] == 300).all()
+    with rasterio.open(tmp_path / "out.tif") as file:
+        assert file.nodata == 65535
+
+
 def test_masks_and_alpha_count_as_gaps(tmp_path):
     """A file without a nodata value may carry a mask: the result gets a mark for it."""
     ms, alpha = np.full((4, 20, 20), 300, np.uint16), np.full((20, 20), 65535, np.uint16)

@@ -1,5 +1,7 @@
 """The H5 reader: both families of keys, three orders of axes, workers, and everything a file can have wrong."""
 
+import multiprocessing
+import os
 import pickle
 
 import h5py
@@ -9,6 +11,7 @@ import torch
 from small_files import HMIF, SIZES, TO_FILE, values, write_h5
 from torch.utils.data import DataLoader
 
+from datasets import h5
 from datasets.build import build_dataset, find_file, open_h5
 from datasets.h5 import H5Dataset, describe
 from utils.errors import UserError
@@ -49,6 +52,29 @@ def test_pickled_and_read_by_workers(tmp_path, cache_limit):
         np.testing.assert_allclose(got.numpy(), data["gt"] / 2047, rtol=1e-6)
 
 
+def opener(dataset: H5Dataset, answers) -> None:
+    """Read a sample in a forked process; answer with the processes that opened the file for it, and the sample."""
+    opened, original = [], h5.open_file
+    h5.open_file = lambda path: opened.append(os.getpid()) or original(path)
+    sample = dataset[1]["gt"].numpy()
+    answers.put((os.getpid(), opened, sample))
+
+
+def test_a_forked_process_opens_a_large_file_for_itself(tmp_path):
+    """The parent's open file must not be read from two processes."""
+    data = values()
+    dataset = H5Dataset(write_h5(tmp_path / "a.h5", data), cache_limit=0)
+    dataset[0]
+    context = multiprocessing.get_context("fork")
+    answers = context.Queue()
+    child = context.Process(target=opener, args=(dataset, answers))
+    child.start()
+    pid, opened, sample = answers.get(timeout=60)
+    child.join()
+    assert opened == [pid] and pid != os.getpid()
+    np.testing.assert_allclose(sample, data["gt"][1], rtol=1e-6)
+
+
 def test_large_file_is_not_held_in_memory(tmp_path):
     dataset = H5Dataset(write_h5(tmp_path / "a.h5", values()), cache_limit=100)
     dataset[0]
@@ -64,6 +90,7 @@ def test_divisor_comes_from_argument_file_or_sensor(tmp_path):
     assert open_h5(own, divisor=10).divisor == 10
     bytes8 = {key: (value / 8).astype(np.uint8) for key, value in data.items()}
     assert open_h5(write_h5(tmp_path / "c.h5", bytes8), sensor="GeoEye1").divisor == 255
+    assert open_h5(tmp_path / "c.h5").divisor == 1  # of no sensor: the numbers as they are
 
 
 def test_found_by_name_in_both_places(tmp_path, monkeypatch):
@@ -74,6 +101,10 @@ def test_found_by_name_in_both_places(tmp_path, monkeypatch):
     monkeypatch.setenv("LEMAMBA_DATA", str(tmp_path))
     full = build_dataset("gf2", "test_full")
     assert (full.divisor, full.has_gt) == (1023, False) and "gt" not in full[0]
+    nested = write_h5(tmp_path / "qb" / "train_qb.h5", values())
+    assert find_file("qb", "train") == tmp_path / "train_qb.h5"  # the root comes first
+    (tmp_path / "train_qb.h5").unlink()
+    assert find_file("qb", "train") == nested
     write_h5(tmp_path / "train_mine.h5", values(), sensor="WV4")
     assert build_dataset("mine", "train").sensor == "WV4"
 

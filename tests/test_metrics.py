@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -149,6 +150,14 @@ def test_equal_images_get_the_ideal_values():
     assert all(values[k] == pytest.approx(1, abs=1e-12) for k in ("scc", "qn", "qave", "ssim"))
 
 
+def test_opposite_spectra_are_180_degrees_apart_and_rounding_makes_no_nan():
+    gt = torch.tensor([3.0, 4.0], dtype=torch.float64).view(1, 2, 1, 1).expand(1, 2, 40, 40)  # of length 5, exactly
+    assert float(metrics.sam(-gt, gt)) == 180
+    other = scene(8, 40, 40) + 1
+    for factor in (1 / 3, 7.7, -0.1):  # cosines that rounding carries past 1
+        assert float(metrics.sam(factor * other, other)) == pytest.approx(0 if factor > 0 else 180, abs=1e-5)
+
+
 def test_every_index_gets_worse_with_noise():
     gt = scene(4, 64, 64)
     good, bad = (reduced(fused(gt, noise=n), gt) for n in (0.01, 0.1))
@@ -173,6 +182,19 @@ def test_invariances(seed, factor, C):
     for name in ("sam", "ergas", "psnr", "ssim", "qave"):
         a, b = reduced(sr, gt)[name], reduced(sr[:, order], gt[:, order])[name]
         assert torch.allclose(a, b, rtol=1e-9, atol=1e-7), name
+
+
+def test_a_large_mean_costs_the_sliding_index_no_digits():
+    """Covariances do not feel a shift: numbers of a million with a texture of a few units, against centred moments."""
+    gt = scene(2, 40, 44, peak=8) + 1e6
+    sr = fused(gt - 1e6) + 1e6
+    x, y = (np.lib.stride_tricks.sliding_window_view(i[0].numpy(), (32, 32), (1, 2)) for i in (sr, gt))
+    mx, my = x.mean((-2, -1), keepdims=True), y.mean((-2, -1), keepdims=True)
+    vx, vy = ((x - mx) ** 2).mean((-2, -1)), ((y - my) ** 2).mean((-2, -1))
+    covariance = ((x - mx) * (y - my)).mean((-2, -1))
+    mx, my = mx[..., 0, 0], my[..., 0, 0]
+    expected = (4 * covariance * mx * my / ((vx + vy) * (mx**2 + my**2))).mean()
+    assert float(metrics.qave(sr, gt)) == pytest.approx(expected, rel=1e-9)
 
 
 @settings(max_examples=10, deadline=None)
@@ -246,6 +268,8 @@ def test_side_by_side_equals_one_after_the_other(threads):
             full = metrics.full_resolution(**images, ratio=4, sensor="QB")
             results.append(reduced(images["sr"], images["lms"]) | full)
         assert torch.get_num_threads() == n
+        with ThreadPoolExecutor(1) as pool:  # a thread that starts later must find the number that was set
+            assert pool.submit(torch.get_num_threads).result() == n
     assert all(torch.allclose(results[0][k], results[1][k], rtol=1e-13) for k in results[0])
 
 

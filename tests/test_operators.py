@@ -134,6 +134,12 @@ def test_imresize_equals_its_definition(scale, method, kernel, width):
     close(imresize(x, scale, method)[0, 0], expected)
 
 
+def test_the_size_is_not_led_astray_by_the_rounding_of_the_scale():
+    """In floating point 50 times 1.1 is above 55; still the image has 55 rows."""
+    assert 50 * 1.1 > 55
+    assert imresize(rand(1, 1, 50, 20), 1.1).shape == (1, 1, 55, 22)
+
+
 @pytest.mark.parametrize("ratio", [2, 4, 8])
 def test_nearest_shrinking_is_decimation(ratio):
     x = rand(1, 2, 32, 48)

@@ -47,6 +47,15 @@ def test_starting_in_mid_epoch_gives_the_rest_of_it(start, length, batch, world,
         assert batches(length, batch, 0, world, epoch, start=start) == whole[start:]
 
 
+def test_an_epoch_once_begun_keeps_its_number_and_order():
+    """A loader that fetches ahead may still iterate when the next epoch is set."""
+    sampler = TrainSampler(6, 2, seed=3)
+    begun = iter(sampler)
+    first = next(begun)
+    sampler.epoch = 7
+    assert [first, *begun] == batches(6, 2)
+
+
 def test_epochs_and_seeds_give_other_orders_of_all_samples():
     orders = [epoch_order(50, seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
     assert all(sorted(o) == list(range(50)) for o in orders)
@@ -61,6 +70,8 @@ def test_epochs_and_seeds_give_other_orders_of_all_samples():
 def test_validation_measures_every_sample_exactly_once(length, batch, world):
     seen = [k for rank in range(world) for b in valid_batches(length, batch, rank, world) for k in b]
     assert sorted(i for _, i in seen) == list(range(length))
+    alone = [key for b in valid_batches(length, batch) for key in b]
+    assert alone == [(0, i) for i in range(length)], "the validation set is never shuffled"
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -66,6 +66,20 @@ def test_plateau_waits_for_its_patience_and_survives_json():
     assert again.state["best"] == 1.0
 
 
+@pytest.mark.parametrize("first", [math.nan, -math.inf, math.inf])
+def test_a_first_validation_that_is_not_finite_is_not_the_best_for_ever(first):
+    s = make("plateau", patience=5)
+    for value in (first, 3.0):
+        s.observe(value, minimise=True)
+    assert s.state["best"] == 3.0 and s.state["bad"] == 0
+
+
+def test_an_epoch_reached_by_adding_fractions_has_begun():
+    s = make("cos_anneal")
+    assert s.rate(sum([0.1] * 30)) == s.rate(3)  # 2.9999999999999996
+    assert s.rate(2.99) == s.rate(2)
+
+
 def test_plateau_knows_metrics_that_grow():
     s = make("plateau", patience=0, gamma=0.5)
     for value in (30.0, 31.0, 32.0):

@@ -41,6 +41,13 @@ def test_all_arrays_move_together_and_every_turn_occurs(sample, crop):
     assert len(seen) == 8  # the whole group of the square
 
 
+def test_a_crop_falls_on_every_place_and_on_no_other(sample):
+    """On ms's grid of 8 x 8 a square of 4 has 5 x 5 places, the last row and column among them."""
+    augment = Augment(0.0, 16, seed=5)
+    corners = {int(augment(sample, RATIO, 0, index)["gt"][0, 0, 0]) for index in range(400)}
+    assert corners == {32 * y + x for y in range(0, 17, RATIO) for x in range(0, 17, RATIO)}
+
+
 def test_stateless_and_seeded(sample):
     augment = Augment(0.5, 16, seed=1)
     wanted = augment(sample, RATIO, 2, 7)["gt"]

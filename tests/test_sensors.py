@@ -1,0 +1,74 @@
+"""THE table of sensors and data sets, row by row: bands, divisor, gains, RGB bands, file names.
+
+The numbers are those of the field (Vivone et al., GRSM 2015 and 2021; PanCollection); a wrong one would go unnoticed in
+every other test that takes them from the same table.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from utils.errors import UserError
+from utils.sensors import DATASETS, SENSORS, get_dataset, get_sensor
+
+# name: bands, divisor, RGB (1-based, as written in the field), MS gains, PAN gain
+ROWS = {
+    "WV3": (8, 2047, (5, 3, 2), (0.325, 0.355, 0.360, 0.350, 0.365, 0.360, 0.335, 0.315), 0.14),
+    "WV2": (8, 2047, (5, 3, 2), (*[0.35] * 7, 0.27), 0.11),
+    "QB": (4, 2047, (3, 2, 1), (0.34, 0.32, 0.30, 0.22), 0.15),
+    "IKONOS": (4, 2047, (3, 2, 1), (0.26, 0.28, 0.29, 0.28), 0.17),
+    "WV4": (4, 2047, (3, 2, 1), (0.23,) * 4, 0.16),
+    "GeoEye1": (4, 2047, (3, 2, 1), (0.23,) * 4, 0.16),
+    "GF2": (4, 1023, (3, 2, 1), (0.3,) * 4, 0.15),
+    "CAVE": (31, 1, (30, 20, 10), (0.3,) * 31, 0.15),
+    "Harvard": (31, 1, (30, 20, 10), (0.3,) * 31, 0.15),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_row_says_what_the_field_says(name):
+    bands, divisor, rgb, gains, pan_gain = ROWS[name]
+    sensor = get_sensor(name.swapcase())
+    assert (sensor.name, sensor.bands, sensor.divisor) == (name, bands, divisor)
+    assert tuple(band + 1 for band in sensor.rgb) == rgb
+    assert sensor.gains(bands) == gains
+    assert sensor.pan_gain == pan_gain
+    assert ("no published gains" in sensor.note) == (name in ("GF2", "CAVE", "Harvard"))
+
+
+def test_there_are_no_other_rows_but_the_nameless_one():
+    assert {s.name for s in SENSORS.values()} == {*ROWS, "none"}
+    nameless = get_sensor("other")
+    assert (nameless.name, nameless.bands, nameless.divisor) == ("none", None, 1)
+    assert nameless.gains(3) == (0.3,) * 3
+
+
+@pytest.mark.parametrize("name", [n for n in ROWS if len(set(ROWS[n][3])) > 1])
+def test_gains_are_never_cut_to_another_number_of_bands(name):
+    for bands in (ROWS[name][0] - 1, ROWS[name][0] + 1):
+        with pytest.raises(UserError, match="name another sensor"):
+            get_sensor(name).gains(bands)
+
+
+@pytest.mark.parametrize(("bands", "expected"), [(8, (4, 2, 1)), (4, (2, 1, 0)), (3, (2, 1, 0)), (1, (0, 0, 0))])
+def test_images_of_fewer_bands_still_have_three_to_show(bands, expected):
+    assert get_sensor("WV3").rgb_for(bands) == expected
+
+
+def test_data_sets_have_the_published_file_names():
+    assert set(DATASETS) == {
+        *("wv3", "wv2", "qb", "gf2", "ikonos", "geoeye1", "wv4", "demo"),
+        *("cave_x4", "cave_x8", "harvard_x4", "harvard_x8"),
+    }
+    assert get_dataset("GF2").files == {
+        "train": "train_gf2.h5",
+        "valid": "valid_gf2.h5",
+        "test": "test_gf2_multiExm1.h5",
+        "test_full": "test_gf2_OrigScale_multiExm1.h5",
+    }
+    assert get_dataset("cave-x8").files == {s: f"{s}_cave_x8.h5" for s in ("train", "valid", "test")}
+    for name, entry in DATASETS.items():
+        hmif = name.startswith(("cave", "harvard"))
+        assert entry.task == ("hmif" if hmif else "pansharpening")
+        assert entry.ratio == (8 if name.endswith("x8") else 4)
+        assert entry.sensor.lower() == ("wv3" if name == "demo" else name.partition("_")[0])

@@ -319,7 +319,7 @@ class Trainer:
 
     def meta(self) -> dict[str, Any]:
         """Return what stands in a weight file beside the tensors."""
-        return self.session.meta(self.results)
+        return self.session.meta(self.results, math.floor(self.trained()))
 
     def write_weights(self, name: str) -> None:
         """Write weights/<name>.safetensors; a full disk is told, not fatal."""

@@ -164,8 +164,8 @@ class Session:
         """Return the weights handed to users: averaged where there is an EMA. All ranks call it together."""
         return gather_all(self.ema.state_dict(self.core) if self.ema is not None else self.core.state_dict())
 
-    def meta(self, metrics: dict[str, float]) -> dict[str, Any]:
-        """Return what stands in a weight file beside the tensors."""
+    def meta(self, metrics: dict[str, float], epoch: int) -> dict[str, Any]:
+        """Return what stands in a weight file beside the tensors; `epoch` counts the whole ones trained."""
         c = self.counters
-        progress = {"epoch": c.epoch, "step": c.step, "minutes": round(c.seconds / 60, 3)}
+        progress = {"epoch": epoch, "step": c.step, "minutes": round(c.seconds / 60, 3)}
         return {**self.job.meta, "metrics": metrics, "training": progress, "config": to_dict(self.job.config)}

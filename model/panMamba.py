@@ -261,7 +261,8 @@ class LEMamba(nn.Module):
         self.img_channel, self.condition_channel = img_channel, condition_channel
         self.chain_decoder_states, self.share_across_stages = chain_decoder_states, share_across_stages
         self.grad_checkpointing = False
-        self.multiple = math.lcm(2**stages, *(w * 2**i for i, w in enumerate(window_sizes) if w))
+        windows = (*window_sizes, window_sizes[-1])  # the middle has the windows of the last encoder stage
+        self.multiple = math.lcm(2**stages, *(w * 2**i for i, w in enumerate(windows) if w))
 
         count = sum(ssm_enc_blk_nums) + middle_blk_nums + sum(ssm_dec_blk_nums)
         common = {"condition_channel": condition_channel, "share_local": share_local_state, "state_grad": state_grad}

@@ -114,6 +114,7 @@ def test_variants_give_constructor_arguments(tmp_path):
         ("--set train.epochs=true", "whole number"),
         ("--set train.compile=1", "true or false"),
         ("--lr nan", "expected a number"),
+        ("--set train.ema_decay=1", "less than 1"),
         ("--mixed_precision fp8", "fp16"),
         ("--aug_probs 0.5", "expected 2 arguments"),
         ("--aug_probs 0.5 1.5", "from 0 to 1"),

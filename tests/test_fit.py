@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import signal
@@ -195,6 +196,44 @@ def test_core_clock_counts_the_loop_s_own_time(tmp_path, monkeypatch):
     line = ("-e", "100", "--max_minutes", str(3.5 / 60), "--set", "train.clock=core")
     outcome = train(tmp_path, *line)
     assert (outcome.counters.step, outcome.counters.seconds) == (4, 4.0)
+
+
+def test_a_time_budget_squeezes_the_schedule_into_itself(tmp_path, monkeypatch):
+    """Four of 3.5 seconds, one a step: the rate runs through the cosine of all 100 epochs."""
+    ticks = iter(range(10_000))
+    monkeypatch.setattr("engine.fit.time.thread_time", lambda: float(next(ticks)))
+    line = ("-e", "100", "--max_minutes", str(3.5 / 60), "--set", "train.clock=core")
+    job = make_job(tmp_path, *line, "--set", "schedule.per_epoch=false")
+    positions, original = [], job.schedule.apply
+    job.schedule.apply = lambda optimizer, at, trained: positions.append(at) or original(optimizer, at, trained)
+    fit(job, Accelerator(cpu=True))
+    assert positions == pytest.approx([0, 100 / 3.5, 200 / 3.5, 300 / 3.5])
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "best", "epoch"),
+    [
+        ("psnr", (30.0, 32.0, 31.0), 32.0, 2),
+        ("ergas", (3.0, 2.0, 2.5), 2.0, 2),
+        ("psnr", (math.nan, 29.0, math.inf), 29.0, 2),
+        ("loss", (0.1, 0.2, 0.3), None, None),  # measured by the loop itself, whatever the metric function says
+    ],
+)
+def test_the_best_weights_are_those_of_the_best_validation(tmp_path, metric, values, best, epoch):
+    """Larger is better for PSNR, smaller for ERGAS and the loss, and what is not finite is never the best."""
+    job = make_job(tmp_path, "--best_metric", metric)
+    measured = iter(v for v in values for _ in range(2))  # three validation samples are two batches
+    job.metric_names = ("psnr", "ergas")
+    job.metrics = lambda sr, gt: dict.fromkeys(("psnr", "ergas"), torch.full((len(sr),), next(measured)))
+    outcome = fit(job, Accelerator(cpu=True))
+    _, meta = read_weights(job.folder / "weights/best.safetensors")
+    assert meta["training"]["epoch"] == outcome.counters.best_epoch
+    assert meta["metrics"][metric] == outcome.counters.best
+    if best is None:
+        losses = re.findall(r"validation after .*? loss ([\d.]+)", (job.folder / "train.log").read_text())
+        assert outcome.counters.best == pytest.approx(min(map(float, losses)), abs=1e-5)
+    else:
+        assert (outcome.counters.best, outcome.counters.best_epoch) == (best, epoch)
 
 
 @pytest.mark.parametrize("where", ["data", "module"])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.io import loadmat
-from small_files import write_test_set
+from small_files import HMIF, write_h5, write_test_set
 
 import inference
 from engine.weights import save_weights
@@ -81,6 +81,22 @@ def test_per_image_and_tiles(tmp_path, run):
     np.testing.assert_array_equal(one["sr"], whole[1].transpose(1, 2, 0))
     assert one["pan"].shape[:2] == (64, 64)
     assert np.isfinite(tiled).all() and not np.array_equal(tiled, whole)
+
+
+def test_every_sample_of_a_hyperspectral_file_is_fused(tmp_path):
+    """Files of the HMIF family under their own keys: all samples, not one of them, and lms as the file has it."""
+    cube = np.random.default_rng(0).random((3, 31, 32, 32))
+    ms = cube[..., 2::4, 2::4]
+    data = {"gt": cube, "ms": ms, "lms": ms.repeat(4, -1).repeat(4, -2), "pan": cube[:, [25, 15, 5]]}
+    write_h5(tmp_path / "test_cave_x4.h5", data, rename=HMIF)
+    arguments = ["--arch", "EXP", "--dataset", "cave_x4", "--data_root", str(tmp_path), "--pictures", "0"]
+    inference.main([*arguments, "--out", str(tmp_path / "x.mat"), "--json", str(tmp_path / "x.json")])
+    mat = loadmat(tmp_path / "x.mat")
+    np.testing.assert_allclose(mat["sr"], data["lms"], rtol=1e-6)
+    np.testing.assert_allclose(mat["pan"], data["pan"], rtol=1e-6)
+    error = ((data["lms"] - cube) ** 2).mean((2, 3))
+    psnr = json.loads((tmp_path / "x.json").read_text())["scores"]["EXP"]["psnr"]
+    assert psnr[0] == pytest.approx((-10 * np.log10(error)).mean(), rel=1e-5)
 
 
 def test_full_resolution_is_measured_without_gt(tmp_path):

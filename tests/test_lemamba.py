@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import lemamba_reference as reference
@@ -11,7 +12,9 @@ import pytest
 import torch
 import yaml
 
+from engine.optim import is_spared
 from model import build_model
+from model.layers.drop_path import DropPath
 from utils.errors import UserError
 
 CONFIG = Path(__file__).parent.parent / "configs" / "LEMamba_config.yaml"
@@ -140,11 +143,21 @@ def test_local_states_follow_their_window():
     assert torch.equal(resize_window_states(doubled.reshape(16, 1, 1), (4, 4), (2, 2)).flatten(), torch.arange(4.0))
 
 
+@pytest.mark.parametrize("windows", [(4, None), (4, 4)])
 @pytest.mark.parametrize("size", [(1, 1), (5, 7), (12, 20), (16, 16)])
-def test_any_size(size):
-    """Sizes that are no multiple of anything are padded by reflection and cut back."""
+def test_any_size(size, windows):
+    """Sizes that are no multiple of anything are padded by reflection and cut back, at every level with windows."""
+    sizes = {"ssm_enc_d_states": [[2, 3], [2, 3]], "ssm_dec_d_states": [[2, 3], [2, 3]]}
+    sizes |= {"ssm_enc_convs": [[3, 5], [3, 5]], "ssm_dec_convs": [[3, 5], [3, 5]]}
     lms, pan = torch.rand(1, 2, *size), torch.rand(1, 1, *size)
-    assert small().eval()(None, lms, pan).shape == lms.shape
+    assert small(window_sizes=list(windows), **sizes).eval()(None, lms, pan).shape == lms.shape
+
+
+def test_sizes_need_the_published_multiples():
+    """16 for windows of 8 on two levels of three, 8 for three halvings alone."""
+    sizes = {"img_channel": 4, "condition_channel": 1, "out_channel": 4, "width": 8}
+    assert build_model("LEMamba", **sizes).multiple == 16
+    assert build_model("LEMamba", **sizes, window_sizes=(None, None, None)).multiple == 8
 
 
 def test_padding_is_reflection():
@@ -168,6 +181,67 @@ def test_checkpointing_keeps_values_and_gradients():
         results.append((sr.detach(), gradient_norms(net)))
     torch.testing.assert_close(results[0][0], results[1][0])
     assert results[0][1] == pytest.approx(results[1][1], rel=1e-4, abs=1e-7)
+
+
+def test_drop_rates_grow_linearly_from_encoder_to_decoder():
+    """Over all blocks in order encoder, middle, decoder; a block's local and global part share its rate."""
+    net = small(drop_path_rate=0.3)
+    blocks = [block for stage in (*net.encoders, net.middle, *net.decoders) for block in stage]
+    assert len(blocks) == 7
+    for block, rate in zip(blocks, torch.linspace(0, 0.3, 7).tolist(), strict=True):
+        assert block.whole.drop_path.rate == rate
+        assert block.local is None or block.local.drop_path.rate == rate
+
+
+def test_a_dropped_branch_is_missing_and_the_others_are_scaled_to_the_same_mean():
+    x = torch.ones(4000, 2, 3)
+    drop = DropPath(0.25)
+    y = drop(x)
+    kept = y.flatten(1).any(1)
+    assert torch.equal(y[~kept], torch.zeros_like(y[~kept]))
+    torch.testing.assert_close(y[kept], x[kept] / 0.75)
+    assert float(kept.double().mean()) == pytest.approx(0.75, abs=0.03)
+    assert drop.eval()(x) is x
+
+
+def published_start(name: str, p: torch.Tensor) -> tuple[float, float]:
+    """Mean and standard deviation of a new parameter, from the description of the network."""
+    last, width = name.rpartition(".")[2], p.shape[-1]
+    if last == "A_log":
+        logs = torch.arange(1.0, width + 1).log()
+        return float(logs.mean()), float(logs.std(correction=0))
+    if last == "dt_bias":  # held against its own bounds in the test
+        return float(p.mean()), float(p.std(correction=0))
+    if last in ("dt_weight", "x_proj"):  # uniform in +- (inputs)^-1/2
+        return 0, (3 * width) ** -0.5
+    if last in ("W1", "W2", "G", "rho"):
+        return 0, 1
+    if last == "enhanced_factor" or (last == "weight" and p.dim() == 2):
+        return 0, 0.02
+    if last == "weight" and p.dim() == 4:  # Kaiming over the fan-out, groups ignored
+        return 0, (2 / (p.shape[0] * p.shape[2] * p.shape[3])) ** 0.5
+    return (1 if last in ("D", "weight") else 0), 0  # skips and gains of norms; biases and scales of skips
+
+
+def test_a_new_network_starts_as_published():
+    net = build_model("LEMamba", img_channel=8, condition_channel=1, out_channel=8)
+    for name, p in net.named_parameters():
+        p, (mean, deviation) = p.detach().double(), published_start(name, p.detach().double())
+        few = 5 / p.numel() ** 0.5  # five standard errors
+        assert float(p.mean()) == pytest.approx(mean, abs=few * deviation + 1e-6), name
+        assert float(p.std(correction=0)) == pytest.approx(deviation, rel=few, abs=1e-6), name
+    bias = torch.cat([p.detach().flatten() for n, p in net.named_parameters() if n.endswith("dt_bias")])
+    dt = torch.nn.functional.softplus(bias)
+    assert 1e-3 * 0.999 <= dt.min() < 1.1e-3 and 0.09 < dt.max() <= 0.1 * 1.001
+    assert float(dt.log().mean()) == pytest.approx((math.log(1e-3) + math.log(0.1)) / 2, abs=0.05)
+
+
+def test_no_weight_decay_on_what_is_no_weight():
+    """A_log, D and dt bias, norms, biases, and scales of skips and windows are spared; state weights are not."""
+    for name, p in small(condition_channel=3).named_parameters():
+        last = name.rpartition(".")[2]
+        scale = last in ("A_log", "D", "dt_bias", "bias", "enhanced_factor") or name.startswith("skip_scales")
+        assert is_spared(name, p) == (scale or p.dim() == 1), name
 
 
 def test_scan_parameters_stay_float32():

@@ -79,6 +79,18 @@ def test_scene_files_and_provenance(call, tmp_path):
     np.testing.assert_allclose(full[0]["ms"][0, 0, 0].item() * 1023, ms[0, boxes["test"][0], 0], rtol=1e-6)
 
 
+def test_training_patches_overlap_unless_told_otherwise(call, tmp_path):
+    """64 x 64 every 16 pixels, of all the training ground; test images lie side by side and are multiples of 32."""
+    call("simulate", scene(tmp_path / "s.mat", rows=352, columns=96), "--sensor", "QB", "--out", tmp_path)
+    with h5py.File(tmp_path / "train_qb.h5") as file:
+        top, bottom, left, right = json.loads(file.attrs["boxes"])[0]["train"]
+        assert (file.attrs["stride"] == 16).all() and file["gt"].shape[2:] == (64, 64)
+        assert len(file["gt"]) == ((bottom - top - 64) // 16 + 1) * ((right - left - 64) // 16 + 1)
+        np.testing.assert_array_equal(file["gt"][0][:, 16:], file["gt"][3][:, :48])  # 3 patches to a row
+    with h5py.File(tmp_path / "test_qb_multiExm1.h5") as file:
+        assert all(side % 32 == 0 for side in file["gt"].shape[2:])
+
+
 def test_test_ground_does_not_touch_training_ground(call, tmp_path):
     """Whatever stands in the training rows, the test and validation files stay as they are."""
     source = scene(tmp_path / "a.mat")

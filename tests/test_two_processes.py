@@ -16,6 +16,7 @@ from two_processes import PLAIN, plain_net
 
 from engine.checkpoint import Checkpoints, read_checkpoint
 from engine.fit import fit
+from engine.weights import read_weights
 from metrics import Meter
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,14 +55,16 @@ def test_a_run_stopped_on_one_rank_and_resumed_equals_the_whole_one(trained):
     assert len(generators) == 2 and generators[0]["torch"] != generators[1]["torch"], "ranks draw different numbers"
 
 
-def test_gradients_and_metrics_are_those_of_one_process_with_the_doubled_batch(trained, tmp_path):
+def test_weights_rates_and_metrics_are_those_of_one_process_with_the_doubled_batch(trained, tmp_path):
+    """Three steps at three rates: gradients are means over the processes, and the schedule does not count these."""
     model = plain_net()
     outcome = fit(make_job(tmp_path, *PLAIN, "-b", "4", model=model, meter=Meter), Accelerator(cpu=True))
     theirs = load_file(trained / "ddp/log/p/run/weights/last.safetensors")
     for name, value in model.state_dict().items():
         torch.testing.assert_close(theirs[name], value, rtol=1e-6, atol=1e-7)
-    _, meta_state = last(trained / "ddp")
-    assert meta_state["counters"]["best"] == pytest.approx(outcome.metrics["error"], rel=1e-6)
+    _, meta = read_weights(trained / "ddp/log/p/run/weights/last.safetensors")
+    assert meta["metrics"]["error"] == pytest.approx(outcome.metrics["error"], rel=1e-6)
+    assert last(trained / "ddp")[1]["counters"]["best"] == pytest.approx(outcome.counters.best, rel=1e-6)
 
 
 def test_resuming_with_another_number_of_processes_continues_the_schedule_and_says_what_is_not_exact(trained):

@@ -19,8 +19,9 @@ from engine.fit import Trainer, fit
 from engine.signals import StopRequest
 from metrics import Meter
 
-PLAIN = ["--optimizer", "sgd", "--schedule", "constant", "-e", "1", "--clip_norm", "none"]
-PLAIN += ["--set", "train.ema_decay=null"]
+# a rate that changes at every step, so that a schedule which counted processes would show
+PLAIN = ["--optimizer", "sgd", "--schedule", "cos_anneal", "-e", "3", "--clip_norm", "none"]
+PLAIN += ["--set", "train.ema_decay=null", "--set", "schedule.per_epoch=false"]
 
 
 def plain_net() -> TinyNet:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
+import random
 import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -19,6 +22,7 @@ from tiny_training import BANDS, L1, KeyedData, TinyNet, make_job
 
 from engine.checkpoint import Checkpoints, read_checkpoint
 from engine.fit import Trainer, fit
+from engine.generators import generator_states, restore_generators, seed_all
 from engine.nan_guard import load_batch
 from engine.sampler import epoch_order
 from engine.signals import StopRequest
@@ -99,6 +103,23 @@ def test_resume_is_exact_for_other_optimizers_and_schedules(tmp_path, flags):
     train(tmp_path / "b", *flags, stop_after=5)
     train(tmp_path / "b", *flags, resume=True)
     assert_same(final_state(tmp_path / "b"), final_state(tmp_path / "a"))
+
+
+def test_every_generator_goes_on_where_it_was():
+    """Python's, NumPy's and torch's, with the second normal number that the first two keep in store."""
+
+    def draw():
+        return [
+            f() for f in (random.random, lambda: random.gauss(0, 1), np.random.normal, lambda: torch.rand(1).item())
+        ]
+
+    seed_all(3)
+    draw()
+    states = json.loads(json.dumps(generator_states(torch.device("cpu"))))
+    expected = [draw() for _ in range(2)]
+    seed_all(4)
+    restore_generators(states, torch.device("cpu"))
+    assert [draw() for _ in range(2)] == expected
 
 
 def test_resume_goes_on_at_the_epoch_where_it_was_not_at_the_first(tmp_path, undisturbed):
@@ -266,6 +287,8 @@ def test_skip_policy_leaves_the_step_out_and_counts_it(tmp_path):
     assert outcome.counters.skipped == appearances > 0
     assert all(p.isfinite().all() for p in model.parameters())
     assert "step left out" in (tmp_path / "log/p/run/train.log").read_text()
+    _, state = final_state(tmp_path)
+    assert state["ema_updates"] == outcome.counters.step - appearances, "nor does the average take such a step"
 
 
 @pytest.mark.parametrize("name", ["adamw", "adam"])

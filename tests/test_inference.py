@@ -67,6 +67,17 @@ def test_exp_scores_itself_the_same(tmp_path):
     assert not list(tmp_path.glob("*.png"))
 
 
+@pytest.mark.parametrize(("words", "sensor"), [((), "IKONOS"), (("--sensor", "QB"), "QB")])
+def test_a_classical_method_gets_the_sensors_gains(tmp_path, words, sensor):
+    """The filter of MTF-GLP is matched to the data set's sensor, or to the one that is named."""
+    data, out = write_test_set(tmp_path / "test.h5", count=1), tmp_path / "x.mat"
+    inference.main(["--arch", "MTF-GLP", "--data", str(data), "--dataset", "ikonos", *words, "--out", str(out)])
+    mat = {k: torch.from_numpy(v) for k, v in loadmat(out).items() if not k.startswith("__")}
+    for name in ("IKONOS", "QB"):
+        expected = build_model("MTF-GLP", **SIZES, sensor=name)(mat["ms"], mat["lms"], mat["pan"])
+        assert torch.allclose(mat["sr"], expected, rtol=1e-4, atol=0.05) == (name == sensor)
+
+
 def test_per_image_and_tiles(tmp_path, run):
     """One file per image in H x W x C; tiles of the whole image's size change nothing."""
     weights, _ = run

@@ -15,6 +15,7 @@ import yaml
 from engine.optim import is_spared
 from model import build_model
 from model.layers.drop_path import DropPath
+from model.layers.window import resize_window_states
 from utils.errors import UserError
 
 CONFIG = Path(__file__).parent.parent / "configs" / "LEMamba_config.yaml"
@@ -134,13 +135,15 @@ def test_extensions_reach_what_they_promise(switch):
 
 
 def test_local_states_follow_their_window():
-    """With local sharing, a change inside one window moves the next block's result there through the window's state."""
-    from model.layers.window import resize_window_states
-
+    """Each window's state goes to the windows on its ground: children copy their parent, parents average children."""
     grid = torch.arange(4.0).reshape(4, 1, 1)  # one image, 2 x 2 windows, states 0..3
     doubled = resize_window_states(grid, (2, 2), (4, 4)).reshape(4, 4)
     assert torch.equal(doubled, torch.arange(4.0).reshape(2, 2).repeat_interleave(2, 0).repeat_interleave(2, 1))
     assert torch.equal(resize_window_states(doubled.reshape(16, 1, 1), (4, 4), (2, 2)).flatten(), torch.arange(4.0))
+    fine = torch.rand(2, 4, 6, 5, 3)  # two images of 4 x 6 windows
+    coarse = resize_window_states(fine.reshape(-1, 5, 3), (4, 6), (2, 3))
+    torch.testing.assert_close(coarse, fine.reshape(2, 2, 2, 3, 2, 5, 3).mean((2, 4)).reshape(-1, 5, 3))
+    assert resize_window_states(coarse, (2, 3), (2, 3)) is coarse
 
 
 @pytest.mark.parametrize("windows", [(4, None), (4, 4)])

@@ -67,6 +67,12 @@ def test_a_new_file_is_picked_up_by_the_parametrised_test(tmp_path):
     assert run_python(code, LEMAMBA_MODEL_PATH=str(tmp_path)).split() == ["True", "True"]
 
 
+def test_names_come_from_the_sources_not_from_file_names():
+    """The published file name of LE-Mamba is that of another network."""
+    assert (model_entry("LEMamba").path.name, model_entry("LEMamba").class_name) == ("panMamba.py", "LEMamba")
+    assert (model_entry("PanMamba").path.name, model_entry("PanMamba").class_name) == ("pan_mamba_net.py", "PanMamba")
+
+
 def test_names_ignore_case_dash_and_underscore():
     assert {normalise(n) for n in ("LEMamba", "le_mamba", "LE-Mamba")} == {"lemamba"}
     assert model_entry("MTF_GLP_fs").name == "MTF-GLP-FS"

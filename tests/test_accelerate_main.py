@@ -17,8 +17,10 @@ from accelerate.state import AcceleratorState
 from small_files import write_training_set
 
 import accelerate_main
+import metrics
 from engine.weights import load_strict, read_weights, resolve_weights
 from model import build_model
+from model.ops import available_backends
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -125,6 +127,34 @@ def test_bf16_crops_and_augmentation_run(tmp_path, data, monkeypatch):
     main(monkeypatch, tmp_path, data, SMALL + " --mixed_precision bf16 --aug_probs 0.5 0 --crop 16 --channels_last")
     log = (tmp_path / "log_file/LE-Mamba/r/train.log").read_text()
     assert "mixed precision bf16" in log and "16 x 16" in log
+
+
+def test_the_log_says_once_which_scan_runs_and_why(tmp_path, data, monkeypatch):
+    blocks = "width: 4, ssm_enc_blk_nums: [1, 1, 1], ssm_dec_blk_nums: [1, 1, 1], state_grad: full"
+    line = f'--arch LEMamba --set "model.args={{{blocks}}}" --dataset ikonos -e 1 -b 18 --run_name r'
+    main(monkeypatch, tmp_path, data, line)
+    run = tmp_path / "log_file/LE-Mamba/r"
+    told = [text for text in (run / "train.log").read_text().splitlines() if "scan backend" in text]
+    assert len(told) == 1 and told[0].endswith(accelerate_main.describe_scan(torch.device("cpu")))
+    name, _, reason = told[0].rpartition("scan backend")[2].strip().partition(": ")
+    assert available_backends()[name].reason == reason and len(reason) > 10
+    state = json.loads(next((run / "checkpoints").glob("*/state.json")).read_text())
+    _, meta = read_weights(run / "weights/last.safetensors")
+    assert state["config"]["model"]["args"]["state_grad"] == meta["model"]["args"]["state_grad"] == "full"
+
+
+@pytest.mark.parametrize("every", [False, True])
+def test_validation_measures_what_would_be_delivered(every):
+    """In digital numbers, clipped to the sensor's range as inference clips: a bright overshoot costs nothing."""
+    gt = torch.rand(2, 4, 64, 64, generator=torch.Generator().manual_seed(0))
+    gt[:, :, :8, :8] = 1
+    sr = (gt + 0.01 * torch.randn(gt.shape, generator=torch.Generator().manual_seed(1))).clamp(0, 1)
+    over = torch.where(sr == 1, 1.7, torch.where(sr == 0, -0.3, sr))
+    values = accelerate_main.measure(over, gt, ratio=4, divisor=2047, every=every)
+    delivered = metrics.reduced_resolution(sr.double() * 2047, gt.double() * 2047, ratio=4, const=2047)
+    assert set(values) == set(delivered if every else accelerate_main.QUICK_METRICS)
+    for name, value in values.items():
+        torch.testing.assert_close(value, delivered[name], rtol=1e-12, atol=0)
 
 
 def test_a_bad_batch_is_saved_and_replayed(tmp_path, data, monkeypatch, capsys):

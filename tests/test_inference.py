@@ -78,6 +78,19 @@ def test_a_classical_method_gets_the_sensors_gains(tmp_path, words, sensor):
         assert torch.allclose(mat["sr"], expected, rtol=1e-4, atol=0.05) == (name == sensor)
 
 
+def test_results_go_where_the_matlab_package_looks_for_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for with_gt in (True, False):
+        data = write_test_set(tmp_path / "test.h5", count=1, with_gt=with_gt)
+        inference.main(["--arch", "exp", "--data", str(data), "--dataset", "ikonos", "--pictures", "1"])
+    folder = tmp_path / "visualized_img" / "EXP_ikonos"
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "data_EXP_ikonos_ref.mat",
+        "data_EXP_ikonos_unref.mat",
+        "sample_0.png",
+    ]
+
+
 def test_per_image_and_tiles(tmp_path, run):
     """One file per image in H x W x C; tiles of the whole image's size change nothing."""
     weights, _ = run

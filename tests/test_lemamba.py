@@ -45,6 +45,14 @@ def test_published_parameter_counts(variant, bands, guide, count):
     assert sum(p.numel() for p in net.parameters()) == count
 
 
+def test_variants_drop_paths_as_published():
+    assert {name: variant["drop_path_rate"] for name, variant in VARIANTS.items()} == {
+        "tiny": 0.1,
+        "base": 0.2,
+        "small": 0.2,
+    }
+
+
 @pytest.mark.parametrize(
     ("case", "state_grad"),
     [("gf2", "full"), ("cave", "full"), ("gf2_rect", "full"), ("gf2_rect", "detached")],

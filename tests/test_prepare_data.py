@@ -285,13 +285,18 @@ def test_inspect_tells_what_is_there_and_what_is_wrong(call, tmp_path):
         for key in ("gt", "ms", "lms", "pan"):
             file[key][...] = file[key][...] / 2047
 
+    def too_large(file):
+        for key in ("gt", "ms", "lms", "pan"):
+            file[key][...] = file[key][...] * 3
+
     def swapped(file):
         file["lms"][...] = file["lms"][()][:, ::-1, ::-1]
 
     def keyless(file):
         del file["lms"]
 
-    for edit, message in ((nan, "NaN"), (divided, "already divided"), (swapped, "enlarged"), (keyless, "no key")):
+    wrong = ((nan, "NaN"), (divided, "already divided"), (too_large, "beyond the divisor 2047"), (swapped, "enlarged"))
+    for edit, message in (*wrong, (keyless, "no key")):
         status, out, _ = change(edit)
         assert status == 1 and "WRONG" in out and message in out
     (tmp_path / "cut.h5").write_bytes(good.read_bytes()[:3000])
@@ -308,6 +313,19 @@ def test_inspect_shows_an_attribute_on_one_line(call, tmp_path):
     _, out, _ = call("inspect", tmp_path / "test_lab.h5")
     assert "@response = (3, 40) float64, " in out
     assert all(line.startswith("  ") for line in out.splitlines()[1:])
+
+
+def test_inspect_tells_the_share_of_a_scene_without_data(call, tmp_path):
+    image = np.full((4, 40, 50), 700, np.uint16)
+    image[1, :10] = 0  # one band without data is enough
+    status, out, _ = call("inspect", geotiff(tmp_path / "m.tif", image, 1000, 5000, 2.0, nodata=0))
+    assert status == 0
+    for part in (
+        "4 bands, 40x50, uint16, 0 .. 700",
+        "CRS EPSG:32633, pixel 2 x 2",
+        "nodata 0: about 25.0% of the pixels",
+    ):
+        assert part in out
 
 
 def test_inspect_guesses_layout_sensor_and_guide_order(call, tmp_path):

@@ -229,7 +229,9 @@ def build_job(settings: config.Config, accelerator: Accelerator, folder: Path, c
         folder=folder,
         tensorboard=Path(settings.log.tensorboard_dir) / folder.parent.name / folder.name,
         meta={"model": described, "data": {"dataset": settings.data.dataset, **data}},
-        rgb=choose_bands(get_sensor(train.sensor), *(valid[0][key].numpy() for key in ("lms", "pan"))),
+        rgb=choose_bands(
+            get_sensor(train.sensor), *(valid[0][key].numpy() for key in ("lms", "pan")), own=train.own_rgb
+        ),
         facts=facts,
         resume=checkpoint,
     )

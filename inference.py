@@ -249,7 +249,9 @@ def save_pictures(images: dict[str, torch.Tensor], folder: Path, dataset: Datase
     from utils.pictures import choose_bands, quick_look, save_panels
     from utils.sensors import get_sensor
 
-    rgb = choose_bands(get_sensor(dataset.sensor), images["lms"][0].numpy(), images["pan"][0].numpy())
+    rgb = choose_bands(
+        get_sensor(dataset.sensor), images["lms"][0].numpy(), images["pan"][0].numpy(), own=dataset.own_rgb
+    )
     stem, paths = "sample" if dataset.has_gt else "full_sample", []
     for i in range(min(count, len(images["sr"]))):
         path = folder / f"{stem}_{i}.png"

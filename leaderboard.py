@@ -107,7 +107,7 @@ def measure_method(job: dict[str, Any]) -> dict[str, Any]:
     """Fuse and measure one method (runs in a process of its own).
 
     Args:
-        job: name, weights, data, full, sensor, device, sample, seed; all plain values.
+        job: name, weights, data, full, sensor, device, sample, seed, rgb; all plain values.
 
     Returns:
         Scores and per-sample values of both protocols, the cost, and the images of one sample: see `utils.board`.
@@ -215,7 +215,7 @@ def plan(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str,
         raise UserError("expected at least one method that can run, found none; give --weights or --train")
     device = str(usable_device(arguments.device))
     shared = {"data": str(data), "full": str(arguments.full) if arguments.full else None, "sensor": sensor}
-    shared |= {"device": device, "sample": arguments.picture_sample, "seed": arguments.seed}
+    shared |= {"device": device, "sample": arguments.picture_sample, "seed": arguments.seed, "rgb": dataset.own_rgb}
     jobs = [{"name": n, "weights": weights.get(n), **shared} for n in runnable]
     return jobs, {"data": data} | ({"full": arguments.full} if arguments.full else {})
 
@@ -305,7 +305,7 @@ def main(argv: list[str] | None = None) -> int:
     if not results:
         raise UserError("no method gave a result, see above")
     write_board(arguments.out, results, failures, provenance(arguments, files), arguments.sort)
-    draw_board(arguments.out, results, jobs[0]["sensor"], arguments.sort)
+    draw_board(arguments.out, results, jobs[0]["sensor"], arguments.sort, jobs[0]["rgb"])
     print(f"written: {arguments.out}/leaderboard.md .csv .tex .json grid.png scatter.png")
     return 0
 

@@ -145,6 +145,14 @@ def file_sensor(contents: Contents) -> Sensor:
     return get_sensor(written if written.lower() in SENSORS else "none")
 
 
+def rgb_indexes(written: Any, bands: int) -> tuple[int, int, int] | None:
+    """Return the three 1-based bands shown as red, green, blue that a file names; None where it names none there is."""
+    found = np.asarray(() if written is None else written)
+    if found.size != 3 or found.dtype.kind not in "iuf" or not ((found >= 1) & (found <= bands)).all():
+        return None
+    return tuple(int(band) for band in found.ravel())
+
+
 class H5Dataset(Dataset):
     """Samples of one H5 file as dicts of float32 tensors in [0, 1]: ms (C, h, w); lms, gt (C, H, W); pan (P, H, W).
 
@@ -155,6 +163,7 @@ class H5Dataset(Dataset):
         ratio: H/h.
         divisor: what the stored numbers are divided by.
         sensor: name of the sensor (`utils.sensors.get_sensor` gives its facts).
+        own_rgb: 0-based bands that the file wants shown as red, green, blue (RGB_indexes, 1-based), or None.
         has_gt: whether samples have "gt".
         contents: keys, shapes, order of axes and attributes of the file.
     """
@@ -181,6 +190,8 @@ class H5Dataset(Dataset):
         found = file_sensor(contents) if sensor is None else get_sensor(sensor)
         self.sensor = found.name
         self.bands, self.guide_bands = contents.shapes["ms"][1], contents.shapes["pan"][1]
+        own = rgb_indexes(contents.attributes.get("RGB_indexes"), self.bands)
+        self.own_rgb = tuple(band - 1 for band in own) if own else None
         self.ratio = contents.ratio
         self.divisor = default_divisor(contents, found) if divisor is None else float(divisor)
         self.has_gt = "gt" in contents.keys  # noqa: SIM118  (`keys` is a mapping of the file's keys)

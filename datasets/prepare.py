@@ -84,6 +84,8 @@ def prepare_scenes(
         "gains": gains,
         "pan_resize": "bicubic, antialiased",
     }
+    if scenes[0].rgb is not None:
+        attributes["RGB_indexes"] = scenes[0].rgb
     shapes = [scene.ms.shape[1:] for scene in scenes]
     return _write(jobs, shapes, ratio, folder, attributes | _provenance(scenes), "pansharpening", stride, test_only)
 

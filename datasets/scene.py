@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from datasets.alignment import ALWAYS_READ, alpha_bands, open_aligned
+from datasets.h5 import rgb_indexes
 from utils.bounds import MAX_COMPRESSION
 from utils.errors import UserError
 from utils.sensors import SENSORS
@@ -31,6 +32,7 @@ class Scene:
         sensor: name the file gives, or None.
         divisor: 2^L - 1 where the file says L, 255 for 8-bit numbers, or None.
         paths: the files it came from.
+        rgb: 1-based bands that the file shows as red, green, blue, or None.
     """
 
     ms: np.ndarray
@@ -39,6 +41,7 @@ class Scene:
     sensor: str | None
     divisor: float | None
     paths: tuple[Path, ...]
+    rgb: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Cube:
 
 
 def scene_from_mat(path: Path, data: Mapping[str, np.ndarray]) -> Scene:
-    """Take I_MS_LR or I_MS (H, W, C) and I_PAN (r·H, r·W), with `sensor` and `L` where they stand in the file.
+    """Take I_MS_LR or I_MS (H, W, C) and I_PAN (r·H, r·W), with `sensor`, `L`, `RGB_indexes` where the file has them.
 
     Args:
         path: the file, for messages and provenance.
@@ -78,6 +81,7 @@ def scene_from_mat(path: Path, data: Mapping[str, np.ndarray]) -> Scene:
         sensor if sensor and sensor.lower() in SENSORS else None,
         2.0**bits - 1 if bits and 1 < bits <= 32 else None,
         (path,),
+        rgb_indexes(data.get("RGB_indexes"), ms.shape[2]),
     )
 
 
@@ -85,7 +89,14 @@ def _scalar(value: Any) -> float | None:
     return float(value.item()) if value is not None and value.size == 1 and value.dtype.kind in "uif" else None
 
 
-def _scene(ms: np.ndarray, pan: np.ndarray, sensor: str | None, divisor: float | None, paths: tuple) -> Scene:
+def _scene(
+    ms: np.ndarray,
+    pan: np.ndarray,
+    sensor: str | None,
+    divisor: float | None,
+    paths: tuple[Path, ...],
+    rgb: tuple[int, int, int] | None = None,
+) -> Scene:
     (rows, columns), (tall, wide) = ms.shape[-2:], pan.shape[-2:]
     ratio = tall // rows if rows else 0
     if ratio < 2 or (rows * ratio, columns * ratio) != (tall, wide):
@@ -97,7 +108,7 @@ def _scene(ms: np.ndarray, pan: np.ndarray, sensor: str | None, divisor: float |
         check_finite(name, image, path)
     if divisor is None and ms.dtype == pan.dtype == np.uint8:
         divisor = 255.0
-    return Scene(ms, pan, ratio, sensor, divisor, paths)
+    return Scene(ms, pan, ratio, sensor, divisor, paths, rgb)
 
 
 def check_finite(name: str, image: np.ndarray, path: Path) -> None:

@@ -87,6 +87,7 @@ def test_results_go_where_the_matlab_package_looks_for_them(tmp_path, monkeypatc
     assert sorted(p.name for p in folder.iterdir()) == [
         "data_EXP_ikonos_ref.mat",
         "data_EXP_ikonos_unref.mat",
+        "full_sample_0.png",
         "sample_0.png",
     ]
 

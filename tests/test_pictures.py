@@ -88,3 +88,4 @@ def test_a_cube_of_an_unknown_sensor_is_shown_in_the_colours_of_its_guide():
     assert choose_bands(none, np.concatenate([cube, np.ones((1, 16, 16))]), guide) == (30, 20, 7)  # a dead band
     assert choose_bands(none, cube, None) == choose_bands(none, cube, guide[:1]) == (2, 1, 0)
     assert choose_bands(get_sensor("CAVE"), cube[:31], guide) == (29, 19, 9)
+    assert choose_bands(get_sensor("CAVE"), cube[:31], guide, own=(1, 2, 3)) == (1, 2, 3)

@@ -79,6 +79,18 @@ def test_scene_files_and_provenance(call, tmp_path):
     np.testing.assert_allclose(full[0]["ms"][0, 0, 0].item() * 1023, ms[0, boxes["test"][0], 0], rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [([[1, 3, 4]], (0, 2, 3)), ([[1.0, 3.0, 4.0]], (0, 2, 3)), ([[5, 3, 2]], None), ([[1, 2]], None)],
+)
+def test_a_scenes_own_choice_of_colours_wins(call, tmp_path, written, shown):
+    """RGB_indexes counts from 1, as in MATLAB; what names a band that is not there is passed over for the sensor's."""
+    source = scene(tmp_path / "s.mat", RGB_indexes=np.array(written))
+    assert call("simulate", source, "--sensor", "QB", "--stride", 64, "--out", tmp_path)[0] == 0
+    for split in ("train", "test_full"):
+        assert build_dataset("qb", split, root=tmp_path).own_rgb == shown
+
+
 def test_training_patches_overlap_unless_told_otherwise(call, tmp_path):
     """64 x 64 every 16 pixels, of all the training ground; test images lie side by side and are multiples of 32."""
     call("simulate", scene(tmp_path / "s.mat", rows=352, columns=96), "--sensor", "QB", "--out", tmp_path)

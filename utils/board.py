@@ -55,12 +55,17 @@ def write_board(out: Path, results: Results, failures: Mapping[str, str], facts:
         print_table(table, f"{facts['dataset']}: {title.lower()}", group)
 
 
-def draw_board(out: Path, results: Results, sensor: str | Sensor, sort: str) -> None:
-    """Write grid.png (image, zoom, error of each method) and scatter.png (column `sort` against time), best first."""
+def draw_board(
+    out: Path, results: Results, sensor: str | Sensor, sort: str, own_rgb: tuple[int, int, int] | None = None
+) -> None:
+    """Write grid.png (image, zoom, error of each method) and scatter.png (column `sort` against time), best first.
+
+    `own_rgb`: the 0-based bands that the data themselves want shown as red, green, blue; None: the sensor's.
+    """
     ranked = sorted_rows({name: r["scores"] for name, r in results.items()}, sort)
     arrays = {name: results[name]["arrays"] for name in ranked}
     first = next(iter(arrays.values()))
-    save_grid(out / "grid.png", arrays, choose_bands(get_sensor(sensor), first["lms"], first["pan"]))
+    save_grid(out / "grid.png", arrays, choose_bands(get_sensor(sensor), first["lms"], first["pan"], own=own_rgb))
     costs = {name: results[name]["cost"] for name in ranked}
     points = {n: (cost["s_per_mpx"], mean_of(ranked[n][sort]), cost["parameters"]) for n, cost in costs.items()}
     save_scatter(out / "scatter.png", points, "seconds per megapixel", TITLE.get(sort, sort))

@@ -24,8 +24,10 @@ GRID_COLUMNS = 6
 MULTISPECTRAL = 8  # bands; an image of more is a hyperspectral cube
 
 
-def choose_bands(sensor: Sensor, lms: np.ndarray, guide: np.ndarray | None) -> tuple[int, ...]:
-    """Return the 0-based bands to be shown as red, green, blue: the sensor's.
+def choose_bands(
+    sensor: Sensor, lms: np.ndarray, guide: np.ndarray | None, own: tuple[int, int, int] | None = None
+) -> tuple[int, ...]:
+    """Return the 0-based bands to be shown as red, green, blue: the data's own choice, else the sensor's.
 
     Of a hyperspectral cube whose sensor is not known, those that are most alike to the three bands of its guide.
 
@@ -33,7 +35,10 @@ def choose_bands(sensor: Sensor, lms: np.ndarray, guide: np.ndarray | None) -> t
         sensor: its row in the table.
         lms: (C, H, W).
         guide: (P, H, W), or None.
+        own: what the data's file names, or None.
     """
+    if own is not None:
+        return own
     if sensor.bands is not None or len(lms) <= MULTISPECTRAL or guide is None or len(guide) != 3:
         return sensor.rgb_for(len(lms))
     with np.errstate(invalid="ignore", divide="ignore"):  # a band without any contrast is like nothing

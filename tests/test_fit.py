@@ -130,15 +130,30 @@ def test_resume_goes_on_at_the_epoch_where_it_was_not_at_the_first(tmp_path, und
     assert outcome.counters.step == undisturbed[1].counters.step == 9
 
 
+def test_another_batch_size_goes_on_at_the_same_share_of_the_epoch(tmp_path):
+    """2 of 5 batches of 2 are 4 of 11 batches of 1: the schedule goes on where it was, and the log says so."""
+    train(tmp_path, stop_after=1)
+    job, positions = make_job(tmp_path, "-b", "1", resume=True), []
+    original = job.schedule.apply
+    job.schedule.apply = lambda optimizer, at, trained: positions.append(at) or original(optimizer, at, trained)
+    assert fit(job, Accelerator(cpu=True)).counters.epoch == 3
+    assert positions[:3] == pytest.approx([4 / 11, 6 / 11, 8 / 11])
+    assert "batch_size 2 -> 1" in (job.folder / "train.log").read_text()
+
+
 def test_a_finished_run_that_is_resumed_stays_as_it_is(tmp_path, undisturbed):
     train(tmp_path)
     train(tmp_path, resume=True)
     assert_same(final_state(tmp_path), undisturbed[2])
 
 
-def test_one_optimizer_step_per_accumulation_equals_one_large_batch(tmp_path):
-    """Against plain torch: the mean over all samples of a step, one clipped SGD step per accumulation."""
-    flags = ["--optimizer", "sgd", "--schedule", "constant", "-e", "1", "--clip_norm", "0.05", "--set"]
+@pytest.mark.parametrize("clip", [0.05, None])
+def test_one_optimizer_step_per_accumulation_equals_one_large_batch(tmp_path, clip):
+    """Against plain torch: the mean over all samples of a step, one (clipped) SGD step per accumulation.
+
+    The last step of the epoch has one batch only. Clipped gradients would not show by what they were divided.
+    """
+    flags = ["--optimizer", "sgd", "--schedule", "constant", "-e", "1", "--clip_norm", str(clip).lower(), "--set"]
     flags += ["train.ema_decay=null", "--weight_decay", "0"]
     model = TinyNet(drop=0.0, norm=False)
     start = {k: v.clone() for k, v in model.state_dict().items()}
@@ -154,10 +169,34 @@ def test_one_optimizer_step_per_accumulation_equals_one_large_batch(tmp_path):
         batch = {k: torch.stack([s[k] for s in samples]) for k in samples[0]}
         optimizer.zero_grad()
         L1()(reference(batch["ms"], batch["lms"], batch["pan"]), batch["gt"])["total"].backward()
-        torch.nn.utils.clip_grad_norm_(reference.parameters(), 0.05)
+        if clip:
+            assert torch.nn.utils.clip_grad_norm_(reference.parameters(), clip) > clip
         optimizer.step()
     for name, value in reference.state_dict().items():
         torch.testing.assert_close(model.state_dict()[name], value, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("flags", "steps"),
+    [
+        (("--checkpoint_every_n", "1"), [3, 6, 9]),
+        (("--checkpoint_every_n", "2"), [6, 9]),
+        (("--checkpoint_every_n", "0"), [9]),
+        (("--checkpoint_every_n", "0", "--checkpoint_every_steps", "2"), [2, 4, 8, 9]),  # 6 is the end of an epoch
+        (("--checkpoint_every_n", "1", "--ckpt_max_limit", "2"), [6, 9]),
+    ],
+)
+def test_checkpoints_come_when_asked_for_and_always_at_the_end(tmp_path, flags, steps):
+    train(tmp_path, *flags)
+    found = Checkpoints(tmp_path / "log/p/run/checkpoints").list()
+    assert [int(path.name.removeprefix("step_")) for path in found] == steps
+
+
+@pytest.mark.parametrize(("every", "epochs"), [(1, [1, 2, 3]), (2, [2, 3]), (0, [3])])
+def test_validations_come_when_asked_for_and_always_at_the_end(tmp_path, every, epochs):
+    train(tmp_path, "--val_n_epoch", str(every))
+    log = (tmp_path / "log/p/run/train.log").read_text()
+    assert [int(n) for n in re.findall(r"validation after epoch (\d+)", log)] == epochs
 
 
 def test_clipping_sees_the_whole_gradient_once_per_step(tmp_path, monkeypatch):

@@ -71,6 +71,12 @@ def test_leaves_import_only_leaves(leaf):
     assert not [n for n in names if n.partition(".")[0] in OURS and not any(inside(n, a) for a in LEAVES)]
 
 
+def test_operators_use_torch_alone():
+    """The leaf that all may import brings nothing else with it."""
+    foreign = {name.partition(".")[0] for path in files("operators") for _, name in imported(path)}
+    assert foreign - set(sys.stdlib_module_names) <= {"torch", "operators"}
+
+
 @pytest.mark.parametrize("package", ALLOWED)
 def test_kernels_and_launchers_stay_in_their_place(package):
     wrong = [

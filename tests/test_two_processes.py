@@ -60,8 +60,10 @@ def test_weights_rates_and_metrics_are_those_of_one_process_with_the_doubled_bat
     model = plain_net()
     outcome = fit(make_job(tmp_path, *PLAIN, "-b", "4", model=model, meter=Meter), Accelerator(cpu=True))
     theirs = load_file(trained / "ddp/log/p/run/weights/last.safetensors")
+    start = plain_net().state_dict()
     for name, value in model.state_dict().items():
         torch.testing.assert_close(theirs[name], value, rtol=1e-6, atol=1e-7)
+        assert (value - start[name]).abs().max() > 1e-4, "a run that learns nothing proves nothing"
     _, meta = read_weights(trained / "ddp/log/p/run/weights/last.safetensors")
     assert meta["metrics"]["error"] == pytest.approx(outcome.metrics["error"], rel=1e-6)
     assert last(trained / "ddp")[1]["counters"]["best"] == pytest.approx(outcome.counters.best, rel=1e-6)

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from torch.nn import Parameter
 
 from engine.optim import is_spared
 from model import build_model
+from model.layers import ss2d
 from model.layers.drop_path import DropPath
 from model.layers.window import resize_window_states
 from utils.errors import UserError
@@ -264,6 +266,30 @@ def test_scan_parameters_stay_float32():
         assert parameter.dtype == (torch.float32 if name in before else torch.bfloat16), name
         if name in before:
             assert torch.equal(parameter, before[name])
+
+
+@pytest.mark.parametrize("precision", ["half weights", "autocast"])
+def test_the_scan_gets_its_decays_in_float32(monkeypatch, precision):
+    """Whatever the rest computes in: A = -exp(A_log), D and the bias of dt are neither cast nor rounded on the way."""
+    net, given = small().eval(), []
+    expected = {
+        -m.A_log.detach().exp().sum().item() for m in net.modules() if isinstance(getattr(m, "A_log", None), Parameter)
+    }
+    original = ss2d.cross_selective_scan
+
+    def scan(x, dt, Bt, Ct, A, D, dt_weight, dt_bias, **more):
+        given.append((A.dtype, D.dtype, dt_bias.dtype, A.sum().item()))
+        return original(x, dt, Bt, Ct, A, D, dt_weight, dt_bias, **more)
+
+    monkeypatch.setattr(ss2d, "cross_selective_scan", scan)
+    half = precision == "half weights"
+    net.to(torch.bfloat16 if half else torch.float32)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert net(None, torch.rand(1, 2, 8, 8), torch.rand(1, 1, 8, 8)).isfinite().all()
+    assert given
+    for *types, total in given:
+        assert types == [torch.float32] * 3
+        assert total in expected
 
 
 @pytest.mark.parametrize(

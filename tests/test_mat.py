@@ -62,6 +62,13 @@ def test_large_variable_becomes_v73_by_itself(tmp_path, arrays, monkeypatch):
         write_mat(tmp_path / "other.mat", arrays, v73=False)
 
 
+def test_v5_ends_at_two_gib_a_variable(tmp_path):
+    """MATLAB's own bound. (One number seen 2^29 times: nothing of that size is in memory.)"""
+    with pytest.raises(UserError, match="2147483648 bytes; write v7.3"):
+        write_mat(tmp_path / "x.mat", {"sr": np.broadcast_to(np.float32(0), (2**15, 2**14))}, v73=False)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_integers_logicals_and_scalars_survive(tmp_path):
     data = {"counts": np.arange(6, dtype=np.uint16).reshape(2, 3), "mask": np.array([[True, False]]), "one": 3.0}
     for v73 in (False, True):

@@ -399,6 +399,34 @@ def test_a_real_signal_saves_and_exits_0_with_the_command_to_resume(tmp_path, na
     assert Checkpoints(tmp_path / "log/p/run/checkpoints").latest() is not None
 
 
+def test_a_signal_in_a_validation_gives_it_up_and_resuming_makes_it_again(tmp_path, undisturbed):
+    job, measured = make_job(tmp_path), []
+    original = job.metrics
+    with StopRequest() as stop:
+
+        def metrics(sr, gt):
+            measured.append(len(sr))
+            if len(measured) == 3:  # two batches a validation: the first of the second one
+                stop.name = "SIGTERM"
+            return original(sr, gt)
+
+        job.metrics = metrics
+        trainer = Trainer(job, Accelerator(cpu=True), stop)
+        assert trainer.run().reason == "SIGTERM" and len(measured) == 3
+        trainer.log.close()
+    assert "validation after epoch 2" not in (job.folder / "train.log").read_text()
+    assert train(tmp_path, resume=True).reason == "finished"
+    assert_same(final_state(tmp_path), undisturbed[2])
+
+
+def test_a_second_signal_stops_at_once():
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.name == "SIGINT"
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
 def test_fit_restores_signal_handlers(tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     fit(make_job(tmp_path, "-e", "1"), Accelerator(cpu=True))

@@ -77,9 +77,9 @@ INLINE void expect_row(Rows rows, int64_t b, int64_t k, int64_t at, int64_t coun
     expect(rows.data + b * rows.batch + k * rows.k + at * rows.pixel, 0, 1, (int)count);
 }
 
-/* Ask for a share of what the tile of steps `from` … reads and writes, `sum` (pixel, channel) among it. A tile before the
- * first or after the last is the next direction's. A few pixels at a time, while there is something to compute: walking
- * down columns, every pixel lies in another page. */
+/* Ask for a share of what the tile of steps `from` … reads and writes, `sum` (pixel, channel) among it. A tile before
+ * the first or after the last is the next direction's. A few pixels at a time, while there is something to compute:
+ * walking down columns, every pixel lies in another page. */
 INLINE void expect_tile(const Cross *c, int64_t b, int64_t k, int64_t from, int64_t share, int64_t shares,
                         const float *sum, int backward) {
     int64_t length = c->height * c->width, whole = ceil_div(length, T) * T;

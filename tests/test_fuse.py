@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from engine.fuse import blend_window, fuse, tile_starts
+from engine.fuse import RIM_POWER, blend_window, fuse, tile_starts
 from utils.errors import UserError
 
 
@@ -60,6 +60,14 @@ def test_weights_are_positive_and_symmetric():
     weights = blend_window(16, 12, 4)
     assert weights.min() > 0 and weights.max() == 1
     torch.testing.assert_close(weights, weights.flip(0, 1))
+
+
+def test_weights_cross_over_the_whole_overlap_and_nothing_else():
+    """Before they are made steeper, the weights of two neighbours add up to one wherever they overlap."""
+    ramp = blend_window(16, 1, 6)[:, 0] ** (1 / RIM_POWER)
+    torch.testing.assert_close(ramp[-6:] + ramp[:6], torch.ones(6))
+    assert (ramp[6:10] == 1).all() and ramp[5] < 1
+    assert (blend_window(16, 12, 0) == 1).all()
 
 
 @pytest.mark.parametrize(("tile", "overlap"), [(30, 8), (32, 6), (32, 32), (2, 0), (32, -4)])

@@ -416,6 +416,7 @@ def test_a_signal_in_a_validation_gives_it_up_and_resuming_makes_it_again(tmp_pa
         trainer.log.close()
     assert "validation after epoch 2" not in (job.folder / "train.log").read_text()
     assert train(tmp_path, resume=True).reason == "finished"
+    assert (job.folder / "train.log").read_text().count("validation after epoch 2") == 1
     assert_same(final_state(tmp_path), undisturbed[2])
 
 

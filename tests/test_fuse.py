@@ -64,7 +64,7 @@ def test_weights_are_positive_and_symmetric():
 
 def test_weights_cross_over_the_whole_overlap_and_nothing_else():
     """Before they are made steeper, the weights of two neighbours add up to one wherever they overlap."""
-    ramp = blend_window(16, 1, 6)[:, 0] ** (1 / RIM_POWER)
+    ramp = blend_window(16, 16, 6)[:, 8] ** (1 / RIM_POWER)
     torch.testing.assert_close(ramp[-6:] + ramp[:6], torch.ones(6))
     assert (ramp[6:10] == 1).all() and ramp[5] < 1
     assert (blend_window(16, 12, 0) == 1).all()

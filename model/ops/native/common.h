@@ -15,7 +15,7 @@ static float *floats(int64_t count) { return aligned_alloc(64, (size_t)ceil_div(
 
 static inline void zero(float *p, int64_t count) { memset(p, 0, (size_t)count * 4); }
 
-/* The same, zero: lanes and states that pad are never written, and stay so. */
+/* The same, zero: what pads lanes, states and steps is read, though no result comes of it. */
 static float *cleared(int64_t count) {
     float *p = floats(count);
     if (p) zero(p, count);

@@ -124,7 +124,6 @@ static int64_t tile_floats(const Plan *p) { return T * (3 * p->wide + p->rank + 
 
 static Tile make_tile(const Plan *p, float **work) {
     Tile t = {.steps = 0};
-    zero(*work, tile_floats(p));
     t.B = take(work, T * p->wide), t.C = take(work, T * p->wide), t.gate = take(work, T * p->wide);
     t.dt = take(work, T * p->rank);
     t.u = take(work, T * p->row), t.step = take(work, T * p->row), t.x = take(work, T * p->row);

@@ -28,7 +28,6 @@ static Scratch make_scratch(const Plan *p, float **work) {
     s.none = take(work, p->state);
     s.rows_B = take(work, T * p->wide), s.rows_C = take(work, T * p->wide), s.rows_gate = take(work, T * p->wide);
     s.rows_dt = take(work, T * p->rank);
-    zero(s.none, p->state);
     return s;
 }
 
@@ -158,13 +157,12 @@ int cross_backward(const Cross *c) {
     int64_t parts = smaller(c->batch, MAX_PARTS), image = c->batch * p.length * c->D;
     int apart =
         parts < c->threads && c->K > 1 && image; /* few samples: each direction by itself, with a gx of its own */
-    float *sums = floats((parts ? parts : 1) * p.sum_floats), *copies = apart ? floats((c->K - 1) * image) : NULL;
+    float *sums = cleared((parts ? parts : 1) * p.sum_floats), *copies = apart ? floats((c->K - 1) * image) : NULL;
     int failed = !p.A2 || !sums;
-    if (sums) zero(sums, (parts ? parts : 1) * p.sum_floats);
     if (apart && !copies) apart = 0; /* slower, same bits */
 #pragma omp parallel num_threads((int)c->threads) if (c->threads > 1)
     {
-        float *block = p.A2 && sums ? floats(tile_floats(&p) + scratch_floats(&p)) : NULL, *work = block;
+        float *block = p.A2 && sums ? cleared(tile_floats(&p) + scratch_floats(&p)) : NULL, *work = block;
         Tile tile;
         Scratch scratch;
         if (block) {

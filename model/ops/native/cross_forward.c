@@ -35,7 +35,7 @@ int cross_forward(const Cross *c) {
     int64_t splits = smaller(p.vectors, ceil_div(c->threads, c->batch ? c->batch : 1));
 #pragma omp parallel num_threads((int)c->threads) if (c->threads > 1)
     {
-        float *block = p.A2 ? floats(2 * p.state + tile_floats(&p)) : NULL, *work = block;
+        float *block = p.A2 ? cleared(2 * p.state + tile_floats(&p)) : NULL, *work = block;
         float *h = NULL, *shared = NULL;
         Tile tile;
         if (block) {

@@ -132,9 +132,8 @@ int scan_backward(const Scan *s) {
     Packed p = pack_scan(s);
     int64_t parts = smaller(s->batch, MAX_PARTS), row = p.vectors * V, K = s->K;
     int64_t count = K * (p.state + 2 * row);
-    float *sums = floats((parts ? parts : 1) * count);
+    float *sums = cleared((parts ? parts : 1) * count);
     int failed = !p.A2 || !sums;
-    if (sums) zero(sums, (parts ? parts : 1) * count);
 #pragma omp parallel num_threads((int)s->threads) if (s->threads > 1)
     {
         float *work = p.A2 && sums ? cleared(scan_scratch_floats(&p)) : NULL;

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from datasets.h5 import H5Dataset
 from datasets.transforms import Augment
+from utils.bounds import check_not_divided
 from utils.errors import UserError
 from utils.sensors import DATASETS, DatasetEntry, Sensor, get_dataset
 
 SPLITS = ("train", "valid", "test", "test_full")
 ROOT_VARIABLE = "LEMAMBA_DATA"
-DIVIDED = 1.5  # numbers up to here were divided already, whatever the sensor
 
 
 def data_root(root: str | Path | None = None) -> Path:
@@ -157,14 +157,7 @@ def build_dataset(
 
 
 def check_range(dataset: H5Dataset) -> None:
-    """Refuse data whose numbers were divided before: divided again, a network takes them for black images.
-
-    The first, the middle and the last sample are looked at.
-    """
+    """Refuse data whose numbers were divided before; the first, the middle and the last sample are looked at."""
     picks = {0, len(dataset) // 2, len(dataset) - 1}
     largest = max(float(dataset[i]["ms"].max()) * dataset.divisor for i in picks)
-    if 0 < largest <= DIVIDED < dataset.divisor:
-        raise UserError(
-            f"the numbers of {dataset.path} end at {largest:.4g} and would be divided by {dataset.divisor:g}; "
-            "give --divisor 1 where they are divided already"
-        )
+    check_not_divided(str(dataset.path), largest, dataset.divisor)

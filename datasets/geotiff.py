@@ -23,13 +23,14 @@ from datasets.alignment import Span, Window, alpha_bands, open_aligned
 from datasets.nodata import RINGS, fill, fits, to_stored
 from operators import interp23
 from utils.atomic import renamed
+from utils.bounds import check_not_divided
 from utils.errors import UserError
 from utils.sensors import get_sensor
 
 RATIOS = (2, 4, 8, 16)
 MARGIN = 12  # interp23 looks 6 * (1 + 1/2 + 1/4 + …) < 12 MS pixels around it
 BLOCK = 256  # side of the blocks of the written file; rows are written in multiples of it, and it is one of every r
-DIVIDED, BEYOND = 1.5, 1.2  # numbers up to here were divided already; beyond so many divisors it is the wrong one
+BEYOND = 1.2  # numbers beyond so many divisors: it is the wrong one
 WHOLE_COPIES = 13  # float64 copies of sr that fusing a whole scene holds at once; 12.5 measured, with PRACS on 8 bands
 
 
@@ -158,8 +159,7 @@ class ScenePair:
         row = get_sensor(sensor or "none")
         if divisor is not None and not (math.isfinite(divisor) and divisor > 0):
             raise UserError(f"expected a positive divisor, given {divisor:g}; correct it")
-        own = min(row.divisor, 255) if ms.dtype == np.uint8 else row.divisor
-        self.sensor, self.divisor = row.name, float(divisor or own)
+        self.sensor, self.divisor = row.name, float(divisor or row.divisor_for(ms.dtype))
         if ratio not in RATIOS:
             raise UserError(f"expected a ratio of 2, 4, 8 or 16, the pixel sizes say {ratio}; resample one image")
         if row.bands not in (None, self.bands):
@@ -180,11 +180,7 @@ class ScenePair:
             UserError: numbers that were divided before, which a network would take for a black scene.
         """
         largest = max(self.ms.largest, self.pan.largest)
-        if 0 < largest <= DIVIDED < self.divisor:
-            raise UserError(
-                f"the numbers of {self.ms.path} and {self.pan.path} end at {largest:.4g} and would be divided by "
-                f"{self.divisor:g}; give --divisor 1 where they are divided already"
-            )
+        check_not_divided(f"{self.ms.path} and {self.pan.path}", largest, self.divisor)
         if largest > BEYOND * self.divisor:
             return f"the numbers reach {largest:g} and are divided by {self.divisor:g}: is that the right --divisor?"
         return ""

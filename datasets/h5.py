@@ -135,7 +135,7 @@ def default_divisor(contents: Contents, sensor: Sensor) -> float:
     written = np.asarray(contents.attributes.get("divisor", 0))
     if written.size == 1 and written.dtype.kind in "iuf" and written.item() > 0:
         return float(written.item())
-    return 255.0 if contents.dtypes["ms"] == "uint8" and sensor.divisor > 255 else float(sensor.divisor)
+    return float(sensor.divisor_for(contents.dtypes["ms"]))
 
 
 def file_sensor(contents: Contents) -> Sensor:

@@ -1,4 +1,4 @@
-"""What a file from anywhere must keep to before its data are read: one set of rules for H5, v7.3 `.mat` and GeoTIFF.
+"""What a file from anywhere must keep to before its data are used: one set of rules for H5, v7.3 `.mat` and GeoTIFF.
 
 A file may name other files, or declare more than it holds: the first would read what nobody asked for, the second would
 take the machine's memory.
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import h5py
 
 MAX_COMPRESSION = 1100  # bytes unfolded from one stored: DEFLATE cannot exceed 1032, so a larger claim is a lie
+DIVIDED = 1.5  # numbers up to here were divided already, whatever the sensor
 _CHUNK_COST = 4096  # bytes that HDF5 takes for each chunk of an array it reads
 _CHUNK_MEMORY = 2**27  # bytes for chunks that are always allowed
 
@@ -45,3 +46,12 @@ def check_chunks(path: Path, name: str, data: h5py.Dataset) -> None:
     declared = data.size * data.dtype.itemsize
     if chunks * _CHUNK_COST > max(_CHUNK_MEMORY, 4 * declared):
         raise UserError(f'{path}: "{name}" is cut in {chunks} chunks of some bytes; store a sample as a chunk')
+
+
+def check_not_divided(source: str, largest: float, divisor: float) -> None:
+    """Refuse data whose numbers were divided before: divided again, a network takes them for black images."""
+    if 0 < largest <= DIVIDED < divisor:
+        raise UserError(
+            f"the numbers of {source} end at {largest:.4g} and would be divided by {divisor:g}; "
+            "give --divisor 1 where they are divided already"
+        )

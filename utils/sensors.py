@@ -45,6 +45,10 @@ class Sensor:
             )
         return self.ms_gains
 
+    def divisor_for(self, dtype: object) -> float:
+        """Return what numbers of a type (NumPy's, or its name) are divided by: 8-bit ones by 255 at most."""
+        return min(self.divisor, 255) if str(dtype) == "uint8" else self.divisor
+
     def rgb_for(self, bands: int) -> tuple[int, int, int]:
         """0-based RGB bands, falling back to the first (or only) ones where the image has too few bands.
 

@@ -67,37 +67,51 @@ static Plan plan(const Cross *c) {
     return p;
 }
 
-/* The pixel that direction k visits at step t. */
-INLINE int64_t pixel(const Cross *c, int64_t k, int64_t t) {
-    if (k >= 2) t = c->height * c->width - 1 - t;
-    return k % 2 ? t % c->height * c->width + t / c->height : t;
+/* The pixels of a tile of sample b and direction k, in their order. */
+typedef struct {
+    int64_t b, k, at[T];
+    int steps, asked; /* asked: of how many pixels what is read and written has been asked for */
+} Path;
+
+/* From step t0 on; none of a sample that does not exist. Directions: rows, columns, and both from the end. */
+static Path path(const Cross *c, int64_t b, int64_t k, int64_t t0) {
+    int64_t length = c->height * c->width;
+    Path p = {.b = b, .k = k};
+    if (b >= c->batch) return p;
+    p.steps = smaller(T, length - t0);
+    int64_t from = k >= 2 ? length - 1 - t0 : t0, by = k >= 2 ? -1 : 1;
+    int64_t row = from % c->height, column = from / c->height;
+    for (int t = 0; t < p.steps; t++) {
+        p.at[t] = k % 2 ? row * c->width + column : from + by * t;
+        row += by;
+        if (row == c->height) row = 0, column++;
+        if (row < 0) row = c->height - 1, column--;
+    }
+    return p;
 }
 
 INLINE void expect_row(Rows rows, int64_t b, int64_t k, int64_t at, int64_t count) {
-    expect(rows.data + b * rows.batch + k * rows.k + at * rows.pixel, 0, 1, (int)count);
+    expect_near(rows.data + b * rows.batch + k * rows.k + at * rows.pixel, (int)count);
 }
 
-/* Ask for a share of what the tile of steps `from` … reads and writes, `sum` (pixel, channel) among it. A tile before
- * the first or after the last is the next direction's. A few pixels at a time, while there is something to compute:
- * walking down columns, every pixel lies in another page. */
-INLINE void expect_tile(const Cross *c, int64_t b, int64_t k, int64_t from, int64_t share, int64_t shares,
-                        const float *sum, int backward) {
-    int64_t length = c->height * c->width, whole = ceil_div(length, T) * T;
-    if (from < 0 || from >= whole) from += from < 0 ? whole : -whole, k++;
-    if (k == c->K) return;
-    for (int64_t t = from + T * share / shares; t < from + T * (share + 1) / shares && t < length; t++) {
-        int64_t at = pixel(c, k, t), states = ((b * length + at) * c->K + k) * c->N;
+/* Ask for what the next `pixels` of a path read and write, `sum` (batch, pixel, channel) among it; see `Ahead`. Walking
+ * down columns, every pixel lies in another page. */
+INLINE void ask_path(const Cross *c, Path *p, int pixels, const float *sum, int backward) {
+    int end = smaller(p->asked + pixels, p->steps);
+    for (; p->asked < end; p->asked++) {
+        int64_t b = p->b, at = p->at[p->asked], pixel = b * c->height * c->width + at;
+        int64_t states = (pixel * c->K + p->k) * c->N;
         expect_row(c->x, b, 0, at, c->D);
-        expect_row(c->dt, b, k, at, c->R);
-        expect_row(c->B, b, k, at, c->N);
-        expect_row(c->C, b, k, at, c->N);
-        if (c->gate.data) expect_row(c->gate, b, k, at, c->N);
-        expect(sum + at * c->D, 0, 1, (int)c->D);
+        expect_row(c->dt, b, p->k, at, c->R);
+        expect_row(c->B, b, p->k, at, c->N);
+        expect_row(c->C, b, p->k, at, c->N);
+        if (c->gate.data) expect_row(c->gate, b, p->k, at, c->N);
+        expect_near(sum + pixel * c->D, (int)c->D);
         if (!backward) continue;
         expect_row(c->gy, b, 0, at, c->D);
-        expect(c->gB + states, 0, 1, (int)c->N);
-        expect(c->gC + states, 0, 1, (int)c->N);
-        if (c->gate.data) expect(c->ggate + states, 0, 1, (int)c->N);
+        expect_near(c->gB + states, (int)c->N);
+        expect_near(c->gC + states, (int)c->N);
+        if (c->gate.data) expect_near(c->ggate + states, (int)c->N);
     }
 }
 
@@ -114,8 +128,7 @@ static void scatter(float *dst, int64_t b, int64_t k, int64_t K, int64_t length,
 
 /* One tile of a direction, for all vectors of channels: rows [t][n], the others [vector][t][lane]. */
 typedef struct {
-    int64_t at[T];
-    int steps;
+    Path path;
     float *B, *C, *dt, *gate;
     float *u, *step, *x, *y, *slope, *mix; /* mix: sum_n shared gate; slope and mix in backward only */
 } Tile;
@@ -123,7 +136,7 @@ typedef struct {
 static int64_t tile_floats(const Plan *p) { return T * (3 * p->wide + p->rank + 6 * p->row); }
 
 static Tile make_tile(const Plan *p, float **work) {
-    Tile t = {.steps = 0};
+    Tile t = {.path = {.steps = 0}};
     t.B = take(work, T * p->wide), t.C = take(work, T * p->wide), t.gate = take(work, T * p->wide);
     t.dt = take(work, T * p->rank);
     t.u = take(work, T * p->row), t.step = take(work, T * p->row), t.x = take(work, T * p->row);
@@ -133,7 +146,7 @@ static Tile make_tile(const Plan *p, float **work) {
 
 /* sum_n shared_n gate_tn of one vector of channels. */
 static void mix_states(const Plan *p, const Tile *tile, const float *shared, float *mix) {
-    int steps = tile->steps;
+    int steps = tile->path.steps;
     for (int t = 0; t < steps; t += 4) {
         vf sum[4] = {all(0.0f), all(0.0f), all(0.0f), all(0.0f)};
         const float *gate = tile->gate + t * p->wide; /* rows past `steps` hold old finite numbers or zeros */
@@ -145,15 +158,17 @@ static void mix_states(const Plan *p, const Tile *tile, const float *shared, flo
     }
 }
 
-/* Read a tile and compute steps and inputs for vectors `from` .. `to`. */
-static void fill_tile(const Cross *c, const Plan *p, Tile *tile, int64_t b, int64_t k, int64_t t0, int64_t from,
-                      int64_t to, const float *shared, int backward) {
-    tile->steps = smaller(T, p->length - t0);
-    for (int t = 0; t < tile->steps; t++) tile->at[t] = pixel(c, k, t0 + t);
-    gather(c->B, b, k, tile->at, tile->steps, c->N, p->wide, tile->B);
-    gather(c->C, b, k, tile->at, tile->steps, c->N, p->wide, tile->C);
-    gather(c->dt, b, k, tile->at, tile->steps, c->R, p->rank, tile->dt);
-    if (shared) gather(c->gate, b, k, tile->at, tile->steps, c->N, p->wide, tile->gate);
+/* Read the tile of a path and compute steps and inputs for vectors `from` .. `to`. */
+static void fill_tile(const Cross *c, const Plan *p, Tile *tile, const Path *path, int64_t from, int64_t to,
+                      const float *shared, int backward) {
+    tile->path = *path;
+    int64_t b = path->b, k = path->k;
+    const int64_t *at = tile->path.at;
+    int steps = path->steps;
+    gather(c->B, b, k, at, steps, c->N, p->wide, tile->B);
+    gather(c->C, b, k, at, steps, c->N, p->wide, tile->C);
+    gather(c->dt, b, k, at, steps, c->R, p->rank, tile->dt);
+    if (shared) gather(c->gate, b, k, at, steps, c->N, p->wide, tile->gate);
     const float *x = c->x.data + b * c->x.batch;
     for (int64_t j = from; j < to; j++) {
         int lanes = smaller(V, c->D - j * V);
@@ -162,15 +177,21 @@ static void fill_tile(const Cross *c, const Plan *p, Tile *tile, int64_t b, int6
         const float *W = p->W + k * p->rank * p->row + j * p->rank * V;
         vf bias = load(p->bias + k * p->row + j * V), rho = load(p->rho + k * p->row + j * V);
         if (shared) mix_states(p, tile, shared + j * p->wide * V, mix);
-        for (int t = 0; t < tile->steps; t++) {
-            vf value = load_part(x + tile->at[t] * c->x.pixel + j * V, lanes), d = bias, slope;
-            for (int64_t r = 0; r < c->R; r++) d += load(W + r * V) * all(tile->dt[t * p->rank + r]);
-            d = softplus_v(d, backward ? &slope : NULL);
-            if (backward) store(tile->slope + (j * T + t) * V, slope);
-            if (shared) value += rho * load(mix + t * V);
-            store(u + t * V, value);
-            store(step + t * V, decay_step(d));
-            store(in + t * V, value * d);
+        for (int t = 0; t < steps; t += ABREAST) { /* rows past `steps` as in mix_states */
+            vf d[ABREAST], slope[ABREAST];
+            for (int i = 0; i < ABREAST; i++) {
+                d[i] = bias;
+                for (int64_t r = 0; r < c->R; r++) d[i] += load(W + r * V) * all(tile->dt[(t + i) * p->rank + r]);
+            }
+            softplus_v(d, backward ? slope : NULL);
+            for (int i = 0; i < ABREAST && t + i < steps; i++) {
+                vf value = load_part(x + at[t + i] * c->x.pixel + j * V, lanes);
+                if (backward) store(tile->slope + (j * T + t + i) * V, slope[i]);
+                if (shared) value += rho * load(mix + (t + i) * V);
+                store(u + (t + i) * V, value);
+                store(step + (t + i) * V, decay_step(d[i]));
+                store(in + (t + i) * V, value * d[i]);
+            }
         }
     }
 }

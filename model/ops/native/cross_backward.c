@@ -38,7 +38,7 @@ static void finish_tile(const Cross *c, const Plan *p, const Tile *tile, Scratch
     int lanes = smaller(V, c->D - j * V);
     vf skip = load(p->skip + at), gskip = load(sums->skip + at), gbias = load(sums->bias + at);
     vf grho = load(sums->rho + at);
-    for (int t = 0; t < tile->steps; t++) {
+    for (int t = 0; t < tile->path.steps; t++) {
         int64_t i = o + t * V;
         vf u = load(tile->u + i), out = load(tile->y + i), to_x = load(s->gx + i);
         vf gu = to_x * load(tile->step + i) + out * skip;
@@ -48,14 +48,14 @@ static void finish_tile(const Cross *c, const Plan *p, const Tile *tile, Scratch
         if (c->shared) grho += gu * load(tile->mix + i);
         store(s->gx + i, gu);
         store(s->gstep + i, gstep);
-        float *dst = gx + tile->at[t] * c->D + j * V;
+        float *dst = gx + (tile->path.b * p->length + tile->path.at[t]) * c->D + j * V;
         store_part(dst, add ? load_part(dst, lanes) + gu : gu, lanes);
     }
     store(sums->skip + at, gskip), store(sums->bias + at, gbias), store(sums->rho + at, grho);
     for (int64_t r = 0; r < c->R; r++) {
         vf(*sum)[NB] = s->sum_dt + r / NB * T;
         vf weight = load(p->W + w + r * V), gweight = load(sums->W + w + r * V);
-        for (int t = 0; t < tile->steps; t++) {
+        for (int t = 0; t < tile->path.steps; t++) {
             vf gstep = load(s->gstep + o + t * V);
             gweight += gstep * all(tile->dt[t * p->rank + r]);
             sum[t][r % NB] = j ? gstep * weight + sum[t][r % NB] : gstep * weight;
@@ -64,42 +64,71 @@ static void finish_tile(const Cross *c, const Plan *p, const Tile *tile, Scratch
     }
 }
 
-/* Gradients of the shared state and of its gate. */
-static void backward_sharing(const Plan *p, const Tile *tile, Scratch *s, int64_t k) {
-    for (int64_t n = 0; n < p->wide; n += NB) {
-        for (int64_t j = 0; j < p->vectors; j++) {
-            const float *state = s->shared + (j * p->wide + n) * V, *gate = tile->gate + n;
-            float *gstate = s->gshared + (j * p->wide + n) * V;
-            vf rho = load(p->rho + k * p->row + j * V), value[NB], gvalue[NB];
-            for (int i = 0; i < NB; i++) value[i] = load(state + i * V), gvalue[i] = load(gstate + i * V);
-            for (int t = 0; t < tile->steps; t++) {
-                vf g = load(s->gx + (j * T + t) * V) * rho;
-                for (int i = 0; i < NB; i++) {
-                    gvalue[i] += g * all(gate[t * p->wide + i]);
-                    s->kept[t].B[i] = j ? g * value[i] + s->kept[t].B[i] : g * value[i];
-                }
+/* Gradient of the gate, sum_d gu_td rho_d shared_dn, a product of matrices: states side by side, so that nothing is
+ * summed over lanes. shared: (D, N) as the caller has it. Rows up to a multiple of ABREAST are written. */
+static void gate_gradient(const Cross *c, const Plan *p, int steps, const Scratch *s, const float *shared,
+                          const float *rho) {
+    for (int64_t n = 0; n < c->N; n += V) {
+        int lanes = smaller(V, c->N - n);
+        for (int t = 0; t < steps; t += ABREAST) {
+            vf sum[ABREAST];
+            for (int i = 0; i < ABREAST; i++) sum[i] = all(0.0f);
+            for (int64_t d = 0; d < c->D; d++) {
+                vf row = load_part(shared + d * c->N + n, lanes) * all(rho[d]);
+                const float *g = s->gx + (d / V * T + t) * V + d % V;
+                UNROLL
+                for (int i = 0; i < ABREAST; i++) sum[i] += row * all(g[i * V]);
             }
-            for (int i = 0; i < NB; i++) store(gstate + i * V, gvalue[i]);
+            for (int i = 0; i < ABREAST; i++) store_part(s->rows_gate + (t + i) * p->wide + n, sum[i], lanes);
         }
-        sum_lanes(tile->steps, s->kept->B, KEPT, s->rows_gate + n, (int)p->wide);
     }
 }
 
-static void backward_tile_of(const Cross *c, const Plan *p, Tile *tile, Scratch *s, const Plan *sums, int64_t b,
-                             int64_t k, int64_t t0, const float *h, float *gx, int add) {
-    int steps = tile->steps;
-    int64_t share = 0, shares = p->wide / NB * p->vectors;
+/* Gradient of `count` shared states of one vector of channels, sum_t gu_t rho gate_t. */
+INLINE void shared_gradient(int steps, const int count, vf rho, const float *gu, const float *gate, int64_t wide,
+                            float *gshared) {
+    vf sum[8];
+    UNROLL
+    for (int n = 0; n < count; n++) sum[n] = load(gshared + n * V);
+    for (int t = 0; t < steps; t++) {
+        vf g = load(gu + t * V) * rho;
+        UNROLL
+        for (int n = 0; n < count; n++) sum[n] += g * all(gate[t * wide + n]);
+    }
+    UNROLL
+    for (int n = 0; n < count; n++) store(gshared + n * V, sum[n]);
+}
+
+static void backward_sharing(const Cross *c, const Plan *p, const Tile *tile, const Scratch *s) {
+    int64_t k = tile->path.k, wide = p->wide;
+    int steps = tile->path.steps;
+    const float *rho = p->rho + k * p->row;
+    gate_gradient(c, p, steps, s, c->shared + (tile->path.b * c->K + k) * c->D * c->N, rho);
+    for (int64_t j = 0; j < p->vectors; j++) {
+        const float *gu = s->gx + j * T * V;
+        float *gshared = s->gshared + j * wide * V;
+        int64_t n = 0;
+        for (; n + 8 <= wide; n += 8)
+            shared_gradient(steps, 8, load(rho + j * V), gu, tile->gate + n, wide, gshared + n * V);
+        if (n < wide) shared_gradient(steps, 4, load(rho + j * V), gu, tile->gate + n, wide, gshared + n * V);
+    }
+}
+
+static void backward_tile_of(const Cross *c, const Plan *p, Tile *tile, Scratch *s, const Plan *sums, Path *next,
+                             const float *h, float *gx, int add) {
+    int steps = tile->path.steps, pixels = (int)ceil_div(T, p->wide / NB * p->vectors); /* asked for at a time */
+    int64_t b = tile->path.b, k = tile->path.k;
     const float *gy = c->gy.data + b * c->gy.batch;
     for (int64_t j = 0; j < p->vectors; j++)
         for (int t = 0; t < steps; t++)
             store(tile->y + (j * T + t) * V,
-                  load_part(gy + tile->at[t] * c->gy.pixel + j * V, smaller(V, c->D - j * V)));
+                  load_part(gy + tile->path.at[t] * c->gy.pixel + j * V, smaller(V, c->D - j * V)));
     zero(s->gx, 2 * T * p->row);
     for (int64_t n = 0; n < p->wide; n += NB) {
         for (int64_t j = 0; j < p->vectors; j++) {
             int64_t o = j * T * V, q = (j * p->wide + n) * V;
-            expect_tile(c, b, k, t0 - T, share++, shares, gx, 1);
-            if (h != s->none) expect(h + q - p->state, 0, 1, NB * V);
+            ask_path(c, next, pixels, gx, 1);
+            if (h != s->none) expect_near(h + q - p->state, NB * V);
             backward_tile(steps, (int)p->wide, tile->step + o, tile->x + o, tile->y + o, tile->B + n, tile->C + n,
                           p->A2 + k * p->state + q, h + q, s->g + q, sums->A2 + k * p->state + q, s->gx + o,
                           s->gstep + o, s->kept, j == 0);
@@ -109,12 +138,12 @@ static void backward_tile_of(const Cross *c, const Plan *p, Tile *tile, Scratch 
     }
     for (int64_t j = 0; j < p->vectors; j++) finish_tile(c, p, tile, s, sums, k, j, gx, add);
     for (int64_t r = 0; r < p->rank; r += NB) sum_lanes(steps, s->sum_dt[r / NB * T], NB, s->rows_dt + r, (int)p->rank);
-    scatter(c->gB, b, k, c->K, p->length, tile->at, steps, c->N, p->wide, s->rows_B);
-    scatter(c->gC, b, k, c->K, p->length, tile->at, steps, c->N, p->wide, s->rows_C);
-    scatter(c->gdt, b, k, c->K, p->length, tile->at, steps, c->R, p->rank, s->rows_dt);
+    scatter(c->gB, b, k, c->K, p->length, tile->path.at, steps, c->N, p->wide, s->rows_B);
+    scatter(c->gC, b, k, c->K, p->length, tile->path.at, steps, c->N, p->wide, s->rows_C);
+    scatter(c->gdt, b, k, c->K, p->length, tile->path.at, steps, c->R, p->rank, s->rows_dt);
     if (c->shared) {
-        backward_sharing(p, tile, s, k);
-        scatter(c->ggate, b, k, c->K, p->length, tile->at, steps, c->N, p->wide, s->rows_gate);
+        backward_sharing(c, p, tile, s);
+        scatter(c->ggate, b, k, c->K, p->length, tile->path.at, steps, c->N, p->wide, s->rows_gate);
     }
 }
 
@@ -127,10 +156,14 @@ static void backward_direction(const Cross *c, const Plan *p, Tile *tile, Scratc
         pack_state(c->shared + states, c->D, c->N, s->shared);
         zero(s->gshared, p->state);
     }
+    Path next = path(c, b, k, (p->tiles - 1) * T);
     for (int64_t i = p->tiles - 1; i >= 0; i--) {
         const float *h = i ? c->saved + (task * (p->tiles - 1) + i - 1) * p->state : s->none;
-        fill_tile(c, p, tile, b, k, i * T, 0, p->vectors, c->shared ? s->shared : NULL, 1);
-        backward_tile_of(c, p, tile, s, sums, b, k, i * T, h, gx, add);
+        fill_tile(c, p, tile, &next, 0, p->vectors, c->shared ? s->shared : NULL, 1);
+        if (i) next = path(c, b, k, (i - 1) * T);
+        else if (k + 1 < c->K) next = path(c, b, k + 1, (p->tiles - 1) * T);
+        else next = path(c, b + 1, 0, (p->tiles - 1) * T);
+        backward_tile_of(c, p, tile, s, sums, &next, h, gx, add);
     }
     if (c->shared) unpack_state(s->gshared, 0, p->vectors, c->D, c->N, c->gshared + states);
 }
@@ -181,7 +214,7 @@ int cross_backward(const Cross *c) {
             for (int64_t b = part * c->batch / parts; block && b < (part + 1) * c->batch / parts; b++)
                 for (int64_t k = first; k < first + together; k++) {
                     float *gx = apart && k ? copies + (k - 1) * image : c->gx;
-                    backward_direction(c, &p, &tile, &scratch, &own, b, k, gx + b * p.length * c->D, k > first);
+                    backward_direction(c, &p, &tile, &scratch, &own, b, k, gx, k > first);
                 }
         }
         free(block);

@@ -6,20 +6,29 @@ static void forward_direction(const Cross *c, const Plan *p, Tile *tile, int64_t
                               float *h, const float *shared) {
     int64_t task = b * c->K + k, offset = from * p->wide * V, size = (to - from) * p->wide * V;
     zero(h + offset, size);
+    Path next = path(c, b, k, 0);
+    int pixels = (int)ceil_div(T, (to - from) * ceil_div(p->wide, 8)); /* asked for at a time */
     for (int64_t i = 0; i < p->tiles; i++) {
-        fill_tile(c, p, tile, b, k, i * T, from, to, shared, 0);
+        fill_tile(c, p, tile, &next, from, to, shared, 0);
+        int steps = next.steps;
+        const int64_t *at = tile->path.at;
+        if (i + 1 < p->tiles) next = path(c, b, k, (i + 1) * T);
+        else if (k + 1 < c->K) next = path(c, b, k + 1, 0);
+        else next = path(c, b + c->threads, 0, 0); /* what this thread is likely to take next */
         if (c->saved && i)
             memcpy(c->saved + (task * (p->tiles - 1) + i - 1) * p->state + offset, h + offset, (size_t)size * 4);
         for (int64_t j = from; j < to; j++) {
             int lanes = smaller(V, c->D - j * V);
             int64_t o = j * T * V;
-            expect_tile(c, b, k, (i + 1) * T, j - from, to - from, c->y + b * p->length * c->D, 0);
             vf skip = load(p->skip + k * p->row + j * V);
-            for (int t = 0; t < tile->steps; t++) store(tile->y + o + t * V, load(tile->u + o + t * V) * skip);
-            forward_tile(tile->steps, (int)p->wide, tile->step + o, tile->x + o, tile->y + o, tile->B, tile->C,
-                         p->A2 + k * p->state + j * p->wide * V, h + j * p->wide * V);
-            for (int t = 0; t < tile->steps; t++) {
-                float *y = c->y + (b * p->length + tile->at[t]) * c->D + j * V;
+            for (int t = 0; t < steps; t++) store(tile->y + o + t * V, load(tile->u + o + t * V) * skip);
+            for (int n = 0; n < p->wide; n += 8) {
+                ask_path(c, &next, pixels, c->y, 0);
+                forward_tile(steps, (int)p->wide, n, tile->step + o, tile->x + o, tile->y + o, tile->B, tile->C,
+                             p->A2 + k * p->state + j * p->wide * V, h + j * p->wide * V);
+            }
+            for (int t = 0; t < steps; t++) {
+                float *y = c->y + (b * p->length + at[t]) * c->D + j * V;
                 vf value = load(tile->y + o + t * V);
                 store_part(y, k ? value + load_part(y, lanes) : value, lanes);
             }

@@ -25,9 +25,8 @@ INLINE vf normal(vf x, vf *density) {
     q = q * t + all(0.111994945f);
     q = q * t + all(0.111687258f);
     vf tail = q * t * power;
-    vi negative = (vi)(x < all(0.0f));
     *density = power * all(0.39894228f);
-    return (vf)((negative & (vi)tail) | (~negative & (vi)(all(1.0f) - tail)));
+    return where_negative(x, tail, all(1.0f) - tail);
 }
 
 INLINE void forward_part(const Gate *c, int64_t i, int lanes) {

@@ -42,16 +42,20 @@ static Packed pack_scan(const Scan *s) {
     return p;
 }
 
-/* One vector of channels, [t][lane]: the step and the recurrence's input x from u and delta; slope: of softplus. */
+/* One vector of channels, [t][lane]: the step and the recurrence's input x from u and delta; slope: of softplus. Rows
+ * up to a multiple of ABREAST are read and written; those past `steps` hold old finite numbers or zeros. */
 INLINE void activate(const Scan *s, int steps, const float *bias, const float *u, const float *delta, float *step,
                      float *x, float *slope) {
     vf b = load(bias);
-    for (int t = 0; t < steps; t++) {
-        vf d = load(delta + t * V) + b, derivative = all(1.0f);
-        if (s->softplus) d = softplus_v(d, slope ? &derivative : NULL);
-        store(step + t * V, decay_step(d));
-        store(x + t * V, load(u + t * V) * d);
-        if (slope) store(slope + t * V, derivative);
+    for (int t = 0; t < steps; t += ABREAST) {
+        vf d[ABREAST], derivative[ABREAST];
+        for (int i = 0; i < ABREAST; i++) d[i] = load(delta + (t + i) * V) + b, derivative[i] = all(1.0f);
+        if (s->softplus) softplus_v(d, slope ? derivative : NULL);
+        for (int i = 0; i < ABREAST; i++) {
+            store(step + (t + i) * V, decay_step(d[i]));
+            store(x + (t + i) * V, load(u + (t + i) * V) * d[i]);
+            if (slope) store(slope + (t + i) * V, derivative[i]);
+        }
     }
 }
 

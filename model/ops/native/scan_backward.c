@@ -35,16 +35,17 @@ static ScanScratch scan_scratch(const Packed *p, float *work) {
     return w;
 }
 
-/* Ask for share `i` of `shares` of what the span before this one reads and of what this one writes. */
-INLINE void expect_share(const Scan *s, int64_t task, int64_t t0, int64_t i, int64_t shares) {
-    int64_t L = s->length, first = s->D * i / shares, at = (task * s->D + first) * L + t0;
+/* What the span before this one reads and what this one writes. */
+INLINE Ahead ahead_of_span(const Scan *s, int64_t task, int64_t t0, int64_t calls) {
+    int64_t L = s->length, at = task * s->D * L + t0;
     int64_t before = t0 ? at - SPAN : at + s->K * s->D * L + (L - 1) / SPAN * SPAN; /* else the next sample's last */
-    int rows = (int)(s->D * (i + 1) / shares - first), columns = smaller(SPAN, L);
-    expect(s->u + before, L, rows, columns);
-    expect(s->delta + before, L, rows, columns);
-    expect(s->gy + before, L, rows, columns);
-    expect(s->gu + at, L, rows, columns);
-    expect(s->gdelta + at, L, rows, columns);
+    Ahead next = {{s->u + before, s->delta + before, s->gy + before, s->gu + at, s->gdelta + at},
+                  L,
+                  5,
+                  (int)s->D,
+                  smaller(SPAN, L)};
+    spread(&next, calls);
+    return next;
 }
 
 static void read_span(const Scan *s, const Packed *p, int64_t task, int64_t t0, int steps, ScanScratch *w) {
@@ -96,7 +97,7 @@ static void backward_task(const Scan *s, const Packed *p, int64_t b, int64_t k, 
     if (s->initial) pack_state(s->initial + task * s->D * N, s->D, N, w->initial);
     for (int64_t t0 = (L - 1) / SPAN * SPAN; t0 >= 0; t0 -= SPAN) {
         int length = smaller(SPAN, L - t0);
-        int64_t i = 0, shares = ceil_div(length, T) * (wide / NB) * p->vectors;
+        Ahead next = ahead_of_span(s, task, t0, ceil_div(length, T) * (wide / NB) * p->vectors);
         read_span(s, p, task, t0, length, w);
         for (int t = (length - 1) / T * T; t >= 0; t -= T) {
             int64_t tile = (t0 + t) / T;
@@ -111,8 +112,8 @@ static void backward_task(const Scan *s, const Packed *p, int64_t b, int64_t k, 
             for (int64_t n = 0; n < wide; n += NB) {
                 for (int64_t j = 0; j < p->vectors; j++) {
                     int64_t o = j * T * V, q = (j * wide + n) * V;
-                    expect_share(s, task, t0, i++, shares);
-                    if (tile) expect(h + q - p->state, 0, 1, NB * V); /* of the tile that follows */
+                    ask(&next);
+                    if (tile) expect(h + q - p->state, NB * V); /* of the tile that follows */
                     backward_tile(steps, (int)wide, w->step + o, w->x + o, w->dy + (j * SPAN + t) * V,
                                   w->B + t * wide + n, w->C + t * wide + n, p->A2 + k * p->state + q, h + q, w->g + q,
                                   sums.A + q, w->gx + o, w->gstep + o, w->kept, j == 0);

@@ -39,12 +39,11 @@
 DEFINE_FORWARD(forward_8, 8)
 DEFINE_FORWARD(forward_4, 4)
 
-/* All N states (a multiple of 4) of one tile. */
-INLINE void forward_tile(int steps, int N, const float *step, const float *x, float *y, const float *B, const float *C,
-                         const float *A2, float *h) {
-    int n = 0;
-    for (; n + 8 <= N; n += 8) forward_8(steps, step, x, y, B + n, C + n, N, A2 + n * V, h + n * V);
-    if (n < N) forward_4(steps, step, x, y, B + n, C + n, N, A2 + n * V, h + n * V);
+/* States n .. n + 8 of one tile, 4 at the end of N, which is a multiple of 4. */
+INLINE void forward_tile(int steps, int N, int n, const float *step, const float *x, float *y, const float *B,
+                         const float *C, const float *A2, float *h) {
+    if (n + 8 <= N) forward_8(steps, step, x, y, B + n, C + n, N, A2 + n * V, h + n * V);
+    else forward_4(steps, step, x, y, B + n, C + n, N, A2 + n * V, h + n * V);
 }
 
 /* What backward keeps of NB states at one step: the decays and states it computes again, and the sums over vectors of

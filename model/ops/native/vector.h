@@ -95,6 +95,17 @@ INLINE vf at_most(vf x, vf high) {
 #endif
 }
 
+/* a where x < 0, else b. */
+INLINE vf where_negative(vf x, vf a, vf b) {
+#if V == 16
+    return (vf)_mm512_mask_blend_ps(_mm512_cmp_ps_mask((__m512)x, _mm512_setzero_ps(), _CMP_LT_OQ), (__m512)b,
+                                    (__m512)a);
+#else
+    vi negative = (vi)(x < all(0.0f));
+    return (vf)((negative & (vi)a) | (~negative & (vi)b));
+#endif
+}
+
 /* 2^x. Degree 6 on [-1/2, 1/2], relative error 2e-9 before rounding. The constant term is exactly 1, so that 2^0 = 1
  * and, near 0, the error is relative to x: a decay close to 1 has no drift over long sequences.
  * Very negative x gives 0 (or 2^-125 without AVX-512), never an overflow; NaN stays NaN. */
@@ -166,25 +177,40 @@ INLINE vf reciprocal_v(vf x) {
 #endif
 }
 
-/* softplus(x) = max(x, 0) + log(1 + exp(-|x|)), and its derivative, the logistic function. */
-INLINE vf softplus_v(vf x, vf *slope) {
-    vf positive = at_least(x, all(0.0f));
-    vf magnitude = positive + positive - x; /* |x| */
-    vf z = exp2_v(magnitude * all(-LOG2E));
-    vf more = z + all(1.0f), inverse = reciprocal_v(more * (more + all(1.0f))); /* one for both quotients */
-    vf s = z * more * inverse; /* z / (z + 2): log(1 + z) = 2 artanh(s), s <= 1/3 */
-    vf q = s * s;
-    vf p = all(2.817834143e-01f);
-    p = p * q + all(2.796060113e-01f);
-    p = p * q + all(4.002491042e-01f);
-    p = p * q + all(6.666631468e-01f);
-    p = p * q + all(2.000000008e+00f);
-    if (slope) {
-        vf part = (more + all(1.0f)) * inverse;
-        vi negative = (vi)(x < all(0.0f));
-        *slope = (vf)((negative & (vi)(z * part)) | (~negative & (vi)part));
+/* Vectors of one call of softplus_v; without AVX-512 there are half the registers. */
+#define ABREAST (V == 16 ? 8 : 4)
+
+/* softplus(x) = max(x, 0) + log(1 + exp(-|x|)) in place and, where asked for, its derivative, the logistic function.
+ *
+ * Every operation waits for the one before, some forty long, and a processor looks too short a way ahead to work on
+ * many vectors at a time; hence ABREAST of them, in three shorter chains. */
+INLINE void softplus_v(vf *x, vf *slope) {
+    vf z[ABREAST], more[ABREAST], inverse[ABREAST];
+    UNROLL
+    for (int i = 0; i < ABREAST; i++) {
+        vf positive = at_least(x[i], all(0.0f)), magnitude = at_most(positive + positive - x[i], all(126.0f));
+        z[i] = decay_v(magnitude, all(-LOG2E));
     }
-    return positive + s * p;
+    UNROLL
+    for (int i = 0; i < ABREAST; i++) {
+        more[i] = z[i] + all(1.0f);
+        inverse[i] = reciprocal_v(more[i] * (more[i] + all(1.0f))); /* one for both quotients */
+    }
+    UNROLL
+    for (int i = 0; i < ABREAST; i++) {
+        vf s = z[i] * more[i] * inverse[i]; /* z / (z + 2): log(1 + z) = 2 artanh(s), s <= 1/3 */
+        vf q = s * s;
+        vf p = all(2.817834143e-01f);
+        p = p * q + all(2.796060113e-01f);
+        p = p * q + all(4.002491042e-01f);
+        p = p * q + all(6.666631468e-01f);
+        p = p * q + all(2.000000008e+00f);
+        if (slope) {
+            vf part = (more[i] + all(1.0f)) * inverse[i];
+            slope[i] = where_negative(x[i], z[i] * part, part);
+        }
+        x[i] = at_least(x[i], all(0.0f)) + s * p;
+    }
 }
 
 #if V == 16
@@ -338,12 +364,34 @@ INLINE void copy(float *dst, const float *src, int count) {
     }
 }
 
-/* Ask for rows x columns floats that will be read or written soon: rows far apart defeat the hardware's own prefetcher
- * and, where their distance is a power of two, the first cache; hence into the second. A function that does nothing but
- * this must be INLINE too: gcc takes calls without effect away. */
-INLINE void expect(const float *src, int64_t src_row, int rows, int columns) {
-    for (int r = 0; r < rows; r++)
-        for (int c = 0; c < columns; c += 16) __builtin_prefetch(src + r * src_row + c, 0, 2);
+/* Ask for a row that will be read or written soon: rows far apart defeat the hardware's own prefetcher and, where their
+ * distance is a power of two, the first cache; hence into the second. A function that does nothing but this must be
+ * INLINE too: gcc takes calls without effect away. */
+INLINE void expect(const float *src, int columns) {
+    for (int c = 0; c < columns; c += 16) __builtin_prefetch(src + c, 0, 2);
+}
+
+/* The same for a row that is used next, into the first cache. */
+INLINE void expect_near(const float *src, int columns) {
+    for (int c = 0; c < columns; c += 16) __builtin_prefetch(src + c, 0, 3);
+}
+
+/* Rows of several arrays of one shape, a few rows at each of several calls of `ask`: a processor waits for
+ * two or three dozen lines at a time, and one request more keeps waiting the loads that are needed now. */
+typedef struct {
+    const float *array[5];
+    int64_t row; /* floats from row to row */
+    int arrays, rows, columns;
+    int each, a, r; /* rows a call; the array and row that come next */
+} Ahead;
+
+INLINE void spread(Ahead *w, int64_t calls) { w->each = (int)((w->arrays * w->rows + calls - 1) / calls); }
+
+INLINE void ask(Ahead *w) {
+    for (int i = 0; i < w->each && w->a < w->arrays; i++) {
+        expect(w->array[w->a] + w->r * w->row, w->columns);
+        if (++w->r == w->rows) w->r = 0, w->a++;
+    }
 }
 
 #endif

@@ -24,9 +24,10 @@ typedef struct {
     float *gx, *gW, *gbias; /* any may be NULL */
 } Linear;
 
-/* out[i][j] = (add ? out[i][j] : start[j] or 0) + sum_k a[i * row + k * step] * b[k][j]; `high` x `wide` of them. */
-INLINE void block(const int high, int64_t inner, const float *a, int64_t row, int64_t step, const float *b, float *out,
-                  int64_t out_row, int wide, const float *start, int add) {
+/* out[i][j] = (add ? out[i][j] : start[j] or 0) + sum_k a[i * row + k * step] * b[k * b_row + j]; `high` x `wide` of
+ * them, WIDE columns of b can be read. */
+INLINE void block(const int high, int64_t inner, const float *a, int64_t row, int64_t step, const float *b,
+                  int64_t b_row, float *out, int64_t out_row, int wide, const float *start, int add) {
     vf sum[HIGH][2];
     int low = smaller(V, wide), up = wide - low;
     ALL_ROWS
@@ -37,7 +38,7 @@ INLINE void block(const int high, int64_t inner, const float *a, int64_t row, in
         if (up && !add && start) sum[i][1] = load_part(start + V, up);
     }
     for (int64_t k = 0; k < inner; k++) {
-        vf b0 = load(b + k * WIDE), b1 = load(b + k * WIDE + V);
+        vf b0 = load(b + k * b_row), b1 = load(b + k * b_row + V);
         ALL_ROWS
         for (int i = 0; i < high; i++) {
             vf value = all(a[i * row + k * step]);
@@ -52,18 +53,24 @@ INLINE void block(const int high, int64_t inner, const float *a, int64_t row, in
     }
 }
 
-/* `rows` rows of all columns; panels: [panel][inner][WIDE]. */
+/* `rows` rows of all columns; b: panels [panel][inner][WIDE], or, where b_row is given, rows of whole panels so far
+ * apart. */
 static void product(int64_t rows, int64_t inner, int64_t columns, const float *a, int64_t row, int64_t step,
-                    const float *panels, float *out, int64_t out_row, const float *start, int add) {
+                    const float *b, int64_t b_row, float *out, int64_t out_row, const float *start, int add) {
+    int64_t next = b_row ? 1 : inner; /* floats from column to column of a panel's start */
+    if (!b_row) b_row = WIDE;
     for (int64_t j = 0; j < columns; j += WIDE) {
-        const float *b = panels + j * inner, *s = start ? start + j : NULL;
+        const float *panel = b + j * next, *s = start ? start + j : NULL;
         int wide = smaller(WIDE, columns - j);
         int64_t i = 0;
         for (; i + HIGH <= rows; i += HIGH)
-            block(HIGH, inner, a + i * row, row, step, b, out + i * out_row + j, out_row, wide, s, add);
+            block(HIGH, inner, a + i * row, row, step, panel, b_row, out + i * out_row + j, out_row, wide, s, add);
+        for (; HIGH > 8 && i + 8 <= rows; i += 8)
+            block(8, inner, a + i * row, row, step, panel, b_row, out + i * out_row + j, out_row, wide, s, add);
         for (; i + 4 <= rows; i += 4)
-            block(4, inner, a + i * row, row, step, b, out + i * out_row + j, out_row, wide, s, add);
-        for (; i < rows; i++) block(1, inner, a + i * row, row, step, b, out + i * out_row + j, out_row, wide, s, add);
+            block(4, inner, a + i * row, row, step, panel, b_row, out + i * out_row + j, out_row, wide, s, add);
+        for (; i < rows; i++)
+            block(1, inner, a + i * row, row, step, panel, b_row, out + i * out_row + j, out_row, wide, s, add);
     }
 }
 
@@ -97,7 +104,7 @@ int linear_forward(const Linear *c) {
     pack_turned(c->W, c->outer, c->inner, panels);
 #pragma omp parallel for num_threads((int)c->threads) schedule(static) if (c->threads > 1)
     for (int64_t i = 0; i < c->rows; i += CHUNK)
-        product(smaller(CHUNK, c->rows - i), c->inner, c->outer, c->x + i * c->x_row, c->x_row, 1, panels,
+        product(smaller(CHUNK, c->rows - i), c->inner, c->outer, c->x + i * c->x_row, c->x_row, 1, panels, 0,
                 c->out + i * c->outer, c->outer, c->bias, 0);
     free(panels);
     return 0;
@@ -109,11 +116,14 @@ static void backward_rows(const Linear *c, int64_t from, int64_t to, const float
         int64_t rows = smaller(CHUNK, to - i);
         const float *g = c->g + i * c->g_row;
         if (c->gx)
-            product(rows, c->outer, c->inner, g, c->g_row, 1, panels, c->gx + i * c->inner, c->inner, NULL,
+            product(rows, c->outer, c->inner, g, c->g_row, 1, panels, 0, c->gx + i * c->inner, c->inner, NULL,
                     (int)c->more);
         if (c->gW) {
-            pack_rows(c->x + i * c->x_row, c->x_row, rows, c->inner, work);
-            product(c->outer, rows, c->inner, g, 1, c->g_row, work, sums, c->inner, NULL, 1);
+            const float *x = c->x + i * c->x_row;
+            int whole = c->inner % WIDE == 0; /* panels: as they are */
+            if (!whole) pack_rows(x, c->x_row, rows, c->inner, work);
+            product(c->outer, rows, c->inner, g, 1, c->g_row, whole ? x : work, whole ? c->x_row : 0, sums, c->inner,
+                    NULL, 1);
         }
         float *gbias = sums + c->outer * c->inner;
         for (int64_t r = 0; c->gbias && r < rows; r++)

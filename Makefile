@@ -8,7 +8,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
-KERNELS := $(wildcard model/ops/native/*.[ch] tests/*.c)
+KERNELS := $(wildcard model/ops/native/*.[ch] tests/*.c benchmarks/*.c)
 
 .PHONY: venv demo test lint format bench gpu fuzz clean
 

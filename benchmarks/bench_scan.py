@@ -1,17 +1,15 @@
 """Speed of the selective scan on this CPU, side by side in one run: `python -m benchmarks.bench_scan`.
 
 Backends take turns run by run, so a machine that slows down slows all of them; medians of the ratios are printed. The
-machine's exponentials per second (native/rate.c, frozen) are measured in between: share = B*KD*L*N / time / rate,
-where backward = (forward + backward) - forward. Beside that yardstick, which uses the full width of the vectors, the
-rate of `torch.exp` times the threads is a second one that is not ours. "plain" is a plain re-implementation of the
-published CPU path (mamba_ssm's `selective_scan_ref`: all decays at once, then one step after the other). The network
-is quoted in exp-equivalents (seconds x rate), by both yardsticks. Results go to benchmarks/results/.
+machine's exponentials per second (yardsticks.py: a loop of ours, and the C library's expf) are measured in between:
+share = B*KD*L*N / time / rate, where backward = (forward + backward) - forward. "plain" is a plain re-implementation
+of the published CPU path (mamba_ssm's `selective_scan_ref`: all decays at once, then one step after the other). The
+network is quoted in exp-equivalents (seconds x rate), by both yardsticks. Results go to benchmarks/results/.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import platform
 import resource
@@ -27,40 +25,13 @@ prepare_process()  # as every entry point does, before torch starts its threads
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 
+from benchmarks.yardsticks import exp_rates  # noqa: E402
 from model import build_model  # noqa: E402
 from model.ops import available_backends, selective_scan  # noqa: E402
-from model.ops.native_build import library  # noqa: E402
 
 SHAPES = {"windows": (128, 256, 64, 16), "global": (2, 256, 4096, 32)}  # B, KD, L, N; four groups
 GROUPS = 4
 RESULTS = Path(__file__).resolve().parent / "results"
-
-
-def exp_rate(threads: int) -> float:
-    """Return float32 exponentials per second on `threads` threads: the best of five short runs."""
-    found, reason = library()
-    if found is None:
-        raise SystemExit(f"the exp throughput is measured by the compiled kernels: {reason}")
-    found.exp_rate.restype = ctypes.c_int64
-    found.exp_rate.argtypes = [ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p]
-    sink, best = torch.zeros(threads), 0.0
-    for _ in range(5):
-        start = time.perf_counter()
-        count = found.exp_rate(5000, threads, sink.data_ptr())
-        best = max(best, count / (time.perf_counter() - start))
-    return best
-
-
-def torch_exp_rate() -> float:
-    """Return float32 exponentials per second of `torch.exp` in the first cache on one thread: a yardstick not ours."""
-    numbers, out = torch.linspace(-20, 0, 4096), torch.empty(4096)  # too few for torch to use more threads
-    best = 0.0
-    for _ in range(200):
-        start = time.perf_counter()
-        for _ in range(20):
-            torch.exp(numbers, out=out)
-        best = max(best, 20 * numbers.numel() / (time.perf_counter() - start))
-    return best
 
 
 def plain_scan(u, delta, A, B, C, D, delta_bias):
@@ -81,6 +52,16 @@ def timed(run: Callable[[], object]) -> float:
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
+
+
+def best(rates: list[dict[str, float]]) -> dict[str, float]:
+    """Return the highest rate of each yardstick."""
+    return {name: max(rate[name] for rate in rates) for name in rates[0]}
+
+
+def giga(values: dict[str, float]) -> dict[str, float]:
+    """Return the values in 1e9, for people."""
+    return {name: round(value / 1e9, 2) for name, value in values.items()}
 
 
 def forward(inputs: dict, backend: str) -> None:
@@ -120,7 +101,7 @@ def scan_rows(name: str, repeats: int, threads: int, with_plain: bool) -> dict:
     seconds: dict[str, list[float]] = {job: [] for job in jobs}
     rates = []
     for _ in range(repeats):
-        rates.append(exp_rate(threads))
+        rates.append(exp_rates(threads))
         for job, run in jobs.items():
             seconds[job].append(timed(run))
     ratio = {}
@@ -130,22 +111,24 @@ def scan_rows(name: str, repeats: int, threads: int, with_plain: bool) -> dict:
     if with_plain:
         pairs = zip(seconds["plain forward"], seconds["cpp forward"], strict=True)
         ratio["plain / cpp, forward"] = statistics.median(a / b for a, b in pairs)
-    work, rate = B * KD * L * N, max(rates)
+    work, rate = B * KD * L * N, best(rates)
     fast, full = min(seconds["cpp forward"]), min(seconds["cpp forward+backward"])
     figures = {
         "shape": [B, KD, L, N],
         "milliseconds": {job: round(1e3 * statistics.median(s), 2) for job, s in seconds.items()},
         "ratio": {k: round(v, 1) for k, v in ratio.items()},
-        "exp_rate_gexp": round(rate / 1e9, 2),
-        "share_forward": round(work / fast / rate, 2),
-        "share_backward": round(work / (full - fast) / rate, 2),
+        "exp_rate_gexp": giga(rate),
+        "share_forward": {k: round(work / fast / r, 2) for k, r in rate.items()},
+        "share_backward": {k: round(work / (full - fast) / r, 2) for k, r in rate.items()},
     }
-    print(f"\n{name} [{B},{KD},{L},{N}]  exp throughput {rate / 1e9:.1f} G/s on {threads} threads")
+    print(f"\n{name} [{B},{KD},{L},{N}], {threads} threads")
     for job, value in figures["milliseconds"].items():
         print(f"  {job:<26}{value:10.1f} ms (median of {repeats})")
     for pair, value in figures["ratio"].items():
         print(f"  {pair:<34}{value:6.1f} x")
-    print(f"  share of the exp throughput: forward {figures['share_forward']}, backward {figures['share_backward']}")
+    for k, r in figures["exp_rate_gexp"].items():
+        shares = figures["share_forward"][k], figures["share_backward"][k]
+        print(f"  share of {r} G exponentials a second ({k}): forward {shares[0]}, backward {shares[1]}")
     return figures
 
 
@@ -172,26 +155,23 @@ def network_rows(repeats: int, threads: int) -> dict:
     memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e6  # kB -> GB
     infers, steps, rates = [], [], []
     for _ in range(repeats):
-        rates.append(exp_rate(threads))
+        rates.append(exp_rates(threads))
         infers.append(timed(infer))
         steps.append(timed(step))
-    rate, torch_rate = max(rates), threads * torch_exp_rate()
+    rate = best(rates)
     figures = {
         "forward_batch_1_ms": round(1e3 * statistics.median(infers), 1),
         "step_batch_4_ms": round(1e3 * statistics.median(steps), 1),
-        "forward_gexp": round(min(infers) * rate / 1e9, 2),
-        "step_gexp": round(min(steps) * rate / 1e9, 2),
-        "forward_torch_gexp": round(min(infers) * torch_rate / 1e9, 2),
-        "step_torch_gexp": round(min(steps) * torch_rate / 1e9, 2),
         "step_memory_gb": round(memory, 2),
-        "exp_rate_gexp": round(rate / 1e9, 2),
-        "torch_exp_rate_gexp": round(torch_rate / 1e9, 2),
+        "exp_rate_gexp": giga(rate),
+        "forward_gexp": giga({k: min(infers) * r for k, r in rate.items()}),
+        "step_gexp": giga({k: min(steps) * r for k, r in rate.items()}),
     }
-    print(f"\nLE-Mamba tiny, 64x64, 8 bands, {threads} threads, exp throughput {rate / 1e9:.1f} G/s")
+    print(f"\nLE-Mamba tiny, 64x64, 8 bands, {threads} threads")
     for name, value in figures.items():
-        print(f"  {name:<22}{value:10.2f}")
-    print("  gexp: seconds x exponentials a second, by our yardstick and (torch) by torch.exp; the goals of 0.7 and 8")
-    print("  and the prototype's 1.0 and 11.7 were set with a yardstick that measured 6.0 G/s on two cores")
+        print(f"  {name:<22}{value}")
+    print("  gexp: seconds x exponentials a second; the goals, 0.7 and 8, and the prototype's 1.0 and 11.7 belong to a")
+    print("  yardstick that gave 6.0 G/s on two cores")
     return figures
 
 

@@ -299,6 +299,8 @@ def main() -> int:
     finally:
         if lock is not None:
             lock.close()
+        # before torch 2.7 a rank that ends beside a broadcast's last tensor waits for itself for ever
+        accelerator.wait_for_everyone()
         accelerator.end_training()
     return 0
 

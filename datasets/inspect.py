@@ -15,7 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from datasets.alignment import alpha_bands, check_blocks, is_complaint
+from datasets.alignment import CACHE, alpha_bands, check_blocks, is_complaint
 from datasets.h5 import DAMAGE, Contents, checked_dataset, default_divisor, describe, file_sensor, open_file
 from datasets.layout import read_sample
 from utils.errors import UserError
@@ -94,12 +94,17 @@ def _shown(value: Any) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
 
 
+def spread(count: int) -> list[int]:
+    """Return at most `_SAMPLES` numbers spread over 0 … count - 1; in integers, since a file may declare any count."""
+    return sorted({(count - 1) * i // (_SAMPLES - 1) for i in range(_SAMPLES)}) if count else []
+
+
 def _some_rows(data: h5py.Dataset) -> np.ndarray:
     """Return at most eight slices along the shortest way through the file: bounded whatever the size."""
     if not data.shape:
         return np.asarray(data[()])
-    picks = np.unique(np.linspace(0, max(len(data) - 1, 0), _SAMPLES).astype(int)) if len(data) else []
-    return np.stack([data[int(i)] for i in picks]) if len(picks) else np.zeros(0)
+    picks = spread(len(data))
+    return np.stack([data[i] for i in picks]) if picks else np.zeros(0)
 
 
 def _inspect_h5(report: Report) -> None:
@@ -130,14 +135,14 @@ def _inspect_h5(report: Report) -> None:
 def _judge(report: Report, contents: Contents) -> None:
     """Look at some samples: finite values, range against divisor, is lms what interp23 gives, order of the guide."""
     count = contents.shapes["lms"][0]
-    picks = np.unique(np.linspace(0, count - 1, _SAMPLES).astype(int))
+    picks = spread(count)
     with open_file(contents.path) as file:
         samples = {
-            role: np.stack([read_sample(file[key], int(i), contents.layout) for i in picks]).astype(np.float64)
+            role: np.stack([read_sample(file[key], i, contents.layout) for i in picks]).astype(np.float64)
             for role, key in contents.keys.items()
         }
     for role, values in samples.items():
-        bad = [int(i) for i, sample in zip(picks, values, strict=True) if not np.isfinite(sample).all()]
+        bad = [i for i, sample in zip(picks, values, strict=True) if not np.isfinite(sample).all()]
         if bad:
             report.problems.append(f'"{contents.keys[role]}" has NaN or infinite values in sample {bad[0]}')
         elif values.min() == values.max():
@@ -227,7 +232,7 @@ def _inspect_tiff(report: Report) -> None:
     except ImportError:
         raise UserError("reading GeoTIFF needs rasterio; install it with: pip install rasterio") from None
     try:
-        with rasterio.open(report.path, driver="GTiff") as source:
+        with rasterio.Env(GDAL_CACHEMAX=CACHE), rasterio.open(report.path, driver="GTiff") as source:
             check_blocks(source)
             step = max(1, max(source.shape) // 512, math.isqrt(source.count * math.prod(source.shape) // _NUMBERS))
             small = source.read(out_shape=(source.count, *(max(1, n // step) for n in source.shape)))

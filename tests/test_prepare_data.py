@@ -1,5 +1,6 @@
 """The command line of prepare_data.py: every route from a file to H5 data sets, and everything that is refused."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from scipy.io import savemat
 
 import prepare_data
 from datasets.build import build_dataset
+from datasets.inspect import spread
 from datasets.scene import cube_from_png, read_geotiff_pair
 from utils.errors import UserError, run_cli
 from utils.mat import read_mat
@@ -272,6 +274,17 @@ def test_output_folder_not_writable(call, tmp_path):
     source = scene(tmp_path / "s.mat")
     status, _, err = call("simulate", source, "--sensor", "QB", "--stride", 64, "--out", tmp_path / "file" / "o")
     assert status == 2 and "cannot write" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [(0, []), (1, [0]), (3, [0, 1, 2]), (8, list(range(8))), (2**53 + 2, None)],  # the last is no float64
+)
+def test_samples_are_spread_from_the_first_to_the_last(count, expected):
+    picks = spread(count)
+    assert picks == (expected if expected is not None else sorted(set(picks)))
+    assert not count or (picks[0], picks[-1]) == (0, count - 1)
+    assert all(abs((b - a) - (count - 1) / 7) <= 1 for a, b in itertools.pairwise(picks) if len(picks) == 8)
 
 
 def test_inspect_tells_what_is_there_and_what_is_wrong(call, tmp_path):

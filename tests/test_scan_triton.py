@@ -11,6 +11,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from model.ops import available_backends, cross_selective_scan, selective_scan
+from model.ops.scan_triton import probe
 from model.ops.triton_plan import Config, tile
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,6 +80,16 @@ def test_kernels_in_the_interpreter():
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert "skipped" not in done.stdout
+
+
+def test_a_triton_without_what_the_kernels_use_is_refused(monkeypatch):
+    """Before 3.3 Triton cannot hand a number from lane to lane: said when a backend is chosen, not by a kernel."""
+    old = types.ModuleType("triton")
+    old.__version__, old.language = "3.2.0", types.ModuleType("triton.language")
+    old.__spec__ = importlib.util.spec_from_loader("triton", None)
+    monkeypatch.setitem(sys.modules, "triton", old)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert probe() == (False, "triton 3.2.0 is too old; 3.3 or later is needed, which comes with torch 2.7")
 
 
 def scan_inputs(batch, K, D, N, L) -> dict:

@@ -135,11 +135,9 @@ def cross_selective_scan(
     }
     if rho is not None:
         flat_rho = rho.reshape(-1) if tuple(rho.shape) == (1, K, channels, 1) else rho
-        others |= {
-            "shared_state": (shared_state, (batch, rows, states)),
-            "gate": (gate, (batch, K, states, *pixels)),
-            "rho": (flat_rho, (rows,)),
-        }
+        others["shared_state"] = shared_state, (batch, rows, states)
+        others["gate"] = gate, (batch, K, states, *pixels)
+        others["rho"] = flat_rho, (rows,)
     else:
         flat_rho = None
     _check(x, dt, A, others)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.library import Library, custom_op, infer_schema, register_autocast
+from torch.library import Library, custom_op, infer_schema
 from torch.utils.flop_counter import register_flop_formula
 
 NAMESPACE = "lemamba"
@@ -117,6 +117,20 @@ def _saving_operator(name: str, arguments: str, kernel: ScanKernel) -> Callable[
     return operator
 
 
+def _stop_autocast(name: str, operator: Callable, device: str) -> None:
+    """Let an operator compute in float32 under autocast (torch.library has a function for it since torch 2.7)."""
+
+    def kernel(*arguments):
+        with torch.autocast(device, enabled=False):
+            return operator(*(a.float() if _half(a) else a for a in arguments))
+
+    _LIBRARY.impl(name, kernel, f"Autocast{device.upper()}")
+
+
+def _half(value: object) -> bool:
+    return isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
+
+
 def register(name: str, kernel: ScanKernel) -> Callable[..., tuple[Tensor, Tensor]]:
     """Register `lemamba::name` and return it."""
     arguments = _arguments_of(kernel.forward)
@@ -138,7 +152,7 @@ def register(name: str, kernel: ScanKernel) -> Callable[..., tuple[Tensor, Tenso
     _LIBRARY.impl(name, differentiable, "Autograd")
     torch.library.register_fake(f"{NAMESPACE}::{name}", lambda *a: kernel.fake(*a, save=False)[:2], lib=_LIBRARY)
     saving_packet = getattr(getattr(torch.ops, NAMESPACE), f"{name}_saving")
-    for packet, qualified in ((operator, f"{NAMESPACE}::{name}"), (saving_packet, f"{NAMESPACE}::{name}_saving")):
-        register_autocast(qualified, kernel.device, torch.float32)
+    for packet, qualified in ((operator, name), (saving_packet, f"{name}_saving")):
+        _stop_autocast(qualified, packet, kernel.device)
         register_flop_formula(packet)(lambda *shapes, out_shape=None, **_: FLOPS_PER_STATE * kernel.states(*shapes))
     return operator

@@ -25,10 +25,14 @@ def probe() -> tuple[bool, str]:
     """Tell whether the kernels can run here, and why not."""
     if importlib.util.find_spec("triton") is None:
         return False, "triton is not installed"
+    if not interpreted() and not torch.cuda.is_available():
+        return False, "torch finds no CUDA GPU"
+    import triton
+
+    if not hasattr(triton.language, "gather"):
+        return False, f"triton {triton.__version__} is too old; 3.3 or later is needed, which comes with torch 2.7"
     if interpreted():
         return True, "Triton's interpreter on the CPU (TRITON_INTERPRET=1), for tests"
-    if not torch.cuda.is_available():
-        return False, "torch finds no CUDA GPU"
     return True, f"CUDA kernels on {torch.cuda.get_device_name()}"
 
 

@@ -64,8 +64,8 @@ def backward_kernel(  # noqa: C901 - a kernel is one function: its registers are
         samples = samples // K
     n, d, lane = tile(block, RN, RD, PD, PN)
     # the lane's own steps of a tile: for its channels i, i + Q, ..., for its state indices j, j + QD, ...
-    Q: tl.constexpr = min(BT, PN)
-    QD: tl.constexpr = min(BT, PD)
+    Q: tl.constexpr = BT if BT < PN else PN
+    QD: tl.constexpr = BT if BT < PD else PD
     i, home, j = lane % Q, lane // PN * PN, lane // PN % QD
     dn = tl.max_contiguous(d * N + n, [RN, 1, 2])
     on_n, on_d, on_dn = n < N, d < CH, (n < N) & (d < CH)

@@ -57,7 +57,7 @@ def forward_kernel(  # noqa: C901 - a kernel is one function: its registers are 
         first, b, directions = (b % K).to(tl.int32), b // K, 1
     n, d, lane = tile(block, RN, RD, PD, PN)
     # the lane's own steps of a tile are i, i + Q, ...; its channels' lanes begin at `home`
-    Q: tl.constexpr = min(BT, PN)
+    Q: tl.constexpr = BT if BT < PN else PN
     i, home = lane % Q, lane // PN * PN
     dn = tl.max_contiguous(d * N + n, [RN, 1, 2])
     on_n, on_d, on_dn, once = n < N, d < CH, (n < N) & (d < CH), lane % PN < Q
@@ -171,7 +171,7 @@ def reverse_kernel(
     block, task = program % blocks, program // blocks
     chunk, b, k = task % chunks, (task // chunks // K).to(tl.int64), task // chunks % K
     n, d, lane = tile(block, RN, RD, PD, PN)
-    Q: tl.constexpr = min(BT, PN)
+    Q: tl.constexpr = BT if BT < PN else PN
     i, home = lane % Q, lane // PN * PN
     dn = tl.max_contiguous(d * N + n, [RN, 1, 2])
     on_n, on_d, on_dn = n < N, d < CH, (n < N) & (d < CH)

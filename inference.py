@@ -124,14 +124,13 @@ def _load_network(arch: str | None, weights: str, sizes: dict[str, int], ratio: 
 
 def open_data(arguments: argparse.Namespace) -> tuple[Dataset, str]:
     """Open the H5 file and say under which name its results are filed."""
-    from datasets.build import build_dataset, check_range, open_h5
-    from utils.sensors import get_dataset
+    from datasets.build import build_dataset, check_range, find_entry, open_h5
 
     overrides = {"sensor": arguments.sensor, "divisor": arguments.divisor}
     name = arguments.dataset or _data_of_weights(arguments.weights).get("dataset")
     if arguments.data is not None:
         if arguments.dataset and not arguments.sensor:
-            overrides["sensor"] = get_dataset(arguments.dataset).sensor
+            overrides["sensor"] = find_entry(arguments.dataset, arguments.data_root).sensor or None
         dataset, name = open_h5(arguments.data, **overrides), name or arguments.data.stem
     elif name is None:
         raise UserError("expected --data FILE.h5 or --dataset NAME, given neither; name the images to fuse")

@@ -301,7 +301,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     from metrics import FULL_NAMES, REDUCED_NAMES
     from utils.atomic import check_writable
-    from utils.board import draw_board, write_board
+    from utils.board import FILES, draw_board, write_board
 
     for name in ("train", "train_epochs"):
         given = getattr(arguments, name)
@@ -311,7 +311,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.sort not in columns:
         raise UserError(f"expected --sort to be one of {', '.join(columns)}, given {arguments.sort}; choose one")
     jobs, files = plan(arguments)
-    check_writable(arguments.out / "leaderboard.md")  # before hours of work
+    check_writable(*(arguments.out / name for name in FILES))  # before hours of work
     results, failures = run_all(jobs, arguments, files)
     for name, reason in failures.items():
         print(f"failed: {name}: {reason}", file=sys.stderr)

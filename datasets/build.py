@@ -12,7 +12,7 @@ from datasets.h5 import H5Dataset
 from datasets.transforms import Augment
 from utils.bounds import check_not_divided
 from utils.errors import UserError
-from utils.sensors import DATASETS, DatasetEntry, Sensor, get_dataset
+from utils.sensors import DATASETS, DatasetEntry, Sensor, files_of, get_dataset
 
 SPLITS = ("train", "valid", "test", "test_full")
 ROOT_VARIABLE = "LEMAMBA_DATA"
@@ -34,11 +34,7 @@ def _own_name(name: str, folder: Path) -> DatasetEntry | None:
     plain = name.lower().replace("-", "_")
     if not plain.isidentifier():  # a name, never a way out of the folder
         return None
-    hmif = {split: f"{split}_{plain}.h5" for split in ("train", "valid", "test")}
-    pansharpening = hmif | {
-        "test": f"test_{plain}_multiExm1.h5",
-        "test_full": f"test_{plain}_OrigScale_multiExm1.h5",
-    }
+    hmif, pansharpening = files_of("hmif", plain), files_of("pansharpening", plain)
     there = {file.name for sub in (folder, folder / plain) if sub.is_dir() for file in sub.glob(f"*{plain}*.h5")}
     for task, files in (("hmif", hmif), ("pansharpening", pansharpening)):
         if files["test"] in there:

@@ -233,5 +233,5 @@ def test_two_runs_with_one_name_do_not_mix(tmp_path):
     (run / "notes.txt").write_text("mine")
     open_run(run, overwrite=True).close()
     assert {p.name for p in run.iterdir()} == {".lock", "notes.txt"}
-    with pytest.raises(UserError, match="can be written"):
+    with pytest.raises(UserError, match="is a file, not a folder; choose another place"):
         open_run(run / "notes.txt" / "below")

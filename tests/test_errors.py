@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -75,6 +76,13 @@ def test_what_is_in_the_way_of_a_file_is_named_before_the_work(tmp_path):
         with pytest.raises(UserError, match=words):
             check_writable(None, tmp_path / "new/x.txt", path)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_long_words_of_a_library_are_not_shown(tmp_path):
+    """HDF5 tells its flags in hexadecimal where the system says: no space."""
+    with pytest.raises(UserError) as error, renamed(tmp_path / "x.h5"):
+        raise OSError(errno.ENOSPC, "unable to extend, o_flags = 242")
+    assert os.strerror(errno.ENOSPC) in str(error.value) and "o_flags" not in str(error.value)
 
 
 def test_json_has_no_infinities(tmp_path):

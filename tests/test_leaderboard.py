@@ -104,6 +104,14 @@ def test_bad_input_is_one_line(tmp_path, extra, words):
     assert not (tmp_path / "board").exists()
 
 
+def test_every_file_of_a_board_is_known_to_be_writable_before_the_work(tmp_path, monkeypatch):
+    (tmp_path / "board/grid.png").mkdir(parents=True)
+    monkeypatch.setattr(leaderboard, "run_all", lambda *_: pytest.fail("the work has begun"))
+    data = write_test_set(tmp_path / "test.h5")
+    with pytest.raises(UserError, match=r"grid.png.* is a folder, not a file"):
+        leaderboard.main(["--data", str(data), "--dataset", "ikonos", "--out", str(tmp_path / "board")])
+
+
 def test_all_takes_what_fits_task_and_ratio():
     classical = leaderboard.chosen_methods("classical", "pansharpening", 4)
     assert {"EXP", "GSA", "MTF-GLP-FS", "BDSD-PC"} <= set(classical) and "LEMamba" not in classical

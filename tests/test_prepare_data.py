@@ -274,6 +274,14 @@ def test_output_folder_not_writable(call, tmp_path):
     assert status == 2 and "cannot write" in err and err.count("\n") == 1
 
 
+@pytest.mark.parametrize("name", ["train_qb.h5", "test_qb_OrigScale_multiExm1.h5"])
+def test_no_file_of_a_set_is_made_where_another_cannot_be(call, tmp_path, name):
+    (tmp_path / "o" / name).mkdir(parents=True)
+    source = scene(tmp_path / "s.mat")
+    status, _, err = call("simulate", source, "--sensor", "QB", "--stride", 64, "--out", tmp_path / "o")
+    assert status == 2 and f'{name}": it is a folder' in err and [p.name for p in (tmp_path / "o").iterdir()] == [name]
+
+
 def test_inspect_tells_what_is_there_and_what_is_wrong(call, tmp_path):
     source = scene(tmp_path / "s.mat")
     call("simulate", source, "--sensor", "QB", "--stride", 64, "--out", tmp_path)

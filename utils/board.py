@@ -20,6 +20,7 @@ GROUPS = {
     "Full resolution": ("d_lambda", "d_s", "hqnr"),
     "Cost at reduced resolution": ("parameters", "gflops", "s_per_mpx", "peak_mib", "steps"),
 }
+FILES = (*(f"leaderboard.{kind}" for kind in ("md", "csv", "tex", "json")), "grid.png", "scatter.png")
 _COST = GROUPS["Cost at reduced resolution"]
 _KEPT = ("scores", "cost", "training", "per_sample")  # of a result, in leaderboard.json
 

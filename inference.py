@@ -143,9 +143,9 @@ def open_data(arguments: argparse.Namespace) -> tuple[Dataset, str]:
 
 def _data_of_weights(weights: str | None) -> dict[str, Any]:
     """What a run was trained on (dataset, sensor, divisor), as far as its weights say so."""
-    from engine.weights import open_weights
+    from engine.weights import weights_meta
 
-    return open_weights(weights).meta.get("data", {}) if weights else {}
+    return weights_meta(weights).get("data", {}) if weights else {}
 
 
 def make_runner(

@@ -8,7 +8,7 @@ Legend: C bands, H W size of the MS image, r ratio; PAN is r·H by r·W.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,6 @@ from scipy.ndimage import gaussian_filter
 
 from datasets import landscape, spectra
 from datasets.ground import Ground
-from datasets.picture import save_scene
 from datasets.simulate import crop, full_resolution, wald
 from datasets.writer import tiles, write_h5
 from operators import decimate, mtf_filter
@@ -87,7 +86,7 @@ def write_dataset(
     seed: int = 0,
     sensor: str | Sensor = "WV3",
     ratio: int = 4,
-    picture: Path | None = None,
+    show: Callable[[np.ndarray, np.ndarray], object] | None = None,
 ) -> dict[str, int]:
     """Write the four H5 files of a synthetic data set.
 
@@ -98,7 +97,7 @@ def write_dataset(
         seed: 0 or more.
         sensor: a sensor with a known number of bands.
         ratio: H/h.
-        picture: a PNG of the test ground is written here.
+        show: called at the end with the test ground's ms (C, h, w) and pan (1, H, W).
 
     Returns:
         file name -> number of samples: train patches 64x64 with stride 16, valid 64x64, four test images.
@@ -113,7 +112,7 @@ def write_dataset(
     if sensor.bands not in spectra.CENTRES:
         raise UserError(f"expected a sensor of 4 or 8 bands, given {sensor.name}; choose e.g. WV3 or IKONOS")
     files = files_of("pansharpening", name)
-    check_writable(*(folder / file for file in files.values()), picture)  # all, before any is made
+    check_writable(*(folder / file for file in files.values()))  # all, before any is made
     written = {}
     for number, split in enumerate(_EXTENT):
         shape = tuple(int(share * size) // 32 * 32 for share in _EXTENT[split])
@@ -130,8 +129,8 @@ def write_dataset(
         }
         for file, samples in _files(split, files, pair, sensor, ratio):
             written[file] = write_h5(folder / file, samples, attributes, "pansharpening")
-    if picture is not None:
-        save_scene(picture, *pair, sensor.rgb, infrared=sensor.bands * 3 // 4)
+    if show is not None:
+        show(*pair)
     return written
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import matplotlib.image
 import numpy as np
 import pytest
 import torch
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 
 from engine.logger import panel
 from utils import pictures
-from utils.pictures import _place_labels, choose_bands, save_grid, shared_error_maps
+from utils.pictures import _place_labels, choose_bands, save_grid, save_panels, save_scene, shared_error_maps
 from utils.sensors import get_sensor
 
 
@@ -89,3 +90,30 @@ def test_a_cube_of_an_unknown_sensor_is_shown_in_the_colours_of_its_guide():
     assert choose_bands(none, cube, None) == choose_bands(none, cube, guide[:1]) == (2, 1, 0)
     assert choose_bands(get_sensor("CAVE"), cube[:31], guide) == (29, 19, 9)
     assert choose_bands(get_sensor("CAVE"), cube[:31], guide, own=(1, 2, 3)) == (1, 2, 3)
+
+
+def test_a_scene_is_shown_in_true_colour_in_colour_infrared_and_in_grey(tmp_path, monkeypatch):
+    """Each band rises in a direction of its own, so the colours tell which band went where."""
+    shown = []
+    monkeypatch.setattr(pictures, "save_panels", lambda path, rows, **_: shown.extend(rows))
+    right, down = np.meshgrid(np.arange(200.0), np.arange(200.0))
+    ms = np.stack([right, down, 199 - right, 199 - down])
+    save_scene(tmp_path / "x.png", ms, 5 + 3 * ms[:1], (2, 1, 0), infrared=3)
+    colour, infrared, grey = shown[0].values()
+    for picture, (row, column) in (
+        (colour, (100, 0)),
+        (infrared, (0, 100)),
+    ):  # where the band shown as red is brightest
+        assert picture[row, column, 0] == 255 and picture[199, 199, 0] == 0
+    assert (colour[..., 1] == infrared[..., 2]).all() and (grey[..., 0] == grey[..., 2]).all()
+    # one hundredth of the values at either end is cut: columns 0, 1 and 198, 199 of 200
+    assert (grey[:, :2] == 0).all() and (grey[:, -2:] == 255).all() and 0 < grey[0, 3, 0] < 255
+
+
+def test_fine_stripes_turn_grey_in_a_panel_smaller_than_they_are(tmp_path):
+    """Picked pixel by pixel, as small pictures are shown, they would come out as a pattern that is not there."""
+    stripes = np.zeros((900, 900, 3), np.uint8)
+    stripes[:, ::2] = 255
+    save_panels(tmp_path / "x.png", [{"": stripes}])
+    middle = matplotlib.image.imread(tmp_path / "x.png")[120:200, 120:200, :3]
+    assert abs(middle - 0.5).max() < 0.2

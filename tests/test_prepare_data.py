@@ -274,6 +274,12 @@ def test_output_folder_not_writable(call, tmp_path):
     assert status == 2 and "cannot write" in err and err.count("\n") == 1
 
 
+def test_no_data_are_drawn_where_their_picture_cannot_be_written(call, tmp_path):
+    (tmp_path / "p").mkdir()
+    status, _, err = call("synthetic", "--size", 128, "--out", tmp_path / "o", "--picture", tmp_path / "p")
+    assert status == 2 and "is a folder, not a file" in err and not (tmp_path / "o").exists()
+
+
 @pytest.mark.parametrize("name", ["train_qb.h5", "test_qb_OrigScale_multiExm1.h5"])
 def test_no_file_of_a_set_is_made_where_another_cannot_be(call, tmp_path, name):
     (tmp_path / "o" / name).mkdir(parents=True)

@@ -116,9 +116,3 @@ def test_bad_arguments_are_refused_before_writing(tmp_path, bad):
     with pytest.raises(UserError):
         synthetic.write_dataset(tmp_path, **bad)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_no_data_are_drawn_where_the_picture_cannot_be_written(tmp_path):
-    with pytest.raises(UserError, match="is a folder, not a file"):
-        synthetic.write_dataset(tmp_path / "data", size=128, picture=tmp_path)
-    assert list(tmp_path.iterdir()) == []

@@ -19,7 +19,7 @@ from utils.sensors import Sensor
 STRETCH_PERCENT = (1.0, 99.0)
 ERROR_FULL_SCALE = 0.1  # an absolute error of this share of the reference's range is drawn at the map's end
 SHARED_ERROR_PERCENT = 98.0
-PANEL_INCHES = 2.6
+PANEL_INCHES, SCENE_INCHES, PANEL_DPI = 2.6, 3.6, 120
 GRID_COLUMNS = 6
 MULTISPECTRAL = 8  # bands; an image of more is a hyperspectral cube
 
@@ -63,6 +63,11 @@ def to_rgb(image: np.ndarray, bands: Sequence[int], limits: np.ndarray | None = 
     return np.round(255 * scaled).astype(np.uint8).transpose(1, 2, 0)
 
 
+def guide_rgb(guide: np.ndarray) -> np.ndarray:
+    """Show a guide (P, H, W) as (H, W, 3) uint8: its first three bands in colour, fewer in grey."""
+    return to_rgb(guide, (0, 1, 2) if guide.shape[0] >= 3 else (0, 0, 0))
+
+
 def relative_error(sr: np.ndarray, gt: np.ndarray) -> np.ndarray:
     """Return the mean absolute error over bands (H, W) as a share of the 1-99 % range of gt."""
     low, high = np.percentile(gt, STRETCH_PERCENT)
@@ -101,8 +106,7 @@ def quick_look(images: Mapping[str, np.ndarray], rgb: Sequence[int]) -> dict[str
     if "lms" in images:
         panels["lms"] = to_rgb(images["lms"], rgb, limits)
     if "pan" in images:
-        guide = images["pan"]
-        panels["pan"] = to_rgb(guide, (0, 1, 2) if guide.shape[0] >= 3 else (0, 0, 0))
+        panels["pan"] = guide_rgb(images["pan"])
     for name in ("sr", "gt"):
         if name in images:
             panels[name] = to_rgb(images[name], rgb, limits)
@@ -136,7 +140,7 @@ def save_grid(path: Path, methods: Mapping[str, Mapping[str, np.ndarray]], rgb: 
     gt, box = first["gt"], busiest_box(first["gt"], max(24, first["gt"].shape[-1] // 4))
     limits = stretch_limits(gt, rgb)
     pan = first["pan"]
-    cells = {"PAN" if pan.shape[0] == 1 else "guide": to_rgb(pan, (0, 1, 2) if pan.shape[0] >= 3 else (0, 0, 0))}
+    cells = {"PAN" if pan.shape[0] == 1 else "guide": guide_rgb(pan)}
     cells["ground truth"] = to_rgb(gt, rgb, limits)
     cells |= {name: to_rgb(arrays["sr"], rgb, limits) for name, arrays in methods.items()}
     errors = shared_error_maps({name: arrays["sr"] for name, arrays in methods.items()}, gt)
@@ -209,18 +213,39 @@ def save_scatter(path: Path, points: Mapping[str, tuple[float, float, int | None
     write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=figure.dpi))
 
 
-def save_panels(path: Path, rows: Sequence[Mapping[str, np.ndarray | None]], titles: Sequence[str] = ()) -> None:
+def save_scene(path: Path, ms: np.ndarray, pan: np.ndarray, rgb: Sequence[int], infrared: int) -> None:
+    """Draw an observed pair: true colour, colour infrared and panchromatic side by side.
+
+    Args:
+        path: of the PNG.
+        ms: (C, h, w).
+        pan: (1, H, W).
+        rgb: 0-based bands for red, green, blue.
+        infrared: 0-based band shown as red in the second panel.
+    """
+    red, green, _ = rgb
+    panels = {"MS, true colour": to_rgb(ms, rgb), "MS, colour infrared": to_rgb(ms, (infrared, red, green))}
+    save_panels(path, [panels | {"PAN": guide_rgb(pan)}], inches=SCENE_INCHES)
+
+
+def save_panels(
+    path: Path,
+    rows: Sequence[Mapping[str, np.ndarray | None]],
+    titles: Sequence[str] = (),
+    inches: float = PANEL_INCHES,
+) -> None:
     """Draw rows of titled panels into one PNG, written under a temporary name and renamed.
 
     Args:
         path: of the PNG; its folder is made.
         rows: one mapping title -> picture per row, as `quick_look` gives them; None leaves the place empty.
         titles: one label per row, written at its left.
+        inches: side of a panel; a picture with more pixels than it holds is averaged, another keeps its own.
     """
     from matplotlib.figure import Figure  # the object interface: no global state, no display
 
     columns = max(len(row) for row in rows)
-    figure = Figure(figsize=(PANEL_INCHES * columns, (PANEL_INCHES + 0.25) * len(rows)), layout="constrained")
+    figure = Figure(figsize=(inches * columns, (inches + 0.25) * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for r, row in enumerate(rows):
         for c, axis in enumerate(axes[r]):
@@ -231,7 +256,8 @@ def save_panels(path: Path, rows: Sequence[Mapping[str, np.ndarray | None]], tit
                 axis.set_axis_off()
                 continue
             axis.set_title(title, fontsize=9)
-            axis.imshow(picture, cmap="inferno", vmin=0, vmax=1 if picture.ndim == 2 else None, interpolation="nearest")
+            smooth = "antialiased" if max(picture.shape[:2]) > inches * PANEL_DPI else "nearest"
+            axis.imshow(picture, cmap="inferno", vmin=0, vmax=1 if picture.ndim == 2 else None, interpolation=smooth)
         if titles:
             axes[r][0].set_ylabel(titles[r], fontsize=9)
-    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=PANEL_DPI))

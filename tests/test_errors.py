@@ -8,6 +8,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,58 @@ def test_user_error_is_one_line_and_status_2():
 def test_ctrl_c_is_one_line_and_status_130():
     done = run("import signal\ndef main(): signal.raise_signal(signal.SIGINT)")
     assert done.returncode == 130 and done.stderr.startswith("interrupted") and done.stderr.count("\n") == 1
+
+
+SLEEP = "import time; [time.sleep(0.05) for _ in range(400)]; print('the end')"
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "import half; print('whole', half.whole)",
+        "class C:\n        def __del__(self): signal.raise_signal(signal.SIGINT)\n    C()",
+        "list(map(ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: signal.raise_signal(signal.SIGINT)), [1]))",
+    ],
+    ids=["import", "del", "callback from C"],
+)
+def test_ctrl_c_ends_a_command_wherever_it_arrives(tmp_path, place):
+    """Python forgets what is raised in the last two; the first is a library that catches everything while it loads."""
+    (tmp_path / "half.py").write_text(
+        "import signal\nwhole = False\ntry:\n    signal.raise_signal(signal.SIGINT)\n    whole = True\n"
+        "except BaseException:\n    pass\n"
+    )
+    begun = time.monotonic()
+    done = run(f"import ctypes, signal, sys\nsys.path.append({str(tmp_path)!r})\ndef main():\n    {place}\n    {SLEEP}")
+    assert done.returncode == 130 and "interrupted; files are whole or absent" in done.stderr
+    assert "the end" not in done.stdout and time.monotonic() - begun < 15
+    if "half" in place:
+        assert done.stdout == "whole True\n" and done.stderr.count("\n") == 1
+
+
+def test_clean_up_after_ctrl_c_is_not_interrupted_unless_the_user_does():
+    code = """
+import contextlib, signal, threading, time
+@contextlib.contextmanager
+def cleaning():
+    try:
+        yield
+    finally:
+        {again}
+        for _ in range(30): time.sleep(0.05)
+        print("clean")
+def main():
+    with cleaning(): signal.raise_signal(signal.SIGINT)
+"""
+    done = run(code.format(again="pass"))
+    assert done.returncode == 130 and done.stdout == "clean\n" and done.stderr.count("\n") == 1
+    done = run(code.format(again="signal.raise_signal(signal.SIGINT)"))
+    assert done.returncode == 130 and done.stdout == "" and done.stderr.count("\n") == 1
+
+
+def test_ctrl_c_is_not_taken_where_it_was_ignored():
+    """As `nohup` and shells do for what they start in the background."""
+    code = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\ndef main(): signal.raise_signal(signal.SIGINT)"
+    assert run(code).returncode == 0
 
 
 def test_a_bug_keeps_its_traceback():

@@ -201,7 +201,7 @@ def as_html(result: Result, options: argparse.Namespace) -> str:
     facts |= {"sensor": get_sensor(options.sensor).name} if options.sensor is not None else {}
     notes = list(result.notes)
     if any("error" in panels for panels in result.pictures.values()):
-        notes.append("Panel error: mean over bands of |sr - gt|; white is a tenth of the range of gt (1-99 %) or more.")
+        notes.append("Panel error: mean over bands of |sr - gt|, brightest at a tenth of the range of gt (1-99 %).")
     if len(result) > PICTURED_SAMPLES:
         notes.append(f"Pictures: the first {PICTURED_SAMPLES} of {len(result)} samples.")
     return html_report(

@@ -126,7 +126,7 @@ def test_the_page_is_self_contained_and_its_pictures_are_pictures(mat, tmp_path,
     assert pictures == ["lms", "pan", "sr", "gt", "error"] * 3
     for encoded in re.findall(r"base64,([^\"]+)", page)[:5]:
         picture = matplotlib.image.imread(io.BytesIO(base64.b64decode(encoded)), format="png")
-        assert picture.shape == (64, 96, 3) and picture.std() > 0.01
+        assert picture.shape[:2] == (64, 96) and picture[..., :3].std() > 0.01
 
 
 def test_equal_images_are_written_as_text_that_json_knows(tmp_path, capsys):

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 
 from engine.logger import panel
 from utils import pictures
-from utils.pictures import _place_labels, choose_bands, save_grid, save_panels, save_scene, shared_error_maps
+from utils.pictures import choose_bands, save_grid, save_panels, save_scene, shared_error_maps
+from utils.scatter import _place_labels, save_scatter
 from utils.sensors import get_sensor
 
 
@@ -27,13 +28,16 @@ def test_names_in_a_scatter_cover_neither_one_another_nor_points():
     axis.scatter(*zip(*points.values(), strict=True))
     axis.set_xscale("log")
     axis.margins(0.08)
-    _place_labels(axis, points)
+    radii = {name: 20.0 if name == "METHOD-3" else 4.0 for name in points}
+    _place_labels(axis, points, radii)
     figure.draw_without_rendering()
     labels = {t.get_text(): t.get_window_extent() for t in axis.texts if t.get_text()}
     assert set(labels) == set(points)
     marks = [axis.transData.transform(p) for p in points.values()]
     assert not any(a.overlaps(b) for a, b in itertools.combinations(labels.values(), 2))
     assert not any(box.contains(*mark) for box in labels.values() for mark in marks)
+    x, y = axis.transData.transform(points["METHOD-3"])  # a large circle, which no name may touch
+    assert all(np.hypot(x - np.clip(x, b.x0, b.x1), y - np.clip(y, b.y0, b.y1)) > 20 for b in labels.values())
     frame = axis.get_window_extent()
     assert all(frame.containsx(box.x0) and frame.containsx(box.x1) for box in labels.values())
 
@@ -117,3 +121,21 @@ def test_fine_stripes_turn_grey_in_a_panel_smaller_than_they_are(tmp_path):
     save_panels(tmp_path / "x.png", [{"": stripes}])
     middle = matplotlib.image.imread(tmp_path / "x.png")[120:200, 120:200, :3]
     assert abs(middle - 0.5).max() < 0.2
+
+
+def test_seconds_are_written_as_plain_numbers(tmp_path, monkeypatch):
+    """A board of a few methods spans less than two decades, and 2 x 10^1 is not how one says twenty."""
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: (figures.append(figure), path.touch()))
+    save_scatter(tmp_path / "x.png", {"A": (5.5, 0.9, None), "B": (51.0, 0.8, 10**6)}, "seconds", "Q2n")
+    (figure,) = figures
+    figure.draw_without_rendering()
+    axis = figure.axes[0].xaxis
+    texts = [t.get_text() for which in (axis.get_ticklabels(), axis.get_ticklabels(minor=True)) for t in which]
+    assert {"10", "20"} <= set(texts) and all(t == "" or float(t) > 0 for t in texts)
+
+
+def test_a_guide_of_several_bands_is_not_called_pan():
+    images = {"lms": np.zeros((5, 8, 8)), "sr": np.zeros((5, 8, 8))}
+    assert list(pictures.quick_look(images | {"pan": np.ones((3, 8, 8))}, (2, 1, 0))) == ["lms", "guide", "sr"]
+    assert list(pictures.quick_look(images | {"pan": np.ones((1, 8, 8))}, (2, 1, 0))) == ["lms", "pan", "sr"]

@@ -52,6 +52,14 @@ def _place_labels(axis: Any, points: Mapping[str, tuple[float, float]], radii: M
             axis.annotate("", points[name], xytext=near, textcoords="offset pixels", arrowprops=line)
 
 
+def _plain_numbers(axis: Any) -> None:
+    """Write 0.1 and 20 along a logarithmic x axis, not powers of ten; 2, 3 and 5 between them where there is room."""
+    low, high = axis.get_xlim()
+    between = "235" if high < 100 * low else ""
+    axis.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+    axis.xaxis.set_minor_formatter(lambda x, _: f"{x:g}" if f"{x:e}"[0] in between else "")
+
+
 def save_scatter(path: Path, points: Mapping[str, tuple[float, float, int | None]], x_title: str, y_title: str) -> None:
     """Draw quality (y) against cost (x, logarithmic); the area of a mark grows with the number of parameters.
 
@@ -62,7 +70,6 @@ def save_scatter(path: Path, points: Mapping[str, tuple[float, float, int | None
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogFormatter
 
     figure = Figure(figsize=(10, 7), layout="constrained")
     FigureCanvasAgg(figure)
@@ -71,13 +78,12 @@ def save_scatter(path: Path, points: Mapping[str, tuple[float, float, int | None
     for name, (x, y, parameters) in points.items():
         axis.scatter(x, y, s=sizes[name], marker="s" if parameters is None else "o", alpha=0.6, edgecolors="black")
     axis.set_xscale("log")
-    for which in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):  # 20, not 2 x 10^1
-        which(LogFormatter(minor_thresholds=(2, 0.5)))
     axis.set_xlabel(x_title)
     axis.set_ylabel(y_title)
     axis.set_title("squares: classical; circles: learned, area by parameters", fontsize=9)
     axis.grid(True, which="both", alpha=0.2)
     axis.margins(0.08)
+    _plain_numbers(axis)
     radii = {name: np.sqrt(size) / 2 * figure.dpi / 72 for name, size in sizes.items()}
     _place_labels(axis, {name: (x, y) for name, (x, y, _) in points.items()}, radii)
     write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=figure.dpi))

@@ -130,7 +130,7 @@ def open_data(arguments: argparse.Namespace) -> tuple[Dataset, str]:
     name = arguments.dataset or _data_of_weights(arguments.weights).get("dataset")
     if arguments.data is not None:
         if arguments.dataset and not arguments.sensor:
-            overrides["sensor"] = find_entry(arguments.dataset, arguments.data_root).sensor or None
+            overrides["sensor"] = find_entry(arguments.dataset, arguments.data_root, arguments.data).sensor or None
         dataset, name = open_h5(arguments.data, **overrides), name or arguments.data.stem
     elif name is None:
         raise UserError("expected --data FILE.h5 or --dataset NAME, given neither; name the images to fuse")
@@ -288,7 +288,8 @@ def fuse_test_set(arguments: argparse.Namespace, device: torch.device) -> None:
     pictures = save_pictures(images, out if arguments.per_image else out.parent, dataset, arguments.pictures)
     try:
         scores = measure(images, dataset, method)
-        print_table(scores, f"{name}, {'reduced' if 'gt' in images else 'full'} resolution, {len(dataset)} images")
+        count = f"{len(dataset)} image{'s' if len(dataset) > 1 else ''}"
+        print_table(scores, f"{name}, {'reduced' if 'gt' in images else 'full'} resolution, {count}")
     except UserError as error:  # an index may not be defined for such images; they are fused all the same
         if arguments.json:
             raise

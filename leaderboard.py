@@ -201,7 +201,7 @@ def open_files(arguments: argparse.Namespace) -> tuple[Path, dict[str, Any], Dat
     from datasets.build import check_range, find_entry, find_file, open_h5
 
     data = arguments.data or find_file(arguments.dataset, "test", arguments.data_root)
-    sensor = arguments.sensor or find_entry(arguments.dataset, arguments.data_root).sensor or None
+    sensor = arguments.sensor or find_entry(arguments.dataset, arguments.data_root, arguments.data).sensor or None
     numbers = {"sensor": sensor, "divisor": arguments.divisor}
     dataset = open_h5(data, **numbers, need_gt=True)
     for opened in (dataset, open_h5(arguments.full, **numbers) if arguments.full else None):

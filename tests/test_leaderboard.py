@@ -157,3 +157,5 @@ def test_a_name_of_ones_own_takes_sensor_and_ratio_from_its_files(tmp_path):
     arguments = ["--data_root", str(tmp_path), "--dataset", "mine", "--methods", "EXP", "--out", str(tmp_path / "b")]
     jobs, files = leaderboard.plan(leaderboard.parse_arguments(arguments))
     assert [job["sensor"] for job in jobs] == ["GeoEye1"] and files == {"data": data}
+    arguments[:2] = ["--data", str(data)]  # the file says enough
+    assert leaderboard.plan(leaderboard.parse_arguments(arguments))[0] == jobs

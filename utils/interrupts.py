@@ -2,23 +2,26 @@
 
 Python raises KeyboardInterrupt in whatever line the main thread is in, and there are lines that cannot take it. In the
 middle of an import it leaves half a module, and libraries catch it and go on: numpy then ends in a RecursionError
-minutes later, or the key press had no effect at all. In a `__del__` or a callback from C it is printed and forgotten.
-So an interrupt waits for the end of an import, and one that was raised is raised again until the command ends by it,
-but never into the clean-up that it set off. A second key press does what it always did.
+minutes later, or the key press had no effect at all. In a `__del__`, a weak reference's callback or one from C it is
+printed and forgotten. So an interrupt waits for the end of an import, a `__del__` or what the weakref modules do, and
+one that was raised is raised again until the command ends by it, but never into the clean-up that it set off. A second
+key press does what it always did.
 
 A leaf: it imports nothing of ours.
 """
 
 from __future__ import annotations
 
+import _weakrefset
 import signal
 import sys
 import threading
+import weakref
 from types import FrameType, TracebackType
 from typing import Any
 
 RETRY_SECONDS = 0.1
-_IMPORT_MACHINERY = "<frozen importlib._bootstrap>"
+_PLACES = ("<frozen importlib._bootstrap>", weakref.__file__, _weakrefset.__file__)  # the latter two: in callbacks
 
 
 class Interrupts:
@@ -48,7 +51,7 @@ class Interrupts:
         if first and hasattr(signal, "pthread_kill"):
             self._watcher = threading.Thread(target=self._insist, name="interrupts", daemon=True)
             self._watcher.start()
-        if (first or again) and (importing(frame) or _ending()):
+        if (first or again) and (cannot_take_it(frame) or _ending()):
             return
         raise KeyboardInterrupt
 
@@ -56,7 +59,7 @@ class Interrupts:
         """Send the signal again until the command is over; whoever else has taken SIGINT meanwhile gets it once."""
         main = threading.main_thread().ident
         while not self._over.wait(RETRY_SECONDS):
-            if importing(sys._current_frames().get(main)):
+            if cannot_take_it(sys._current_frames().get(main)):
                 continue
             self._sent_again = ours = signal.getsignal(signal.SIGINT) == self._catch
             signal.pthread_kill(main, signal.SIGINT)
@@ -64,10 +67,10 @@ class Interrupts:
                 return
 
 
-def importing(frame: FrameType | None) -> bool:
-    """Tell whether `frame` runs inside an import."""
+def cannot_take_it(frame: FrameType | None) -> bool:
+    """Tell whether `frame` runs inside an import, or in a place of which Python forgets all exceptions."""
     while frame is not None:
-        if frame.f_code.co_filename == _IMPORT_MACHINERY:
+        if frame.f_code.co_filename in _PLACES or frame.f_code.co_name == "__del__":
             return True
         frame = frame.f_back
     return False

@@ -105,10 +105,8 @@ def test_a_scene_is_shown_in_true_colour_in_colour_infrared_and_in_grey(tmp_path
     ms = np.stack([right, down, 199 - right, 199 - down])
     save_scene(tmp_path / "x.png", ms, 5 + 3 * ms[:1], (2, 1, 0), infrared=3)
     colour, infrared, grey = shown[0].values()
-    for picture, (row, column) in (
-        (colour, (100, 0)),
-        (infrared, (0, 100)),
-    ):  # where the band shown as red is brightest
+    brightest = {"left": (colour, 100, 0), "top": (infrared, 0, 100)}  # of the band shown as red
+    for picture, row, column in brightest.values():
         assert picture[row, column, 0] == 255 and picture[199, 199, 0] == 0
     assert (colour[..., 1] == infrared[..., 2]).all() and (grey[..., 0] == grey[..., 2]).all()
     # one hundredth of the values at either end is cut: columns 0, 1 and 198, 199 of 200

@@ -254,7 +254,8 @@ def claim_folder(job: Job, ranks: Ranks, overwrite: bool) -> IO[str] | None:
     lock, failure = None, None
     if ranks.main:
         try:
-            lock = open_run(job.folder, resuming=job.resume is not None, overwrite=overwrite)
+            board = job.tensorboard if job.config.log.logger_on else None
+            lock = open_run(job.folder, board, resuming=job.resume is not None, overwrite=overwrite)
             config.save(job.config, job.folder / "config.yaml")
         except UserError as error:
             failure = str(error)

@@ -11,8 +11,6 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +22,6 @@ from utils.sensors import get_sensor
 if TYPE_CHECKING:
     import numpy as np
 
-IMAGES = ("sr", "gt", "ms", "lms", "pan")
 NEEDED = {"reduced": ("sr", "gt"), "full": ("sr", "ms", "lms", "pan")}
 PICTURED_SAMPLES = 20
 
@@ -65,56 +62,12 @@ def build_parser() -> argparse.ArgumentParser:
     return p
 
 
-def open_samples(path: Path) -> tuple[list[int], Iterator[dict[str, np.ndarray]]]:
-    """Number the samples of a file or folder and give an iterator over their images, each (C, H, W)."""
-    if path.is_dir():
-        files = _numbered_files(path)
-        return list(files), ({k: _channels_first(v, k, f) for k, v in _read(f).items()} for f in files.values())
-    arrays = _read(path)
-    if "sr" in arrays and arrays["sr"].ndim in (2, 3):  # no batch axis: one image as in a folder
-        return [1], iter([{k: _channels_first(v, k, path) for k, v in arrays.items()}])
-    shapes = {k: v.shape for k, v in arrays.items()}
-    if any(len(s) != 4 for s in shapes.values()) or len({s[0] for s in shapes.values()}) > 1:
-        given = ", ".join(f"{k} {s}" for k, s in shapes.items())
-        raise UserError(f'expected arrays (B,C,H,W) with one B in "{path}", given {given}; write the file anew')
-    count = len(next(iter(arrays.values()), ()))
-    return list(range(1, count + 1)), ({k: v[i] for k, v in arrays.items()} for i in range(count))
-
-
-def _read(path: Path) -> dict[str, np.ndarray]:
-    from utils.mat import read_mat
-
-    arrays = {k: v for k, v in read_mat(path).items() if k in IMAGES}
-    if not arrays:
-        raise UserError(f'expected variables {", ".join(IMAGES)} in "{path}", found none of them; name another file')
-    return arrays
-
-
-def _numbered_files(folder: Path) -> dict[int, Path]:
-    found = sorted((int(m[1]), f) for f in folder.iterdir() if (m := re.fullmatch(r"output_mulExm_(\d+)\.mat", f.name)))
-    if not found:
-        raise UserError(
-            f'expected files output_mulExm_<i>.mat in "{folder}", found none; name a .mat or another folder'
-        )
-    numbers = [i for i, _ in found]
-    if len(set(numbers)) < len(numbers):  # 1 and 01
-        raise UserError(f'expected one file of each number in "{folder}", found two of one; rename or remove one')
-    return dict(found)
-
-
-def _channels_first(image: np.ndarray, name: str, path: Path) -> np.ndarray:
-    """(H, W, C) or (H, W) -> (C, H, W)."""
-    if image.ndim not in (2, 3):
-        raise UserError(f'expected {name} as (H,W,C) in "{path}", given {image.shape}; one image per file')
-    return image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
-
-
 def choose_protocol(sample: dict[str, np.ndarray], options: argparse.Namespace) -> str:
     """Tell which protocol applies; raise where the file or the command line lacks something for it."""
     protocol = "full" if options.full or "gt" not in sample else "reduced"
     missing = [k for k in NEEDED[protocol] if k not in sample]
     if missing:
-        present = ", ".join(k for k in IMAGES if k in sample) or "none of them"
+        present = ", ".join(sample) or "none of them"
         needs = ", ".join(NEEDED[protocol])
         raise UserError(f"{protocol} resolution needs {needs}; missing: {', '.join(missing)}; the file has {present}")
     if protocol == "full" and options.sensor is None:
@@ -129,11 +82,12 @@ def choose_protocol(sample: dict[str, np.ndarray], options: argparse.Namespace) 
 def measure(options: argparse.Namespace) -> Result:
     """Measure every sample of the path."""
     from metrics import Meter
+    from utils.fused import IMAGES, open_samples
     from utils.pictures import choose_bands, quick_look
     from utils.progress import track
 
     meter, pictures, protocol, sample = Meter(), {}, None, {}
-    numbers, samples = open_samples(options.path)
+    numbers, samples, order = open_samples(options.path)
     for i, sample in zip(numbers, track(samples, "measure", total=len(numbers)), strict=True):
         protocol = protocol or choose_protocol(sample, options)
         absent = [k for k in NEEDED[protocol] if k not in sample]
@@ -150,7 +104,9 @@ def measure(options: argparse.Namespace) -> Result:
     if protocol is None:
         raise UserError(f'expected at least one image in "{options.path}", found none; check the file')
     values = {name: column.tolist() for name, column in meter.per_sample().items()}
-    return Result(protocol, numbers, values, meter.compute(), _notes(protocol, sample, options), pictures)
+    notes = [f"The axes of the file are read as {','.join(order)}, ours are B,C,H,W."] if order else []
+    notes += _notes(protocol, sample, options)
+    return Result(protocol, numbers, values, meter.compute(), notes, pictures)
 
 
 def _values(sample: dict[str, np.ndarray], protocol: str, options: argparse.Namespace) -> dict:
@@ -245,7 +201,7 @@ def as_html(result: Result, options: argparse.Namespace) -> str:
     facts |= {"sensor": get_sensor(options.sensor).name} if options.sensor is not None else {}
     notes = list(result.notes)
     if any("error" in panels for panels in result.pictures.values()):
-        notes.append("Panel error: mean over bands of |sr - gt|; white is a tenth of the range of gt (1-99 %) or more.")
+        notes.append("Panel error: mean over bands of |sr - gt|, brightest at a tenth of the range of gt (1-99 %).")
     if len(result) > PICTURED_SAMPLES:
         notes.append(f"Pictures: the first {PICTURED_SAMPLES} of {len(result)} samples.")
     return html_report(

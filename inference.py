@@ -124,14 +124,13 @@ def _load_network(arch: str | None, weights: str, sizes: dict[str, int], ratio: 
 
 def open_data(arguments: argparse.Namespace) -> tuple[Dataset, str]:
     """Open the H5 file and say under which name its results are filed."""
-    from datasets.build import build_dataset, check_range, open_h5
-    from utils.sensors import get_dataset
+    from datasets.build import build_dataset, check_range, find_entry, open_h5
 
     overrides = {"sensor": arguments.sensor, "divisor": arguments.divisor}
     name = arguments.dataset or _data_of_weights(arguments.weights).get("dataset")
     if arguments.data is not None:
         if arguments.dataset and not arguments.sensor:
-            overrides["sensor"] = get_dataset(arguments.dataset).sensor
+            overrides["sensor"] = find_entry(arguments.dataset, arguments.data_root, arguments.data).sensor or None
         dataset, name = open_h5(arguments.data, **overrides), name or arguments.data.stem
     elif name is None:
         raise UserError("expected --data FILE.h5 or --dataset NAME, given neither; name the images to fuse")
@@ -144,9 +143,9 @@ def open_data(arguments: argparse.Namespace) -> tuple[Dataset, str]:
 
 def _data_of_weights(weights: str | None) -> dict[str, Any]:
     """What a run was trained on (dataset, sensor, divisor), as far as its weights say so."""
-    from engine.weights import open_weights
+    from engine.weights import weights_meta
 
-    return open_weights(weights).meta.get("data", {}) if weights else {}
+    return weights_meta(weights).get("data", {}) if weights else {}
 
 
 def make_runner(
@@ -289,7 +288,8 @@ def fuse_test_set(arguments: argparse.Namespace, device: torch.device) -> None:
     pictures = save_pictures(images, out if arguments.per_image else out.parent, dataset, arguments.pictures)
     try:
         scores = measure(images, dataset, method)
-        print_table(scores, f"{name}, {'reduced' if 'gt' in images else 'full'} resolution, {len(dataset)} images")
+        count = f"{len(dataset)} image{'s' if len(dataset) > 1 else ''}"
+        print_table(scores, f"{name}, {'reduced' if 'gt' in images else 'full'} resolution, {count}")
     except UserError as error:  # an index may not be defined for such images; they are fused all the same
         if arguments.json:
             raise

@@ -25,6 +25,8 @@ from utils.arguments import Parser
 from utils.errors import UserError, run_cli
 
 if TYPE_CHECKING:
+    from torch.utils.data import Dataset
+
     from engine.budget import Budget
 
 ROOT = Path(__file__).resolve().parent
@@ -53,6 +55,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     data.add_argument("--data_root", type=Path, help="folder with the H5 files (default: LEMAMBA_DATA)")
     data.add_argument("--full", type=Path, help="H5 file at full resolution, for D_lambda, D_s, HQNR")
     data.add_argument("--sensor", help="overrides the data set's sensor")
+    data.add_argument("--divisor", type=float, help="overrides the sensor's divisor")
     methods = parser.add_argument_group("methods")
     methods.add_argument("--methods", default="all", help="all, classical, learned, or names with commas")
     methods.add_argument(
@@ -107,7 +110,7 @@ def measure_method(job: dict[str, Any]) -> dict[str, Any]:
     """Fuse and measure one method (runs in a process of its own).
 
     Args:
-        job: name, weights, data, full, sensor, device, sample, seed, rgb; all plain values.
+        job: name, weights, data, full, sensor, divisor, device, sample, seed, rgb; all plain values.
 
     Returns:
         Scores and per-sample values of both protocols, the cost, and the images of one sample: see `utils.board`.
@@ -121,7 +124,8 @@ def measure_method(job: dict[str, Any]) -> dict[str, Any]:
 
     torch.manual_seed(job["seed"])
     device = torch.device(job["device"])
-    dataset = open_h5(job["data"], sensor=job["sensor"])
+    numbers = {"sensor": job["sensor"], "divisor": job["divisor"]}
+    dataset = open_h5(job["data"], **numbers)
     model, name = inference.load_method(job["name"], job["weights"], dataset)
     model.to(device)
     images: dict[str, torch.Tensor] = {}
@@ -136,7 +140,7 @@ def measure_method(job: dict[str, Any]) -> dict[str, Any]:
     cost = measure_cost(model, first, fuse_all, len(dataset) * H * W / 1e6, device)
     scores, per_sample = inference.measure_one(images, dataset, "sr")
     if job["full"]:
-        full_set = open_h5(job["full"], sensor=job["sensor"])
+        full_set = open_h5(job["full"], **numbers)
         fused, _ = fuse_samples(model, full_set, device)
         full_scores, full_per_sample = inference.measure_one(fused, full_set, "sr")
         scores, per_sample = scores | full_scores, per_sample | full_per_sample
@@ -192,18 +196,26 @@ def provenance(arguments: argparse.Namespace, files: dict[str, Path]) -> dict[st
     }
 
 
-def plan(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Path]]:
-    """Turn the command line into one job per method; also return the files whose sha256 is recorded."""
-    from datasets.build import find_file, open_h5
-    from model import model_entry
-    from utils.device import usable_device
-    from utils.sensors import get_dataset
+def open_files(arguments: argparse.Namespace) -> tuple[Path, dict[str, Any], Dataset]:
+    """Return the test file, the sensor and divisor it is read with, and its data; --full is checked as well."""
+    from datasets.build import check_range, find_entry, find_file, open_h5
 
     data = arguments.data or find_file(arguments.dataset, "test", arguments.data_root)
-    sensor = arguments.sensor or get_dataset(arguments.dataset).sensor
-    dataset = open_h5(data, sensor=sensor, need_gt=True)
-    if arguments.full:
-        open_h5(arguments.full, sensor=sensor)
+    sensor = arguments.sensor or find_entry(arguments.dataset, arguments.data_root, arguments.data).sensor or None
+    numbers = {"sensor": sensor, "divisor": arguments.divisor}
+    dataset = open_h5(data, **numbers, need_gt=True)
+    for opened in (dataset, open_h5(arguments.full, **numbers) if arguments.full else None):
+        if opened is not None and arguments.divisor is None:
+            check_range(opened)
+    return data, numbers | {"sensor": dataset.sensor}, dataset
+
+
+def plan(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Path]]:
+    """Turn the command line into one job per method; also return the files whose sha256 is recorded."""
+    from model import model_entry
+    from utils.device import usable_device
+
+    data, numbers, dataset = open_files(arguments)
     task = "pansharpening" if dataset.guide_bands == 1 else "hmif"
     weights = given_weights(arguments.weights)
     names = chosen_methods(arguments.methods, task, dataset.ratio)
@@ -214,7 +226,7 @@ def plan(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str,
     if not runnable:
         raise UserError("expected at least one method that can run, found none; give --weights or --train")
     device = str(usable_device(arguments.device))
-    shared = {"data": str(data), "full": str(arguments.full) if arguments.full else None, "sensor": sensor}
+    shared = {"data": str(data), "full": str(arguments.full) if arguments.full else None, **numbers}
     shared |= {"device": device, "sample": arguments.picture_sample, "seed": arguments.seed, "rgb": dataset.own_rgb}
     jobs = [{"name": n, "weights": weights.get(n), **shared} for n in runnable]
     return jobs, {"data": data} | ({"full": arguments.full} if arguments.full else {})
@@ -238,6 +250,7 @@ def shared_budget(arguments: argparse.Namespace) -> Budget:
         dataset=arguments.dataset,
         data_root=str(arguments.data_root) if arguments.data_root else None,
         sensor=arguments.sensor,
+        divisor=arguments.divisor,
         minutes=arguments.train,
         epochs=None if arguments.train is not None else arguments.train_epochs,
         rates=arguments.rates,
@@ -288,7 +301,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     from metrics import FULL_NAMES, REDUCED_NAMES
     from utils.atomic import check_writable
-    from utils.board import draw_board, write_board
+    from utils.board import FILES, draw_board, write_board
 
     for name in ("train", "train_epochs"):
         given = getattr(arguments, name)
@@ -298,7 +311,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.sort not in columns:
         raise UserError(f"expected --sort to be one of {', '.join(columns)}, given {arguments.sort}; choose one")
     jobs, files = plan(arguments)
-    check_writable(arguments.out / "leaderboard.md")  # before hours of work
+    check_writable(*(arguments.out / name for name in FILES))  # before hours of work
     results, failures = run_all(jobs, arguments, files)
     for name, reason in failures.items():
         print(f"failed: {name}: {reason}", file=sys.stderr)

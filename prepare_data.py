@@ -14,10 +14,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from utils.arguments import Parser
 from utils.errors import UserError, one_line, run_cli
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def parser() -> argparse.ArgumentParser:
@@ -165,9 +170,19 @@ def _columns(text: str | None) -> list[int] | None:
 
 def _synthetic(args: argparse.Namespace) -> dict[str, int]:
     from datasets.synthetic import write_dataset
+    from utils.atomic import check_writable
 
+    check_writable(args.picture)
     options = {"size": args.size, "seed": args.seed, "sensor": args.sensor, "ratio": args.ratio}
-    return write_dataset(args.out, _checked_name(args.name), picture=args.picture, **options)
+    show = partial(_draw, args.picture, args.sensor) if args.picture else None
+    return write_dataset(args.out, _checked_name(args.name), show=show, **options)
+
+
+def _draw(path: Path, sensor: str, ms: np.ndarray, pan: np.ndarray) -> None:
+    from utils.pictures import save_scene
+    from utils.sensors import get_sensor
+
+    save_scene(path, ms, pan, get_sensor(sensor).rgb, infrared=len(ms) * 3 // 4)
 
 
 def _inspect(args: argparse.Namespace) -> int:

@@ -6,16 +6,18 @@ Files are looked for at `<root>/<file>`, then `<root>/<name>/<file>`; the root i
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from datasets.h5 import H5Dataset
 from datasets.transforms import Augment
 from utils.bounds import check_not_divided
-from utils.errors import UserError
-from utils.sensors import DATASETS, DatasetEntry, Sensor, get_dataset
+from utils.errors import UserError, nearest
+from utils.sensors import DATASETS, DatasetEntry, Sensor, files_of, get_dataset
 
 SPLITS = ("train", "valid", "test", "test_full")
 ROOT_VARIABLE = "LEMAMBA_DATA"
+_FILE = re.compile(r"(?:train|valid|test)_(\w+?)(?:_OrigScale)?(?:_multiExm1)?\.h5")
 
 
 def data_root(root: str | Path | None = None) -> Path:
@@ -34,11 +36,7 @@ def _own_name(name: str, folder: Path) -> DatasetEntry | None:
     plain = name.lower().replace("-", "_")
     if not plain.isidentifier():  # a name, never a way out of the folder
         return None
-    hmif = {split: f"{split}_{plain}.h5" for split in ("train", "valid", "test")}
-    pansharpening = hmif | {
-        "test": f"test_{plain}_multiExm1.h5",
-        "test_full": f"test_{plain}_OrigScale_multiExm1.h5",
-    }
+    hmif, pansharpening = files_of("hmif", plain), files_of("pansharpening", plain)
     there = {file.name for sub in (folder, folder / plain) if sub.is_dir() for file in sub.glob(f"*{plain}*.h5")}
     for task, files in (("hmif", hmif), ("pansharpening", pansharpening)):
         if files["test"] in there:
@@ -46,19 +44,31 @@ def _own_name(name: str, folder: Path) -> DatasetEntry | None:
     return DatasetEntry(plain, "", "pansharpening", 0, pansharpening) if there & set(pansharpening.values()) else None
 
 
-def find_entry(name: str, root: str | Path | None = None) -> DatasetEntry:
+def find_entry(name: str, root: str | Path | None = None, file: Path | None = None) -> DatasetEntry:
     """Return the entry of a named data set.
 
-    A name that is not in the table is taken when the data root holds files named after it; then `sensor` is "" and
-    `ratio` 0, and both come from the file. Otherwise unknown names are a `UserError` that suggests the nearest.
+    A name that is not in the table is taken when the data root, or the folder of `file`, holds files named after it;
+    then `sensor` is "" and `ratio` 0, and both come from the file. Otherwise unknown names are a `UserError` that
+    suggests the nearest.
     """
     if name.lower().replace("-", "_") in DATASETS:
         return get_dataset(name)
-    if root or os.environ.get(ROOT_VARIABLE):
-        entry = _own_name(name, data_root(root))
+    folders = [data_root(root)] if root or os.environ.get(ROOT_VARIABLE) else []
+    folders += [file.parent] if file else []
+    for folder in folders:
+        entry = _own_name(name, folder)
         if entry is not None:
             return entry
-    return get_dataset(name)
+    raise _unknown(name, folders)
+
+
+def _unknown(name: str, folders: list[Path]) -> UserError:
+    """Say which names there are: those of the table, and those after which files in `folders` are named."""
+    files = [file.name for folder in folders for level in ("*.h5", "*/*.h5") for file in folder.glob(level)]
+    own = sorted({match[1] for match in map(_FILE.fullmatch, files) if match})
+    there = f"; files there are of: {', '.join(own)}" if own else ""
+    where = there if folders else "; a name of your own needs --data_root, the folder of its files"
+    return UserError(f'unknown dataset "{name}"{nearest(name, [*DATASETS, *own])}; known: {", ".join(DATASETS)}{where}')
 
 
 def find_file(name: str, split: str, root: str | Path | None = None) -> Path:

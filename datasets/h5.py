@@ -30,6 +30,12 @@ FAMILIES: tuple[dict[str, str], ...] = (
     {"ms": "ms", "lms": "lms", "pan": "pan", "gt": "gt"},
     {"ms": "LRHSI", "lms": "HSI_up", "pan": "RGB", "gt": "GT"},
 )
+_GEOTIFF = "fuse GeoTIFF files with --ms and --pan, or make a data set of them with prepare_data.py simulate"
+_SCENES = {  # what is taken for a data set, and what it is for
+    ".mat": "make a data set of a scene with prepare_data.py simulate; fused images are measured by evaluate.py",
+    ".tif": _GEOTIFF,
+    ".tiff": _GEOTIFF,
+}
 CACHE_LIMIT = 512 * 2**20  # bytes of float32 a process keeps in memory
 DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError)  # what h5py raises on damaged files
 
@@ -68,6 +74,8 @@ def open_file(path: Path) -> h5py.File:
     try:
         return h5py.File(path, "r", locking=False)  # locks fail on many network disks and a reader needs none
     except OSError as error:
+        if path.suffix.lower() in _SCENES:
+            raise UserError(f'expected an H5 file, given "{path}"; {_SCENES[path.suffix.lower()]}') from error
         reason = "truncated" if "truncated" in str(error) else "truncated, damaged or not an H5 file"
         raise UserError(f'cannot read "{path}": {reason}; copy or make it again') from error
 

@@ -15,8 +15,9 @@ import numpy as np
 from datasets import simulate
 from datasets.scene import Cube, Scene
 from datasets.writer import sha256, tiles, write_h5
+from utils.atomic import check_writable
 from utils.errors import UserError
-from utils.sensors import Sensor
+from utils.sensors import Sensor, files_of
 
 Sample = dict[str, np.ndarray]
 Degrade = Callable[[int, simulate.Box], Sample]  # number of the scene, box of its ground -> one large sample
@@ -72,12 +73,9 @@ def prepare_scenes(
         scene = scenes[number]
         return simulate.full_resolution(simulate.crop(scene.ms, box), simulate.crop(scene.pan, box, ratio), ratio)
 
-    jobs: list[Job] = [
-        ("train", reduced, f"train_{name}.h5", 1),
-        ("valid", reduced, f"valid_{name}.h5", 1),
-        ("test", reduced, f"test_{name}_multiExm1.h5", 1),
-        ("test", full, f"test_{name}_OrigScale_multiExm1.h5", ratio),
-    ]
+    files = files_of("pansharpening", name)
+    jobs: list[Job] = [(split, reduced, files[split], 1) for split in ("train", "valid", "test")]
+    jobs.append(("test", full, files["test_full"], ratio))
     attributes = {
         "sensor": sensor.name,
         "divisor": divisor or scenes[0].divisor or sensor.divisor,
@@ -134,7 +132,7 @@ def prepare_cubes(
     def reduced(number: int, box: simulate.Box) -> Sample:
         return simulate.hyperspectral(simulate.crop(cubes[number].values, box), response, ratio, sigma, size)
 
-    jobs: list[Job] = [(split, reduced, f"{split}_{name}.h5", 1) for split in ("train", "valid", "test")]
+    jobs: list[Job] = [(split, reduced, file, 1) for split, file in files_of("hmif", name).items()]
     attributes = {
         "sensor": sensor,
         "divisor": 1.0,
@@ -175,6 +173,7 @@ def _write(
     if stride < 1 or stride % ratio:
         raise UserError(f"expected a stride that is a multiple of the ratio {ratio}, given {stride}; correct it")
     boxes, patch = _boxes(shapes, ratio, test_only)
+    check_writable(*(folder / file for _, _, file, _ in jobs))  # all, before the first is made
     written = {}
     for split, degrade, file, scale in jobs:
         if split not in boxes[0]:

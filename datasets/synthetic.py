@@ -8,7 +8,7 @@ Legend: C bands, H W size of the MS image, r ratio; PAN is r·H by r·W.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +17,12 @@ from scipy.ndimage import gaussian_filter
 
 from datasets import landscape, spectra
 from datasets.ground import Ground
-from datasets.picture import save_scene
 from datasets.simulate import crop, full_resolution, wald
 from datasets.writer import tiles, write_h5
 from operators import decimate, mtf_filter
+from utils.atomic import check_writable
 from utils.errors import UserError
-from utils.sensors import Sensor, get_sensor
+from utils.sensors import Sensor, files_of, get_sensor
 
 # split -> (rows, columns) of the MS image per unit of `size`
 _EXTENT = {"train": (1.0, 1.0), "valid": (0.5, 0.5), "test": (1.0, 1.0)}
@@ -86,7 +86,7 @@ def write_dataset(
     seed: int = 0,
     sensor: str | Sensor = "WV3",
     ratio: int = 4,
-    picture: Path | None = None,
+    show: Callable[[np.ndarray, np.ndarray], object] | None = None,
 ) -> dict[str, int]:
     """Write the four H5 files of a synthetic data set.
 
@@ -97,7 +97,7 @@ def write_dataset(
         seed: 0 or more.
         sensor: a sensor with a known number of bands.
         ratio: H/h.
-        picture: a PNG of the test ground is written here.
+        show: called at the end with the test ground's ms (C, h, w) and pan (1, H, W).
 
     Returns:
         file name -> number of samples: train patches 64x64 with stride 16, valid 64x64, four test images.
@@ -111,6 +111,8 @@ def write_dataset(
         raise UserError(f"expected a seed of 0 or more, given {seed}; correct it")
     if sensor.bands not in spectra.CENTRES:
         raise UserError(f"expected a sensor of 4 or 8 bands, given {sensor.name}; choose e.g. WV3 or IKONOS")
+    files = files_of("pansharpening", name)
+    check_writable(*(folder / file for file in files.values()))  # all, before any is made
     written = {}
     for number, split in enumerate(_EXTENT):
         shape = tuple(int(share * size) // 32 * 32 for share in _EXTENT[split])
@@ -125,25 +127,27 @@ def write_dataset(
             "offset": ratio // 2,
             "seed": ground_seed,
         }
-        for file, samples in _files(split, name, pair, sensor, ratio):
+        for file, samples in _files(split, files, pair, sensor, ratio):
             written[file] = write_h5(folder / file, samples, attributes, "pansharpening")
-    if picture is not None:
-        save_scene(picture, *pair, sensor.rgb, infrared=sensor.bands * 3 // 4)
+    if show is not None:
+        show(*pair)
     return written
 
 
-def _files(split: str, name: str, pair: tuple, sensor: Sensor, ratio: int) -> Iterator[tuple[str, Iterator]]:
+def _files(
+    split: str, files: dict[str, str], pair: tuple, sensor: Sensor, ratio: int
+) -> Iterator[tuple[str, Iterator]]:
     """Give the files of a split and their samples."""
     ms, pan = pair
     sample = wald(ms, pan, sensor.gains(len(ms)), ratio)
     if split != "test":
         stride = 16 if split == "train" else 64
-        yield f"{split}_{name}.h5", tiles(sample, (64, 64), (stride, stride), ratio)
+        yield files[split], tiles(sample, (64, 64), (stride, stride), ratio)
         return
     side = ms.shape[1] // 64 * 32  # four images
-    yield f"test_{name}_multiExm1.h5", tiles(sample, (side, side), (side, side), ratio)
+    yield files["test"], tiles(sample, (side, side), (side, side), ratio)
     start = (ms.shape[1] - side) // 2  # four full-resolution images from the middle: a quarter of the ground
     middle = (start, start + side, start, start + side)
     full = full_resolution(crop(ms, middle), crop(pan, middle, ratio), ratio)
     half = ratio * side // 2
-    yield f"test_{name}_OrigScale_multiExm1.h5", tiles(full, (half, half), (half, half), ratio)
+    yield files["test_full"], tiles(full, (half, half), (half, half), ratio)

@@ -34,7 +34,7 @@ class Budget:
     """What every network gets.
 
     Attributes:
-        dataset, data_root, sensor: the training data, as accelerate_main.py takes them.
+        dataset, data_root, sensor, divisor: the training data, as accelerate_main.py takes them.
         minutes, epochs: the budget; exactly one is not None. Minutes are counted as `train.clock` in `config` says.
         rates: candidate learning rates; one or none (the configuration's own): no search.
         config: YAML with the settings shared by all.
@@ -51,6 +51,7 @@ class Budget:
     config: str
     seed: int
     sha256: tuple[str, ...] = ()
+    divisor: float | None = None
 
     def arguments(self, share: float) -> list[str]:
         """Return the command-line arguments for a share of the budget, at least one epoch."""
@@ -62,6 +63,8 @@ class Budget:
         """Return what a finished run must have been trained with to count as this budget's."""
         facts = asdict(self) | {"rates": list(self.rates), "sha256": list(self.sha256)}  # as JSON gives them back
         del facts["data_root"], facts["config"]  # where the files lie does not matter; what they hold does
+        if self.divisor is None:  # runs recorded before there was a choice are of the same budget
+            del facts["divisor"]
         return facts | {"settings": Path(self.config).read_text(encoding="utf-8")}
 
 
@@ -154,6 +157,7 @@ def _train(name: str, budget: Budget, program: Path, run: str, rate: float | Non
     command += ["--lr", f"{rate:g}"] if rate is not None else []
     command += ["--data_root", str(Path(budget.data_root).resolve())] if budget.data_root else []
     command += ["--sensor", budget.sensor] if budget.sensor else []
+    command += ["--divisor", f"{budget.divisor:g}"] if budget.divisor else []
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]

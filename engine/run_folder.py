@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import IO
 
+from utils.atomic import check_writable, refusal
 from utils.errors import UserError
 
 try:
@@ -14,10 +15,15 @@ except ImportError:  # not on Windows; there only the check for checkpoints prot
     fcntl = None
 
 LOCK_NAME = ".lock"
+_WRITTEN = (LOCK_NAME, "train.log", "config.yaml", "checkpoints/state.json", "weights/best.safetensors", "nan/batch")
 
 
-def open_run(folder: Path, *, resuming: bool = False, overwrite: bool = False) -> IO[str]:
+def open_run(
+    folder: Path, tensorboard: Path | None = None, *, resuming: bool = False, overwrite: bool = False
+) -> IO[str]:
     """Claim a run's folder, creating it; keep the returned file open as long as the run lasts.
+
+    That all its files can be written, those in `tensorboard` too, is seen here and not when the first of them is due.
 
     A new run may take a folder whose earlier owner died before its first checkpoint, but never one with checkpoints
     or weights in it unless told to overwrite them, and nobody may take one in which another process is training.
@@ -25,13 +31,12 @@ def open_run(folder: Path, *, resuming: bool = False, overwrite: bool = False) -
     Raises:
         UserError: the folder cannot be written, is in use, or holds a run that was not to be resumed.
     """
+    check_writable(*(folder / name for name in _WRITTEN), tensorboard / "events" if tensorboard else None)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / LOCK_NAME).open("a")
     except OSError as error:
-        raise UserError(
-            f"expected a folder for the run that can be written, {folder}: {error.strerror}; choose another --log_dir"
-        ) from None
+        raise refusal(folder / LOCK_NAME, error.strerror) from None
     if fcntl is not None:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

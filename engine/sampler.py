@@ -12,6 +12,7 @@ measured once.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import torch
@@ -89,7 +90,16 @@ def build_loader(dataset: Dataset, batches: Sampler | list, num_workers: int, pi
         persistent_workers=num_workers > 0,
         prefetch_factor=4 if num_workers else None,
         generator=torch.Generator(),
+        worker_init_fn=_leave_ctrl_c_to_the_main_process,
     )
+
+
+def _leave_ctrl_c_to_the_main_process(worker: int) -> None:
+    """Ignore SIGINT, which a terminal sends to all: a loader that ends by it takes the batches of the last step along.
+
+    A worker ends with its main process, however that ends.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def worker_error(error: UserError) -> UserError:

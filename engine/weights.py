@@ -122,15 +122,26 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not path.is_file():
         raise UserError(f"expected a weight file, {path} is not there; correct the path")
     if path.suffix == ".safetensors":
-        return _read_safetensors(path)
+        return _read_safetensors(path, tensors=True)
     return _read_legacy(path), {}
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def weights_meta(given: str, log_folder: Path = LOG_FOLDER) -> dict[str, Any]:
+    """Return what weights say of themselves, found as `open_weights` does; of their tensors nothing is read.
+
+    Raises:
+        UserError: nothing there, or a damaged header; a legacy file, which says nothing, is not looked into.
+    """
+    path = resolve_weights(given.removeprefix(PUBLISHED_PREFIX), log_folder)
+    return _read_safetensors(path, tensors=False)[1] if path.suffix == ".safetensors" else {}
+
+
+def _read_safetensors(path: Path, *, tensors: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    reader = "pt" if tensors else "np"  # torch's takes memory for the whole file when it opens it
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            header = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+        with safe_open(path, framework=reader, device="cpu") as file:
+            header, names = file.metadata() or {}, file.keys() if tensors else ()
+            state = {name: file.get_tensor(name) for name in names}
         meta = json.loads(header["meta"]) if "meta" in header else {}
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a whole safetensors file ({error}); copy it again") from None

@@ -40,5 +40,8 @@ def check_full(
     if H % BLOCK or W % BLOCK or not H or not W or H % ratio or W % ratio:
         raise UserError(f"full resolution needs sides that are multiples of {BLOCK}, given {H} x {W}; crop the images")
     if pan is not None and tuple(pan.shape) != (len(sr), 1, H, W):
-        raise UserError(f"expected pan {(len(sr), 1, H, W)}, given {tuple(pan.shape)}; D_s is defined for one band")
+        raise UserError(
+            f"expected pan {(len(sr), 1, H, W)}, given {tuple(pan.shape)}; D_s is defined for one band: with a guide "
+            "of several, measure at reduced resolution"
+        )
     return images["sr"], images["lms"], images.get("pan"), mask

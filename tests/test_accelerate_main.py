@@ -188,7 +188,8 @@ def test_a_bad_batch_is_saved_and_replayed(tmp_path, data, monkeypatch, capsys):
         ("--crop 30", "multiple"),
         ("--pretrain_model_path nowhere.pth", "neither"),
         ("--replay nowhere", "not there"),
-        ("--log_dir file/log", "can be written"),
+        ("--log_dir file/log", '"file" is a file, not a folder; choose another place'),
+        ("--logger_on --tensorboard_dir file", '"file" is a file, not a folder; choose another place'),
         ("--mixed_precision fp16", "fp16"),
         ("--grad_ckpt", "--grad_ckpt"),
         ("--dataset wv3", "train_wv3.h5"),
@@ -200,6 +201,20 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, data, monkeypatch, l
         main(monkeypatch, tmp_path, data, SMALL + " " + line)
     assert says in str(error.value) and "\n" not in str(error.value)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("name", ["train.log", "config.yaml", "checkpoints", "weights"])
+def test_what_lies_in_the_way_of_a_run_is_told_before_it_trains(tmp_path, data, monkeypatch, name):
+    """A file where the run needs a folder, a folder where it needs a file: else they show hours later, or never."""
+    there = tmp_path / "log_file/LE-Mamba/r" / name
+    there.parent.mkdir(parents=True)
+    if there.suffix:
+        there.mkdir()
+    else:
+        there.touch()
+    with pytest.raises(UserError, match=f"cannot write .*{name}.*(remove it|another place)"):
+        main(monkeypatch, tmp_path, data, SMALL)
+    assert [p.name for p in there.parent.iterdir()] == [name]
 
 
 def test_no_data_root_an_empty_set_and_bad_samples_say_what_to_do(tmp_path, data, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,21 @@ def test_every_rate_gets_the_same_small_share_and_the_best_the_whole(budget, tra
     assert trainings == [(1e-2, 0.1), (1e-3, 0.1), (1e-4, 0.1), (1e-3, 1.0)]
     assert (record["rate"], record["searched"]) == (1e-3, {"0.01": None, "0.001": 2.0, "0.0001": 3.0})
     assert folder == Path("log_file/leaderboard/ikonos_PNN")
+
+
+def test_a_divisor_reaches_the_training_and_is_part_of_the_budget(budget, monkeypatch):
+    commands = []
+
+    def run(command, **_):
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 2, "", "error: enough")
+
+    monkeypatch.setattr(engine_budget.subprocess, "run", run)
+    divided = dataclasses.replace(budget, divisor=1.0, rates=())
+    with pytest.raises(UserError, match="enough"):
+        train_with("PNN", divided, PROGRAM)
+    assert commands[0][commands[0].index("--divisor") + 1] == "1"
+    assert divided.facts()["divisor"] == 1 and "divisor" not in budget.facts()  # earlier records stay valid
 
 
 def test_a_finished_run_is_taken_only_if_its_budget_is_the_same(budget, trainings, tmp_path):

@@ -16,7 +16,7 @@ from torch import nn
 
 from engine.checkpoint import Checkpoints, damage, find_run, read_checkpoint, sign
 from engine.run_folder import open_run
-from engine.weights import load_strict, read_weights, resolve_weights, save_weights
+from engine.weights import load_strict, read_weights, resolve_weights, save_weights, weights_meta
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -175,6 +175,24 @@ class Harmful:
         return (Path.touch, (self.path,))
 
 
+def test_what_weights_say_of_themselves_is_read_without_their_tensors(tmp_path):
+    """The file is sparse: 64 GiB of weights, more than could be read."""
+    path, length = tmp_path / "run.safetensors", 2**36
+    meta = {"data": {"dataset": "wv3"}}
+    tensor = {"dtype": "F32", "shape": [length // 4], "data_offsets": [0, length]}
+    header = json.dumps({"__metadata__": {"meta": json.dumps(meta)}, "weight": tensor}).encode()
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + length)
+    assert weights_meta(str(path)) == meta
+    with path.open("r+b") as file:
+        file.truncate(length)
+    with pytest.raises(UserError, match="not a whole safetensors file"):
+        weights_meta(str(path))
+    with pytest.raises(UserError, match="neither"):
+        weights_meta(str(tmp_path / "nowhere"))
+
+
 def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path):
     mark, file = tmp_path / "was_run", tmp_path / "bad.pth"
     torch.save({"state_dict": Harmful(mark)}, file)
@@ -233,5 +251,5 @@ def test_two_runs_with_one_name_do_not_mix(tmp_path):
     (run / "notes.txt").write_text("mine")
     open_run(run, overwrite=True).close()
     assert {p.name for p in run.iterdir()} == {".lock", "notes.txt"}
-    with pytest.raises(UserError, match="can be written"):
+    with pytest.raises(UserError, match="is a file, not a folder; choose another place"):
         open_run(run / "notes.txt" / "below")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,62 @@ def test_user_error_is_one_line_and_status_2():
 def test_ctrl_c_is_one_line_and_status_130():
     done = run("import signal\ndef main(): signal.raise_signal(signal.SIGINT)")
     assert done.returncode == 130 and done.stderr.startswith("interrupted") and done.stderr.count("\n") == 1
+
+
+SLEEP = "import time; [time.sleep(0.05) for _ in range(400)]; print('the end')"
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "import half; print('whole', half.whole)",
+        "class C:\n        def __del__(self): signal.raise_signal(signal.SIGINT)\n    C()",
+        "c = type('C', (), {})(); weakref.finalize(c, signal.raise_signal, signal.SIGINT); del c",
+        "list(map(ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: signal.raise_signal(signal.SIGINT)), [1]))",
+    ],
+    ids=["import", "del", "weak reference", "callback from C"],
+)
+def test_ctrl_c_ends_a_command_wherever_it_arrives(tmp_path, place):
+    """Python forgets what is raised in the last three; the first is a library that catches all while it loads."""
+    (tmp_path / "half.py").write_text(
+        "import signal\nwhole = False\ntry:\n    signal.raise_signal(signal.SIGINT)\n    whole = True\n"
+        "except BaseException:\n    pass\n"
+    )
+    begun = time.monotonic()
+    head = f"import ctypes, signal, sys, weakref\nsys.path.append({str(tmp_path)!r})"
+    done = run(f"{head}\ndef main():\n    {place}\n    {SLEEP}")
+    assert done.returncode == 130 and "interrupted; files are whole or absent" in done.stderr
+    assert "the end" not in done.stdout and time.monotonic() - begun < 15
+    if "CFUNCTYPE" not in place:
+        assert done.stderr.count("\n") == 1
+    if "half" in place:
+        assert done.stdout == "whole True\n"
+
+
+def test_clean_up_after_ctrl_c_is_not_interrupted_unless_the_user_does():
+    code = """
+import contextlib, signal, threading, time
+@contextlib.contextmanager
+def cleaning():
+    try:
+        yield
+    finally:
+        {again}
+        for _ in range(30): time.sleep(0.05)
+        print("clean")
+def main():
+    with cleaning(): signal.raise_signal(signal.SIGINT)
+"""
+    done = run(code.format(again="pass"))
+    assert done.returncode == 130 and done.stdout == "clean\n" and done.stderr.count("\n") == 1
+    done = run(code.format(again="signal.raise_signal(signal.SIGINT)"))
+    assert done.returncode == 130 and done.stdout == "" and done.stderr.count("\n") == 1
+
+
+def test_ctrl_c_is_not_taken_where_it_was_ignored():
+    """As `nohup` and shells do for what they start in the background."""
+    code = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\ndef main(): signal.raise_signal(signal.SIGINT)"
+    assert run(code).returncode == 0
 
 
 def test_a_bug_keeps_its_traceback():
@@ -75,6 +133,13 @@ def test_what_is_in_the_way_of_a_file_is_named_before_the_work(tmp_path):
         with pytest.raises(UserError, match=words):
             check_writable(None, tmp_path / "new/x.txt", path)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_long_words_of_a_library_are_not_shown(tmp_path):
+    """HDF5 tells its flags in hexadecimal where the system says: no space."""
+    with pytest.raises(UserError) as error, renamed(tmp_path / "x.h5"):
+        raise OSError(errno.ENOSPC, "unable to extend, o_flags = 242")
+    assert os.strerror(errno.ENOSPC) in str(error.value) and "o_flags" not in str(error.value)
 
 
 def test_json_has_no_infinities(tmp_path):

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import matplotlib.image
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from scipy.io import savemat
 import evaluate
 import metrics
 from utils.errors import UserError
+from utils.mat import write_mat
 
 ROOT = Path(evaluate.__file__).parent
 
@@ -124,7 +126,7 @@ def test_the_page_is_self_contained_and_its_pictures_are_pictures(mat, tmp_path,
     assert pictures == ["lms", "pan", "sr", "gt", "error"] * 3
     for encoded in re.findall(r"base64,([^\"]+)", page)[:5]:
         picture = matplotlib.image.imread(io.BytesIO(base64.b64decode(encoded)), format="png")
-        assert picture.shape == (64, 96, 3) and picture.std() > 0.01
+        assert picture.shape[:2] == (64, 96) and picture[..., :3].std() > 0.01
 
 
 def test_equal_images_are_written_as_text_that_json_knows(tmp_path, capsys):
@@ -223,6 +225,58 @@ def test_sizes_no_multiple_of_32_bind_full_resolution_only(tmp_path, capsys):
     run(tmp_path / "x.mat", "--const", 2047)
     with pytest.raises(UserError, match="multiples of 32"):
         run(tmp_path / "x.mat", "--full", "--sensor", "QB")
+
+
+def _keep(path: Path, arrays: dict[str, np.ndarray], order: str, program: str) -> None:
+    """Write images (B, C, H, W) with their axes in `order`, as `program` does."""
+    turned = {k: v.transpose(["BCHW".index(axis) for axis in order]) for k, v in arrays.items()}
+    if program == "MATLAB v7":
+        savemat(path, turned)
+    elif program == "MATLAB v7.3":
+        write_mat(path, turned, v73=True)
+    else:
+        with h5py.File(path, "w") as file:
+            for name, array in turned.items():
+                file[name] = array.transpose() if program == "MATLAB h5write" else array
+
+
+@pytest.mark.parametrize("without_ms", [False, True])
+@pytest.mark.parametrize(
+    ("order", "program"),
+    [
+        ("BCHW", "MATLAB v7.3"),
+        ("HWCB", "MATLAB v7"),
+        ("HWCB", "MATLAB v7.3"),
+        ("BHWC", "MATLAB v7"),
+        ("BCHW", "h5py"),
+        ("BHWC", "h5py"),
+        ("BCHW", "MATLAB h5write"),
+    ],
+)
+def test_axes_in_another_order_give_the_same_numbers_and_the_same_picture(
+    tmp_path, capsys, mat, order, program, without_ms
+):
+    arrays = {k: v for k, v in images().items() if k != "ms" or not without_ms}
+    _keep(tmp_path / "other.mat", arrays, order, program)
+    run(mat, "--const", 2047, "--html", tmp_path / "ours.html")
+    ours = capsys.readouterr().out
+    run(tmp_path / "other.mat", "--const", 2047, "--html", tmp_path / "other.html")
+    theirs = capsys.readouterr().out
+    for label in ("1", "2", "3", "mean"):
+        assert numbers(theirs, label) == numbers(ours, label)
+    assert (",".join(order) in theirs) == (order != "BCHW") and "B,C,H,W" not in ours
+    pictures = [re.findall(r"base64,([^\"]+)", (tmp_path / f"{name}.html").read_text()) for name in ("ours", "other")]
+    assert pictures[0] == pictures[1] and pictures[0]
+
+
+@pytest.mark.parametrize("order", ["HWC", "CHW"])
+def test_a_single_image_may_have_its_bands_first_or_last(tmp_path, capsys, order):
+    one = {k: v[0].transpose(["CHW".index(axis) for axis in order]) for k, v in images().items()}
+    savemat(tmp_path / "x.mat", one)
+    run(tmp_path / "x.mat", "--const", 2047)
+    found = numbers(capsys.readouterr().out, "1")
+    of_first = expected({k: v[:1] for k, v in images().items()}, "reduced")
+    assert found == pytest.approx([float(v) for v in of_first.values()], abs=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty folder", "other variables", "not a mat"])

@@ -12,7 +12,7 @@ from small_files import HMIF, SIZES, TO_FILE, values, write_h5
 from torch.utils.data import DataLoader
 
 from datasets import h5
-from datasets.build import build_dataset, find_file, open_h5
+from datasets.build import build_dataset, find_entry, find_file, open_h5
 from datasets.h5 import H5Dataset, describe
 from utils.errors import UserError
 
@@ -115,6 +115,13 @@ def test_names_roots_and_files_that_are_not_there(tmp_path, monkeypatch):
         build_dataset("wv3", "train")
     with pytest.raises(UserError, match='unknown dataset "wv33".*did you mean "wv3"'):
         build_dataset("wv33", "train", root=tmp_path)
+    with pytest.raises(UserError, match="a name of your own needs --data_root"):
+        find_entry("lab_x4")
+    for name in ("test_lab_x4.h5", "west/test_west_OrigScale_multiExm1.h5", "notes.h5"):
+        write_h5(tmp_path / "own" / name, values())
+    with pytest.raises(UserError, match=r'did you mean "lab_x4".*; files there are of: lab_x4, west$'):
+        find_entry("lab_x", tmp_path / "own")
+    assert find_entry("lab_x4", file=tmp_path / "own/test_lab_x4.h5").task == "hmif"
     with pytest.raises(UserError, match="is not a folder"):
         build_dataset("wv3", "train", root=tmp_path / "nowhere")
     with pytest.raises(UserError, match=r'expected "train_wv3\.h5" or "wv3/train_wv3\.h5"'):
@@ -225,3 +232,10 @@ def test_links_and_huge_claims_are_refused(tmp_path):
 def test_describe_reads_shapes_in_one_order(tmp_path):
     contents = describe(write_h5(tmp_path / "a.h5", values(), "WHCN", note="x"))
     assert contents.shapes == SIZES and contents.layout == "WHCN" and contents.attributes == {"note": "x"}
+
+
+@pytest.mark.parametrize(("name", "words"), [("scene.mat", "simulate"), ("ms.TIF", "--ms and --pan")])
+def test_a_scene_is_no_data_set_and_what_to_do_with_it_is_told(tmp_path, name, words):
+    (tmp_path / name).write_bytes(b"MATLAB 5.0 MAT-file")
+    with pytest.raises(UserError, match=f"expected an H5 file.*{words}"):
+        open_h5(tmp_path / name)

@@ -199,3 +199,13 @@ def test_numbers_that_were_divided_before_are_refused(tmp_path, run):
     with pytest.raises(UserError, match="would be divided by 2047; give --divisor 1"):
         inference.main([*arguments, "--out", str(tmp_path / "x.mat")])
     assert inference.main([*arguments, "--divisor", "1", "--out", str(tmp_path / "x.mat")]) == 0
+
+
+def test_data_and_a_name_of_ones_own_go_together(tmp_path):
+    """Its sensor comes from the file: the name is in no table."""
+    data = write_test_set(tmp_path / "test_mine_multiExm1.h5")
+    with h5py.File(data, "r+") as file:
+        file.attrs["sensor"] = "GeoEye1"
+    arguments = ["--arch", "EXP", "--data", str(data), "--data_root", str(tmp_path), "--dataset", "mine"]
+    dataset, name = inference.open_data(inference.parse_arguments(arguments))
+    assert (dataset.sensor, name) == ("GeoEye1", "mine")

@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS = ("operators", "model", "datasets", "losses", "metrics", "engine", "utils", "benchmarks", "tests")
-UTILS_LEAVES = ("sensors", "registry", "errors", "atomic", "bounds", "threads", "allocator", "startup")
+UTILS_LEAVES = ("sensors", "registry", "errors", "atomic", "bounds", "threads", "allocator", "startup", "interrupts")
 LEAVES = ("operators", *(f"utils.{leaf}" for leaf in UTILS_LEAVES))
 ALLOWED = {
     "operators": ("operators",),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 
+import h5py
 import pytest
 from small_files import write_test_set
 
@@ -103,8 +104,58 @@ def test_bad_input_is_one_line(tmp_path, extra, words):
     assert not (tmp_path / "board").exists()
 
 
+def test_every_file_of_a_board_is_known_to_be_writable_before_the_work(tmp_path, monkeypatch):
+    (tmp_path / "board/grid.png").mkdir(parents=True)
+    monkeypatch.setattr(leaderboard, "run_all", lambda *_: pytest.fail("the work has begun"))
+    data = write_test_set(tmp_path / "test.h5")
+    with pytest.raises(UserError, match=r"grid.png.* is a folder, not a file"):
+        leaderboard.main(["--data", str(data), "--dataset", "ikonos", "--out", str(tmp_path / "board")])
+
+
 def test_all_takes_what_fits_task_and_ratio():
     classical = leaderboard.chosen_methods("classical", "pansharpening", 4)
     assert {"EXP", "GSA", "MTF-GLP-FS", "BDSD-PC"} <= set(classical) and "LEMamba" not in classical
     assert "LEMamba" in leaderboard.chosen_methods("learned", "hmif", 8)
     assert "GSA" not in leaderboard.chosen_methods("all", "hmif", 8)
+
+
+@pytest.mark.parametrize("divided", ["test.h5", "full.h5"])
+def test_numbers_that_were_divided_before_are_refused_as_in_inference(tmp_path, divided):
+    files = {"test.h5": write_test_set(tmp_path / "test.h5")}
+    files["full.h5"] = write_test_set(tmp_path / "full.h5", with_gt=False)
+    with h5py.File(files[divided], "r+") as file:
+        for key in list(file):
+            file[key][:] = file[key][:] / 2047
+    arguments = ["--data", str(files["test.h5"]), "--full", str(files["full.h5"]), "--dataset", "ikonos"]
+    arguments += ["--methods", "EXP", "--out", str(tmp_path / "board")]
+    with pytest.raises(UserError, match=rf"{divided} end at .* would be divided by 2047; give --divisor 1"):
+        leaderboard.main(arguments)
+    assert not (tmp_path / "board").exists()
+
+
+def test_a_board_of_divided_numbers_scores_as_that_of_the_numbers_themselves(tmp_path):
+    """ERGAS and SAM do not depend on a common factor."""
+    scores = {}
+    for name, factor in (("digital", 1.0), ("divided", 2047.0)):
+        data = write_test_set(tmp_path / f"{name}.h5")
+        with h5py.File(data, "r+") as file:
+            for key in list(file):
+                file[key][:] = file[key][:] / factor
+        arguments = ["--data", str(data), "--dataset", "ikonos", "--methods", "EXP", "--out", str(tmp_path / name)]
+        assert leaderboard.main([*arguments, *(["--divisor", "1"] if factor > 1 else [])]) == 0
+        report = json.loads((tmp_path / name / "leaderboard.json").read_text())
+        scores[name] = report["methods"]["EXP"]["scores"]
+    for index in ("ergas", "sam", "psnr"):
+        assert scores["divided"][index][0] == pytest.approx(scores["digital"][index][0], rel=2e-4)
+
+
+def test_a_name_of_ones_own_takes_sensor_and_ratio_from_its_files(tmp_path):
+    """What `prepare_data.py … --name mine` wrote goes onto a board as it goes into training and inference."""
+    data = write_test_set(tmp_path / "test_mine_multiExm1.h5")
+    with h5py.File(data, "r+") as file:
+        file.attrs["sensor"] = "GeoEye1"
+    arguments = ["--data_root", str(tmp_path), "--dataset", "mine", "--methods", "EXP", "--out", str(tmp_path / "b")]
+    jobs, files = leaderboard.plan(leaderboard.parse_arguments(arguments))
+    assert [job["sensor"] for job in jobs] == ["GeoEye1"] and files == {"data": data}
+    arguments[:2] = ["--data", str(data)]  # the file says enough
+    assert leaderboard.plan(leaderboard.parse_arguments(arguments))[0] == jobs

@@ -287,6 +287,20 @@ def test_samples_are_spread_from_the_first_to_the_last(count, expected):
     assert all(abs((b - a) - (count - 1) / 7) <= 1 for a, b in itertools.pairwise(picks) if len(picks) == 8)
 
 
+def test_no_data_are_drawn_where_their_picture_cannot_be_written(call, tmp_path):
+    (tmp_path / "p").mkdir()
+    status, _, err = call("synthetic", "--size", 128, "--out", tmp_path / "o", "--picture", tmp_path / "p")
+    assert status == 2 and "is a folder, not a file" in err and not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("name", ["train_qb.h5", "test_qb_OrigScale_multiExm1.h5"])
+def test_no_file_of_a_set_is_made_where_another_cannot_be(call, tmp_path, name):
+    (tmp_path / "o" / name).mkdir(parents=True)
+    source = scene(tmp_path / "s.mat")
+    status, _, err = call("simulate", source, "--sensor", "QB", "--stride", 64, "--out", tmp_path / "o")
+    assert status == 2 and f'{name}": it is a folder' in err and [p.name for p in (tmp_path / "o").iterdir()] == [name]
+
+
 def test_inspect_tells_what_is_there_and_what_is_wrong(call, tmp_path):
     source = scene(tmp_path / "s.mat")
     call("simulate", source, "--sensor", "QB", "--stride", 64, "--out", tmp_path)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import pytest
 import torch
 from hypothesis import given
@@ -97,3 +100,16 @@ def test_an_error_in_a_loader_process_keeps_its_one_line():
         next(iter(loader))
     assert str(worker_error(error.value)) == "file.h5: sample 3 has NaN; mend it"
     assert str(worker_error(UserError("plain"))) == "plain"
+
+
+class Interrupting(KeyedData):
+    """Sends its own process what a terminal sends to all processes of a training."""
+
+    def __getitem__(self, key):
+        os.kill(os.getpid(), signal.SIGINT)
+        return super().__getitem__(key)
+
+
+def test_ctrl_c_does_not_end_loader_processes():
+    """The main process finishes its step, and needs the batches for it."""
+    assert len(list(build_loader(Interrupting(6), TrainSampler(6, 2), 2, pin=False))) == 3

@@ -19,7 +19,7 @@ from utils.errors import UserError
 def refusal(path: Path, reason: str) -> UserError:
     """Say that `path` cannot be written; where something is in its way, say what instead of the system's words."""
     if path.is_dir():
-        return UserError(f'cannot write "{path}": it is a folder; name a file in it')
+        return UserError(f'cannot write "{path}": it is a folder, not a file; choose another name or remove it')
     in_the_way = next((p for p in path.parents if p.exists() and not p.is_dir()), None)
     if in_the_way:
         return UserError(f'cannot write "{path}": "{in_the_way}" is a file, not a folder; choose another place')
@@ -48,7 +48,9 @@ def renamed(path: str | Path) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        raise refusal(path, error.strerror or "an input/output error") from error
+        # HDF5 puts its own long words where the system's are expected
+        reason = os.strerror(error.errno) if error.errno else error.strerror
+        raise refusal(path, reason or "an input/output error") from error
     finally:
         if path.parent.is_dir():
             temporary.unlink(missing_ok=True)

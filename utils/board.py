@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from utils.atomic import write_json, write_text
-from utils.pictures import choose_bands, save_grid, save_scatter
+from utils.pictures import choose_bands, save_grid
+from utils.scatter import save_scatter
 from utils.sensors import Sensor, get_sensor
 from utils.tables import TITLE, mean_of, print_table, sorted_rows, to_csv, to_latex, to_markdown
 
@@ -20,6 +21,7 @@ GROUPS = {
     "Full resolution": ("d_lambda", "d_s", "hqnr"),
     "Cost at reduced resolution": ("parameters", "gflops", "s_per_mpx", "peak_mib", "steps"),
 }
+FILES = (*(f"leaderboard.{kind}" for kind in ("md", "csv", "tex", "json")), "grid.png", "scatter.png")
 _COST = GROUPS["Cost at reduced resolution"]
 _KEPT = ("scores", "cost", "training", "per_sample")  # of a result, in leaderboard.json
 

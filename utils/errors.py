@@ -36,11 +36,13 @@ def run_cli(main: Callable[[], int | None]) -> None:
 
     Ctrl-C, where `main` does not deal with it itself as training does, becomes one line and exit status 130.
     """
+    from utils.interrupts import Interrupts
     from utils.startup import prepare_process
 
     prepare_process()
     try:
-        status = main()
+        with Interrupts():
+            status = main()
     except UserError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         status = USER_ERROR_STATUS

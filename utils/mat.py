@@ -25,6 +25,7 @@ from utils.errors import UserError, nearest
 V5_LIMIT = 2**31 - 1  # bytes a variable: MATLAB's own bound for v5
 READ_LIMIT = 16 * 2**30  # bytes a file may unfold to
 _USER_BLOCK = 512
+_HDF5 = b"\x89HDF\r\n\x1a\n"
 _ITEM_BYTES = {"double": 8, "single": 4, "logical": 1, "char": 4} | {
     f"{sign}int{bits}": bits // 8 for sign in ("", "u") for bits in (8, 16, 32, 64)
 }
@@ -54,9 +55,15 @@ def read_mat(path: str | Path, keys: Iterable[str] | None = None, *, limit: int 
         head = file.read(128)
         file.seek(_USER_BLOCK)
         signature = file.read(8)
-    if b"\x89HDF\r\n\x1a\n" in (head[:8], signature):
+    if _HDF5 in (head[:8], signature):
         return _read_v73(path, keys, limit)
     return _read_v5(path, head, keys, limit)
+
+
+def is_plain_hdf5(path: Path) -> bool:
+    """Tell whether a file is HDF5 without the user block MATLAB puts before it: then another program made it."""
+    with path.open("rb") as file:
+        return file.read(8) == _HDF5
 
 
 def _what_it_is(path: Path) -> str:

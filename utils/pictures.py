@@ -7,9 +7,8 @@ what is compared is shown with the same brightness. matplotlib is imported where
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,8 +17,9 @@ from utils.sensors import Sensor
 
 STRETCH_PERCENT = (1.0, 99.0)
 ERROR_FULL_SCALE = 0.1  # an absolute error of this share of the reference's range is drawn at the map's end
+ERROR_COLOURS = "inferno"
 SHARED_ERROR_PERCENT = 98.0
-PANEL_INCHES = 2.6
+PANEL_INCHES, SCENE_INCHES, PANEL_DPI = 2.6, 3.6, 120
 GRID_COLUMNS = 6
 MULTISPECTRAL = 8  # bands; an image of more is a hyperspectral cube
 
@@ -63,6 +63,11 @@ def to_rgb(image: np.ndarray, bands: Sequence[int], limits: np.ndarray | None = 
     return np.round(255 * scaled).astype(np.uint8).transpose(1, 2, 0)
 
 
+def guide_rgb(guide: np.ndarray) -> np.ndarray:
+    """Show a guide (P, H, W) as (H, W, 3) uint8: its first three bands in colour, fewer in grey."""
+    return to_rgb(guide, (0, 1, 2) if guide.shape[0] >= 3 else (0, 0, 0))
+
+
 def relative_error(sr: np.ndarray, gt: np.ndarray) -> np.ndarray:
     """Return the mean absolute error over bands (H, W) as a share of the 1-99 % range of gt."""
     low, high = np.percentile(gt, STRETCH_PERCENT)
@@ -93,7 +98,7 @@ def quick_look(images: Mapping[str, np.ndarray], rgb: Sequence[int]) -> dict[str
         rgb: 0-based bands for red, green, blue.
 
     Returns:
-        title -> picture: (H, W, 3) uint8, or (H, W) in [0, 1] for the error map.
+        title -> picture: (H, W, 3) uint8, or (H, W) in [0, 1] for the error map. A guide of several bands is no pan.
     """
     reference = images.get("gt", images.get("lms"))
     limits = None if reference is None else stretch_limits(reference, rgb)
@@ -101,8 +106,7 @@ def quick_look(images: Mapping[str, np.ndarray], rgb: Sequence[int]) -> dict[str
     if "lms" in images:
         panels["lms"] = to_rgb(images["lms"], rgb, limits)
     if "pan" in images:
-        guide = images["pan"]
-        panels["pan"] = to_rgb(guide, (0, 1, 2) if guide.shape[0] >= 3 else (0, 0, 0))
+        panels["pan" if len(images["pan"]) == 1 else "guide"] = guide_rgb(images["pan"])
     for name in ("sr", "gt"):
         if name in images:
             panels[name] = to_rgb(images[name], rgb, limits)
@@ -136,7 +140,7 @@ def save_grid(path: Path, methods: Mapping[str, Mapping[str, np.ndarray]], rgb: 
     gt, box = first["gt"], busiest_box(first["gt"], max(24, first["gt"].shape[-1] // 4))
     limits = stretch_limits(gt, rgb)
     pan = first["pan"]
-    cells = {"PAN" if pan.shape[0] == 1 else "guide": to_rgb(pan, (0, 1, 2) if pan.shape[0] >= 3 else (0, 0, 0))}
+    cells = {"PAN" if pan.shape[0] == 1 else "guide": guide_rgb(pan)}
     cells["ground truth"] = to_rgb(gt, rgb, limits)
     cells |= {name: to_rgb(arrays["sr"], rgb, limits) for name, arrays in methods.items()}
     errors = shared_error_maps({name: arrays["sr"] for name, arrays in methods.items()}, gt)
@@ -150,77 +154,39 @@ def save_grid(path: Path, methods: Mapping[str, Mapping[str, np.ndarray]], rgb: 
     save_panels(path, rows)
 
 
-def _places(width: float) -> Iterator[tuple[float, float]]:
-    """Yield where a label of `width` pixels may begin, seen from its point, nearest first."""
-    for distance in range(12, 160, 8):
-        for turn in np.linspace(0, 2 * np.pi, 16, endpoint=False) + np.pi / 8:
-            yield distance * np.cos(turn) - width * (np.cos(turn) < 0), distance * np.sin(turn)
-
-
-def _place_labels(axis: Any, points: Mapping[str, tuple[float, float]]) -> None:
-    """Write every name beside its point, at the nearest of many places where it covers no other name or point."""
-    figure = axis.figure
-    figure.draw_without_rendering()  # sizes of texts and axes are known from here on
-    renderer = figure.canvas.get_renderer()
-    marks = {name: axis.transData.transform(point) for name, point in points.items()}
-    frame, taken = axis.get_window_extent(renderer), []
-
-    def free(place: Any) -> bool:
-        inside = frame.x0 < place.x0 and place.x1 < frame.x1 and frame.y0 < place.y0 and place.y1 < frame.y1
-        wide = place.padded(4)
-        return inside and not any(wide.contains(*m) for m in marks.values()) and not any(map(place.overlaps, taken))
-
-    for name in sorted(points, key=lambda n: -marks[n][1]):
-        label = axis.annotate(name, points[name], fontsize=8, xytext=(0, 0), textcoords="offset pixels")
-        box = label.get_window_extent(renderer)
-        dx, dy = next((p for p in _places(box.width) if free(box.translated(*p))), (6, 6))
-        label.set_position((dx, dy))
-        taken.append(box.translated(dx, dy))
-        near = (min(max(0.0, dx), dx + box.width), min(max(0.0, dy), dy + box.height))  # the label's point next to it
-        if np.hypot(*near) > 16:  # far away: a line says whose name it is
-            line = {"arrowstyle": "-", "linewidth": 0.5, "alpha": 0.6, "shrinkA": 0, "shrinkB": 2}
-            axis.annotate("", points[name], xytext=near, textcoords="offset pixels", arrowprops=line)
-
-
-def save_scatter(path: Path, points: Mapping[str, tuple[float, float, int | None]], x_title: str, y_title: str) -> None:
-    """Draw quality (y) against cost (x, logarithmic); the area of a mark grows with the number of parameters.
+def save_scene(path: Path, ms: np.ndarray, pan: np.ndarray, rgb: Sequence[int], infrared: int) -> None:
+    """Draw an observed pair: true colour, colour infrared and panchromatic side by side.
 
     Args:
         path: of the PNG.
-        points: name -> (x, y, parameters or None for a classical method).
-        x_title, y_title: axis titles.
+        ms: (C, h, w).
+        pan: (1, H, W).
+        rgb: 0-based bands for red, green, blue.
+        infrared: 0-based band shown as red in the second panel.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 7), layout="constrained")
-    FigureCanvasAgg(figure)
-    axis = figure.subplots()
-    for x, y, parameters in points.values():
-        size = 30 if parameters is None else 30 + parameters / 8e3
-        axis.scatter(x, y, s=size, marker="s" if parameters is None else "o", alpha=0.6, edgecolors="black")
-    axis.set_xscale("log")
-    axis.set_xlabel(x_title)
-    axis.set_ylabel(y_title)
-    axis.set_title("squares: classical; circles: learned, area by parameters", fontsize=9)
-    axis.grid(True, which="both", alpha=0.2)
-    axis.margins(0.08)
-    _place_labels(axis, {name: (x, y) for name, (x, y, _) in points.items()})
-    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=figure.dpi))
+    red, green, _ = rgb
+    panels = {"MS, true colour": to_rgb(ms, rgb), "MS, colour infrared": to_rgb(ms, (infrared, red, green))}
+    save_panels(path, [panels | {"PAN": guide_rgb(pan)}], inches=SCENE_INCHES)
 
 
-def save_panels(path: Path, rows: Sequence[Mapping[str, np.ndarray | None]], titles: Sequence[str] = ()) -> None:
+def save_panels(
+    path: Path,
+    rows: Sequence[Mapping[str, np.ndarray | None]],
+    titles: Sequence[str] = (),
+    inches: float = PANEL_INCHES,
+) -> None:
     """Draw rows of titled panels into one PNG, written under a temporary name and renamed.
 
     Args:
         path: of the PNG; its folder is made.
         rows: one mapping title -> picture per row, as `quick_look` gives them; None leaves the place empty.
         titles: one label per row, written at its left.
+        inches: side of a panel; a picture with more pixels than it holds is averaged, another keeps its own.
     """
     from matplotlib.figure import Figure  # the object interface: no global state, no display
 
     columns = max(len(row) for row in rows)
-    figure = Figure(figsize=(PANEL_INCHES * columns, (PANEL_INCHES + 0.25) * len(rows)), layout="constrained")
+    figure = Figure(figsize=(inches * columns, (inches + 0.25) * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for r, row in enumerate(rows):
         for c, axis in enumerate(axes[r]):
@@ -231,7 +197,8 @@ def save_panels(path: Path, rows: Sequence[Mapping[str, np.ndarray | None]], tit
                 axis.set_axis_off()
                 continue
             axis.set_title(title, fontsize=9)
-            axis.imshow(picture, cmap="inferno", vmin=0, vmax=1 if picture.ndim == 2 else None, interpolation="nearest")
+            smooth = "antialiased" if max(picture.shape[:2]) > inches * PANEL_DPI else "nearest"
+            axis.imshow(picture, cmap=ERROR_COLOURS, vmin=0, vmax=1, interpolation=smooth)  # colours apply to (H, W)
         if titles:
             axes[r][0].set_ylabel(titles[r], fontsize=9)
-    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=PANEL_DPI))

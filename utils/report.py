@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import base64
 import html
-import struct
-import zlib
+import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-LONGEST_SIDE = 512  # larger pictures are thinned, so that the page stays small enough to mail
+from utils.pictures import ERROR_COLOURS
+
+LONGEST_SIDE = 512  # larger pictures are averaged, so that the page stays small enough to mail
 
 _STYLE = """
 :root { color-scheme: light dark; font: 15px/1.45 system-ui, sans-serif; }
-body { max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
+body { max-width: 77rem; margin: 2rem auto; padding: 0 1rem; }
 h1, h2 { overflow-wrap: anywhere; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #8884; }
@@ -30,35 +31,18 @@ img { height: 220px; image-rendering: pixelated; }
 """
 
 
-def png_bytes(picture: np.ndarray) -> bytes:
-    """Encode (H, W, 3) uint8 as PNG."""
-    H, W, _ = picture.shape
-    rows = np.concatenate([np.zeros((H, 1), np.uint8), picture.reshape(H, -1)], axis=1)  # 0 = no row filter
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", W, H, 8, 2, 0, 0, 0)  # 8 bits, RGB
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(rows.tobytes()))
-        + chunk(b"IEND", b"")
-    )
-
-
-def heat(error: np.ndarray) -> np.ndarray:
-    """Colour an error map (H, W) in [0, 1] black, red, yellow, white: (H, W, 3) uint8."""
-    ramps = [np.clip(3 * error - shift, 0, 1) for shift in (0, 1, 2)]
-    return np.round(255 * np.stack(ramps, axis=-1)).astype(np.uint8)
-
-
 def embedded(picture: np.ndarray) -> str:
     """Return a picture as the address of an embedded PNG."""
+    from matplotlib.image import imsave
+
     step = -(-max(picture.shape[:2]) // LONGEST_SIDE)
-    picture = picture[::step, ::step]
-    picture = heat(picture) if picture.ndim == 2 else picture
-    return "data:image/png;base64," + base64.b64encode(png_bytes(np.ascontiguousarray(picture))).decode()
+    H, W = (side // step for side in picture.shape[:2])
+    blocks = picture[: H * step, : W * step].reshape(H, step, W, step, -1).mean(axis=(1, 3))
+    whole = picture.ndim == 3
+    shown = np.round(blocks).astype(np.uint8) if whole else blocks[..., 0]
+    file = io.BytesIO()
+    imsave(file, shown, format="png", **({} if whole else {"cmap": ERROR_COLOURS, "vmin": 0, "vmax": 1}))
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def _figures(pictures: Mapping[str, np.ndarray]) -> str:

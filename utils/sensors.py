@@ -113,19 +113,20 @@ class DatasetEntry:
     files: dict[str, str]
 
 
+def files_of(task: str, name: str) -> dict[str, str]:
+    """Return the field's file names by split: "train", "valid", "test", and for pansharpening "test_full"."""
+    files = {split: f"{split}_{name}.h5" for split in ("train", "valid", "test")}
+    if task == "hmif":
+        return files
+    return files | {"test": f"test_{name}_multiExm1.h5", "test_full": f"test_{name}_OrigScale_multiExm1.h5"}
+
+
 def _pansharpening(name: str, sensor: str) -> DatasetEntry:
-    files = {
-        "train": f"train_{name}.h5",
-        "valid": f"valid_{name}.h5",
-        "test": f"test_{name}_multiExm1.h5",
-        "test_full": f"test_{name}_OrigScale_multiExm1.h5",
-    }
-    return DatasetEntry(name, sensor, "pansharpening", 4, files)
+    return DatasetEntry(name, sensor, "pansharpening", 4, files_of("pansharpening", name))
 
 
 def _hmif(name: str, sensor: str, ratio: int) -> DatasetEntry:
-    files = {split: f"{split}_{name}.h5" for split in ("train", "valid", "test")}
-    return DatasetEntry(name, sensor, "hmif", ratio, files)
+    return DatasetEntry(name, sensor, "hmif", ratio, files_of("hmif", name))
 
 
 DATASETS: dict[str, DatasetEntry] = {

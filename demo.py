@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from utils.arguments import Parser
 from utils.errors import UserError, run_cli
+from utils.steps import run_step
 
-ROOT = Path(__file__).resolve().parent
 OUT = Path("visualized_img/demo")
 RUN = "demo"
 TRAIN_MINUTES = 1.9  # of the three minutes; the rest is start-up, data and measuring
@@ -32,14 +30,6 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--out", type=Path, default=OUT, help="folder of data, results and summary (default %(default)s)"
     )
     return parser.parse_args(argv)
-
-
-def step(title: str, *command: str) -> None:
-    """Show a command and run it with this interpreter; its failure ends the demo with the same status."""
-    print(f"\n== {title}\n$ python {' '.join(command)}", flush=True)
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, check=False)
-    if done.returncode:
-        sys.exit(done.returncode)
 
 
 def scan_backend() -> tuple[str, bool]:
@@ -67,13 +57,13 @@ def main(argv: list[str] | None = None) -> int:
 
     data, mat = arguments.out / "data", arguments.out / "data_LEMamba_demo_ref.mat"
     scores = arguments.out / "scores.json"
-    step("1. make a synthetic scene and its data set", "prepare_data.py", "synthetic", "--out", str(data))
-    step(
+    run_step("1. make a synthetic scene and its data set", "prepare_data.py", "synthetic", "--out", str(data))
+    run_step(
         f"2. train LE-Mamba tiny for {minutes:g} minutes on the CPU",
         *("accelerate_main.py", "-c", "configs/demo.yaml", "--data_root", str(data)),
         *("--run_name", RUN, "--max_minutes", f"{minutes:g}", "--cpu", "--overwrite"),
     )
-    step(
+    run_step(
         "3. fuse the test images and measure",
         *("inference.py", "--weights", f"log_file/demo/{RUN}", "--dataset", "demo", "--data_root", str(data)),
         *("--out", str(mat), "--json", str(scores), "--device", "cpu"),

@@ -12,6 +12,7 @@ import inference
 import prepare_data
 from utils import cli, config
 from utils.errors import UserError
+from utils.steps import ROOT
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def shown(monkeypatch):
                 scores = {"EXP": {"psnr": [28.0, 0.0]}, "LEMamba": {"psnr": [28.0 + gain, 0.0]}}
                 Path(command[command.index("--json") + 1]).write_text(json.dumps({"device": "cpu", "scores": scores}))
 
-        monkeypatch.setattr(demo, "step", step)
+        monkeypatch.setattr(demo, "run_step", step)
         monkeypatch.setattr(demo, "scan_backend", lambda: (backend, backend == "cpp"))
         assert demo.main(["--out", str(folder), *arguments]) == 0
         return commands
@@ -44,7 +45,7 @@ def test_its_command_lines_are_what_the_programs_take(shown, tmp_path):
     assert [c[0] for c in (synthetic, train, fuse)] == ["prepare_data.py", "accelerate_main.py", "inference.py"]
     assert prepare_data.parser().parse_args(synthetic[1:]).out == tmp_path / "data"
     command = cli.parse(train[1:])
-    settings = config.resolve(command.flags, demo.ROOT / command.config_file)
+    settings = config.resolve(command.flags, ROOT / command.config_file)
     assert (settings.model.arch, settings.data.dataset, settings.train.cpu) == ("LEMamba", "demo", True)
     fusing = inference.parse_arguments(fuse[1:])
     run = Path(settings.log.log_dir) / settings.log.proj_name / settings.log.run_name

@@ -10,7 +10,15 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-ENTRIES = ("accelerate_main.py", "inference.py", "evaluate.py", "leaderboard.py", "prepare_data.py", "demo.py")
+ENTRIES = (
+    "accelerate_main.py",
+    "inference.py",
+    "evaluate.py",
+    "leaderboard.py",
+    "prepare_data.py",
+    "demo.py",
+    "reproduce.py",
+)
 UNLISTED = {"README.md", "LICENSE", "CHANGELOG.md", "Makefile", "pyproject.toml"}
 
 

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("operators", "model", "datasets", "losses", "metrics", "engine", "utils")
-ENTRIES = ("accelerate_main", "inference", "evaluate", "leaderboard", "prepare_data", "demo")
+ENTRIES = ("accelerate_main", "inference", "evaluate", "leaderboard", "prepare_data", "demo", "reproduce")
 IMPORT_NAMES = {"PyYAML": "yaml"}
 # What is used where it is installed; the core must work without, so nothing of it is imported with a module.
 OPTIONAL = ("timm", "torchvision", "mamba_ssm", "causal_conv1d", "deepspeed", "triton", "rasterio", "transformers")

@@ -19,13 +19,12 @@ def run_step(title: str, *command: str) -> None:
     with status 130.
     """
     print(f"\n== {title}\n$ python {shlex.join(command)}", flush=True)
-    pressed = []
-    main = signal.getsignal(signal.SIGINT) is not None
-    before = signal.signal(signal.SIGINT, lambda *_: pressed.append(True)) if main else None
+    pressed: list[int] = []
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # a shell's background job: so it stays
+    before = signal.SIG_IGN if ignored else signal.signal(signal.SIGINT, lambda *_: pressed.append(1))
     try:
         status = subprocess.Popen([sys.executable, *command], cwd=ROOT).wait()
     finally:
-        if before is not None:
-            signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, before)
     if status or pressed:
         sys.exit(INTERRUPTED_STATUS if pressed else status)

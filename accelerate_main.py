@@ -148,6 +148,36 @@ def describe(
     return rows
 
 
+def record(
+    settings: config.Config, model: nn.Module, train: Dataset, valid: Dataset, told: dict[str, str], world: int
+) -> dict[str, Any]:
+    """Return what weight files and their model card say of data files, network and machine; `told` by `describe`."""
+    import inspect
+    import platform
+
+    import torch
+
+    from datasets.build import find_entry
+    from datasets.provenance import file_facts
+    from utils.version import project_version
+
+    device = next(model.parameters()).device
+    choice = inspect.signature(type(model)).parameters.get("state_grad")  # LE-Mamba's; the default where none is given
+    facts = {
+        "task": find_entry(settings.data.dataset, settings.data.root).task,
+        "parameters": told["parameters"],
+        "FLOPs": told["FLOPs"],
+        "state_grad": config.model_arguments(settings).get("state_grad", choice.default) if choice else None,
+        "processes": world,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device} ({platform.machine()})",
+        "scan backend": told.get("scan backend", "").partition(":")[0] or None,
+        "project": project_version(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+    return {"files": [file_facts("training", train), file_facts("validation", valid)], "facts": facts}
+
+
 def describe_scan(device: torch.device) -> str:
     """Say which scan backend runs on `device`, and why."""
     import torch
@@ -211,7 +241,10 @@ def build_job(settings: config.Config, accelerator: Accelerator, folder: Path, c
     train, valid = build_data(settings)
     seed_all(settings.train.seed)  # the same weights on every rank
     model, described = build_network(settings, train)
-    facts = describe(settings, model, train, valid, device, world) if accelerator.is_main_process else {}
+    facts, recorded = {}, {}
+    if accelerator.is_main_process:  # which alone logs and writes weights
+        facts = describe(settings, model, train, valid, device, world)
+        recorded = record(settings, model, train, valid, facts, world)
     if settings.train.compile:
         model.compile()  # after the FLOPs are counted: what runs under the counter stays uncompiled for good
     data = {key: getattr(train, key) for key in ("sensor", "divisor", "ratio")}
@@ -228,7 +261,7 @@ def build_job(settings: config.Config, accelerator: Accelerator, folder: Path, c
         make_meter=Meter,
         folder=folder,
         tensorboard=Path(settings.log.tensorboard_dir) / folder.parent.name / folder.name,
-        meta={"model": described, "data": {"dataset": settings.data.dataset, **data}},
+        meta={"model": described, "data": {"dataset": settings.data.dataset, **data}, **recorded},
         rgb=choose_bands(
             get_sensor(train.sensor), *(valid[0][key].numpy() for key in ("lms", "pan")), own=train.own_rgb
         ),

@@ -32,18 +32,43 @@ def write_synced(path: Path, content: bytes) -> dict[str, Any]:
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def write_atomic(path: Path, content: bytes) -> dict[str, Any]:
+def write_atomic(path: Path, content: bytes) -> None:
     """Write a file under a temporary name, then rename it; on failure the old file stays and no rest remains."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    write_together({path: content})
+
+
+def write_together(contents: dict[Path, bytes]) -> None:
+    """Write files of one folder of which the later ones speak about the first, as its sha256.
+
+    All are written under temporary names first: on a full disk the old ones stay and no rest remains. Before the first
+    is renamed the old others go: killed in between, the new first file stands alone, never beside words about another.
+    """
+    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in contents}
+    first, *others = contents
     try:
-        facts = write_synced(temporary, content)
-        temporary.replace(path)
+        for path, content in contents.items():
+            write_synced(temporary[path], content)
+        for path in others:
+            path.unlink(missing_ok=True)
+        if others:
+            sync_folder(first.parent)
+        for path in contents:
+            temporary[path].replace(path)
     except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        for path in temporary.values():
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
-    return facts
+    sync_folder(first.parent)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file, read in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def tensor_bytes(tensors: dict[str, Tensor], meta: dict[str, Any] | None = None) -> bytes:

@@ -94,6 +94,7 @@ class Trainer:
         self.deferred = fused and self.device.type == "cuda" and accelerator.scaler is None
         self.time_is_up, self.stop_agreed = False, False
         self.results: dict[str, float] = {}
+        self.measured = -1  # the step at which they were
 
     def _open_data(self) -> None:
         """Make the loaders of this rank's parts of both sets."""
@@ -305,7 +306,7 @@ class Trainer:
                 interrupted_anywhere=lambda: bool(self.ranks.maximum(bool(self.stop.name))[0]),
                 interrupted_here=lambda: bool(self.stop.name),
             )
-        c, self.results = self.counters, means
+        c, self.results, self.measured = self.counters, means, self.counters.step
         self.log.line(f"validation after epoch {c.epoch + 1}: " + " ".join(f"{n} {v:.5f}" for n, v in means.items()))
         self.log.scalars(means, c.step, "valid")
         if first is not None and self.ranks.main and self.job.config.log.logger_on:
@@ -318,14 +319,15 @@ class Trainer:
             self.write_weights("best")
 
     def meta(self) -> dict[str, Any]:
-        """Return what stands in a weight file beside the tensors."""
-        return self.session.meta(self.results, math.floor(self.trained()))
+        """Return what stands in a weight file beside the tensors; scores only where these weights were measured."""
+        results = self.results if self.measured == self.counters.step else {}
+        return self.session.meta(results, math.floor(self.trained()))
 
     def write_weights(self, name: str) -> None:
-        """Write weights/<name>.safetensors; a full disk is told, not fatal."""
-        state = self.session.user_weights()
+        """Write weights/<name>.safetensors and the model card; a full disk is told, not fatal."""
+        state, path = self.session.user_weights(), self.job.folder / f"weights/{name}.safetensors"
         if self.ranks.main:
-            self._guarded(lambda: save_weights(self.job.folder / f"weights/{name}.safetensors", state, self.meta()))
+            self._guarded(lambda: save_weights(path, state, self.meta(), card=True))
 
     def save(self, final: bool = False) -> None:
         """Write weights/last and a checkpoint; on a full disk the last good checkpoint stays, and that is said."""

@@ -34,7 +34,7 @@ class Job:
         make_meter: builds an accumulator over batches and ranks.
         folder: ``log_file/<proj>/<run>``.
         tensorboard: folder, or None.
-        meta: {"model": {"name", "args"}, "data": …}: makes a weight file complete.
+        meta: {"model": {"name", "args"}, "data": …, "files": …, "facts": …}: makes a weight file and its card complete.
         rgb: bands shown as red, green, blue.
         facts: lines of the table at the start.
         resume: checkpoint folder to go on from, or None.

@@ -15,7 +15,10 @@ except ImportError:  # not on Windows; there only the check for checkpoints prot
     fcntl = None
 
 LOCK_NAME = ".lock"
-_WRITTEN = (LOCK_NAME, "train.log", "config.yaml", "checkpoints/state.json", "weights/best.safetensors", "nan/batch")
+_WRITTEN = (
+    *(LOCK_NAME, "train.log", "config.yaml", "checkpoints/state.json", "nan/batch"),
+    *("weights/best.safetensors", "weights/README.md"),
+)
 
 
 def open_run(

@@ -1,11 +1,14 @@
 """Weights for users: one .safetensors file from which the network can be rebuilt, with a .json beside it to read.
 
 The header of the file holds the same facts as the .json: the network's name and constructor arguments, the run's
-configuration, the data's divisor and ratio, the metrics. Legacy .pth files are read with ``weights_only=True``.
+configuration, the data's divisor and ratio, the metrics; only the minutes are in the .json alone, so that equal
+trainings give equal files. The .json holds the file's sha256, which is checked when both are there; training puts a
+model card beside them. Legacy .pth files are read with ``weights_only=True``.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import pickle
@@ -18,7 +21,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from engine.files import json_bytes, tensor_bytes, write_atomic
+from engine.files import file_sha256, json_bytes, tensor_bytes, write_together
+from engine.model_card import CARD, folder_card
 from utils.errors import UserError
 
 LOG_FOLDER = Path("log_file")
@@ -70,17 +74,32 @@ def load_weights(
     return model
 
 
-def save_weights(path: Path, state: dict[str, Tensor], meta: dict[str, Any]) -> None:
-    """Write ``path`` (.safetensors) and the .json beside it, each under a temporary name first.
+def save_weights(path: Path, state: dict[str, Tensor], meta: dict[str, Any], *, card: bool = False) -> None:
+    """Write ``path`` (.safetensors) and the .json beside it, all under temporary names first.
 
     Args:
         path: ends in ``.safetensors``.
         state: names and tensors as ``model.state_dict()``.
         meta: {"model": {"name", "args"}, "config", "data", "metrics", …}; the .json also gets the file's sha256.
+        card: also write the folder's model card, README.md.
+
+    Raises:
+        OSError: the disk is full or gone; what was there before remains.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    facts = write_atomic(path, tensor_bytes(state, meta))
-    write_atomic(path.with_suffix(".json"), json_bytes({**meta, "sha256": facts["sha256"]}))
+    content = tensor_bytes(state, _without_time(meta))
+    facts = {**meta, "sha256": hashlib.sha256(content).hexdigest()}
+    files = {path: content, path.with_suffix(".json"): json_bytes(facts)}
+    if card:
+        files[path.parent / CARD] = folder_card(path, facts, len(content)).encode()
+    write_together(files)
+
+
+def _without_time(meta: dict[str, Any]) -> dict[str, Any]:
+    """Drop the minutes: the only fact in which equal trainings differ."""
+    if "training" not in meta:
+        return meta
+    return {**meta, "training": {key: value for key, value in meta["training"].items() if key != "minutes"}}
 
 
 def resolve_weights(run_or_file: str | Path, log_folder: Path = LOG_FOLDER) -> Path:
@@ -114,15 +133,18 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a weight file into (state_dict, meta); tensors are on the CPU.
 
     meta is {} where the file has none (legacy .pth, safetensors of others). A pickle that would run code is refused.
+    A .safetensors file must have the sha256 that the .json beside it names; without a .json it is used alone.
 
     Raises:
-        UserError: missing, damaged or refused file.
+        UserError: missing, damaged, changed or refused file.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"expected a weight file, {path} is not there; correct the path")
     if path.suffix == ".safetensors":
-        return _read_safetensors(path, tensors=True)
+        found = _read_safetensors(path, tensors=True)
+        _check_sha256(path)
+        return found
     return _read_legacy(path), {}
 
 
@@ -145,13 +167,33 @@ def _read_safetensors(path: Path, *, tensors: bool) -> tuple[dict[str, Tensor], 
         meta = json.loads(header["meta"]) if "meta" in header else {}
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a whole safetensors file ({error}); copy it again") from None
-    beside = path.with_suffix(".json")
-    if not meta and beside.is_file():
-        try:
-            meta = json.loads(beside.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{beside}: not valid JSON ({error}); correct or remove it") from None
+    meta = meta or _beside(path)
     return state, meta if isinstance(meta, dict) else {}
+
+
+def _beside(path: Path) -> dict[str, Any]:
+    """Read the .json beside a weight file; {} where there is none or it holds something else."""
+    beside = path.with_suffix(".json")
+    if not beside.is_file():
+        return {}
+    try:
+        found = json.loads(beside.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{beside}: not valid JSON ({error}); correct or remove it") from None
+    return found if isinstance(found, dict) else {}
+
+
+def _check_sha256(path: Path) -> None:
+    """Hold a file against the sha256 that the .json beside it names: one more pass over bytes just read."""
+    expected = _beside(path).get("sha256")
+    if not isinstance(expected, str):
+        return
+    found = file_sha256(path)
+    if found != expected:
+        raise UserError(
+            f"{path}: expected sha256 {expected} as {path.stem}.json says, found {found}: not the file that was "
+            "written; copy both again, or remove the .json to use the file as it is"
+        )
 
 
 def _read_legacy(path: Path) -> dict[str, Tensor]:

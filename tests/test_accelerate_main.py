@@ -65,7 +65,8 @@ def test_published_command_line_under_accelerate_launch(tmp_path, data):
     run = next((tmp_path / "log_file/LE-Mamba").iterdir())
     assert {p.name for p in run.iterdir()} == {".lock", "config.yaml", "train.log", "checkpoints", "weights"}
     assert {p.name for p in (run / "weights").iterdir()} == {
-        f"{n}.{s}" for n in ("best", "last") for s in ("json", "safetensors")
+        "README.md",
+        *(f"{n}.{s}" for n in ("best", "last") for s in ("json", "safetensors")),
     }
     assert [p.name for p in (run / "checkpoints").iterdir()] == ["step_00000004"]
     assert list((tmp_path / "runs/LE-Mamba" / run.name).glob("events.*"))

@@ -11,6 +11,7 @@ flags and `--set section.key=value`. An unknown key is an error that names the n
 from __future__ import annotations
 
 import dataclasses
+import re
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,6 +131,7 @@ class LogConfig:
     proj_name: str = option("LE-Mamba", "project folder", "--proj_name")
     run_name: str | None = option(None, "run folder; default: network, data and time", "--run_name")
     comment: str = option("", "free text, kept with the run", "--comment")
+    license: str | None = option(None, "licence of the weights, for their model card, e.g. apache-2.0", "--license")
     log_metric: bool = option(False, "validate with every index (qn, qave, scc, ssim too)", "--log_metric")
     logger_on: bool = option(False, "write TensorBoard files", "--logger_on")
     log_every: int = option(50, "optimizer steps between two log lines", "--log_every", low=1)
@@ -215,6 +217,10 @@ def _check_together(config: Config) -> None:
         name = getattr(config.log, key)
         if name is not None and (name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name):
             raise UserError(f"log.{key}: expected the name of one folder, given {name!r}")
+    if config.log.license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", config.log.license):
+        raise UserError(
+            f"log.license: expected an identifier such as apache-2.0 or cc-by-4.0, given {config.log.license!r}"
+        )
     if any(not 0 <= p <= 1 for p in config.data.aug_probs):
         raise UserError(f"data.aug_probs: expected probabilities from 0 to 1, given {list(config.data.aug_probs)}")
     if config.train.ema_decay is not None and config.train.ema_decay >= 1:

@@ -1,0 +1,42 @@
+"""What a data file is, for the record of a training: name, size, samples, sha256, and what it was made from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from datasets.h5 import H5Dataset
+from datasets.writer import sha256
+
+HASH_LIMIT = 256 * 2**20  # bytes; larger files would hold up the start of a training by seconds to minutes
+
+
+def file_facts(split: str, dataset: H5Dataset) -> dict[str, Any]:
+    """Return {"split", "file", "bytes", "samples", "sha256", "origin"} of an open data set.
+
+    "sha256" is None above `HASH_LIMIT`; "origin" tells what the file's attributes say of its sources, "" where nothing.
+    """
+    size = dataset.path.stat().st_size
+    return {
+        "split": split,
+        "file": dataset.path.name,
+        "bytes": size,
+        "samples": len(dataset),
+        "sha256": sha256(dataset.path) if size <= HASH_LIMIT else None,
+        "origin": _origin(dataset.contents.attributes),
+    }
+
+
+def _origin(attributes: Any) -> str:
+    """Sources and their sha256, as the simulator and the painter of synthetic scenes write them."""
+    sources, digests = _texts(attributes.get("source")), _texts(attributes.get("sha256"))
+    if len(digests) == len(sources):
+        sources = [f"{source} (sha256 {digest})" for source, digest in zip(sources, digests, strict=True)]
+    seed = _texts(attributes.get("seed"))
+    return ", ".join(sources) + (f", seed {' '.join(seed)}" if sources and seed else "")
+
+
+def _texts(written: Any) -> list[str]:
+    found = np.asarray([] if written is None else written).ravel()
+    return [one.decode("utf-8", "replace") if isinstance(one, bytes) else str(one) for one in found[:100]]

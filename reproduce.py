@@ -10,7 +10,7 @@ Examples::
 
 A recipe (configs/recipes/*.yaml) holds the data, the commands, the seed, and the numbers with their bands. Every step
 is shown as the command that does it; what is there already is not made again, and a training that was interrupted
-goes on. Exit status: 0 all numbers in their bands, 1 some outside, 2 bad input.
+goes on. Exit status: 0 all numbers in their bands, 1 some outside, 2 bad input, 130 stopped on the way.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import argparse
 import hashlib
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from utils.atomic import write_json
 from utils.errors import UserError, run_cli
 from utils.recipes import Recipe, known_recipes, read_recipe
 from utils.sensors import files_of
-from utils.steps import ROOT, run_step
+from utils.steps import INTERRUPTED_STATUS, ROOT, run_step
 
 OUT = Path("visualized_img/recipes")
 RUN = "run"  # <out>/<recipe>/run is the training's folder, beside data and results
@@ -49,22 +50,44 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def claim(recipe: Recipe, out: Path) -> None:
+    """Note what the recipe's folder is made of; one that was made before the recipe was changed is a `UserError`.
+
+    What is expected may change: it is compared anew each time.
+    """
+    record = out / recipe.name / "recipe.json"
+    made_of = {key: getattr(recipe, key) for key in ("dataset", "prepare", "sha256", "train", "seed")}
+    before = _read(record)
+    if not isinstance(before, dict):
+        write_json(record, made_of)
+        return
+    changed = [key for key in made_of if before.get(key) != made_of[key]]
+    if changed:
+        raise UserError(
+            f'"{record.parent}" was made with another {" and ".join(changed)} than the recipe now has; remove it, or '
+            "choose another folder with --out"
+        )
+
+
 def data_of(recipe: Recipe, arguments: argparse.Namespace) -> Path:
     """Return the folder of the recipe's H5 files, which are made where they are not there and can be."""
     from datasets.build import data_root, find_file
 
     if not recipe.prepare:
         root = data_root(arguments.data_root)
-        for split in ("train", *(SPLITS[protocol] for protocol in recipe.expect)):
+        for split in ("train", "valid", *(SPLITS[protocol] for protocol in recipe.expect)):
             find_file(recipe.dataset, split, root)  # says which file is missing and where it was looked for
+        claim(recipe, arguments.out)
         return root
     out = arguments.out / recipe.name / "data"
-    if all((out / file).is_file() for file in files_of("pansharpening", recipe.dataset).values()):
-        print(f"\n== data: those in {out} (remove the folder to make them anew)")
-        return out
-    if recipe.scene:
+    there = all((out / file).is_file() for file in files_of("pansharpening", recipe.dataset).values())
+    if recipe.scene and not there:
         _check_scene(recipe, arguments.scene)
-    run_step("make the data", "prepare_data.py", *recipe.prepare_words(arguments.scene, out))
+    claim(recipe, arguments.out)
+    if there:
+        print(f"\n== data: those in {out} (remove the folder to make them anew)")
+    else:
+        run_step("make the data", "prepare_data.py", *recipe.prepare_words(arguments.scene, out))
     return out
 
 
@@ -84,17 +107,27 @@ def _check_scene(recipe: Recipe, scene: Path | None) -> None:
 def train(recipe: Recipe, data: Path, arguments: argparse.Namespace) -> Path:
     """Train, go on with a training, or find it done; return the run's folder."""
     folder = arguments.out / recipe.name / RUN
-    wanted = [*recipe.train_words(), "--dataset", recipe.dataset]
-    record = folder / "recipe.json"
-    if _read(record) == {"train": wanted}:
+    if finished(folder):
         print(f"\n== training: that in {folder} (remove the folder to train anew)")
         return folder
     places = ["--data_root", data, "--log_dir", arguments.out, "--proj_name", recipe.name, "--run_name", RUN]
     going_on = ["--resume_path", folder] if any(folder.glob("checkpoints/step_*")) else ["--overwrite"]
     device = ["--cpu"] if arguments.device == "cpu" else []
-    run_step("train", "accelerate_main.py", *wanted, *map(str, [*places, *going_on, *device]))
-    write_json(record, {"train": wanted})
+    words = [*recipe.train_words(), "--dataset", recipe.dataset, *map(str, [*places, *going_on, *device])]
+    run_step("train", "accelerate_main.py", *words)
+    if not finished(folder):  # a scheduler's signal: the training saves and ends well, but it is not the recipe's yet
+        print("\nthe training was stopped before its end; the same command goes on with it", file=sys.stderr)
+        sys.exit(INTERRUPTED_STATUS)
     return folder
+
+
+def finished(run: Path) -> bool:
+    """Tell whether a run's last weights have all the epochs that it was asked for."""
+    try:
+        told = _read(run / "weights/last.json")
+        return told["training"]["epoch"] >= told["config"]["train"]["epochs"]
+    except (TypeError, KeyError):
+        return False
 
 
 def _read(path: Path) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -17,8 +18,10 @@ import yaml
 import prepare_data
 import reproduce
 from utils import cli, config
+from utils.atomic import write_json
 from utils.errors import UserError
 from utils.recipes import FOLDER, Expected, known_recipes, read_recipe
+from utils.sensors import files_of
 
 ROOT = Path(__file__).resolve().parent.parent
 SCENE_BYTES = b"not the scene"
@@ -77,6 +80,7 @@ def test_a_band_has_two_sides_and_no_nan():
         ({"expect": {"half": {}}}, "expected reduced and full"),
         ({"expect": {}}, "given nothing"),
         ({"prepare": "simulate SCENE --sensor IKONOS"}, "give scene and sha256"),
+        ({"train": "--arch LEMamba --max_minutes 5"}, "given minutes, which depend on the machine"),
     ],
     ids=str,
 )
@@ -109,6 +113,82 @@ def test_recipes_are_listed():
     done = run("--list")
     assert done.returncode == 0
     assert [line.split()[0] for line in done.stdout.splitlines()] == list(known_recipes())
+
+
+class Steps:
+    """Stands in for the commands: notes them, makes files of data, and trains up to an epoch that the test chooses."""
+
+    def __init__(self, out: Path) -> None:
+        self.out, self.taken, self.epoch = out, [], 24
+
+    def __call__(self, title: str, *command: str) -> None:
+        self.taken.append(command)
+        if command[0] == "prepare_data.py":
+            (self.out / "own/data").mkdir(parents=True)
+            for file in files_of("pansharpening", "recipe").values():
+                (self.out / "own/data" / file).touch()
+        elif command[0] == "accelerate_main.py":
+            run = self.out / "own/run"
+            (run / f"checkpoints/step_{self.epoch:08d}").mkdir(parents=True)
+            told = {"training": {"epoch": self.epoch}, "config": {"train": {"epochs": 24}}}
+            write_json(run / "weights/last.json", told)
+        else:
+            protocol = Path(command[command.index("--json") + 1])
+            write_json(protocol, {"scores": {"LEMamba": {}}})
+
+    def names(self) -> list[str]:
+        names, self.taken = [command[0] for command in self.taken], []
+        return names
+
+
+@pytest.fixture
+def steps(tmp_path, monkeypatch):
+    taken = Steps(tmp_path / "out")
+    monkeypatch.setattr(reproduce, "run_step", taken)
+    return taken
+
+
+def test_a_training_that_was_stopped_is_gone_on_with_and_not_measured(steps, changed, capsys):
+    """A scheduler's signal lets a training end well with status 0, in the middle; it is no result of the recipe."""
+    line, steps.epoch = [str(changed()), "--out", str(steps.out)], 23
+    with pytest.raises(SystemExit) as stopped:
+        reproduce.main(line)
+    assert stopped.value.code == 130 and "the same command goes on" in capsys.readouterr().err
+    assert steps.names() == ["prepare_data.py", "accelerate_main.py"]
+
+    steps.epoch = 24
+    reproduce.main(line)
+    assert "--resume_path" in steps.taken[0] and "--overwrite" not in steps.taken[0]
+    assert steps.names() == ["accelerate_main.py", "inference.py", "inference.py"]
+    reproduce.main(line)
+    assert steps.names() == ["inference.py", "inference.py"]
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"prepare": "synthetic --size 128 --seed 5 --sensor IKONOS"}, "prepare"),
+        ({"train": "--arch LEMamba -c configs/budget.yaml -e 3"}, "train"),
+        ({"seed": 7}, "seed"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("epoch", [2, 24], ids=["stopped", "finished"])
+def test_what_another_recipe_made_is_not_taken_for_this_ones(steps, changed, values, named, epoch):
+    line, steps.epoch = [str(changed()), "--out", str(steps.out)], epoch
+    with contextlib.suppress(SystemExit):
+        reproduce.main(line)
+    steps.names()
+    changed(**values)
+    with pytest.raises(UserError, match=f"was made with another {named} than the recipe now has"):
+        reproduce.main(line)
+    assert steps.names() == []
+
+
+def test_bad_input_leaves_no_folder(steps):
+    with pytest.raises(UserError, match="give its file with --scene"):
+        reproduce.main(["ikonos", "--out", str(steps.out)])
+    assert not steps.out.exists()
 
 
 @pytest.mark.slow

@@ -112,6 +112,8 @@ def read_recipe(given: str) -> Recipe:
         raise UserError(f"{path}: expect: expected {' and '.join(PROTOCOLS)}, given {', '.join(unknown) or 'nothing'}")
     if "SCENE" in shlex.split(recipe.prepare) and not (recipe.scene and recipe.sha256):
         raise UserError(f"{path}: prepare names SCENE; give scene and sha256, the name and hash of its file")
+    if "max_minutes" in recipe.train:
+        raise UserError(f"{path}: train: expected a length in epochs (-e), given minutes, which depend on the machine")
     expect = {protocol: _indices(rows, f"{path}: expect.{protocol}") for protocol, rows in recipe.expect.items()}
     return dataclasses.replace(recipe, name=path.stem, expect=expect)
 

@@ -330,11 +330,12 @@ def main() -> int:
     lock = claim_folder(job, ranks, command.overwrite)
     try:
         fit(job, accelerator)
+        # before torch 2.7 a rank that ends beside a broadcast's last tensor waits for itself for ever; only where all
+        # come so far: a rank that breaks must not wait for the others, which are in the middle of a step
+        accelerator.wait_for_everyone()
     finally:
         if lock is not None:
             lock.close()
-        # before torch 2.7 a rank that ends beside a broadcast's last tensor waits for itself for ever
-        accelerator.wait_for_everyone()
         accelerator.end_training()
     return 0
 

@@ -102,6 +102,32 @@ def test_two_processes_with_hugging_face_datasets_installed(tmp_path, data):
     assert "2 process(es)" in log and log.count("validation after") == 1
 
 
+BROKEN_RANK = """
+import sys
+import torch
+import accelerate_main, engine.fit
+
+def fit(job, accelerator):
+    if accelerator.process_index == 1:
+        raise RuntimeError("this rank broke")
+    while True:  # the other one trains on, as far as it knows
+        torch.distributed.all_reduce(torch.zeros(3))
+
+engine.fit.fit = fit
+accelerate_main.main()
+"""
+
+
+def test_a_rank_that_breaks_ends_the_run_and_waits_for_nobody(tmp_path, data):
+    """The others are in the middle of a step and will never come to a meeting at the end."""
+    (tmp_path / "broken.py").write_text(BROKEN_RANK)
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(tmp_path / "broken.py")]
+    environment = {"LEMAMBA_DATA": str(data), "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)}
+    done = launch(tmp_path, *command, *shlex.split(SMALL), **environment)
+    assert done.returncode != 0
+    assert "this rank broke" in done.stderr
+
+
 def test_resume_by_name_takes_the_runs_own_settings(tmp_path, data, monkeypatch, capsys):
     main(monkeypatch, tmp_path, data, SMALL + " --loss mse")
     with pytest.raises(UserError, match="--resume_path"):

@@ -16,24 +16,22 @@ goes on. Exit status: 0 all numbers in their bands, 1 some outside, 2 bad input,
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import math
 import sys
 from pathlib import Path
-from typing import Any
 
 from utils.arguments import Parser
-from utils.atomic import write_json
+from utils.atomic import read_json, write_json
+from utils.digest import sha256
 from utils.errors import UserError, run_cli
-from utils.recipes import Recipe, known_recipes, read_recipe
+from utils.recipes import SPLITS, Recipe, known_recipes, read_recipe
 from utils.sensors import files_of
 from utils.steps import INTERRUPTED_STATUS, ROOT, run_step
 
 OUT = Path("visualized_img/recipes")
 RUN = "run"  # <out>/<recipe>/run is the training's folder, beside data and results
 OUTSIDE_STATUS = 1
-SPLITS = {"reduced": "test", "full": "test_full"}
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -57,7 +55,7 @@ def claim(recipe: Recipe, out: Path) -> None:
     """
     record = out / recipe.name / "recipe.json"
     made_of = {key: getattr(recipe, key) for key in ("dataset", "prepare", "sha256", "train", "seed")}
-    before = _read(record)
+    before = read_json(record)
     if not isinstance(before, dict):
         write_json(record, made_of)
         return
@@ -96,7 +94,7 @@ def _check_scene(recipe: Recipe, scene: Path | None) -> None:
         raise UserError(f"recipe {recipe.name} is made of the scene {recipe.scene}; give its file with --scene")
     if not scene.is_file():
         raise UserError(f'expected the scene {recipe.scene}, "{scene}" does not exist; correct --scene')
-    found = hashlib.sha256(scene.read_bytes()).hexdigest()
+    found = sha256(scene)
     if found != recipe.sha256:
         raise UserError(
             f'"{scene}" is not the scene of the recipe: expected sha256 {recipe.sha256[:16]}…, given {found[:16]}…; '
@@ -124,17 +122,10 @@ def train(recipe: Recipe, data: Path, arguments: argparse.Namespace) -> Path:
 def finished(run: Path) -> bool:
     """Tell whether a run's last weights have all the epochs that it was asked for."""
     try:
-        told = _read(run / "weights/last.json")
+        told = read_json(run / "weights/last.json")
         return told["training"]["epoch"] >= told["config"]["train"]["epochs"]
     except (TypeError, KeyError):
         return False
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
 
 
 def fuse(recipe: Recipe, run: Path, data: Path, arguments: argparse.Namespace) -> dict[str, dict[str, float]]:

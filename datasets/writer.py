@@ -5,7 +5,6 @@ Numbers are float32: digital numbers of 16 bits are exact in it, and the files a
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -54,16 +53,6 @@ def _append(file: h5py.File, key: str, value: np.ndarray, index: int) -> None:
         file.create_dataset(key, (0, *value.shape), np.float32, maxshape=(None, *value.shape), chunks=(1, *value.shape))
     file[key].resize(index + 1, axis=0)
     file[key][index] = value
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, or of the files of a folder in the order of their names."""
-    digest = hashlib.sha256()
-    for part in sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]:
-        with part.open("rb") as file:
-            while block := file.read(2**20):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def tiles(

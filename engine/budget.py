@@ -9,7 +9,6 @@ whose file says what is wanted is taken as it is, so an interrupted board goes o
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import subprocess
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.weights import LOG_FOLDER
-from utils.atomic import write_json
+from utils.atomic import read_json, write_json
 from utils.errors import UserError
 
 PROBE_SHARE = 0.1  # of the budget, for each candidate rate
@@ -86,7 +85,7 @@ def train_with(name: str, budget: Budget, program: Path) -> tuple[Path, dict[str
     run = f"{budget.dataset}_{name}"
     folder = LOG_FOLDER / PROJECT / run
     wanted = {"network": name, **budget.facts()}
-    record = _read(folder / RECORD)
+    record = read_json(folder / RECORD) or {}
     if record.get("budget") == wanted:
         return folder, record
     searched = _search(name, budget, program, f"{run}_probe") if len(budget.rates) > 1 else {}
@@ -102,13 +101,6 @@ def train_with(name: str, budget: Budget, program: Path) -> tuple[Path, dict[str
     }
     write_json(folder / RECORD, record)
     return folder, record
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
 
 
 def _search(name: str, budget: Budget, program: Path, run: str) -> dict[float, float | None]:
@@ -162,7 +154,7 @@ def _train(name: str, budget: Budget, program: Path, run: str, rate: float | Non
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise UserError(f"training {name} ended with status {done.returncode}: {reason}")
-    facts = _read(LOG_FOLDER / PROJECT / run / "weights" / "best.json")
+    facts = read_json(LOG_FOLDER / PROJECT / run / "weights" / "best.json")
     if not facts:
         raise UserError(f"training {name}: its validation was never finite, so no best weights; give lower --rates")
     return facts

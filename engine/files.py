@@ -62,15 +62,6 @@ def write_together(contents: dict[Path, bytes]) -> None:
     sync_folder(first.parent)
 
 
-def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file, read in blocks."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def tensor_bytes(tensors: dict[str, Tensor], meta: dict[str, Any] | None = None) -> bytes:
     """Serialise tensors (copied to the CPU; tied ones become two) as safetensors, `meta` as JSON in the header."""
     plain = {n: t.detach().to("cpu", copy=True).contiguous() for n, t in tensors.items()}

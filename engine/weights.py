@@ -21,8 +21,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from engine.files import file_sha256, json_bytes, tensor_bytes, write_together
+from engine.files import json_bytes, tensor_bytes, write_together
 from engine.model_card import CARD, folder_card
+from utils.digest import sha256
 from utils.errors import UserError
 
 LOG_FOLDER = Path("log_file")
@@ -188,7 +189,7 @@ def _check_sha256(path: Path) -> None:
     expected = _beside(path).get("sha256")
     if not isinstance(expected, str):
         return
-    found = file_sha256(path)
+    found = sha256(path)
     if found != expected:
         raise UserError(
             f"{path}: expected sha256 {expected} as {path.stem}.json says, found {found}: not the file that was "

@@ -19,7 +19,7 @@ from utils.tables import DIRECTION
 from utils.values import converted
 
 FOLDER = Path(__file__).resolve().parent.parent / "configs" / "recipes"
-PROTOCOLS = ("reduced", "full")
+SPLITS = {"reduced": "test", "full": "test_full"}  # protocol -> the files it is measured on
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,9 @@ def read_recipe(given: str) -> Recipe:
         raise UserError(f'expected a recipe, "{given}" is none{nearest(given, names)}; known: {", ".join(names)}')
     values = read_yaml(path)
     recipe = _built(Recipe, values, str(path))
-    unknown = [p for p in recipe.expect if p not in PROTOCOLS]
+    unknown = [p for p in recipe.expect if p not in SPLITS]
     if unknown or not recipe.expect:
-        raise UserError(f"{path}: expect: expected {' and '.join(PROTOCOLS)}, given {', '.join(unknown) or 'nothing'}")
+        raise UserError(f"{path}: expect: expected {' and '.join(SPLITS)}, given {', '.join(unknown) or 'nothing'}")
     if "SCENE" in shlex.split(recipe.prepare) and not (recipe.scene and recipe.sha256):
         raise UserError(f"{path}: prepare names SCENE; give scene and sha256, the name and hash of its file")
     if "max_minutes" in recipe.train:

@@ -182,7 +182,7 @@ def provenance(arguments: argparse.Namespace, files: dict[str, Path]) -> dict[st
     import numpy
     import torch
 
-    from utils.digest import sha256
+    from utils.atomic import sha256
 
     return {
         "dataset": arguments.dataset,
@@ -241,7 +241,7 @@ def shared_budget(arguments: argparse.Namespace) -> Budget:
     """Return what every network is trained with."""
     from datasets.build import find_file
     from engine.budget import Budget
-    from utils.digest import sha256
+    from utils.atomic import sha256
     from utils.safe_yaml import read_yaml
 
     read_yaml(arguments.train_config)  # for its complaints, before a network is trained

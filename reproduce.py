@@ -22,8 +22,7 @@ import sys
 from pathlib import Path
 
 from utils.arguments import Parser
-from utils.atomic import read_json, write_json
-from utils.digest import sha256
+from utils.atomic import read_json, sha256, write_json
 from utils.errors import UserError, run_cli
 from utils.recipes import SPLITS, Recipe, known_recipes, read_recipe
 from utils.sensors import files_of

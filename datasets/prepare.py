@@ -15,8 +15,7 @@ import numpy as np
 from datasets import simulate
 from datasets.scene import Cube, Scene
 from datasets.writer import tiles, write_h5
-from utils.atomic import check_writable
-from utils.digest import sha256
+from utils.atomic import check_writable, sha256
 from utils.errors import UserError
 from utils.sensors import Sensor, files_of
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from engine.files import json_bytes, tensor_bytes, write_together
 from engine.model_card import CARD, folder_card
-from utils.digest import sha256
+from utils.atomic import sha256
 from utils.errors import UserError
 
 LOG_FOLDER = Path("log_file")

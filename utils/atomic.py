@@ -1,10 +1,11 @@
-"""Files that are whole or absent: written under a temporary name, then renamed.
+"""Files that are whole or absent: written under a temporary name, then renamed; and what a file holds, as a hash.
 
-A leaf: it imports `utils.errors` only, so that data, metrics and the engine share one way to write.
+A leaf: it imports `utils.errors` only, so that data, metrics and the engine share one way to write and to hash.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -79,6 +80,16 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, or of the files of a folder in the order of their names; read in blocks."""
+    digest = hashlib.sha256()
+    for part in sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]:
+        with part.open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def _plain(value: Any) -> Any:

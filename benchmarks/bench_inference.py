@@ -23,17 +23,17 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.startup import prepare_process
+from lemamba.utils.startup import prepare_process
 
 prepare_process()  # as every entry point does, before torch is imported
 os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"  # what an earlier run compiled would hide what compiling costs
 
 import torch  # noqa: E402
 
-from engine.runner import Runner, default_batch  # noqa: E402
-from utils.arguments import Parser  # noqa: E402
-from utils.atomic import write_json  # noqa: E402
-from utils.errors import UserError, run_cli  # noqa: E402
+from lemamba.engine.fusing.runner import Runner, default_batch  # noqa: E402
+from lemamba.utils.arguments import Parser  # noqa: E402
+from lemamba.utils.atomic import write_json  # noqa: E402
+from lemamba.utils.errors import UserError, run_cli  # noqa: E402
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -91,7 +91,7 @@ class Contender:
 
 def mean_psnr(sr: torch.Tensor, gt: torch.Tensor) -> float:
     """Mean PSNR (dB) of the clipped images, in double precision."""
-    from metrics import psnr
+    from lemamba.metrics import psnr
 
     return float(psnr(sr.double().clamp(0, 1), gt.double(), const=1).mean())
 
@@ -115,9 +115,9 @@ def row(contender: Contender, base: Contender, gt: torch.Tensor) -> dict:
 
 def load(arguments: argparse.Namespace, batch: int | None, device: torch.device) -> tuple:
     """Return the network, its name, images (ms, lms, pan) repeated to whole batches, gt of each once, the batch."""
-    import inference
-    from datasets.build import open_h5
-    from utils.sensors import get_dataset
+    from lemamba.commands import fuse as inference
+    from lemamba.datasets.build import open_h5
+    from lemamba.utils.sensors import get_dataset
 
     dataset = open_h5(arguments.data, sensor=get_dataset(arguments.dataset).sensor)
     if not dataset.has_gt:

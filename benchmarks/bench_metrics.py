@@ -27,11 +27,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-import metrics
 from benchmarks import plain_numpy_metrics as plain
 from benchmarks.parity_metrics import find_octave, run_octave
-from utils.mat import write_mat
-from utils.sensors import get_sensor
+from lemamba import metrics
+from lemamba.utils.formats.mat import write_mat
+from lemamba.utils.sensors import get_sensor
 
 SENSOR, RATIO, CONST, BANDS = "WV3", 4, 2047, 8
 TURN = 4  # images per turn

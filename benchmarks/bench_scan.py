@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from utils.startup import prepare_process
+from lemamba.utils.startup import prepare_process
 
 prepare_process()  # as every entry point does, before torch starts its threads
 
@@ -26,8 +26,8 @@ import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 
 from benchmarks.yardsticks import exp_rates  # noqa: E402
-from model import build_model  # noqa: E402
-from model.ops import available_backends, selective_scan  # noqa: E402
+from lemamba.model import build_model  # noqa: E402
+from lemamba.model.ops import available_backends, selective_scan  # noqa: E402
 
 SHAPES = {"windows": (128, 256, 64, 16), "global": (2, 256, 4096, 32)}  # B, KD, L, N; four groups
 GROUPS = 4

@@ -33,12 +33,12 @@ def measure(repeats: int) -> dict[str, list[float]]:
     """Return milliseconds of processor time of forwards at batch 1 and training steps at batch 4, in this process."""
     import time
 
-    from utils.allocator import keep_freed_memory
+    from lemamba.utils.allocator import keep_freed_memory
 
     keep_freed_memory()
     import torch
 
-    from model import build_model
+    from lemamba.model import build_model
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -1,7 +1,7 @@
 """What the training loop costs on top of the network: `python -m benchmarks.bench_step`, side by side in one run.
 
-Three tables. The loop: `engine.fit` as `accelerate_main.py` sets it up, on the demo set, whose steps are timed in turns
-with the bare step (forward, loss, backward, clip, optimizer, EMA) on the batch the loop has just been given; the loop's
+Three tables. The loop: `engine.training.fit` as `accelerate_main.py` sets it up, on the demo set, whose steps are
+timed in turns with the bare step (forward, loss, backward, clip, optimizer, EMA) on the same batch; the loop's
 own cost is the time between two steps (loading, logging, agreeing) plus what its step takes beyond the bare one.
 --grad_ckpt: LE-Mamba tiny, batch 4 of 64 x 64, each setting in a process of its own, peak memory of a step beyond what
 the process had before. --channels_last: FusionNet, the two layouts in turns. Results go to benchmarks/results/.
@@ -22,13 +22,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from utils.startup import prepare_process
+from lemamba.utils.startup import prepare_process
 
 prepare_process()  # as every entry point does, before torch is imported
 
 import torch  # noqa: E402
 
-from model import build_model  # noqa: E402
+from lemamba.model import build_model  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -46,9 +46,9 @@ def timed(run: Callable[[], object]) -> float:
 
 def loop_job(arch: str, batch: int, crop: int, steps: int, folder: Path):
     """Build a training of `steps` steps as the command line does, on a demo set made in `folder`."""
-    import accelerate_main
-    from datasets.synthetic import write_dataset
-    from utils import cli, config
+    from lemamba.commands import train as accelerate_main
+    from lemamba.datasets.simulation.synthetic import write_dataset
+    from lemamba.utils import cli, config
 
     write_dataset(folder / "data", "demo", size=128)
     line = f"--arch {arch} --dataset demo --data_root {folder / 'data'} --crop {crop} -b {batch} -e {steps} --cpu "
@@ -88,8 +88,8 @@ def bare_step(job) -> Callable[[dict], None]:
     """A plain torch step over a network of the same kind: what nobody can do without."""
     import copy
 
-    from engine.ema import EMA
-    from engine.optim import build_optimizer
+    from lemamba.engine.training.ema import EMA
+    from lemamba.engine.training.optim import build_optimizer
 
     settings = job.config
     model = copy.deepcopy(job.model).train()
@@ -112,8 +112,8 @@ def bare_step(job) -> Callable[[dict], None]:
 
 def loop_row(arch: str, batch: int, crop: int, steps: int) -> dict:
     """Train `steps` steps and compare."""
-    from engine.fit import Trainer
-    from engine.signals import StopRequest
+    from lemamba.engine.training.fit import Trainer
+    from lemamba.engine.training.signals import StopRequest
 
     with tempfile.TemporaryDirectory() as folder, StopRequest() as stop:
         job, accelerator = loop_job(arch, batch, crop, steps, Path(folder))

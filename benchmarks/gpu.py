@@ -5,7 +5,7 @@ that is reached, peak memory, and the ratio to mamba_ssm's CUDA operator where t
 scan alone, and the four-direction scan of an image against cross-scan + scan + merge. A row that fails is reported and
 the others go on. Where mamba_ssm is missing and nvcc is here, `--build DIST` compiles only the selective-scan sources
 of its source distribution (fetched elsewhere: `pip download --no-deps --no-binary :all: mamba-ssm`). The first run of
-a shape compiles and measures configurations (`model/ops/triton_tune.py`): minutes, fewer after `benchmarks.gpu_warm`.
+a shape compiles and measures configurations (`model/ops/triton/tune.py`): minutes, fewer after `benchmarks.gpu_warm`.
 Writes scan_gpu.json and scan_gpu.md into benchmarks/results/ after every row.
 
 Floors: the exponentials of the scan at 4.17e12 a second (special-function units), and the bytes that an operator must
@@ -29,9 +29,9 @@ from pathlib import Path
 
 import torch
 
-from model.ops import available_backends, cross_selective_scan, selective_scan
-from model.ops.cross_scan import sum_of_sequences, to_sequences
-from utils.errors import UserError, run_cli
+from lemamba.model.ops import available_backends, cross_selective_scan, selective_scan
+from lemamba.model.ops.scan.cross import sum_of_sequences, to_sequences
+from lemamba.utils.errors import UserError, run_cli
 
 SHAPES = [(32, 256, 4096, 32), (2048, 256, 64, 16), (8, 512, 16384, 32)]  # B, KD, L, N; four groups
 GROUPS, RANK = 4, 2

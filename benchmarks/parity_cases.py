@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.mat import read_mat
+from lemamba.utils.formats.mat import read_mat
 
 ROOT = Path(__file__).resolve().parent.parent
 REDUCED = ("sam", "ergas", "scc", "qn", "qave", "psnr", "ssim")

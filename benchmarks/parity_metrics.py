@@ -24,7 +24,7 @@ import numpy as np
 from scipy.io import savemat
 
 from benchmarks.parity_cases import FULL, REDUCED, ROOT, Case, golden_cases, seeded_cases, shared_golden
-from utils.errors import UserError, run_cli
+from lemamba.utils.errors import UserError, run_cli
 
 PACKAGE = ROOT / "Pansharpening_Hyper_SR_Matlab_Test_Package"
 INSTALL_OCTAVE = "GNU Octave is not installed; on Debian and Ubuntu: apt-get install -y --no-install-recommends octave"
@@ -95,8 +95,8 @@ def python_values(cases: Sequence[Case], folder: Path) -> list[dict[str, float]]
     """Score all cases in Python from the files that `octave_values` wrote."""
     import torch
 
-    from metrics import full_resolution, reduced_resolution
-    from utils.mat import read_mat
+    from lemamba.metrics import full_resolution, reduced_resolution
+    from lemamba.utils.formats.mat import read_mat
 
     scores = []
     for k, case in enumerate(cases):

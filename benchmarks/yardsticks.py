@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from model.ops.native_build import library
+from lemamba.model.ops.native.build import library
 
 SOURCE = Path(__file__).resolve().parent / "expf.c"
 FLAGS = ("-Ofast", "-march=native", "-fopenmp", "-shared", "-fPIC")

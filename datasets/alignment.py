@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from utils.bounds import MAX_COMPRESSION
-from utils.errors import UserError
+from lemamba.utils.errors import UserError
+from lemamba.utils.formats.bounds import MAX_COMPRESSION
 
 CACHE = 64  # MiB of decoded blocks that GDAL may keep
 ALWAYS_READ = 64 * 2**20  # bytes of pixels, whatever the size of the file

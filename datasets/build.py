@@ -1,4 +1,4 @@
-"""A data set by name and split: one table of names (`utils.sensors`), one data root, no path of anyone's disk.
+"""A data set by name and split: one table of names (`lemamba.utils.sensors`), one data root, no path of anyone's disk.
 
 Files are looked for at `<root>/<file>`, then `<root>/<name>/<file>`; the root is an argument or LEMAMBA_DATA.
 """
@@ -9,11 +9,11 @@ import os
 import re
 from pathlib import Path
 
-from datasets.h5 import H5Dataset
-from datasets.transforms import Augment
-from utils.bounds import check_not_divided
-from utils.errors import UserError, nearest
-from utils.sensors import DATASETS, DatasetEntry, Sensor, files_of, get_dataset
+from lemamba.datasets.h5 import H5Dataset
+from lemamba.datasets.transforms import Augment
+from lemamba.utils.errors import UserError, nearest
+from lemamba.utils.formats.bounds import check_not_divided
+from lemamba.utils.sensors import DATASETS, DatasetEntry, Sensor, files_of, get_dataset
 
 SPLITS = ("train", "valid", "test", "test_full")
 ROOT_VARIABLE = "LEMAMBA_DATA"
@@ -110,7 +110,7 @@ def open_h5(
         sensor: name; None takes the file's attribute, else "none" (then `divisor` 1 unless given).
         ratio: checked against the shapes; None accepts the file's.
         divisor: None takes the file's attribute, else the sensor's.
-        augment_prob: see `datasets.transforms.Augment`.
+        augment_prob: see `lemamba.datasets.transforms.Augment`.
         crop: side of a random crop in gt pixels, or None.
         seed: base of the augmentation's random numbers.
         need_gt: refuse a file without ground truth.
@@ -140,7 +140,7 @@ def build_dataset(
     """Open a split of a named data set.
 
     Args:
-        name: a name in `utils.sensors.DATASETS`, any case, or one whose files are in the data root.
+        name: a name in `lemamba.utils.sensors.DATASETS`, any case, or one whose files are in the data root.
         split: "train", "valid", "test" (reduced resolution, with gt) or "test_full" (without).
         root: data root; None takes LEMAMBA_DATA.
         ratio: see `open_h5`; None takes the table's.

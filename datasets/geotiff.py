@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from datasets.alignment import Span, Window, alpha_bands, open_aligned
-from datasets.nodata import RINGS, fill, fits, to_stored
-from operators import interp23
-from utils.atomic import renamed
-from utils.bounds import check_not_divided
-from utils.errors import UserError
-from utils.sensors import get_sensor
+from lemamba.datasets.alignment import Span, Window, alpha_bands, open_aligned
+from lemamba.datasets.nodata import RINGS, fill, fits, to_stored
+from lemamba.operators import interp23
+from lemamba.utils.atomic import renamed
+from lemamba.utils.errors import UserError
+from lemamba.utils.facts import DataFacts
+from lemamba.utils.formats.bounds import check_not_divided
+from lemamba.utils.sensors import get_sensor
 
 RATIOS = (2, 4, 8, 16)
 MARGIN = 12  # interp23 looks 6 * (1 + 1/2 + 1/4 + …) < 12 MS pixels around it
@@ -172,6 +173,11 @@ class ScenePair:
                     f"{side.path}: expected one type, integers of at most 32 bits or floating point, given "
                     f"{', '.join(sorted(set(side.source.dtypes)))}; convert it (gdal_translate -ot)"
                 )
+
+    @property
+    def facts(self) -> DataFacts:
+        """Return the scene's facts."""
+        return DataFacts(self.sensor, self.divisor, self.ratio, self.bands, self.guide_bands)
 
     def check_range(self) -> str:
         """Hold the divisor against the numbers; return a remark on numbers beyond it, else "".

@@ -20,11 +20,12 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from datasets.layout import LAYOUTS, Shape, find_layout, read_sample, to_nchw
-from datasets.transforms import Augment
-from utils.bounds import MAX_COMPRESSION, check_chunks, check_own_data, hdf5_member
-from utils.errors import UserError
-from utils.sensors import SENSORS, Sensor, get_sensor
+from lemamba.datasets.layout import LAYOUTS, Shape, find_layout, read_sample, to_nchw
+from lemamba.datasets.transforms import Augment
+from lemamba.utils.errors import UserError
+from lemamba.utils.facts import DataFacts
+from lemamba.utils.formats.bounds import MAX_COMPRESSION, check_chunks, check_own_data, hdf5_member
+from lemamba.utils.sensors import SENSORS, Sensor, get_sensor
 
 FAMILIES: tuple[dict[str, str], ...] = (
     {"ms": "ms", "lms": "lms", "pan": "pan", "gt": "gt"},
@@ -170,7 +171,7 @@ class H5Dataset(Dataset):
         guide_bands: P.
         ratio: H/h.
         divisor: what the stored numbers are divided by.
-        sensor: name of the sensor (`utils.sensors.get_sensor` gives its facts).
+        sensor: name of the sensor (`lemamba.utils.sensors.get_sensor` gives its facts).
         own_rgb: 0-based bands that the file wants shown as red, green, blue (RGB_indexes, 1-based), or None.
         has_gt: whether samples have "gt".
         contents: keys, shapes, order of axes and attributes of the file.
@@ -229,6 +230,12 @@ class H5Dataset(Dataset):
                 f"{self.path}: expected a crop that is a multiple of the ratio {self.ratio} and at most {min(size)}, "
                 f"given {crop}; choose another"
             )
+
+    @property
+    def facts(self) -> DataFacts:
+        """Return the set's facts."""
+        numbers = (self.sensor, self.divisor, self.ratio, self.bands, self.guide_bands)
+        return DataFacts(*numbers, rgb=self.own_rgb, has_gt=self.has_gt)
 
     def __len__(self) -> int:
         return self.contents.shapes["lms"][0]

@@ -15,11 +15,11 @@ from typing import Any
 import h5py
 import numpy as np
 
-from datasets.alignment import CACHE, alpha_bands, check_blocks, is_complaint
-from datasets.h5 import DAMAGE, Contents, checked_dataset, default_divisor, describe, file_sensor, open_file
-from datasets.layout import read_sample
-from utils.errors import UserError
-from utils.sensors import SENSORS
+from lemamba.datasets.alignment import CACHE, alpha_bands, check_blocks, is_complaint
+from lemamba.datasets.h5 import DAMAGE, Contents, checked_dataset, default_divisor, describe, file_sensor, open_file
+from lemamba.datasets.layout import read_sample
+from lemamba.utils.errors import UserError
+from lemamba.utils.sensors import SENSORS
 
 _SAMPLES = 8
 _LONGEST = 160  # letters of an attribute
@@ -58,7 +58,7 @@ def inspect_file(path: str | Path, read_mat: Callable[[Path], dict[str, np.ndarr
 
     Args:
         path: the file; its ending tells `.mat` and GeoTIFF, everything else is taken for H5.
-        read_mat: reader of `.mat` files (`utils.mat.read_mat`, handed in by the entry file); None takes them for H5.
+        read_mat: reader of `.mat` files (`utils.formats.mat.read_mat`, handed in); None takes them for H5.
     """
     report = Report(Path(path))
     try:
@@ -181,7 +181,7 @@ def _judge_lms(report: Report, contents: Contents, samples: dict[str, np.ndarray
     """Compare lms with ms: the same ground, and which interpolation."""
     import torch
 
-    from operators import interp23
+    from lemamba.operators import interp23
 
     ratio, ms, lms = contents.ratio, samples["ms"], samples["lms"]
     means = lms.reshape(*ms.shape[:3], ratio, ms.shape[3], ratio).mean((3, 5))

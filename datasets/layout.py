@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.errors import UserError
+from lemamba.utils.errors import UserError
 
 # order -> where the axes N, C, H, W are in the file
 LAYOUTS: dict[str, tuple[int, int, int, int]] = {

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from datasets.h5 import H5Dataset
-from utils.atomic import sha256
+from lemamba.datasets.h5 import H5Dataset
+from lemamba.utils.atomic import sha256
 
 HASH_LIMIT = 256 * 2**20  # bytes; larger files would hold up the start of a training by seconds to minutes
 

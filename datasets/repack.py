@@ -14,10 +14,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from datasets.h5 import DAMAGE, Contents, H5Dataset, checked_dataset, describe, open_file
-from datasets.layout import read_sample
-from utils.atomic import renamed
-from utils.errors import UserError
+from lemamba.datasets.h5 import DAMAGE, Contents, H5Dataset, checked_dataset, describe, open_file
+from lemamba.datasets.layout import read_sample
+from lemamba.utils.atomic import renamed
+from lemamba.utils.errors import UserError
 
 DTYPES = ("float32", "uint16")
 _EXACT = 2**24  # float32 holds every whole number up to here
@@ -35,7 +35,7 @@ def repack(path: str | Path, out: str | Path, dtype: str = "float32") -> tuple[C
     """Write `out` with the values, keys, order of samples and attributes of `path`; the axes become (N, C, H, W).
 
     Args:
-        path: an H5 file that `datasets.h5.describe` accepts.
+        path: an H5 file that `lemamba.datasets.h5.describe` accepts.
         out: another file; written under a temporary name, then renamed.
         dtype: "float32" (values are rounded to it, as reading does) or "uint16" (only where nothing changes); 8-bit
             numbers stay as they are.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from utils.errors import UserError
+from lemamba.utils.errors import UserError
 
 Sample = dict[str, np.ndarray]
 

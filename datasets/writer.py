@@ -12,9 +12,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from datasets.h5 import FAMILIES
-from utils.atomic import renamed
-from utils.errors import UserError
+from lemamba.datasets.h5 import FAMILIES
+from lemamba.utils.atomic import renamed
+from lemamba.utils.errors import UserError
 
 FORMAT_VERSION = "1"
 Sample = Mapping[str, np.ndarray]

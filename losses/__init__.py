@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from utils.errors import UserError, nearest
+from lemamba.utils.errors import UserError, nearest
 
 LOSSES = {"l1": "L1", "mse": "MSE", "l1ssim": "L1SSIM", "charbonnier": "Charbonnier", "l1sam": "L1SAM"}
 
@@ -34,7 +34,7 @@ def build_loss(name: str, **args: Any) -> nn.Module:
     key = name.lower()
     if key not in LOSSES:
         raise UserError(f'unknown loss "{name}"{nearest(name, LOSSES)}; known: {", ".join(LOSSES)}')
-    cls = getattr(importlib.import_module(f"losses.{key}"), LOSSES[key])
+    cls = getattr(importlib.import_module(f"lemamba.losses.{key}"), LOSSES[key])
     known = list(inspect.signature(cls).parameters)
     for arg in args:
         if arg not in known:

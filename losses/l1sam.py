@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from losses.l1 import L1
+from lemamba.losses.l1 import L1
 
 
 def spectral_angle(sr: Tensor, gt: Tensor, eps: float = 1e-6) -> Tensor:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from losses.l1 import L1
-from operators import ssim_map
+from lemamba.losses.l1 import L1
+from lemamba.operators import ssim_map
 
 
 class L1SSIM(nn.Module):

@@ -4,19 +4,19 @@
 averages them over batches and processes. Definitions, units and the defects mended: docs/metrics.md.
 """
 
-from metrics.d_lambda import d_lambda
-from metrics.d_lambda_k import d_lambda_k
-from metrics.d_s import d_s
-from metrics.ergas import ergas
-from metrics.full import FULL_NAMES, full_resolution
-from metrics.meter import Meter
-from metrics.psnr import psnr
-from metrics.q2n import q2n
-from metrics.qave import qave
-from metrics.reduced import REDUCED_NAMES, reduced_resolution
-from metrics.sam import sam
-from metrics.scc import scc
-from metrics.ssim import ssim
+from lemamba.metrics.d_lambda import d_lambda
+from lemamba.metrics.d_lambda_k import d_lambda_k
+from lemamba.metrics.d_s import d_s
+from lemamba.metrics.ergas import ergas
+from lemamba.metrics.full import FULL_NAMES, full_resolution
+from lemamba.metrics.meter import Meter
+from lemamba.metrics.psnr import psnr
+from lemamba.metrics.q2n import q2n
+from lemamba.metrics.qave import qave
+from lemamba.metrics.reduced import REDUCED_NAMES, reduced_resolution
+from lemamba.metrics.sam import sam
+from lemamba.metrics.scc import scc
+from lemamba.metrics.ssim import ssim
 
 __all__ = [
     "FULL_NAMES",

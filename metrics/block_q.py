@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from metrics.inputs import BLOCK, cut_blocks, mean_valid, strips
+from lemamba.metrics.inputs import BLOCK, cut_blocks, mean_valid, strips
 
 _M = BLOCK * BLOCK
 

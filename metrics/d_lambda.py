@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from metrics.block_q import band_quality
-from metrics.full_inputs import check_full
-from metrics.inputs import as_mask
+from lemamba.metrics.block_q import band_quality
+from lemamba.metrics.full_inputs import check_full
+from lemamba.metrics.inputs import as_mask
 
 
 def d_lambda_from(q_sr: Tensor, q_lms: Tensor) -> Tensor:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from metrics.full_inputs import check_full, gains_of
-from metrics.inputs import as_mask
-from metrics.q2n import q2n_of
-from operators import mtf_filter
-from utils.sensors import Sensor
+from lemamba.metrics.full_inputs import check_full, gains_of
+from lemamba.metrics.inputs import as_mask
+from lemamba.metrics.q2n import q2n_of
+from lemamba.operators import mtf_filter
+from lemamba.utils.sensors import Sensor
 
 
 def const_of(lms: Tensor, const: float | None) -> float | Tensor:

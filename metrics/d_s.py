@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from metrics.block_q import band_quality
-from metrics.full_inputs import check_full
-from metrics.inputs import as_mask
-from operators import imresize, interp23
+from lemamba.metrics.block_q import band_quality
+from lemamba.metrics.full_inputs import check_full
+from lemamba.metrics.inputs import as_mask
+from lemamba.operators import imresize, interp23
 
 
 def low_pass_pan(pan: Tensor, ratio: int) -> Tensor:

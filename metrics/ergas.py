@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from metrics.inputs import mean_valid, prepared, safe_sqrt
+from lemamba.metrics.inputs import mean_valid, prepared, safe_sqrt
 
 
 def ergas(sr: Tensor, gt: Tensor, *, ratio: float, mask: Tensor | None = None) -> Tensor:

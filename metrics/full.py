@@ -12,15 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metrics.block_q import band_quality
-from metrics.d_lambda import d_lambda_from
-from metrics.d_lambda_k import d_lambda_k_of
-from metrics.d_s import d_s_from, low_pass_pan
-from metrics.full_inputs import check_full, gains_of
-from metrics.inputs import as_mask
-from metrics.parallel import run_all
-from utils.errors import UserError
-from utils.sensors import Sensor
+from lemamba.metrics.block_q import band_quality
+from lemamba.metrics.d_lambda import d_lambda_from
+from lemamba.metrics.d_lambda_k import d_lambda_k_of
+from lemamba.metrics.d_s import d_s_from, low_pass_pan
+from lemamba.metrics.full_inputs import check_full, gains_of
+from lemamba.metrics.inputs import as_mask
+from lemamba.metrics.parallel import run_all
+from lemamba.utils.errors import UserError
+from lemamba.utils.sensors import Sensor
 
 FULL_NAMES = ("d_lambda", "d_s", "hqnr", "d_lambda_qnr", "qnr")
 

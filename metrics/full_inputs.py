@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from metrics.inputs import BLOCK, blank, check_images, check_same_shape
-from utils.errors import UserError
-from utils.sensors import Sensor, get_sensor
+from lemamba.metrics.inputs import BLOCK, blank, check_images, check_same_shape
+from lemamba.utils.errors import UserError
+from lemamba.utils.sensors import Sensor, get_sensor
 
 _PUBLISHED_ALIAS = {"QB": "IKONOS", "GF2": "IKONOS"}  # the published script scores these with the IKONOS gains
 

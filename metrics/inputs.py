@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from utils.errors import UserError
+from lemamba.utils.errors import UserError
 
 BLOCK = 32  # side of the blocks and windows of Q2n, Q, D_s, D_lambda
 _PLANE_BUDGET = 2**16  # float64 samples of one plane that stay in a core's cache through a dozen passes

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, distributed
 
-from utils.errors import UserError
+from lemamba.utils.errors import UserError
 
 
 class Meter:

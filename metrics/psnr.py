@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from metrics.inputs import mean_valid, prepared
+from lemamba.metrics.inputs import mean_valid, prepared
 
 
 def psnr(sr: Tensor, gt: Tensor, *, const: float, mask: Tensor | None = None) -> Tensor:

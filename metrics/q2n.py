@@ -20,7 +20,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from metrics.inputs import BLOCK, check_sides, cut_blocks, mean_valid, prepared, strips
+from lemamba.metrics.inputs import BLOCK, check_sides, cut_blocks, mean_valid, prepared, strips
 
 _M = BLOCK * BLOCK
 _UINT16 = 65535

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from metrics.inputs import BLOCK, check_sides, mean_valid, plane_chunks, prepared, windows_valid
+from lemamba.metrics.inputs import BLOCK, check_sides, mean_valid, plane_chunks, prepared, windows_valid
 
 _N = BLOCK * BLOCK
 

@@ -7,16 +7,16 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from metrics.ergas import ergas_of
-from metrics.inputs import check_sides, prepared
-from metrics.parallel import run_all
-from metrics.psnr import psnr_of
-from metrics.q2n import q2n_of
-from metrics.qave import qave_of
-from metrics.sam import sam_of
-from metrics.scc import scc_of
-from metrics.ssim import ssim_of
-from utils.errors import UserError
+from lemamba.metrics.ergas import ergas_of
+from lemamba.metrics.inputs import check_sides, prepared
+from lemamba.metrics.parallel import run_all
+from lemamba.metrics.psnr import psnr_of
+from lemamba.metrics.q2n import q2n_of
+from lemamba.metrics.qave import qave_of
+from lemamba.metrics.sam import sam_of
+from lemamba.metrics.scc import scc_of
+from lemamba.metrics.ssim import ssim_of
+from lemamba.utils.errors import UserError
 
 REDUCED_NAMES = ("sam", "ergas", "scc", "qn", "qave", "psnr", "ssim")
 

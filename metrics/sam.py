@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from metrics.inputs import mean_valid, prepared, safe_sqrt
+from lemamba.metrics.inputs import mean_valid, prepared, safe_sqrt
 
 
 def _dot(x: Tensor, y: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from metrics.inputs import plane_chunks, prepared, safe_sqrt, windows_valid
+from lemamba.metrics.inputs import plane_chunks, prepared, safe_sqrt, windows_valid
 
 
 def sobel_magnitude(x: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from metrics.inputs import mean_valid, plane_chunks, prepared, windows_valid
-from operators.ssim import WINDOW, ssim_map
-from utils.errors import UserError
+from lemamba.metrics.inputs import mean_valid, plane_chunks, prepared, windows_valid
+from lemamba.operators.ssim import WINDOW, ssim_map
+from lemamba.utils.errors import UserError
 
 
 def ssim(sr: Tensor, gt: Tensor, *, const: float, mask: Tensor | None = None) -> Tensor:

@@ -19,8 +19,8 @@ from typing import Any
 
 from torch import nn
 
-from utils.errors import UserError, nearest
-from utils.registry import ModelEntry, lookup, scan
+from lemamba.utils.errors import UserError, nearest
+from lemamba.utils.registry import ModelEntry, lookup, scan
 
 _FOLDER = Path(__file__).resolve().parent
 
@@ -43,7 +43,7 @@ def model_entry(name: str) -> ModelEntry:
 def _import(entry: ModelEntry) -> ModuleType:
     """Import the file of an entry: as a module of this package, or under a private name for foreign folders."""
     if entry.path.is_relative_to(_FOLDER):
-        dotted = ".".join(entry.path.relative_to(_FOLDER.parent).with_suffix("").parts)
+        dotted = ".".join(("lemamba", *entry.path.relative_to(_FOLDER.parent).with_suffix("").parts))
         return importlib.import_module(dotted)
     digest = hashlib.sha256(str(entry.path.resolve()).encode()).hexdigest()[:8]
     name = f"_lemamba_model_{entry.path.stem}_{digest}"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from utils.registry import register_model
+from lemamba.utils.registry import register_model
 
 _MARGIN = 8  # half of what 9x9, 5x5 and 5x5 take away together
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from model import model_class, model_entry
-from utils.errors import UserError, nearest
+from lemamba.model import model_class, model_entry
+from lemamba.utils.errors import UserError, nearest
 
 _WRAPPED_PREFIX = "module."  # left by DistributedDataParallel in many published files
 

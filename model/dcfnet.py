@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from utils.errors import UserError
-from utils.registry import register_model
+from lemamba.utils.errors import UserError
+from lemamba.utils.registry import register_model
 
 _WIDTHS = (32, 64, 128)  # of the branches
 _STEM, _EXPANSION = 64, 4

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.convert import rename_modules
-from utils.registry import register_model
+from lemamba.model.convert import rename_modules
+from lemamba.utils.registry import register_model
 
 _PUBLISHED_DEPTH = 8
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.layers.residual import ResidualBlock
-from utils.registry import register_model
+from lemamba.model.layers.residual import ResidualBlock
+from lemamba.utils.registry import register_model
 
 _TABLE = 4096  # pixels of the training patches, for which the reading-order code is defined
 

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.layers.residual import ResidualBlock, he_initialise
-from model.pannet import residual_names
-from utils.errors import UserError
-from utils.registry import register_model
+from lemamba.model.layers.residual import ResidualBlock, he_initialise
+from lemamba.model.pannet import residual_names
+from lemamba.utils.errors import UserError
+from lemamba.utils.registry import register_model
 
 
 @register_model("FusionNet", tasks=("pansharpening",), ratios=(2, 4, 8, 16))

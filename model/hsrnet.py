@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from model.layers.residual import ResidualBlock
-from utils.registry import register_model
+from lemamba.model.layers.residual import ResidualBlock
+from lemamba.utils.registry import register_model
 
 
 @register_model("HSRNet", ratios=(2, 4, 8))

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.layers.window import pad_to_multiple
-from utils.registry import register_model
+from lemamba.model.layers.window import pad_to_multiple
+from lemamba.utils.registry import register_model
 
 
 def _normed(norm: nn.LayerNorm, x: Tensor) -> Tensor:

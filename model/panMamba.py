@@ -21,12 +21,12 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from model.layers.conv import DepthwiseConv, conv_channels_last
-from model.layers.linear import Linear
-from model.layers.ss2d import StateGrad, VSSBlock
-from model.layers.window import pad_to_multiple, resize_window_states, window_merge, window_partition
-from utils.errors import UserError
-from utils.registry import register_model
+from lemamba.model.layers.conv import DepthwiseConv, conv_channels_last
+from lemamba.model.layers.linear import Linear
+from lemamba.model.layers.ss2d import StateGrad, VSSBlock
+from lemamba.model.layers.window import pad_to_multiple, resize_window_states, window_merge, window_partition
+from lemamba.utils.errors import UserError
+from lemamba.utils.registry import register_model
 
 LOCAL_SSM_RATIO = 2
 LOCAL_MLP_RATIO = 1
@@ -79,7 +79,7 @@ class LEVM(nn.Module):
             does, so that no weights are made for it.
         share_local: let the local part take local states, wired like the global ones.
         drop_path: drop probability of the residual branches of both parts.
-        state_grad: see `model.layers.ss2d.SS2D`.
+        state_grad: see `lemamba.model.layers.ss2d.SS2D`.
     """
 
     def __init__(

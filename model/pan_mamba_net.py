@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.layers.mamba import Mamba, TwoStreamMamba
-from utils.registry import register_model
+from lemamba.model.layers.mamba import Mamba, TwoStreamMamba
+from lemamba.utils.registry import register_model
 
 
 class HalfInstanceBlock(nn.Module):

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.convert import rename_modules
-from model.layers.residual import ResidualBlock, he_initialise
-from utils.registry import register_model
+from lemamba.model.convert import rename_modules
+from lemamba.model.layers.residual import ResidualBlock, he_initialise
+from lemamba.utils.registry import register_model
 
 _BOX = 5  # side of the mean filter that the high-pass part is taken against
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from model.layers.window import pad_to_multiple
-from utils.registry import register_model
+from lemamba.model.layers.window import pad_to_multiple
+from lemamba.utils.registry import register_model
 
 
 def _conv(channels_in: int, channels_out: int) -> nn.Sequential:

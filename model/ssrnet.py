@@ -10,8 +10,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from utils.errors import UserError
-from utils.registry import register_model
+from lemamba.utils.errors import UserError
+from lemamba.utils.registry import register_model
 
 
 def inserted_bands(bands: int, guides: int) -> list[int]:

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.convert import rename_modules
-from model.layers.window import pad_to_multiple, window_merge, window_partition
-from utils.registry import register_model
+from lemamba.model.convert import rename_modules
+from lemamba.model.layers.window import pad_to_multiple, window_merge, window_partition
+from lemamba.utils.registry import register_model
 
 
 class S2Attention(nn.Module):

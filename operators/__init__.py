@@ -4,10 +4,10 @@ Images are ``(B, C, H, W)``; every operator works in float64 when it is given fl
 gradients. Each file names the definition it reproduces.
 """
 
-from operators.decimate import decimate
-from operators.imresize import imresize
-from operators.interp23 import interp23
-from operators.mtf import mtf_filter, mtf_kernel
-from operators.ssim import ssim_map
+from lemamba.operators.decimate import decimate
+from lemamba.operators.imresize import imresize
+from lemamba.operators.interp23 import interp23
+from lemamba.operators.mtf import mtf_filter, mtf_kernel
+from lemamba.operators.ssim import ssim_map
 
 __all__ = ["decimate", "imresize", "interp23", "mtf_filter", "mtf_kernel", "ssim_map"]

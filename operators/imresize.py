@@ -15,7 +15,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from operators.banded import Blocks, apply_to_columns, apply_to_rows, banded_blocks
+from lemamba.operators.banded import Blocks, apply_to_columns, apply_to_rows, banded_blocks
 
 _BLOCK = 64  # outputs per block
 

@@ -11,7 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from operators.banded import Blocks, apply_to_columns, apply_to_rows, banded_blocks
+from lemamba.operators.banded import Blocks, apply_to_columns, apply_to_rows, banded_blocks
 
 WINDOW = 11
 SIGMA = 1.5

@@ -9,7 +9,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from utils.startup import prepare_process
+from lemamba.utils.startup import prepare_process
 
 prepare_process()  # as every entry point does, before torch is imported
 

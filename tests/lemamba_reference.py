@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from model import build_model
+from lemamba.model import build_model
 
 GOLDEN = Path(__file__).parent / "golden" / "lemamba_small.npz"
 

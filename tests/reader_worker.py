@@ -18,16 +18,16 @@ import h5py
 import torch
 from torch import nn
 
-from datasets.geotiff import open_pair
-from datasets.h5 import H5Dataset
-from datasets.inspect import inspect_file
-from datasets.scene import cube_from_mat, read_geotiff_pair, scene_from_mat
-from engine.checkpoint import find_run, read_checkpoint, read_state
-from engine.weights import load_strict, read_weights
-from utils import config
-from utils.errors import UserError
-from utils.mat import read_mat
-from utils.safe_yaml import parse_yaml
+from lemamba.datasets.geotiff import open_pair
+from lemamba.datasets.h5 import H5Dataset
+from lemamba.datasets.inspect import inspect_file
+from lemamba.datasets.simulation.scene import cube_from_mat, read_geotiff_pair, scene_from_mat
+from lemamba.engine.training.checkpoint import find_run, read_checkpoint, read_state
+from lemamba.engine.weights.files import load_strict, read_weights
+from lemamba.utils import config
+from lemamba.utils.errors import UserError
+from lemamba.utils.formats.mat import read_mat
+from lemamba.utils.safe_yaml import parse_yaml
 
 SECONDS = 30  # an input takes milliseconds; this is for a machine that is busy
 MEBIBYTES = 256

@@ -17,10 +17,10 @@ import yaml
 from safetensors.torch import save
 from scipy.io import savemat
 
-from engine.checkpoint import Checkpoints
-from operators import interp23
-from utils.config import Config, to_dict
-from utils.mat import write_mat
+from lemamba.engine.training.checkpoint import Checkpoints
+from lemamba.operators import interp23
+from lemamba.utils.config import Config, to_dict
+from lemamba.utils.formats.mat import write_mat
 
 SIZES = {"gt": (5, 4, 16, 24), "lms": (5, 4, 16, 24), "ms": (5, 4, 4, 6), "pan": (5, 1, 16, 24)}
 TO_FILE = {"NCHW": (0, 1, 2, 3), "NHWC": (0, 2, 3, 1), "WHCN": (3, 2, 1, 0)}

@@ -20,8 +20,8 @@ import yaml
 from hypothesis import strategies as st
 from small_files import SIZES, tif
 
-from engine.checkpoint import sign
-from utils.config import SECTIONS
+from lemamba.engine.training.checkpoint import sign
+from lemamba.utils.config import SECTIONS
 
 STEP = "log/p/run/checkpoints/step_00000001"
 

@@ -16,12 +16,12 @@ import torch
 from accelerate.state import AcceleratorState
 from small_files import write_training_set
 
-import accelerate_main
-import metrics
-from engine.weights import load_strict, read_weights, resolve_weights
-from model import build_model
-from model.ops import available_backends
-from utils.errors import UserError
+from lemamba import metrics
+from lemamba.commands import train as accelerate_main
+from lemamba.engine.weights.files import load_strict, read_weights, resolve_weights
+from lemamba.model import build_model
+from lemamba.model.ops import available_backends
+from lemamba.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 LINE = """--proj_name LE-Mamba --arch PanNet --dataset ikonos --num_worker 2 -e 2 -b 4 --aug_probs 0. 0. --loss l1ssim
@@ -105,7 +105,8 @@ def test_two_processes_with_hugging_face_datasets_installed(tmp_path, data):
 BROKEN_RANK = """
 import sys
 import torch
-import accelerate_main, engine.fit
+from lemamba.commands import train as accelerate_main
+import lemamba.engine.training.fit
 
 def fit(job, accelerator):
     if accelerator.process_index == 1:
@@ -113,7 +114,7 @@ def fit(job, accelerator):
     while True:  # the other one trains on, as far as it knows
         torch.distributed.all_reduce(torch.zeros(3))
 
-engine.fit.fit = fit
+lemamba.engine.training.fit.fit = fit
 accelerate_main.main()
 """
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks import gpu, gpu_warm
-from utils.errors import UserError
+from lemamba.utils.errors import UserError
 
 
 def test_a_failing_cell_is_its_result(capsys):

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from small_files import write_test_set, write_training_set
 
-import leaderboard
-from engine import budget as engine_budget
-from engine.budget import Budget, train_with
-from utils.errors import UserError
+from lemamba.commands import board as leaderboard
+from lemamba.commands import budget as engine_budget
+from lemamba.commands.budget import Budget, train_with
+from lemamba.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = ROOT / "accelerate_main.py"

@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from engine.checkpoint import Checkpoints, damage, find_run, read_checkpoint, sign
-from engine.run_folder import open_run
-from engine.weights import load_strict, read_weights, resolve_weights, save_weights, weights_meta
-from utils.errors import UserError
+from lemamba.engine.training.checkpoint import Checkpoints, damage, find_run, read_checkpoint, sign
+from lemamba.engine.training.run_folder import open_run
+from lemamba.engine.weights.files import load_strict, read_weights, resolve_weights, save_weights, weights_meta
+from lemamba.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 META = {"model": {"name": "Net", "args": {"width": 3}}}
@@ -109,7 +109,7 @@ def test_a_file_the_system_refuses_to_grow_leaves_the_last_good_one(tmp_path):
     code = f"""
 import resource, torch
 from pathlib import Path
-from engine.checkpoint import Checkpoints
+from lemamba.engine.training.checkpoint import Checkpoints
 c = Checkpoints(Path({str(tmp_path)!r}) / "checkpoints")
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 try:

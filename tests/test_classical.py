@@ -9,12 +9,12 @@ import scipy.optimize
 import torch
 from scipy.io import loadmat
 
-from model import build_model, list_models, model_entry
-from model.classical.bdsd_pc import non_negative_least_squares
-from model.classical.filters import binomial_low_pass
-from model.classical.mf import half_gradient
-from model.classical.statistics import percentile, regress
-from utils.errors import UserError
+from lemamba.model import build_model, list_models, model_entry
+from lemamba.model.classical.bdsd_pc import non_negative_least_squares
+from lemamba.model.classical.filters import binomial_low_pass
+from lemamba.model.classical.mf import half_gradient
+from lemamba.model.classical.statistics import percentile, regress
+from lemamba.utils.errors import UserError
 
 GOLDEN = {
     "EXP": "EXP",

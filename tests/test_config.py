@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from utils import cli, config
-from utils.errors import UserError
-from utils.safe_yaml import parse_yaml, read_yaml
+from lemamba.utils import cli, config
+from lemamba.utils.errors import UserError
+from lemamba.utils.safe_yaml import parse_yaml, read_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = """--proj_name LE-Mamba --arch LEMamba --dataset wv3 --num_worker 6 -e 800 -b 32 --aug_probs 0. 0.
@@ -209,8 +209,8 @@ def test_large_binary_and_wrong_files_are_refused(tmp_path):
 
 def test_help_does_not_import_torch():
     code = (
-        "import sys; sys.argv = ['x', '--help']\nimport accelerate_main\n"
-        "try: accelerate_main.main()\nexcept SystemExit: pass\nassert 'torch' not in sys.modules\n"
+        "import sys; sys.argv = ['x', '--help']\nfrom lemamba.commands import train\n"
+        "try: train.main()\nexcept SystemExit: pass\nassert 'torch' not in sys.modules\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "--resume_path" in done.stdout

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.ops import available_backends, cross_selective_scan
-from utils.errors import UserError
+from lemamba.model.ops import available_backends, cross_selective_scan
+from lemamba.utils.errors import UserError
 
 SIZES = [  # (B, K, D, N, R, H, W)
     (2, 4, 3, 4, 2, 5, 6),

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-import demo
-import inference
-import prepare_data
-from utils import cli, config
-from utils.errors import UserError
-from utils.steps import ROOT
+from lemamba.commands import demo
+from lemamba.commands import fuse as inference
+from lemamba.commands import prepare as prepare_data
+from lemamba.commands.steps import ROOT
+from lemamba.utils import cli, config
+from lemamba.utils.errors import UserError
 
 
 @pytest.fixture

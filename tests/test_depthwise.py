@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.layers.conv import DepthwiseConv
-from model.ops import depthwise as module
-from model.ops.depthwise import depthwise_conv
-from model.ops.native_build import library
+from lemamba.model.layers.conv import DepthwiseConv
+from lemamba.model.ops.native import depthwise as module
+from lemamba.model.ops.native.build import library
+from lemamba.model.ops.native.depthwise import depthwise_conv
 
 pytestmark = pytest.mark.skipif(library()[0] is None, reason="no C compiler")
 

@@ -54,7 +54,7 @@ def test_flags_in_the_readme_exist(entry):
             for command in block.replace("\\\n", " ").splitlines():
                 if entry in command:
                     used |= set(re.findall(r"(?<=\s)--[a-z_]+", command.partition(entry)[2].partition("#")[0]))
-    source = "".join(p.read_text() for p in (ROOT / entry, ROOT / "utils/cli.py", ROOT / "utils/config.py"))
+    source = "".join(p.read_text() for p in (*ROOT.glob("commands/*.py"), *ROOT.glob("utils/*.py")))
     assert not [flag for flag in used if f'"{flag}"' not in source and flag != "--help"]
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from engine.ema import EMA
+from lemamba.engine.training.ema import EMA
 
 
 def drifting(model, steps):

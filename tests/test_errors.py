@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from utils.atomic import check_writable, renamed, write_json
-from utils.errors import UserError, nearest
+from lemamba.utils.atomic import check_writable, renamed, write_json
+from lemamba.utils.errors import UserError, nearest
 
 ROOT = Path(__file__).resolve().parent.parent
 

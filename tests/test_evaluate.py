@@ -19,12 +19,12 @@ import pytest
 import torch
 from scipy.io import savemat
 
-import evaluate
-import metrics
-from utils.errors import UserError
-from utils.mat import write_mat
+from lemamba import metrics
+from lemamba.commands import evaluate
+from lemamba.utils.errors import UserError
+from lemamba.utils.formats.mat import write_mat
 
-ROOT = Path(evaluate.__file__).parent
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def images(B: int = 3, C: int = 4, H: int = 64, W: int = 96, ratio: int = 4) -> dict[str, np.ndarray]:
@@ -293,7 +293,7 @@ def test_paths_that_hold_no_images(tmp_path, kind):
 
 
 def test_help_does_not_import_torch():
-    code = "import sys, evaluate; evaluate.build_parser().format_help(); sys.exit('torch' in sys.modules)"
+    code = "import sys; from lemamba.commands import evaluate as e; e.build_parser(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 

@@ -20,14 +20,14 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from tiny_training import BANDS, L1, KeyedData, TinyNet, make_job
 
-from engine.checkpoint import Checkpoints, read_checkpoint
-from engine.fit import Trainer, fit
-from engine.generators import generator_states, restore_generators, seed_all
-from engine.nan_guard import load_batch
-from engine.sampler import epoch_order
-from engine.signals import StopRequest
-from engine.weights import read_weights
-from utils.errors import UserError
+from lemamba.engine.training.checkpoint import Checkpoints, read_checkpoint
+from lemamba.engine.training.fit import Trainer, fit
+from lemamba.engine.training.generators import generator_states, restore_generators, seed_all
+from lemamba.engine.training.nan_guard import load_batch
+from lemamba.engine.training.sampler import epoch_order
+from lemamba.engine.training.signals import StopRequest
+from lemamba.engine.weights.files import read_weights
+from lemamba.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS_PER_EPOCH = 3  # 11 samples, batch 2: 5 batches, accumulated by 2: steps of 2, 2 and 1 batches
@@ -252,7 +252,7 @@ def test_time_budget_ends_the_run_with_a_validation_and_weights(tmp_path):
 def test_core_clock_counts_the_loop_s_own_time(tmp_path, monkeypatch):
     """A budget of 3.5 s under a clock that moves one second per step: wall time plays no part."""
     ticks = iter(range(10_000))
-    monkeypatch.setattr("engine.fit.time.thread_time", lambda: float(next(ticks)))
+    monkeypatch.setattr("lemamba.engine.training.fit.time.thread_time", lambda: float(next(ticks)))
     line = ("-e", "100", "--max_minutes", str(3.5 / 60), "--set", "train.clock=core")
     outcome = train(tmp_path, *line)
     assert (outcome.counters.step, outcome.counters.seconds) == (4, 4.0)
@@ -261,7 +261,7 @@ def test_core_clock_counts_the_loop_s_own_time(tmp_path, monkeypatch):
 def test_a_time_budget_squeezes_the_schedule_into_itself(tmp_path, monkeypatch):
     """Four of 3.5 seconds, one a step: the rate runs through the cosine of all 100 epochs."""
     ticks = iter(range(10_000))
-    monkeypatch.setattr("engine.fit.time.thread_time", lambda: float(next(ticks)))
+    monkeypatch.setattr("lemamba.engine.training.fit.time.thread_time", lambda: float(next(ticks)))
     line = ("-e", "100", "--max_minutes", str(3.5 / 60), "--set", "train.clock=core")
     job = make_job(tmp_path, *line, "--set", "schedule.per_epoch=false")
     positions, original = [], job.schedule.apply

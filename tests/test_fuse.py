@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from engine.fuse import RIM_POWER, blend_window, fuse, tile_starts
-from utils.errors import UserError
+from lemamba.engine.fusing.tiles import RIM_POWER, blend_window, fuse, tile_starts
+from lemamba.utils.errors import UserError
 
 
 def images(H: int, W: int, ratio: int = 4, bands: int = 2):

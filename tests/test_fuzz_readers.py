@@ -13,7 +13,7 @@ from reader_worker import Worker
 from small_files import MAKERS
 from strange_files import VRT, change_file, inputs
 
-from utils.errors import UserError, one_line
+from lemamba.utils.errors import UserError, one_line
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is measured through /proc")
 

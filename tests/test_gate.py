@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model.ops import gate as module
-from model.ops.gate import gelu_gate
-from model.ops.native_build import library
+from lemamba.model.ops.native import gate as module
+from lemamba.model.ops.native.build import library
+from lemamba.model.ops.native.gate import gelu_gate
 
 pytestmark = pytest.mark.skipif(library()[0] is None, reason="no C compiler")
 

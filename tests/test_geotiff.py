@@ -11,19 +11,19 @@ import pytest
 import torch
 from small_files import LEFT, PIXEL, TOP, smooth, tif
 
-import inference
-from datasets.geotiff import MARGIN, open_pair
-from datasets.nodata import RINGS, fill, to_stored
-from engine.fuse import fuse
-from engine.scene import fuse_scene
-from engine.weights import save_weights
-from model import build_model
-from operators import interp23
-from utils.errors import UserError
+from lemamba.commands import fuse as inference
+from lemamba.datasets.geotiff import MARGIN, open_pair
+from lemamba.datasets.nodata import RINGS, fill, to_stored
+from lemamba.engine.fusing.scene import fuse_scene
+from lemamba.engine.fusing.tiles import fuse
+from lemamba.engine.weights.files import save_weights
+from lemamba.model import build_model
+from lemamba.operators import interp23
+from lemamba.utils.errors import UserError
 
 rasterio = pytest.importorskip("rasterio", reason="rasterio is optional")
 ColorInterp = rasterio.enums.ColorInterp
-ROOT = Path(inference.__file__).parent
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_scenes_smaller_than_the_margin(tmp_path, size):
 
 @pytest.mark.parametrize("tile", [(32, 8), (96, 32), (512, 0)])
 def test_file_equals_fuse_on_the_whole_image(tmp_path, pair, tile):
-    """The written file is `engine.fuse.fuse` of the whole scene with the same tiles, at an odd size."""
+    """The written file is `lemamba.engine.fusing.tiles.fuse` of the whole scene with the same tiles, at an odd size."""
     side, overlap = tile
     torch.manual_seed(1)
     network = build_model("PNN", img_channel=4, condition_channel=1, out_channel=4).eval()
@@ -410,8 +410,11 @@ def test_one_of_both_files_and_no_rasterio(pair, monkeypatch, tmp_path):
 
 MEMORY = """
 import resource, sys
-import inference, rasterio, torch, engine.scene, datasets.geotiff
-from model import build_model
+import rasterio, torch
+from lemamba.commands import fuse as inference
+import lemamba.engine.fusing.scene
+import lemamba.datasets.geotiff
+from lemamba.model import build_model
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 options = ["--arch", "Brovey", "--tile", "128", "--overlap", "32"]
 inference.main(["--ms", sys.argv[1], "--pan", sys.argv[2], "--out", sys.argv[3] + "/a.tif", *options])
@@ -435,8 +438,8 @@ def test_memory_does_not_grow_with_the_scene(tmp_path):
 
 FULL_DISK = """
 import resource, signal, sys
-import inference
-from utils.errors import run_cli
+from lemamba.commands import fuse as inference
+from lemamba.utils.errors import run_cli
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
 run_cli(lambda: inference.main(sys.argv[2:]))
@@ -455,7 +458,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, pair):
 
 def test_real_scene(shared, tmp_path):
     """IKONOS as a GeoTIFF pair: Brovey of the file equals the formula of the contract."""
-    from utils.mat import read_mat
+    from lemamba.utils.formats.mat import read_mat
 
     data = read_mat(shared("data/ikonos_scene.mat"))
     ms, pan = np.moveaxis(data["I_MS"], -1, 0)[:, :75, :91], data["I_PAN"][None, :300, :364]

@@ -14,8 +14,8 @@ import pytest
 import torch
 from test_accelerate_main import ROOT, data, launch  # noqa: F401  (`data` is a fixture)
 
-from engine.weights import read_weights
-from model import build_model
+from lemamba.engine.weights.files import read_weights
+from lemamba.model import build_model
 
 pytestmark = pytest.mark.gpu
 LINE = "--arch PanNet --dataset ikonos -e 1 -b 4 --grad_accum_steps 2 --proj_name gpu --run_name r --loss l1"

@@ -11,10 +11,10 @@ import torch
 from small_files import HMIF, SIZES, TO_FILE, values, write_h5
 from torch.utils.data import DataLoader
 
-from datasets import h5
-from datasets.build import build_dataset, find_entry, find_file, open_h5
-from datasets.h5 import H5Dataset, describe
-from utils.errors import UserError
+from lemamba.datasets import h5
+from lemamba.datasets.build import build_dataset, find_entry, find_file, open_h5
+from lemamba.datasets.h5 import H5Dataset, describe
+from lemamba.utils.errors import UserError
 
 
 @pytest.mark.parametrize("cache_limit", [0, 2**30])

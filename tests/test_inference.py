@@ -11,10 +11,10 @@ import torch
 from scipy.io import loadmat
 from small_files import HMIF, write_h5, write_test_set
 
-import inference
-from engine.weights import save_weights
-from model import build_model
-from utils.errors import UserError
+from lemamba.commands import fuse as inference
+from lemamba.engine.weights.files import save_weights
+from lemamba.model import build_model
+from lemamba.utils.errors import UserError
 
 TINY = {"width": 8, "ssm_enc_blk_nums": [1, 1, 1], "ssm_dec_blk_nums": [1, 1, 1]}
 SIZES = {"img_channel": 4, "condition_channel": 1, "out_channel": 4}

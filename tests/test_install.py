@@ -11,12 +11,23 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("operators", "model", "datasets", "losses", "metrics", "engine", "utils")
+PACKAGES = (
+    "operators",
+    "model",
+    "datasets",
+    "losses",
+    "metrics",
+    "reporting",
+    "engine",
+    "utils",
+    "commands",
+    "lemamba",
+)
 ENTRIES = ("accelerate_main", "inference", "evaluate", "leaderboard", "prepare_data", "demo", "reproduce")
 IMPORT_NAMES = {"PyYAML": "yaml"}
 # What is used where it is installed; the core must work without, so nothing of it is imported with a module.
 OPTIONAL = ("timm", "torchvision", "mamba_ssm", "causal_conv1d", "deepspeed", "triton", "rasterio", "transformers")
-KERNELS = "model/ops/triton_"  # imported by nothing but the Triton backend's own functions
+KERNELS = "model/ops/triton/"  # imported by nothing but the Triton backend's own functions
 
 
 def requirements(name: str) -> dict[str, str]:
@@ -60,7 +71,7 @@ def test_the_core_asks_for_few_packages_and_says_why():
 
 def test_modules_import_only_what_the_core_asks_for():
     allowed = {IMPORT_NAMES.get(p, p) for p in requirements("requirements.txt")}
-    allowed |= {*PACKAGES, *sys.stdlib_module_names}
+    allowed |= {"lemamba", *sys.stdlib_module_names}
     wrong = {f"{p.relative_to(ROOT)}: {name}" for p in sources() for name in imported_with(p) - allowed}
     assert not wrong
 
@@ -96,7 +107,7 @@ changed = [k for k in os.environ if os.environ[k] != before[0].get(k) and not k.
 assert not changed, changed  # torch names its own folder
 assert torch.equal(torch.get_rng_state(), before[1]) and random.getstate() == before[2], "generators"
 assert (numpy.random.get_state()[1] == before[3]).all() and not torch.cuda.is_initialized()
-from model import build_model, list_models, model_entry
+from lemamba.model import build_model, list_models, model_entry
 for name in list_models():
     guide = 1 if "pansharpening" in model_entry(name).tasks else 3
     build_model(name, img_channel=4, condition_channel=guide, out_channel=4)
@@ -105,7 +116,12 @@ for name in list_models():
 
 def test_everything_imports_without_optional_packages_and_does_nothing(tmp_path):
     """No compiler, no optional package: every module imports, silently, and every network and method is built."""
-    modules = [".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for p in sources()]
+    modules = [
+        ".".join(("lemamba", *p.relative_to(ROOT).with_suffix("").parts))
+        .removesuffix(".__init__")
+        .replace("lemamba.lemamba", "lemamba")
+        for p in sources()
+    ]
     code = QUIET.format(optional=OPTIONAL, modules=modules)
     environment = {"PATH": str(tmp_path), "LEMAMBA_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from tiny_training import run_to_end
 
-from engine.checkpoint import Checkpoints, damage, read_checkpoint
+from lemamba.engine.training.checkpoint import Checkpoints, damage, read_checkpoint
 
 # a checkpoint after every step, so that most of the time something is being written; 3 steps per epoch
 FLAGS = ["--checkpoint_every_steps", "1", "--ckpt_max_limit", "2", "--set", "log.log_every=1000"]
@@ -22,7 +22,9 @@ EPOCHS_PER_KILL = 4
 def processes():
     """A server that has imported everything once: each training is a real process that starts in milliseconds."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tiny_training", "engine.fit", "metrics", "accelerate", "torch._dynamo"])
+    context.set_forkserver_preload(
+        ["tiny_training", "lemamba.engine.training.fit", "lemamba.metrics", "accelerate", "torch._dynamo"]
+    )
     return context
 
 

@@ -9,12 +9,12 @@ import h5py
 import pytest
 from small_files import write_test_set
 
-import leaderboard
-from utils.errors import UserError
+from lemamba.commands import board as leaderboard
+from lemamba.utils.errors import UserError
 
 NEW_METHOD = """
 from torch import nn
-from utils.registry import register_model
+from lemamba.utils.registry import register_model
 
 @register_model("{name}", tasks=("pansharpening",), ratios=(4,), classical=True)
 class Method(nn.Module):

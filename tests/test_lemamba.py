@@ -13,12 +13,12 @@ import torch
 import yaml
 from torch.nn import Parameter
 
-from engine.optim import is_spared
-from model import build_model
-from model.layers import ss2d
-from model.layers.drop_path import DropPath
-from model.layers.window import resize_window_states
-from utils.errors import UserError
+from lemamba.engine.training.optim import is_spared
+from lemamba.model import build_model
+from lemamba.model.layers import ss2d
+from lemamba.model.layers.drop_path import DropPath
+from lemamba.model.layers.window import resize_window_states
+from lemamba.utils.errors import UserError
 
 CONFIG = Path(__file__).parent.parent / "configs" / "LEMamba_config.yaml"
 VARIANTS = yaml.safe_load(CONFIG.read_text())["model"]["variants"]

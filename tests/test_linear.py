@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.layers.linear import Linear
-from model.ops import linear as module
-from model.ops.linear import linear, linear_parts
-from model.ops.native_build import library
+from lemamba.model.layers.linear import Linear
+from lemamba.model.ops.native import linear as module
+from lemamba.model.ops.native.build import library
+from lemamba.model.ops.native.linear import linear, linear_parts
 
 pytestmark = pytest.mark.skipif(library()[0] is None, reason="no C compiler")
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy.ndimage import correlate1d
 
-from losses import build_loss, list_losses
-from utils.errors import UserError
+from lemamba.losses import build_loss, list_losses
+from lemamba.utils.errors import UserError
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from scipy.io import loadmat, savemat
 
-from utils import mat
-from utils.errors import UserError
-from utils.mat import read_mat, write_mat
+from lemamba.utils.errors import UserError
+from lemamba.utils.formats import mat
+from lemamba.utils.formats.mat import read_mat, write_mat
 
 
 @pytest.fixture

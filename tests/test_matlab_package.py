@@ -15,7 +15,7 @@ from scipy.io import savemat
 
 from benchmarks.parity_cases import full_case, reduced_case
 from benchmarks.parity_metrics import INSTALL_OCTAVE, PACKAGE, find_octave, run_octave
-from utils.mat import write_mat
+from lemamba.utils.formats.mat import write_mat
 
 SOURCES = sorted(PACKAGE.rglob("*.m"))
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import distributed, multiprocessing
 
-from metrics import Meter
-from utils.errors import UserError
+from lemamba.metrics import Meter
+from lemamba.utils.errors import UserError
 
 VALUES = torch.from_numpy(np.random.default_rng(0).normal(3, 2, (2, 11)))
 

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd import gradcheck
 
-import metrics
 from benchmarks import plain_numpy_metrics as plain
-from metrics.parallel import run_all
-from metrics.q2n import product_signs, round_to_uint16_
-from utils.errors import UserError
-from utils.sensors import get_sensor
+from lemamba import metrics
+from lemamba.metrics.parallel import run_all
+from lemamba.metrics.q2n import product_signs, round_to_uint16_
+from lemamba.utils.errors import UserError
+from lemamba.utils.sensors import get_sensor
 
 PIXELWISE = ("sam", "ergas", "psnr")
 

@@ -18,17 +18,17 @@ from huggingface_hub import ModelCard
 from small_files import smooth, tif, write_test_set, write_training_set
 from tiny_training import make_job
 
-import accelerate_main
-import engine.fit
-from datasets import provenance
-from datasets.build import open_h5
-from engine.checkpoint import Checkpoints
-from engine.fit import Trainer, fit
-from engine.model_card import model_card
-from engine.signals import StopRequest
-from engine.weights import read_weights, save_weights, weights_meta
-from utils import config
-from utils.errors import UserError
+import lemamba.engine.training.fit
+from lemamba.commands import train as accelerate_main
+from lemamba.datasets import provenance
+from lemamba.datasets.build import open_h5
+from lemamba.engine.training.checkpoint import Checkpoints
+from lemamba.engine.training.fit import Trainer, fit
+from lemamba.engine.training.signals import StopRequest
+from lemamba.engine.weights.card import model_card
+from lemamba.engine.weights.files import read_weights, save_weights, weights_meta
+from lemamba.utils import config
+from lemamba.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 META = {"model": {"name": "Net", "args": {"img_channel": 4, "condition_channel": 1}}}
@@ -138,13 +138,13 @@ def test_a_resumed_training_gives_the_same_weight_files_and_card_byte_for_byte(t
 
 def test_scores_are_shown_only_where_they_were_measured(tmp_path, monkeypatch):
     """Saved after every epoch, validated at the end: what is saved on the way has no scores of other weights."""
-    pages, original = [], engine.fit.save_weights
+    pages, original = [], lemamba.engine.training.fit.save_weights
 
     def save(path, state, meta, **rest):
         original(path, state, meta, **rest)
         pages.append((path.stem, meta["metrics"], (path.parent / "README.md").read_text()))
 
-    monkeypatch.setattr(engine.fit, "save_weights", save)
+    monkeypatch.setattr(lemamba.engine.training.fit, "save_weights", save)
     fit(make_job(tmp_path, "--val_n_epoch", "2"), Accelerator(cpu=True))
     assert pages[0][:2] == ("last", {}) and len(pages) > 3
     assert all(scores for _, scores, _ in pages[1:])

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model import build_model, list_models, model_entry
-from utils.config import arch_file, model_arguments, resolve
-from utils.errors import UserError
+from lemamba.model import build_model, list_models, model_entry
+from lemamba.utils.config import arch_file, model_arguments, resolve
+from lemamba.utils.errors import UserError
 
 ALL = list_models()
 LEARNED = list_models(classical=False)

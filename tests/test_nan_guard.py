@@ -7,7 +7,7 @@ import torch
 from tiny_training import L1, KeyedData, TinyNet
 from torch import nn
 
-from engine.nan_guard import find_culprit
+from lemamba.engine.training.nan_guard import find_culprit
 
 
 class InfiniteSlope(nn.Module):

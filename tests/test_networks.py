@@ -10,20 +10,20 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from model import build_model, model_entry
-from model.convert import convert_state_dict
-from model.dcfnet import _shares
-from model.feinfn import blend, four_neighbours
-from model.fusformer import SelfAttention
-from model.lagnet import LAGConv
-from model.layers.mamba import Mamba, TwoStreamMamba
-from model.lformer import Windows
-from model.mimo_sst import ExchangeBlock
-from model.ops.causal_conv import causal_conv
-from model.psrt import reshuffle, shuffle
-from model.ssrnet import inserted_bands
-from model.u2net import S2Attention, S2Block, _published_names
-from utils.errors import UserError
+from lemamba.model import build_model, model_entry
+from lemamba.model.convert import convert_state_dict
+from lemamba.model.dcfnet import _shares
+from lemamba.model.feinfn import blend, four_neighbours
+from lemamba.model.fusformer import SelfAttention
+from lemamba.model.lagnet import LAGConv
+from lemamba.model.layers.mamba import Mamba, TwoStreamMamba
+from lemamba.model.lformer import Windows
+from lemamba.model.mimo_sst import ExchangeBlock
+from lemamba.model.ops.causal_conv import causal_conv
+from lemamba.model.psrt import reshuffle, shuffle
+from lemamba.model.ssrnet import inserted_bands
+from lemamba.model.u2net import S2Attention, S2Block, _published_names
+from lemamba.utils.errors import UserError
 
 # Counted by hand from the papers' layer tables or published; (network, C, P, ratio): parameters
 COUNTS = {

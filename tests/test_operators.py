@@ -10,7 +10,7 @@ from scipy import ndimage, signal
 from torch.autograd import gradcheck
 
 from benchmarks import plain_numpy_metrics as plain
-from operators import decimate, imresize, interp23, mtf_filter, mtf_kernel, ssim_map
+from lemamba.operators import decimate, imresize, interp23, mtf_filter, mtf_kernel, ssim_map
 
 IKONOS_GAINS = (0.26, 0.28, 0.29, 0.28)
 

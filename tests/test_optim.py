@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from engine.optim import build_optimizer, is_spared
-from utils.errors import UserError
+from lemamba.engine.training.optim import build_optimizer, is_spared
+from lemamba.utils.errors import UserError
 
 
 class StateSpace(nn.Module):

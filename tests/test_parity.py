@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import evaluate
 from benchmarks.parity_cases import (
     FULL,
     REDUCED,
@@ -32,7 +31,8 @@ from benchmarks.parity_metrics import (
     python_values,
     run_octave,
 )
-from utils.mat import write_mat
+from lemamba.commands import evaluate
+from lemamba.utils.formats.mat import write_mat
 
 TOLERANCE = 1e-9
 _SEEDED = seeded_cases()

@@ -12,11 +12,11 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from engine.logger import panel
-from utils import pictures
-from utils.pictures import choose_bands, save_grid, save_panels, save_scene, shared_error_maps
-from utils.scatter import _place_labels, save_scatter
-from utils.sensors import get_sensor
+from lemamba.engine.training.logger import panel
+from lemamba.reporting import pictures
+from lemamba.reporting.pictures import choose_bands, save_grid, save_panels, save_scene, shared_error_maps
+from lemamba.reporting.scatter import _place_labels, save_scatter
+from lemamba.utils.sensors import get_sensor
 
 
 def test_names_in_a_scatter_cover_neither_one_another_nor_points():

@@ -12,14 +12,14 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-import prepare_data
-from datasets.build import build_dataset
-from datasets.inspect import spread
-from datasets.scene import cube_from_png, read_geotiff_pair
-from utils.errors import UserError, run_cli
-from utils.mat import read_mat
+from lemamba.commands import prepare as prepare_data
+from lemamba.datasets.build import build_dataset
+from lemamba.datasets.inspect import spread
+from lemamba.datasets.simulation.scene import cube_from_png, read_geotiff_pair
+from lemamba.utils.errors import UserError, run_cli
+from lemamba.utils.formats.mat import read_mat
 
-ROOT = Path(prepare_data.__file__).parent
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
@@ -45,7 +45,8 @@ def scene(path, rows=192, columns=96, bands=4, ratio=4, **extra):
 
 
 def test_help_is_instant_and_a_run_ends_well(tmp_path):
-    code = "import sys, prepare_data; prepare_data.parser(); assert not {'torch', 'numpy', 'h5py'} & set(sys.modules)"
+    code = "import sys; from lemamba.commands import prepare as p; p.parser()"
+    code += "; assert not {'torch', 'numpy', 'h5py'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
     scene(tmp_path / "s.mat")
     command = [sys.executable, ROOT / "prepare_data.py", "simulate", tmp_path / "s.mat", "--out", tmp_path / "o"]

@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-import prepare_data
-import reproduce
-from utils import cli, config
-from utils.atomic import write_json
-from utils.errors import UserError
-from utils.recipes import FOLDER, Expected, known_recipes, read_recipe
-from utils.sensors import files_of
+from lemamba.commands import prepare as prepare_data
+from lemamba.commands import reproduce
+from lemamba.commands.recipes import FOLDER, Expected, known_recipes, read_recipe
+from lemamba.utils import cli, config
+from lemamba.utils.atomic import write_json
+from lemamba.utils.errors import UserError
+from lemamba.utils.sensors import files_of
 
 ROOT = Path(__file__).resolve().parent.parent
 SCENE_BYTES = b"not the scene"
@@ -226,8 +226,8 @@ def test_ctrl_c_waits_for_the_step_and_ends_the_way(tmp_path):
         "import pathlib, signal, time; signal.signal(signal.SIGINT, lambda *_: None); "
         "pathlib.Path('started').touch(); time.sleep(1.5); pathlib.Path('saved').touch()"
     )
-    way = f"from utils.steps import run_step; run_step('one', '-c', {child!r}); run_step('two', '-c', 'print(2)')"
-    way = f"import utils.steps, pathlib; utils.steps.ROOT = pathlib.Path({str(tmp_path)!r}); {way}"
+    way = f"steps.run_step('one', '-c', {child!r}); steps.run_step('two', '-c', 'print(2)')"
+    way = f"import pathlib; from lemamba.commands import steps; steps.ROOT = pathlib.Path({str(tmp_path)!r}); {way}"
     process = subprocess.Popen([sys.executable, "-c", way], cwd=ROOT, start_new_session=True, stdout=subprocess.PIPE)
     for _ in range(300):
         if (tmp_path / "started").exists():

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from model import build_model, list_models, model_entry
-from utils.errors import UserError
-from utils.registry import normalise, scan_folder
+from lemamba.model import build_model, list_models, model_entry
+from lemamba.utils.errors import UserError
+from lemamba.utils.registry import normalise, scan_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 NEW_METHOD = """
 import torch
 from torch import nn
-from utils.registry import register_model
+from lemamba.utils.registry import register_model
 
 @register_model("{name}", tasks=("pansharpening",), ratios=(4,){more})
 class Whatever(nn.Module):
@@ -152,7 +152,8 @@ def test_listing_reads_facts_without_importing_the_file(tmp_path, monkeypatch):
 
 def test_listing_imports_no_architecture():
     code = """
-        import sys, model
+        import sys
+        from lemamba import model
         model.list_models()
         print([m for m in sys.modules if m.startswith("model.")])
     """

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from small_files import HMIF, SIZES, TO_FILE, values, write_h5
 
-import prepare_data
-from datasets.h5 import H5Dataset
-from datasets.repack import repack
-from utils.errors import UserError
+from lemamba.commands import prepare as prepare_data
+from lemamba.datasets.h5 import H5Dataset
+from lemamba.datasets.repack import repack
+from lemamba.utils.errors import UserError
 
 
 def whole():

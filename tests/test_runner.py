@@ -11,16 +11,16 @@ import pytest
 import torch
 from torch import nn
 
-import inference
-from datasets.build import open_h5
-from engine.fuse import fuse
-from engine.runner import Runner, default_batch
-from engine.samples import fuse_samples
-from engine.weights import load_weights, open_weights, save_weights
-from model import build_model, list_models, model_entry
-from model.layers.ss2d import VSSBlock
-from operators import interp23
-from utils.errors import UserError
+from lemamba.commands import fuse as inference
+from lemamba.datasets.build import open_h5
+from lemamba.engine.fusing.runner import Runner, default_batch
+from lemamba.engine.fusing.samples import fuse_samples
+from lemamba.engine.fusing.tiles import fuse
+from lemamba.engine.weights.files import load_weights, open_weights, save_weights
+from lemamba.model import build_model, list_models, model_entry
+from lemamba.model.layers.ss2d import VSSBlock
+from lemamba.operators import interp23
+from lemamba.utils.errors import UserError
 
 CPU = torch.device("cpu")
 SIZES = {"img_channel": 4, "condition_channel": 1, "out_channel": 4}
@@ -239,7 +239,7 @@ def test_flags_reach_the_network(tmp_path, five, capsys):
 
 
 def inference_result(path):
-    from utils.mat import read_mat
+    from lemamba.utils.formats.mat import read_mat
 
     return read_mat(path)["sr"]
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_training import KeyedData
 
-from engine.sampler import TrainSampler, build_loader, epoch_order, valid_batches, worker_error
-from utils.errors import UserError
+from lemamba.engine.training.sampler import TrainSampler, build_loader, epoch_order, valid_batches, worker_error
+from lemamba.utils.errors import UserError
 
 sizes = {
     "length": st.integers(1, 60),

@@ -15,8 +15,8 @@ import torch
 import torch.utils.checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.ops import available_backends, selective_scan
-from utils.errors import UserError
+from lemamba.model.ops import available_backends, selective_scan
+from lemamba.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 GRID = [  # (batch, K, channels of a group, N, L)
@@ -335,7 +335,8 @@ def test_forcing_a_backend(monkeypatch):
 
 _PRINT = """
 import torch
-from model.ops import available_backends, selective_scan
+from lemamba.model.ops import available_backends
+from lemamba.model.ops import selective_scan
 for state in available_backends().values():
     print(state.name, state.available, state.reason)
 x = torch.randn(1, 2, 5)

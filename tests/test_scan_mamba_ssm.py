@@ -15,8 +15,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.ops import available_backends, scan_mamba_ssm, scan_reference, selective_scan
-from utils.errors import UserError
+from lemamba.model.ops import available_backends, selective_scan
+from lemamba.model.ops.scan import mamba_ssm_backend as scan_mamba_ssm
+from lemamba.model.ops.scan import reference as scan_reference
+from lemamba.utils.errors import UserError
 
 SIZES = (2, 2, 3, 4, 9)  # B, K, D, N, L
 

@@ -18,9 +18,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.ops import available_backends, cross_selective_scan, selective_scan
-from model.ops.scan_triton import probe
-from model.ops.triton_plan import Config, tile
+from lemamba.model.ops import available_backends, cross_selective_scan, selective_scan
+from lemamba.model.ops.triton.plan import Config, tile
+from lemamba.model.ops.triton.scan import probe
 
 ROOT = Path(__file__).resolve().parent.parent
 SCANS = [  # (batch, K, channels of a group, N, L)
@@ -58,8 +58,8 @@ def cut(monkeypatch):
     """Return a function that forces chunks of 4 steps or more and merging on the next calls."""
 
     def force(chunks: int, merge: bool) -> None:
-        import model.ops.triton_launch as launch
-        from model.ops.triton_plan import heuristic
+        from lemamba.model.ops.triton import launch
+        from lemamba.model.ops.triton.plan import heuristic
 
         def choose(shape, run):
             chosen = heuristic(shape, 0)
@@ -194,7 +194,7 @@ def test_half_types_interpreted(interpreter, dtype):
 
 def test_far_rows_interpreted(interpreter, monkeypatch):
     """Distances in 64 bits, as where a sample holds more than 2^31 values."""
-    import model.ops.triton_launch as launch
+    from lemamba.model.ops.triton import launch
 
     monkeypatch.setattr(launch, "_FAR", 0)
     compare(scan, scan_inputs(1, 2, 3, 4, 5))
@@ -262,7 +262,7 @@ def test_operators_interpreted(interpreter):
 
 
 def test_tiles_are_one_warp():
-    from model.ops.triton_plan import Shape, candidates, fits
+    from lemamba.model.ops.triton.plan import Shape, candidates, fits
 
     for D in (1, 3, 4, 64, 100):
         for N in (1, 3, 4, 16, 32, 33, 64, 256):
@@ -312,8 +312,8 @@ def test_cross_on_the_gpu(untuned, sizes, shared, dtype):
 @pytest.mark.gpu
 def test_every_configuration_on_the_gpu(monkeypatch):
     """What measuring may choose, chunks and merged directions too, gives the same numbers."""
-    import model.ops.triton_launch as launch
-    from model.ops.triton_plan import Shape, candidates
+    from lemamba.model.ops.triton import launch
+    from lemamba.model.ops.triton.plan import Shape, candidates
 
     inputs = cross_inputs(2, 4, 64, 32, 2, 24, 20, True)
     for backward in (False, True):

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.schedule import SHAPES, build_schedule
-from utils.errors import UserError
+from lemamba.engine.training.schedule import SHAPES, build_schedule
+from lemamba.utils.errors import UserError
 
 
 def make(name, epochs=100.0, **args):

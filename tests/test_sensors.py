@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import pytest
 
-from utils.errors import UserError
-from utils.sensors import DATASETS, SENSORS, get_dataset, get_sensor
+from lemamba.utils.errors import UserError
+from lemamba.utils.sensors import DATASETS, SENSORS, get_dataset, get_sensor
 
 # name: bands, divisor, RGB (1-based, as written in the field), MS gains, PAN gain
 ROWS = {

@@ -8,10 +8,10 @@ import pytest
 from accelerate.utils import DistributedType
 from tiny_training import make_job
 
-from engine.ranks import Ranks
-from engine.session import Session
-from engine.state import Counters
-from utils.errors import UserError
+from lemamba.engine.training.ranks import Ranks
+from lemamba.engine.training.session import Session
+from lemamba.engine.training.state import Counters
+from lemamba.utils.errors import UserError
 
 
 class Accelerator:

@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import correlate, correlate1d, gaussian_filter
 
-from datasets import simulate
-from datasets.writer import tiles, write_h5
-from operators import mtf_kernel
-from utils.errors import UserError
+from lemamba.datasets.simulation import wald as simulate
+from lemamba.datasets.writer import tiles, write_h5
+from lemamba.operators import mtf_kernel
+from lemamba.utils.errors import UserError
 
 GAINS = (0.26, 0.28, 0.29)
 

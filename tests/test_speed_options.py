@@ -11,9 +11,9 @@ import torch
 from accelerate.state import AcceleratorState
 from small_files import write_training_set
 
-import accelerate_main
-from engine.weights import read_weights
-from model import panMamba
+from lemamba.commands import train as accelerate_main
+from lemamba.engine.weights.files import read_weights
+from lemamba.model import panMamba
 
 TWO_STEPS = "--dataset ikonos -e 1 -b 2 --grad_accum_steps 1 --lr 0.01 --schedule constant --optimizer sgd --cpu"
 # both kinds of window, two levels, dropped paths: what recomputing has to repeat

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from engine.summary import count_flops, count_parameters
-from model.ops import available_backends
+from lemamba.engine.fusing.summary import count_flops, count_parameters
+from lemamba.model.ops import available_backends
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -54,8 +54,8 @@ def test_counting_leaves_generators_and_mode_as_they_were():
 
 FIRST = """
 import torch
-from engine.summary import count_flops
-from model import build_model
+from lemamba.engine.fusing.summary import count_flops
+from lemamba.model import build_model
 model = build_model("LEMamba", img_channel=8, condition_channel=1, out_channel=8)
 images = {"ms": torch.rand(1, 8, 16, 16), "lms": torch.rand(1, 8, 64, 64), "pan": torch.rand(1, 1, 64, 64)}
 print(count_flops(model, images))

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from datasets import spectra, synthetic
-from datasets.build import build_dataset
-from datasets.simulate import wald
-from operators import imresize
-from utils.errors import UserError
-from utils.sensors import get_sensor
+from lemamba.datasets.build import build_dataset
+from lemamba.datasets.simulation import spectra, synthetic
+from lemamba.datasets.simulation.wald import wald
+from lemamba.operators import imresize
+from lemamba.utils.errors import UserError
+from lemamba.utils.sensors import get_sensor
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import io
 
 import pytest
 
-import metrics
-from engine.validate import minimised
-from utils.tables import DIRECTION, best_in, sorted_rows, to_csv, to_latex, to_markdown
+from lemamba import metrics
+from lemamba.engine.training.validate import minimised
+from lemamba.reporting.tables import DIRECTION, best_in, sorted_rows, to_csv, to_latex, to_markdown
 
 TABLE = {
     "EXP": {"psnr": (27.5, 1.0), "ergas": (4.7, 0.2), "parameters": 0},

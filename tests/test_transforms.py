@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from datasets.build import open_h5
-from datasets.transforms import Augment
-from utils.errors import UserError
+from lemamba.datasets.build import open_h5
+from lemamba.datasets.transforms import Augment
+from lemamba.utils.errors import UserError
 
 RATIO = 4
 

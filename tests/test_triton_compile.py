@@ -16,8 +16,8 @@ import pytest
 
 triton = pytest.importorskip("triton", reason="triton is not installed (requirements-dev.txt)")
 
-from model.ops.triton_launch import OPTIONS  # noqa: E402
-from model.ops.triton_plan import Config, Shape, candidates, heuristic, steps, tile, vector  # noqa: E402
+from lemamba.model.ops.triton.launch import OPTIONS  # noqa: E402
+from lemamba.model.ops.triton.plan import Config, Shape, candidates, heuristic, steps, tile, vector  # noqa: E402
 
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("this process interprets kernels", allow_module_level=True)
@@ -89,7 +89,8 @@ def loop_instructions(code: str) -> int:
 
 
 def kernel_of(name: str):
-    from model.ops import triton_backward, triton_kernels
+    from lemamba.model.ops.triton import backward as triton_backward
+    from lemamba.model.ops.triton import forward as triton_kernels
 
     return getattr(triton_backward if name == "backward_kernel" else triton_kernels, name)
 

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from model.ops import triton_tune
-from model.ops.triton_plan import Config, Shape, candidates, chunk_length, fits, heuristic, steps
+from lemamba.model.ops.triton import tune as triton_tune
+from lemamba.model.ops.triton.plan import Config, Shape, candidates, chunk_length, fits, heuristic, steps
 
 pytest.importorskip("triton", reason="triton is not installed (requirements-dev.txt)")
 

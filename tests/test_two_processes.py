@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from tiny_training import make_job
 from two_processes import PLAIN, plain_net
 
-from engine.checkpoint import Checkpoints, read_checkpoint
-from engine.fit import fit
-from engine.weights import read_weights
-from metrics import Meter
+from lemamba.engine.training.checkpoint import Checkpoints, read_checkpoint
+from lemamba.engine.training.fit import fit
+from lemamba.engine.weights.files import read_weights
+from lemamba.metrics import Meter
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from model.ops import native_build
+from lemamba.model.ops.native import build as native_build
 
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = [f"tests/test_{name}.py" for name in ("scan", "cross_scan", "linear", "gate", "depthwise")]
@@ -38,7 +38,7 @@ def test_kernels_of_narrower_vectors(tmp_path, processor, lanes, needs):
     compiler.chmod(0o755)
     environment = {**os.environ, "CC": str(compiler), "LEMAMBA_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "2"}
     told = subprocess.run(
-        [sys.executable, "-c", "from model.ops.native_build import lanes; print(lanes())"],
+        [sys.executable, "-c", "from lemamba.model.ops.native.build import lanes; print(lanes())"],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert int(told.stdout) == lanes

@@ -8,10 +8,10 @@ import pytest
 import torch
 from scipy.io import loadmat
 
-import inference
-from model import build_model
-from model.convert import convert_state_dict
-from utils.errors import UserError
+from lemamba.commands import fuse as inference
+from lemamba.model import build_model
+from lemamba.model.convert import convert_state_dict
+from lemamba.utils.errors import UserError
 
 TOLERANCE = 1e-5  # of max|sr|
 FILES = {

@@ -13,13 +13,13 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from engine.checkpoint import find_run
-from engine.generators import seed_all
-from engine.job import Job
-from engine.optim import build_optimizer
-from engine.schedule import build_schedule
-from utils import cli, config
-from utils.errors import UserError
+from lemamba.engine.training.checkpoint import find_run
+from lemamba.engine.training.generators import seed_all
+from lemamba.engine.training.job import Job
+from lemamba.engine.training.optim import build_optimizer
+from lemamba.engine.training.schedule import build_schedule
+from lemamba.utils import cli, config
+from lemamba.utils.errors import UserError
 
 BANDS, SIDE, RATIO = 3, 8, 4
 
@@ -136,8 +136,8 @@ def run_to_end(folder: str, *flags: str) -> None:
     """Train in `folder`, from its newest checkpoint where there is one; `done` is written at the end."""
     from accelerate import Accelerator
 
-    from engine.fit import fit
-    from metrics import Meter
+    from lemamba.engine.training.fit import fit
+    from lemamba.metrics import Meter
 
     torch.set_num_threads(1)
     root = Path(folder)

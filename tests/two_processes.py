@@ -15,9 +15,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tiny_training import TinyNet, make_job
 
-from engine.fit import Trainer, fit
-from engine.signals import StopRequest
-from metrics import Meter
+from lemamba.engine.training.fit import Trainer, fit
+from lemamba.engine.training.signals import StopRequest
+from lemamba.metrics import Meter
 
 # a rate that changes at every step, so that a schedule which counted processes would show
 PLAIN = ["--optimizer", "sgd", "--schedule", "cos_anneal", "-e", "3", "--clip_norm", "none"]

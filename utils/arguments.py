@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import NoReturn
 
-from utils.errors import UserError, nearest
+from lemamba.utils.errors import UserError, nearest
 
 
 class Parser(argparse.ArgumentParser):

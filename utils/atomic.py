@@ -1,6 +1,6 @@
 """Files that are whole or absent: written under a temporary name, then renamed; and what a file holds, as a hash.
 
-A leaf: it imports `utils.errors` only, so that data, metrics and the engine share one way to write and to hash.
+A leaf: it imports `lemamba.utils.errors` only, so that data, metrics and the engine share one way to write and to hash.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from utils.errors import UserError
+from lemamba.utils.errors import UserError
 
 
 def refusal(path: Path, reason: str) -> UserError:

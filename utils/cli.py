@@ -1,4 +1,4 @@
-"""The training command line, made from the declarations in `utils.config`: each flag is an alias of one field.
+"""The training command line, made from the declarations in `lemamba.utils.config`: each flag is an alias of one field.
 
 The published command line runs word for word; `--set section.key=value` reaches every other field. Only what was
 really given is returned, so that a flag's default can never override a YAML file. No torch here.
@@ -13,10 +13,10 @@ import typing
 from dataclasses import dataclass
 from typing import Any
 
-from utils.arguments import Parser
-from utils.config import SECTIONS
-from utils.errors import UserError
-from utils.safe_yaml import parse_yaml
+from lemamba.utils.arguments import Parser
+from lemamba.utils.config import SECTIONS
+from lemamba.utils.errors import UserError
+from lemamba.utils.safe_yaml import parse_yaml
 
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from utils.errors import UserError, nearest
-from utils.registry import normalise
-from utils.safe_yaml import read_yaml, write_yaml
-from utils.values import check_bounds, converted
+from lemamba.utils.errors import UserError, nearest
+from lemamba.utils.registry import normalise
+from lemamba.utils.safe_yaml import read_yaml, write_yaml
+from lemamba.utils.values import check_bounds, converted
 
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "configs"
 

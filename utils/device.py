@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from utils.errors import UserError
+from lemamba.utils.errors import UserError
 
 
 def usable_device(name: str | None = None) -> torch.device:

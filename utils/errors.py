@@ -36,8 +36,8 @@ def run_cli(main: Callable[[], int | None]) -> None:
 
     Ctrl-C, where `main` does not deal with it itself as training does, becomes one line and exit status 130.
     """
-    from utils.interrupts import Interrupts
-    from utils.startup import prepare_process
+    from lemamba.utils.interrupts import Interrupts
+    from lemamba.utils.startup import prepare_process
 
     prepare_process()
     try:

@@ -15,16 +15,40 @@ from __future__ import annotations
 import ast
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
-from utils.errors import UserError, nearest
+from lemamba.utils.errors import UserError, nearest
 
 TASKS = ("pansharpening", "hmif")
 EXTRA_FOLDERS_VARIABLE = "LEMAMBA_MODEL_PATH"
 T = TypeVar("T", bound=type)
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What callers need to know about a method before they run it.
+
+    Attributes:
+        needs_weights: it cannot fuse without trained weights.
+        trained: it can be trained on a data set.
+        float64: it computes in float64.
+        clipped: its result is clipped to [0, 1].
+        tileable: tiles give what the whole image gives; False where statistics of the whole image enter.
+        adapts: it trains on the images that it fuses, so it runs with gradients.
+    """
+
+    needs_weights: bool = True
+    trained: bool = True
+    float64: bool = False
+    clipped: bool = True
+    tileable: bool = True
+    adapts: bool = False
+
+
+CLASSICAL = Traits(needs_weights=False, trained=False, float64=True, clipped=False)
 
 
 @dataclass(frozen=True)
@@ -49,6 +73,11 @@ class ModelEntry:
     classical: bool = False
     tileable: bool = True
 
+    @property
+    def traits(self) -> Traits:
+        """Return the method's traits."""
+        return replace(CLASSICAL if self.classical else Traits(), tileable=self.tileable)
+
 
 def register_model(
     name: str,
@@ -66,6 +95,7 @@ def register_model(
     def mark(cls: T) -> T:
         cls.model_name = name
         cls.tasks, cls.ratios, cls.classical, cls.tileable = tasks, ratios, classical, tileable
+        cls.traits = replace(CLASSICAL if classical else Traits(), tileable=tileable)
         return cls
 
     return mark

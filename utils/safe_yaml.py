@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from utils.atomic import write_text
-from utils.errors import UserError
+from lemamba.utils.atomic import write_text
+from lemamba.utils.errors import UserError
 
 MAX_BYTES = 1 << 20
 MAX_NODES = 20_000

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from utils.errors import UserError, nearest
+from lemamba.utils.errors import UserError, nearest
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from utils.allocator import keep_freed_memory
-from utils.threads import limit_spinning
+from lemamba.utils.allocator import keep_freed_memory
+from lemamba.utils.threads import limit_spinning
 
 
 def prepare_process() -> None:

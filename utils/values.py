@@ -8,7 +8,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from utils.errors import UserError, nearest
+from lemamba.utils.errors import UserError, nearest
 
 
 def converted(value: Any, kind: Any, where: str) -> Any:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from utils.errors import UserError
-from utils.sensors import Sensor, get_sensor
+from lemamba.utils.errors import UserError
+from lemamba.utils.sensors import Sensor, get_sensor
 
 EPS = 2.2e-16  # added to denominators by the published toolbox
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from model.classical.base import Classical
-from model.classical.statistics import combine, reduced_system
-from operators import decimate, imresize, mtf_filter
-from utils.registry import register_model
+from lemamba.model.classical.base import Classical
+from lemamba.model.classical.statistics import combine, reduced_system
+from lemamba.operators import decimate, imresize, mtf_filter
+from lemamba.utils.registry import register_model
 
 
 def non_negative_least_squares(A: Tensor, b: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from model.classical.base import EPS, Classical
-from utils.registry import register_model
+from lemamba.model.classical.base import EPS, Classical
+from lemamba.utils.registry import register_model
 
 
 @register_model("Brovey", tasks=("pansharpening",), ratios=(2, 4, 8, 16), classical=True)

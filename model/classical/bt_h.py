@@ -10,10 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from model.classical.base import EPS, Classical, constant_like
-from model.classical.filters import ideal_low_pass
-from model.classical.statistics import combine, mean, percentile, quotient, regress, sd
-from utils.registry import register_model
+from lemamba.model.classical.base import EPS, Classical, constant_like
+from lemamba.model.classical.filters import ideal_low_pass
+from lemamba.model.classical.statistics import combine, mean, percentile, quotient, regress, sd
+from lemamba.utils.registry import register_model
 
 _FOUR_BANDS = (0.95, 0.45, 0.40, 0.05)  # blue, green, red, near infrared
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from model.classical.base import Classical
-from utils.registry import register_model
+from lemamba.model.classical.base import Classical
+from lemamba.utils.registry import register_model
 
 
 @register_model("EXP", ratios=(2, 4, 8, 16), classical=True)

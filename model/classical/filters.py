@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from operators import decimate, imresize, interp23, mtf_filter
+from lemamba.operators import decimate, imresize, interp23, mtf_filter
 
 _IDEAL_GAIN = 0.3
 _IDEAL_SPAN = 41  # the kernel's length, where MTF kernels use the length minus one

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from model.classical.base import Classical
-from model.classical.statistics import cov, mean, quotient, sd
-from utils.registry import register_model
+from lemamba.model.classical.base import Classical
+from lemamba.model.classical.statistics import cov, mean, quotient, sd
+from lemamba.utils.registry import register_model
 
 
 def inject(lms: Tensor, detail: Tensor, intensity: Tensor) -> Tensor:

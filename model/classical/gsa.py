@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from model.classical.base import Classical
-from model.classical.filters import binomial_low_pass
-from model.classical.gs import inject
-from model.classical.statistics import combine, mean, regress, with_ones
-from operators import decimate
-from utils.registry import register_model
+from lemamba.model.classical.base import Classical
+from lemamba.model.classical.filters import binomial_low_pass
+from lemamba.model.classical.gs import inject
+from lemamba.model.classical.statistics import combine, mean, regress, with_ones
+from lemamba.operators import decimate
+from lemamba.utils.registry import register_model
 
 
 @register_model("GSA", tasks=("pansharpening",), ratios=(4,), classical=True, tileable=False)

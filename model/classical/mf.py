@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.classical.base import EPS, Classical
-from model.classical.statistics import match, sd
-from operators import imresize
-from utils.registry import register_model
+from lemamba.model.classical.base import EPS, Classical
+from lemamba.model.classical.statistics import match, sd
+from lemamba.operators import imresize
+from lemamba.utils.registry import register_model
 
 
 def half_gradient(x: Tensor) -> Tensor:

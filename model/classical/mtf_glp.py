@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from model.classical.base import Classical
-from model.classical.filters import glp_low_pass, ideal_low_pass
-from model.classical.statistics import match, sd
-from utils.registry import register_model
+from lemamba.model.classical.base import Classical
+from lemamba.model.classical.filters import glp_low_pass, ideal_low_pass
+from lemamba.model.classical.statistics import match, sd
+from lemamba.utils.registry import register_model
 
 
 class MatchedPyramid(Classical):

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from model.classical.base import EPS
-from model.classical.mtf_glp import MatchedPyramid
-from utils.registry import register_model
+from lemamba.model.classical.base import EPS
+from lemamba.model.classical.mtf_glp import MatchedPyramid
+from lemamba.utils.registry import register_model
 
 
 @register_model("MTF-GLP-HPM", tasks=("pansharpening",), ratios=(2, 4, 8), classical=True, tileable=False)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from model.classical.base import EPS, Classical
-from model.classical.filters import glp_low_pass
-from model.classical.statistics import cov, mean, quotient
-from utils.registry import register_model
+from lemamba.model.classical.base import EPS, Classical
+from lemamba.model.classical.filters import glp_low_pass
+from lemamba.model.classical.statistics import cov, mean, quotient
+from lemamba.utils.registry import register_model
 
 
 @register_model("MTF-GLP-HPM-R", tasks=("pansharpening",), ratios=(2, 4, 8), classical=True, tileable=False)

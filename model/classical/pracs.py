@@ -10,10 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from model.classical.base import Classical
-from model.classical.filters import resize_low_pass
-from model.classical.statistics import combine, corr, mean, quotient, regress, sd, with_ones
-from utils.registry import register_model
+from lemamba.model.classical.base import Classical
+from lemamba.model.classical.filters import resize_low_pass
+from lemamba.model.classical.statistics import combine, corr, mean, quotient, regress, sd, with_ones
+from lemamba.utils.registry import register_model
 
 _BETA = 0.95  # the paper's normalisation of the high-frequency injection
 

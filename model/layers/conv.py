@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model.ops.depthwise import depthwise_conv
+from lemamba.model.ops.native.depthwise import depthwise_conv
 
 
 class DepthwiseConv(nn.Conv2d):

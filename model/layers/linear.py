@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from model.ops.linear import linear, linear_parts
+from lemamba.model.ops.native.linear import linear, linear_parts
 
 
 class Linear(nn.Linear):
-    """`torch.nn.Linear` with the project's product on a CPU (`model.ops.linear`)."""
+    """`torch.nn.Linear` with the project's product on a CPU (`lemamba.model.ops.native.linear`)."""
 
     def forward(self, x: torch.Tensor, sizes: Sequence[int] | None = None) -> torch.Tensor | list[torch.Tensor]:
         """Map x (…, I) to (…, O), or, given sizes that add up to O, to a list of (…, O_i)."""

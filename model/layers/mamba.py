@@ -1,4 +1,4 @@
-"""One-dimensional Mamba over a sequence of tokens, on top of `model.ops.selective_scan`.
+"""One-dimensional Mamba over a sequence of tokens, on top of `lemamba.model.ops.scan.selective`.
 
 Source: A. Gu, T. Dao, "Mamba: Linear-time sequence modeling with selective state spaces" (arXiv 2312.00752), section
 3.4. Legend: B batch, L length, c token width, D = 2 c inner channels, N state size, R = ceil(c / 16) rank of dt.
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.layers.dt import draw_dt_bias
-from model.ops.causal_conv import causal_conv
-from model.ops.selective_scan import selective_scan
+from lemamba.model.layers.dt import draw_dt_bias
+from lemamba.model.ops.causal_conv import causal_conv
+from lemamba.model.ops.scan.selective import selective_scan
 
 
 class ScanStream(nn.Module):

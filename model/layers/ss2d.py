@@ -15,13 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model.layers.conv import DepthwiseConv
-from model.layers.drop_path import DropPath
-from model.layers.dt import draw_dt_bias
-from model.layers.linear import Linear
-from model.ops.cross_scan import cross_selective_scan
-from model.ops.gate import gelu_gate
-from model.ops.linear import linear_parts
+from lemamba.model.layers.conv import DepthwiseConv
+from lemamba.model.layers.drop_path import DropPath
+from lemamba.model.layers.dt import draw_dt_bias
+from lemamba.model.layers.linear import Linear
+from lemamba.model.ops.native.gate import gelu_gate
+from lemamba.model.ops.native.linear import linear_parts
+from lemamba.model.ops.scan.cross import cross_selective_scan
 
 K = 4
 StateGrad = Literal["detached", "full"]

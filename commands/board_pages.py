@@ -1,0 +1,73 @@
+"""The leaderboard's page: one row per method with scores and cost as tables, JSON and pictures.
+
+A result is what `leaderboard.measure_method` gives: {"scores": index -> (mean, std), "cost": column -> number,
+"per_sample": index -> values, "arrays": gt, pan, sr … (C, H, W) of one sample}, with "training" where it was trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lemamba.reporting.pictures import choose_bands, save_grid
+from lemamba.reporting.scatter import save_scatter
+from lemamba.reporting.tables import TITLE, mean_of, print_table, sorted_rows, to_csv, to_latex, to_markdown
+from lemamba.utils.atomic import write_json, write_text
+from lemamba.utils.sensors import Sensor, get_sensor
+
+GROUPS = {
+    "Reduced resolution": ("sam", "ergas", "scc", "qn", "qave", "psnr", "ssim"),
+    "Full resolution": ("d_lambda", "d_s", "hqnr"),
+    "Cost at reduced resolution": ("parameters", "gflops", "s_per_mpx", "peak_mib", "steps"),
+}
+FILES = (*(f"leaderboard.{kind}" for kind in ("md", "csv", "tex", "json")), "grid.png", "scatter.png")
+_COST = GROUPS["Cost at reduced resolution"]
+_KEPT = ("scores", "cost", "training", "per_sample")  # of a result, in leaderboard.json
+
+Results = Mapping[str, Mapping[str, Any]]
+
+
+def write_board(out: Path, results: Results, failures: Mapping[str, str], facts: Mapping[str, Any], sort: str) -> None:
+    """Write leaderboard.{md,csv,tex,json} and show the tables.
+
+    Args:
+        out: the folder.
+        results: by method; at least one.
+        failures: method -> what went wrong, in one line.
+        facts: what the numbers depend on, kept in the JSON; "dataset" is shown above the tables.
+        sort: column to rank by.
+    """
+    table = sorted_rows({name: {**r["scores"], **r["cost"]} for name, r in results.items()}, sort)
+    present = {column for row in table.values() for column in row}
+    groups = {title: [c for c in group if c in present] for title, group in GROUPS.items()}
+    groups = {title: group for title, group in groups.items() if group}
+    columns = [column for group in groups.values() for column in group]
+    failed = "".join(f"\n{name} failed: {reason}\n" for name, reason in failures.items())
+    contents = {
+        "leaderboard.md": "\n".join(f"{t}:\n\n{to_markdown(table, group)}" for t, group in groups.items()) + failed,
+        "leaderboard.csv": to_csv(table, columns),
+        "leaderboard.tex": to_latex(table, [c for c in columns if c not in _COST]),
+    }
+    for name, text in contents.items():
+        write_text(out / name, text)
+    methods = {name: {key: results[name][key] for key in _KEPT if key in results[name]} for name in table}
+    write_json(out / "leaderboard.json", {**facts, "methods": methods, "failures": failures})
+    for title, group in groups.items():
+        print_table(table, f"{facts['dataset']}: {title.lower()}", group)
+
+
+def draw_board(
+    out: Path, results: Results, sensor: str | Sensor, sort: str, own_rgb: tuple[int, int, int] | None = None
+) -> None:
+    """Write grid.png (image, zoom, error of each method) and scatter.png (column `sort` against time), best first.
+
+    `own_rgb`: the 0-based bands that the data themselves want shown as red, green, blue; None: the sensor's.
+    """
+    ranked = sorted_rows({name: r["scores"] for name, r in results.items()}, sort)
+    arrays = {name: results[name]["arrays"] for name in ranked}
+    first = next(iter(arrays.values()))
+    save_grid(out / "grid.png", arrays, choose_bands(get_sensor(sensor), first["lms"], first["pan"], own=own_rgb))
+    costs = {name: results[name]["cost"] for name in ranked}
+    points = {n: (cost["s_per_mpx"], mean_of(ranked[n][sort]), cost["parameters"]) for n, cost in costs.items()}
+    save_scatter(out / "scatter.png", points, "seconds per megapixel", TITLE.get(sort, sort))

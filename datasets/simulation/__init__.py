@@ -1,0 +1,1 @@
+"""Simulation of data sets: Wald's protocol, drawn scenes, spectral responses."""

@@ -1,0 +1,75 @@
+"""Spectral responses: how a guide image with a few broad bands sees a hyperspectral cube.
+
+Legend: C bands of the cube, P bands of the guide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from lemamba.utils.errors import UserError
+
+_RGB = ((610.0, 35.0), (540.0, 35.0), (465.0, 30.0))  # centre and sigma in nm of a plain colour camera
+
+
+def gaussian_rgb(wavelengths: np.ndarray) -> np.ndarray:
+    """Return the response (3, C) of a plain colour camera, order red, green, blue."""
+    centres, sigmas = np.array(_RGB).T[:, :, None]
+    return _checked(np.exp(-(((wavelengths[None] - centres) / sigmas) ** 2) / 2), "the built-in RGB response")
+
+
+def response_from_mat(
+    path: Path, data: Mapping[str, np.ndarray], wavelengths: np.ndarray, columns: list[int] | None = None
+) -> np.ndarray:
+    """Take a table of responses and sample it at the bands of a cube.
+
+    Args:
+        path: the `.mat` it came from, for messages.
+        data: its variables; the largest matrix has the wavelength in nm in column 1 and responses in the others.
+        wavelengths: of the cube's bands in nm, (C,).
+        columns: 1-based columns that become guide bands, in this order; None takes all after the first.
+
+    Returns:
+        (P, C), 0 outside the table.
+
+    Raises:
+        UserError: no such table or column, or a guide band that sees nothing of the cube.
+    """
+    tables = [a for a in data.values() if a.ndim == 2 and a.dtype.kind in "uif" and min(a.shape) >= 2]
+    table = max(tables, key=np.size, default=None)
+    if table is None or (np.diff(table[:, 0].astype(float)) <= 0).any():
+        raise UserError(
+            f"{path}: expected a matrix with rising wavelengths in column 1 and responses beside it; mend it"
+        )
+    chosen = columns or list(range(2, table.shape[1] + 1))
+    for column in chosen:
+        if not 2 <= column <= table.shape[1]:
+            raise UserError(f"{path}: expected guide columns from 2 to {table.shape[1]}, given {column}; correct them")
+    sampled = [np.interp(wavelengths, table[:, 0], table[:, c - 1], left=0, right=0) for c in chosen]
+    return _checked(np.stack(sampled), str(path))
+
+
+def _checked(response: np.ndarray, source: str) -> np.ndarray:
+    response = np.clip(response, 0, None)
+    if not np.isfinite(response).all() or (response.sum(1) < 1e-6).any():
+        raise UserError(f"{source}: a guide band sees none of the cube's wavelengths; correct --wavelengths")
+    return response
+
+
+def parse_wavelengths(text: str | None, bands: int) -> np.ndarray:
+    """Return the wavelengths (C,) in nm of `bands` bands evenly spaced over "START:END".
+
+    None means 400:700 for 31 bands (CAVE), and is a `UserError` otherwise.
+    """
+    if text is None and bands != 31:
+        raise UserError(f"a cube of {bands} bands needs its wavelengths: give --wavelengths START:END in nm")
+    try:
+        start, end = (float(part) for part in (text or "400:700").split(":"))
+    except ValueError:
+        raise UserError(f'expected wavelengths as START:END in nm, given "{text}"; e.g. 400:2500') from None
+    if not 0 < start < end < 1e5:
+        raise UserError(f'expected wavelengths START < END in nm, given "{text}"; e.g. 400:2500')
+    return np.linspace(start, end, bands)

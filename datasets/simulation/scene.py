@@ -1,0 +1,207 @@
+"""Understands the scenes users have: toolbox `.mat` files, MS + PAN GeoTIFF pairs, hyperspectral cubes.
+
+The variables of a `.mat` are handed in, as `utils.formats.mat.read_mat` gives them: name -> array with MATLAB's axes.
+Legend: C bands, H W size of MS or cube, r ratio. Arrays are (C, H, W), in the file's own numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lemamba.datasets.alignment import ALWAYS_READ, alpha_bands, open_aligned
+from lemamba.datasets.h5 import rgb_indexes
+from lemamba.utils.errors import UserError
+from lemamba.utils.formats.bounds import MAX_COMPRESSION
+from lemamba.utils.sensors import SENSORS
+
+
+@dataclass(frozen=True)
+class Scene:
+    """An observed pair.
+
+    Attributes:
+        ms: (C, H, W).
+        pan: (1, r·H, r·W).
+        ratio: r.
+        sensor: name the file gives, or None.
+        divisor: 2^L - 1 where the file says L, 255 for 8-bit numbers, or None.
+        paths: the files it came from.
+        rgb: 1-based bands that the file shows as red, green, blue, or None.
+    """
+
+    ms: np.ndarray
+    pan: np.ndarray
+    ratio: int
+    sensor: str | None
+    divisor: float | None
+    paths: tuple[Path, ...]
+    rgb: tuple[int, int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Cube:
+    """A hyperspectral image: `values` (C, H, W) in 0..1, the `scale` it was divided by, its file or folder."""
+
+    values: np.ndarray
+    scale: float
+    paths: tuple[Path, ...]
+
+
+def scene_from_mat(path: Path, data: Mapping[str, np.ndarray]) -> Scene:
+    """Take I_MS_LR or I_MS (H, W, C) and I_PAN (r·H, r·W), with `sensor`, `L`, `RGB_indexes` where the file has them.
+
+    Args:
+        path: the file, for messages and provenance.
+        data: its variables.
+
+    Raises:
+        UserError: a missing variable, sizes without a common ratio, NaN.
+    """
+    key = "I_MS_LR" if "I_MS_LR" in data else "I_MS"  # files with both have the enlarged image in I_MS
+    missing = [k for k in (key, "I_PAN") if k not in data]
+    if missing:
+        raise UserError(
+            f'{path} has no variable "{missing[0]}"; it holds: {", ".join(data)}; '
+            "a scene needs I_MS (or I_MS_LR) and I_PAN"
+        )
+    ms, pan = data[key], data["I_PAN"]
+    if ms.ndim != 3 or pan.ndim != 2:
+        raise UserError(f"{path}: expected {key} (H, W, C) and I_PAN (H, W), given {ms.shape} and {pan.shape}; mend it")
+    bits = _scalar(data.get("L"))
+    sensor = str(data["sensor"].item()) if "sensor" in data and data["sensor"].size == 1 else None
+    return _scene(
+        np.moveaxis(ms, -1, 0),
+        pan[None],
+        sensor if sensor and sensor.lower() in SENSORS else None,
+        2.0**bits - 1 if bits and 1 < bits <= 32 else None,
+        (path,),
+        rgb_indexes(data.get("RGB_indexes"), ms.shape[2]),
+    )
+
+
+def _scalar(value: Any) -> float | None:
+    return float(value.item()) if value is not None and value.size == 1 and value.dtype.kind in "uif" else None
+
+
+def _scene(
+    ms: np.ndarray,
+    pan: np.ndarray,
+    sensor: str | None,
+    divisor: float | None,
+    paths: tuple[Path, ...],
+    rgb: tuple[int, int, int] | None = None,
+) -> Scene:
+    (rows, columns), (tall, wide) = ms.shape[-2:], pan.shape[-2:]
+    ratio = tall // rows if rows else 0
+    if ratio < 2 or (rows * ratio, columns * ratio) != (tall, wide):
+        raise UserError(
+            f"{paths[-1]}: expected PAN a whole multiple (2, 4, 8) of MS, given MS {rows}x{columns} and PAN "
+            f"{tall}x{wide}; crop both to the same ground"
+        )
+    for name, image, path in (("MS", ms, paths[0]), ("PAN", pan, paths[-1])):
+        check_finite(name, image, path)
+    if divisor is None and ms.dtype == pan.dtype == np.uint8:
+        divisor = 255.0
+    return Scene(ms, pan, ratio, sensor, divisor, paths, rgb)
+
+
+def check_finite(name: str, image: np.ndarray, path: Path) -> None:
+    """Refuse NaN and infinite values."""
+    bad = int(np.size(image) - np.isfinite(image).sum())
+    if bad:
+        raise UserError(f"{path}: {name} has {bad} NaN or infinite values; crop or fill them")
+
+
+def read_geotiff_pair(ms_path: str | Path, pan_path: str | Path) -> Scene:
+    """Read an MS and a PAN GeoTIFF and cut both to the ground they share, on whole MS pixels.
+
+    Raises:
+        UserError: what `open_aligned` refuses, or pixels without data.
+    """
+    paths = Path(ms_path), Path(pan_path)
+    with open_aligned(*paths) as (ms, pan, ground):
+        images = [_read_window(*one) for one in ((ms, ground.ms, paths[0]), (pan, ground.pan, paths[1]))]
+    return _scene(images[0], images[1], None, None, paths)
+
+
+def _read_window(source: Any, window: tuple, path: Path) -> np.ndarray:
+    declared = source.count * np.dtype(source.dtypes[0]).itemsize * math.prod(end - first for first, end in window)
+    stored = path.stat().st_size
+    if declared > max(ALWAYS_READ, MAX_COMPRESSION * stored):
+        raise UserError(f"{path} is {stored} bytes and declares {declared} bytes of pixels; the file is almost empty")
+    image, alpha = source.read(window=window), alpha_bands(source)
+    empty = (image[[i - 1 for i in alpha]] == 0).any(0)
+    if source.nodata is not None:
+        empty |= (image == source.nodata).any(0)
+    if empty.any():
+        mark = "alpha 0" if source.nodata is None else source.nodata
+        raise UserError(f"{path}: {empty.sum()} pixels are marked as having no data ({mark}); crop them away")
+    return np.delete(image, [i - 1 for i in alpha], axis=0)
+
+
+def cube_from_png(folder: Path, scale: float | None = None) -> Cube:
+    """Read a folder of one grey PNG per band (CAVE); colour pictures beside them are passed over.
+
+    Args:
+        folder: the folder.
+        scale: values are divided by it; None takes 255 or 65535, by the bits of the PNG.
+
+    Raises:
+        UserError: no bands of one size, or a PNG that cannot be read.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    bands = []
+    for path in sorted(folder.glob("*.png")):
+        try:
+            with Image.open(path) as image:
+                band = np.asarray(image)
+        except (OSError, UnidentifiedImageError, ValueError) as error:
+            raise UserError(f"{path} cannot be read as a PNG image; copy it again") from error
+        if band.ndim == 2:  # a colour preview may lie beside the bands
+            bands.append(band)
+    if len(bands) < 4 or len({band.shape for band in bands}) != 1:
+        raise UserError(
+            f"{folder}: expected one grey PNG of one size per band, found {len(bands)} bands; check the folder"
+        )
+    full = 255.0 if bands[0].dtype == np.uint8 else 65535.0
+    return _cube(folder, np.stack(bands).astype(np.float64), scale or full)
+
+
+def cube_from_mat(path: Path, data: Mapping[str, np.ndarray], scale: float | None = None) -> Cube:
+    """Take the cube out of the variables of a `.mat`.
+
+    It is `Y` (C, pixels) with `nRow` and `nCol`, pixels in column order (Jasper Ridge), or else the largest array of
+    three axes (H, W, C) (Harvard).
+
+    Args:
+        path: the file, for messages and provenance.
+        data: its variables.
+        scale: values are divided by it; None takes the largest value, unless that is at most 1.
+
+    Raises:
+        UserError: nothing that can be read as a cube, or NaN.
+    """
+    rows, columns = (_scalar(data.get(key)) for key in ("nRow", "nCol"))
+    y = data.get("Y")
+    if y is not None and y.ndim == 2 and rows and columns and rows * columns == y.shape[1]:
+        return _cube(path, y.reshape(len(y), int(columns), int(rows)).transpose(0, 2, 1).astype(np.float64), scale)
+    cubes = {key: value for key, value in data.items() if value.ndim == 3 and value.dtype.kind in "uif"}
+    if not cubes:
+        raise UserError(f"{path} holds no cube (H, W, C); it holds: {', '.join(data) or 'nothing'}; give another file")
+    return _cube(path, np.moveaxis(max(cubes.values(), key=np.size), -1, 0).astype(np.float64), scale)
+
+
+def _cube(path: Path, values: np.ndarray, scale: float | None) -> Cube:
+    check_finite("the cube", values, path)
+    largest = float(values.max(initial=0))
+    used = scale or (largest if largest > 1 else 1.0)
+    if used <= 0:
+        raise UserError(f"expected a positive scale, given {scale}; correct it")
+    return Cube(values / used, used, (path,))

@@ -1,0 +1,149 @@
+"""Wald's protocol: training and test samples with a ground truth from images that have none.
+
+The observed pair is degraded by its own ratio: MS through the sensor's MTF and decimation, PAN by an antialiased
+resize; the observed MS is then the ground truth. A hyperspectral cube is blurred, decimated, and seen through a
+spectral response for its guide. Filters run over a whole box of ground, and tiles are cut from the result.
+Legend: C bands, P guide bands, H W size of gt, h w size of ms, r = H/h.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch.nn import functional as F  # noqa: N812
+
+from lemamba.operators import decimate, imresize, interp23, mtf_filter
+from lemamba.utils.errors import UserError
+
+Sample = dict[str, np.ndarray]
+Box = tuple[int, int, int, int]  # first row, row after the last, first column, column after the last
+
+
+def _batch(x: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.array(x, dtype=np.float64))[None]
+
+
+def upsampled(ms: np.ndarray, ratio: int) -> np.ndarray:
+    """Return lms (C, H, W), the 23-tap interpolation of ms (C, h, w), circular over the given ground."""
+    return interp23(_batch(ms), ratio)[0].numpy()
+
+
+def wald(ms: np.ndarray, pan: np.ndarray, gains: Sequence[float], ratio: int) -> Sample:
+    """Degrade an observed pair by its ratio.
+
+    Args:
+        ms: (C, H, W), observed; becomes gt. H and W are multiples of `ratio`.
+        pan: (P, r·H, r·W), observed.
+        gains: MTF gains at Nyquist, one per band.
+        ratio: r, a power of two (interp23).
+
+    Returns:
+        gt (C, H, W), ms (C, H/r, W/r), lms (C, H, W), pan (P, H, W), float64, in the units given.
+    """
+    small = decimate(mtf_filter(_batch(ms), gains, ratio), ratio)
+    guide = imresize(_batch(pan), 1 / ratio, "bicubic")
+    lms = interp23(small, ratio)
+    return {"gt": np.asarray(ms, np.float64), "ms": small[0].numpy(), "lms": lms[0].numpy(), "pan": guide[0].numpy()}
+
+
+def full_resolution(ms: np.ndarray, pan: np.ndarray, ratio: int) -> Sample:
+    """Return the observed pair as a sample without ground truth: ms (C, h, w), lms (C, H, W), pan (P, H, W)."""
+    return {"ms": np.asarray(ms, np.float64), "lms": upsampled(ms, ratio), "pan": np.asarray(pan, np.float64)}
+
+
+def hyperspectral(cube: np.ndarray, response: np.ndarray, ratio: int, sigma: float, size: int) -> Sample:
+    """Degrade a hyperspectral cube.
+
+    Args:
+        cube: (C, H, W); becomes gt. H and W are multiples of `ratio`.
+        response: (P, C), weight of each band in each guide band; rows are normalised to sum 1.
+        ratio: r, a power of two.
+        sigma: standard deviation of the Gaussian blur in pixels; border samples are repeated.
+        size: side of the blur's kernel, odd.
+
+    Returns:
+        gt (C, H, W), ms (C, H/r, W/r) decimated at offset r/2, lms (C, H, W), pan (P, H, W), float64.
+    """
+    x = _batch(cube)
+    offsets = torch.arange(size, dtype=x.dtype) - size // 2
+    taps = torch.exp(-(offsets**2) / (2 * sigma**2))
+    taps = (taps / taps.sum()).view(1, 1, size)
+    padded = F.pad(x, (size // 2,) * 4, mode="replicate").transpose(0, 1)
+    blurred = F.conv2d(F.conv2d(padded, taps[..., None]), taps[:, :, None]).transpose(0, 1)
+    small = decimate(blurred, ratio)
+    weights = response / response.sum(1, keepdims=True)
+    guide = np.tensordot(weights, np.asarray(cube, np.float64), 1)
+    return {
+        "gt": np.asarray(cube, np.float64),
+        "ms": small[0].numpy(),
+        "lms": interp23(small, ratio)[0].numpy(),
+        "pan": guide,
+    }
+
+
+def check_ratio(ratio: int) -> None:
+    """Refuse a ratio that interp23 is not defined for."""
+    if ratio < 2 or ratio & (ratio - 1):
+        raise UserError(f"expected a ratio that is a power of two (2, 4, 8), given {ratio}; choose another")
+
+
+def split_boxes(rows: int, columns: int, ratio: int) -> tuple[dict[str, Box], int]:
+    """Share out the ground of a scene; the boxes never overlap.
+
+    The longer side (rows of a square) is cut in train | valid | test, about 60, 20 and 20 per cent in steps of 32, and
+    at least one patch each: 0-191, 192-255, 256-319 for 320 rows. Both sides are first cut to multiples of `ratio`.
+
+    Args:
+        rows: H of the ground truth.
+        columns: W of the ground truth.
+        ratio: r.
+
+    Returns:
+        (boxes by split, side of a training patch: 64, or 32 for small scenes).
+
+    Raises:
+        UserError: under 96 by 32 pixels there is no room for three areas.
+    """
+    longest, shortest = max(rows, columns), min(rows, columns)
+    patch = 64 if longest >= 192 and shortest >= 64 else 32
+    if longest < 3 * patch or shortest < patch:
+        raise UserError(
+            f"expected at least 96x32 ground-truth pixels for three separate areas, given {rows}x{columns}; use "
+            "--test_only or a larger scene"
+        )
+    held_out = max(patch, math.floor(longest / 5 / 32) * 32)
+    end = longest - longest % math.lcm(ratio, 32)
+    cuts = {
+        "train": (0, end - 2 * held_out),
+        "valid": (end - 2 * held_out, end - held_out),
+        "test": (end - held_out, end),
+    }
+    if rows >= columns:
+        width = columns - columns % ratio
+        return {split: (low, high, 0, width) for split, (low, high) in cuts.items()}, patch
+    height = rows - rows % ratio
+    return {split: (0, height, low, high) for split, (low, high) in cuts.items()}, patch
+
+
+def crop(image: np.ndarray, box: Box, scale: int = 1) -> np.ndarray:
+    """Cut a box out of an image (·, H, W) whose pixels are `scale` times finer than the box's."""
+    top, bottom, left, right = (scale * edge for edge in box)
+    return image[..., top:bottom, left:right]
+
+
+def image_size(height: int, width: int, largest: int = 256) -> tuple[int, int]:
+    """Return the size of test images cut from a box: near-square, multiples of 32, covering it where that divides."""
+    target = min(height // 32, width // 32, largest // 32) * 32
+    if target == 0:
+        raise UserError(f"expected a test area of at least 32x32 pixels, given {height}x{width}; use a larger scene")
+    return _tile_side(height, target), _tile_side(width, target)
+
+
+def _tile_side(length: int, target: int) -> int:
+    """Shortest multiple of 32 that is at least `target`, at most twice it, and divides the length; else `target`."""
+    cells = length // 32
+    sides = [32 * cells // count for count in range(cells, 0, -1) if cells % count == 0]
+    return next((side for side in sides if target <= side <= 2 * target), target)

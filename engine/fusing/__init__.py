@@ -1,0 +1,1 @@
+"""Fusing images of any size: tiles, scenes, test sets, cost."""

@@ -1,0 +1,146 @@
+"""Numbers that go wrong: find the first module whose output is not finite, keep the batch, let it be replayed.
+
+The loop asks `find_culprit` only after a step's loss or gradient norm was not finite. It runs the saved batch again
+with a hook on every module, forward and then backward, and stops at the first offender.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from lemamba.engine.weights.atomic import tensor_bytes, write_atomic
+from lemamba.utils.errors import UserError
+
+Batch = dict[str, Tensor]
+
+
+class _FoundError(Exception):
+    """Carries the sentence about the first offender out of a hook."""
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from _tensors(item)
+    elif isinstance(value, dict):
+        yield from _tensors(list(value.values()))
+
+
+def _describe(tensor: Tensor) -> str:
+    nan, inf = int(tensor.isnan().sum()), int(tensor.isinf().sum())
+    return f"{nan} NaN and {inf} Inf among {tensor.numel()} values, shape {tuple(tensor.shape)}"
+
+
+def first_not_finite(named: Iterator[tuple[str, Tensor]] | list[tuple[str, Tensor]]) -> str | None:
+    """Name the first tensor that holds a NaN or Inf, or None."""
+    for name, tensor in named:
+        if tensor is not None and tensor.is_floating_point() and not tensor.isfinite().all():
+            return f"{name}: {_describe(tensor)}"
+    return None
+
+
+@contextmanager
+def _watch(model: nn.Module) -> Iterator[None]:
+    """Raise `_FoundError` at the first module (innermost first) whose output is not finite."""
+
+    def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def check(module: nn.Module, inputs: Any, output: Any) -> None:
+            wrong = first_not_finite([("its output", t) for t in _tensors(output)])
+            if wrong:
+                raise _FoundError(f'module "{name}" ({type(module).__name__}), {wrong}')
+
+        return check
+
+    handles = [m.register_forward_hook(hook(n or "the network")) for n, m in model.named_modules()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def find_culprit(model: nn.Module, loss: Callable[[Tensor, Tensor], dict[str, Tensor]], batch: Batch) -> str:
+    """Run one batch again and say, in one sentence, what is first not finite; gradients of the model are cleared."""
+    wrong = first_not_finite([(f'batch["{k}"]', v) for k, v in batch.items()])
+    wrong = wrong or first_not_finite([(f'parameter "{n}"', p.detach()) for n, p in model.named_parameters()])
+    if wrong:
+        return wrong
+    model.zero_grad(set_to_none=True)
+    try:
+        with _watch(model):
+            sr = model(batch["ms"], batch["lms"], batch["pan"])
+        parts = loss(sr.float(), batch["gt"])
+        wrong = first_not_finite([(f'loss part "{n}"', v.detach()) for n, v in parts.items()])
+        if wrong:
+            return wrong
+        parts["total"].backward()
+        # backward runs from the output to the input: the last parameter with a bad gradient was reached first
+        gradients = [(f'gradient of "{n}"', p.grad) for n, p in model.named_parameters()]
+        return first_not_finite(gradients[::-1]) or "not reproduced by this batch alone (accumulated or overflowed)"
+    except _FoundError as found:
+        return str(found)
+    finally:
+        model.zero_grad(set_to_none=True)
+
+
+def save_batch(path: Path, model: nn.Module, batch: Batch, meta: dict[str, Any]) -> None:
+    """Keep a batch and the weights it met, for `--replay`; meta as for weights, plus "step" and "culprit"."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {f"batch.{k}": v for k, v in batch.items()} | {f"model.{k}": v for k, v in model.state_dict().items()}
+    write_atomic(path, tensor_bytes(tensors, meta))
+
+
+def load_batch(path: Path) -> tuple[Batch, dict[str, Tensor], dict[str, Any]]:
+    """Read what `save_batch` wrote: (batch, state_dict, meta)."""
+    if not path.is_file():
+        raise UserError(f"--replay: expected a saved batch, {path} is not there; correct the path")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            meta = json.loads(file.metadata()["meta"])
+            tensors = {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118  (not a dict)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"--replay: {path} is no batch saved by the NaN guard ({error}); see <run>/nan") from None
+    batch = {n.removeprefix("batch."): t for n, t in tensors.items() if n.startswith("batch.")}
+    state = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
+    return batch, state, meta
+
+
+class DeferredFlag:
+    """A yes/no of the GPU, read one step later so that reading it never makes the GPU wait.
+
+    ``flag.put(bad)`` starts the copy of this step's flag and returns the one before it.
+    """
+
+    def __init__(self) -> None:
+        self._pending: tuple[Tensor, torch.cuda.Event | None] | None = None
+
+    def put(self, bad: Tensor | None) -> bool:
+        """Hand in this step's flag (None: only collect what is pending) and return the previous step's."""
+        previous = False
+        if self._pending is not None:
+            copy, event = self._pending
+            if event is not None:
+                event.synchronize()
+            previous = bool(copy)
+        self._pending = None
+        if bad is not None:
+            self._pending = self._copy(bad) if bad.is_cuda else (bad.clone(), None)
+        return previous
+
+    @staticmethod
+    def _copy(bad: Tensor) -> tuple[Tensor, torch.cuda.Event]:
+        copy = torch.empty((), dtype=torch.bool, pin_memory=True)
+        copy.copy_(bad, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        return copy, event

@@ -1,0 +1,1 @@
+"""Weights for users: files, model cards, whole-or-absent writing."""

@@ -1,0 +1,247 @@
+"""Weights for users: one .safetensors file from which the network can be rebuilt, with a .json beside it to read.
+
+The header of the file holds the same facts as the .json: the network's name and constructor arguments, the run's
+configuration, the data's divisor and ratio, the metrics; only the minutes are in the .json alone, so that equal
+trainings give equal files. The .json holds the file's sha256, which is checked when both are there; training puts a
+model card beside them. Legacy .pth files are read with ``weights_only=True``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from lemamba.engine.weights.atomic import json_bytes, tensor_bytes, write_together
+from lemamba.engine.weights.card import CARD, folder_card
+from lemamba.utils.atomic import sha256
+from lemamba.utils.errors import UserError
+
+LOG_FOLDER = Path("log_file")
+PUBLISHED_PREFIX = "dlpan:"  # before a file of DLPan-Toolbox
+_STATE_KEYS = ("state_dict", "model", "net", "ema_model", "params_ema", "params")  # where published files hide them
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """Weights as they were found.
+
+    Attributes:
+        path: the file.
+        state: names and tensors, on the CPU.
+        meta: what `save_weights` was given; {} where the file says nothing.
+        published: the user said that the names are those of a published project.
+    """
+
+    path: Path
+    state: dict[str, Tensor]
+    meta: dict[str, Any]
+    published: bool = False
+
+
+def open_weights(given: str, log_folder: Path = LOG_FOLDER) -> WeightFile:
+    """Find and read weights: a run, a file, or ``dlpan:FILE``; see `resolve_weights` and `read_weights`."""
+    path = resolve_weights(given.removeprefix(PUBLISHED_PREFIX), log_folder)
+    return WeightFile(path, *read_weights(path), given.startswith(PUBLISHED_PREFIX))
+
+
+def load_weights(
+    model: nn.Module, file: WeightFile, convert: Callable[[dict[str, Tensor]], dict[str, Tensor]]
+) -> nn.Module:
+    """Load `file` into `model`, strictly, and return it: our own weights as they are, published ones converted.
+
+    Args:
+        model: the network the weights are of.
+        file: from `open_weights`.
+        convert: published names to ours; used where `file.published`, or where the file does not say what it holds
+            and its names are not the model's.
+
+    Raises:
+        UserError: names or shapes that do not fit, or what `convert` refuses.
+    """
+    state = file.state
+    if file.published or (not file.meta and set(state) != set(model.state_dict())):
+        state = convert(state)
+    load_strict(model, state, str(file.path))
+    return model
+
+
+def save_weights(path: Path, state: dict[str, Tensor], meta: dict[str, Any], *, card: bool = False) -> None:
+    """Write ``path`` (.safetensors) and the .json beside it, all under temporary names first.
+
+    Args:
+        path: ends in ``.safetensors``.
+        state: names and tensors as ``model.state_dict()``.
+        meta: {"model": {"name", "args"}, "config", "data", "metrics", …}; the .json also gets the file's sha256.
+        card: also write the folder's model card, README.md.
+
+    Raises:
+        OSError: the disk is full or gone; what was there before remains.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = tensor_bytes(state, _without_time(meta))
+    facts = {**meta, "sha256": hashlib.sha256(content).hexdigest()}
+    files = {path: content, path.with_suffix(".json"): json_bytes(facts)}
+    if card:
+        files[path.parent / CARD] = folder_card(path, facts, len(content)).encode()
+    write_together(files)
+
+
+def _without_time(meta: dict[str, Any]) -> dict[str, Any]:
+    """Drop the minutes: the only fact in which equal trainings differ."""
+    if "training" not in meta:
+        return meta
+    return {**meta, "training": {key: value for key, value in meta["training"].items() if key != "minutes"}}
+
+
+def resolve_weights(run_or_file: str | Path, log_folder: Path = LOG_FOLDER) -> Path:
+    """Find a weight file.
+
+    Args:
+        run_or_file: a .safetensors or .pth file; a run's folder (its best weights, else its last, else the EMA of its
+            newest checkpoint); or ``proj/run`` below `log_folder`.
+        log_folder: where runs live.
+
+    Raises:
+        UserError: nothing there, naming what was looked for.
+    """
+    given = Path(run_or_file)
+    if given.is_file():
+        return given
+    for folder in (given, log_folder / given):
+        if not folder.is_dir():
+            continue
+        checkpoints = sorted(folder.glob("checkpoints/step_*/"), reverse=True)
+        candidates = [folder / "weights/best.safetensors", folder / "weights/last.safetensors"]
+        candidates += [c / name for c in (*checkpoints, folder) for name in ("ema.safetensors", "model.safetensors")]
+        found = next((c for c in candidates if c.is_file()), None)
+        if found is None:
+            raise UserError(f"expected weights/best.safetensors or checkpoints in {folder}, found none; train first")
+        return found
+    raise UserError(f"expected a weight file or a run, {given} is neither (looked in {log_folder} too); correct it")
+
+
+def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a weight file into (state_dict, meta); tensors are on the CPU.
+
+    meta is {} where the file has none (legacy .pth, safetensors of others). A pickle that would run code is refused.
+    A .safetensors file must have the sha256 that the .json beside it names; without a .json it is used alone.
+
+    Raises:
+        UserError: missing, damaged, changed or refused file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"expected a weight file, {path} is not there; correct the path")
+    if path.suffix == ".safetensors":
+        found = _read_safetensors(path, tensors=True)
+        _check_sha256(path)
+        return found
+    return _read_legacy(path), {}
+
+
+def weights_meta(given: str, log_folder: Path = LOG_FOLDER) -> dict[str, Any]:
+    """Return what weights say of themselves, found as `open_weights` does; of their tensors nothing is read.
+
+    Raises:
+        UserError: nothing there, or a damaged header; a legacy file, which says nothing, is not looked into.
+    """
+    path = resolve_weights(given.removeprefix(PUBLISHED_PREFIX), log_folder)
+    return _read_safetensors(path, tensors=False)[1] if path.suffix == ".safetensors" else {}
+
+
+def _read_safetensors(path: Path, *, tensors: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    reader = "pt" if tensors else "np"  # torch's takes memory for the whole file when it opens it
+    try:
+        with safe_open(path, framework=reader, device="cpu") as file:
+            header, names = file.metadata() or {}, file.keys() if tensors else ()
+            state = {name: file.get_tensor(name) for name in names}
+        meta = json.loads(header["meta"]) if "meta" in header else {}
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a whole safetensors file ({error}); copy it again") from None
+    meta = meta or _beside(path)
+    return state, meta if isinstance(meta, dict) else {}
+
+
+def _beside(path: Path) -> dict[str, Any]:
+    """Read the .json beside a weight file; {} where there is none or it holds something else."""
+    beside = path.with_suffix(".json")
+    if not beside.is_file():
+        return {}
+    try:
+        found = json.loads(beside.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{beside}: not valid JSON ({error}); correct or remove it") from None
+    return found if isinstance(found, dict) else {}
+
+
+def _check_sha256(path: Path) -> None:
+    """Hold a file against the sha256 that the .json beside it names: one more pass over bytes just read."""
+    expected = _beside(path).get("sha256")
+    if not isinstance(expected, str):
+        return
+    found = sha256(path)
+    if found != expected:
+        raise UserError(
+            f"{path}: expected sha256 {expected} as {path.stem}.json says, found {found}: not the file that was "
+            "written; copy both again, or remove the .json to use the file as it is"
+        )
+
+
+def _read_legacy(path: Path) -> dict[str, Tensor]:
+    try:
+        # from memory: there a length the file makes up cannot ask for more than the file has
+        loaded = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UserError(
+            f"{path}: refused, as reading this pickle would run code from the file; if you trust its author, convert "
+            "it where that is safe: load it with torch and save its state_dict with safetensors.torch.save_file"
+        ) from None
+    except Exception as error:  # torch raises a dozen types on damaged files
+        reason = f" ({error})" if " " in str(error) else ""  # a bare number or key says nothing
+        raise UserError(f"{path}: not a weight file torch can read{reason}; copy it again") from None
+    return _find_state(loaded, path)
+
+
+def _find_state(loaded: Any, path: Path) -> dict[str, Tensor]:
+    """Return the state_dict inside what a legacy file held; wrappers of other projects are taken off."""
+    for _ in range(3):
+        if not isinstance(loaded, dict):
+            break
+        if loaded and all(isinstance(n, str) and isinstance(v, Tensor) for n, v in loaded.items()):
+            return {n.removeprefix("module."): t for n, t in loaded.items()}
+        key = next((k for k in _STATE_KEYS if isinstance(loaded.get(k), dict)), None)
+        if key is None:
+            break
+        loaded = loaded[key]
+    raise UserError(f"{path}: expected a state_dict (names and tensors), found {type(loaded).__name__}; export one")
+
+
+def load_strict(model: nn.Module, state: dict[str, Tensor], source: str = "weights") -> None:
+    """Load `state` into `model`; names and shapes must agree exactly.
+
+    Raises:
+        UserError: with how many names are missing, unexpected or of another shape, and the first of each.
+    """
+    own = model.state_dict()
+    missing = [n for n in own if n not in state]
+    unexpected = [n for n in state if n not in own]
+    other = [
+        f"{n} {tuple(state[n].shape)} instead of {tuple(own[n].shape)}"
+        for n in own
+        if n in state and state[n].shape != own[n].shape
+    ]
+    kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", other))
+    reports = [f"{len(names)} {kind} (first: {', '.join(names[:3])})" for kind, names in kinds if names]
+    if reports:
+        raise UserError(f"{source} do not fit the network: {'; '.join(reports)}; check arch, variant and bands")
+    model.load_state_dict(state)

@@ -1,0 +1,1 @@
+"""C kernels, compiled for the machine at first use."""

@@ -1,0 +1,170 @@
+"""Compile the C kernels for this machine at first use and keep the result.
+
+The kernels are plain C (a machine often has gcc without g++), without torch headers, so compiling takes about a second.
+The library's name is a hash of sources, flags, compiler version and processor; it is written under a temporary name
+and renamed, so several processes may do it at once. Cache: $LEMAMBA_CACHE, else $XDG_CACHE_HOME/lemamba, else
+~/.cache/lemamba; a temporary folder when none can be written.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+import threading
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+SOURCES = Path(__file__).resolve().parent
+_COMMON = ("-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+# Tried in this order: everything for this very processor; without OpenMP (one thread); without knowing the processor.
+_VARIANTS = (
+    ("-march=native", "-fopenmp"),
+    ("-march=native",),
+    ("-march=x86-64-v3", "-fopenmp"),
+    ("-fopenmp",),
+    (),
+)
+_LOCK = threading.Lock()
+
+
+def cache_folder() -> Path:
+    """Return the folder for compiled kernels and tuned configurations; it need not exist yet."""
+    named = os.environ.get("LEMAMBA_CACHE")
+    if named:
+        return Path(named)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "lemamba"
+
+
+def _compilers() -> list[list[str]]:
+    """Return the compiler commands that exist here, the user's $CC first."""
+    named = shlex.split(os.environ.get("CC", ""))
+    candidates = ([named] if named else []) + [["cc"], ["gcc"], ["clang"]]
+    return [c for c in candidates if shutil.which(c[0])]
+
+
+def _processor() -> str:
+    """Return what -march=native depends on: a library made for another processor must not be loaded."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        lines = info.read_text(errors="replace").splitlines()
+        chosen = {line for line in lines if line.partition(":")[0].strip() in ("model name", "flags", "Features")}
+        return platform.machine() + "".join(sorted(chosen))
+    return platform.machine() + platform.processor()
+
+
+def _writable_folder() -> Path:
+    """Return the cache folder, or a temporary one that goes with the process when the cache cannot be written."""
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError:
+        folder = Path(tempfile.mkdtemp(prefix="lemamba-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _compile(command: list[str], flags: tuple[str, ...], target: Path) -> str | None:
+    """Compile into `target`; return None, or the compiler's first complaint."""
+    handle, name = tempfile.mkstemp(dir=target.parent, suffix=".part")
+    os.close(handle)
+    try:
+        done = subprocess.run(
+            [*command, *_COMMON, *flags, str(SOURCES / "all.c"), "-o", name, "-lm"],
+            capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        if done.returncode == 0:
+            Path(name).replace(target)
+            return None
+        complaints = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
+        return complaints[0].strip() if complaints else f"exit status {done.returncode}"
+    except (OSError, subprocess.SubprocessError) as error:
+        return str(error)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _build() -> tuple[ctypes.CDLL | None, str]:
+    """Return the loaded library and how it was made, or None and why not."""
+    compilers = _compilers()
+    if not compilers:
+        return None, "no C compiler: none of $CC, cc, gcc, clang is on PATH (on Debian and Ubuntu: apt-get install gcc)"
+    sources = b"".join(p.read_bytes() for p in sorted(SOURCES.glob("*.[ch]")))
+    folder = _writable_folder()
+    reason = ""
+    for command in compilers:
+        try:
+            version = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=60, check=True)
+        except (OSError, subprocess.SubprocessError) as error:
+            reason = reason or f"{command[0]} --version: {error}"
+            continue
+        for flags in _VARIANTS:
+            text = "\0".join([*_COMMON, *flags, version.stdout, _processor()]).encode()
+            target = folder / f"scan-{hashlib.sha256(sources + text).hexdigest()[:20]}.so"
+            complaint = None if target.is_file() else _compile(command, flags, target)
+            if complaint is None:
+                try:
+                    library = ctypes.CDLL(str(target))
+                except OSError as error:
+                    complaint = str(error)
+                else:
+                    return library, f"compiled C, {version.stdout.splitlines()[0]}, {' '.join(flags) or 'no flags'}"
+            reason = reason or f"{command[0]}: {complaint}"
+    return None, f"the C kernels do not compile: {reason}"
+
+
+@cache
+def _built() -> tuple[ctypes.CDLL | None, str]:
+    return _build()
+
+
+def library() -> tuple[ctypes.CDLL | None, str]:
+    """Return the compiled library (None where it cannot be had) and the reason; compiles once per process at most."""
+    with _LOCK:
+        return _built()
+
+
+def lanes() -> int:
+    """Return how many float32 numbers a vector of the compiled kernels holds (4, 8 or 16), 0 without them."""
+    found, _ = library()
+    return 0 if found is None else found.vector_lanes()
+
+
+@torch.compiler.assume_constant_result
+def serves(variable: str, least: int) -> bool:
+    """Tell whether a layer's compiled kernel is used: from `least` lanes on, or as the environment `variable` says.
+
+    The variable's values are cpp (wherever there are kernels), torch (never), anything else the choice by lanes.
+    """
+    wanted = os.environ.get(variable, "")
+    return wanted != "torch" and lanes() >= (1 if wanted == "cpp" else least)
+
+
+def fill(structure: ctypes.Structure, tensors: dict[str, Tensor | None], **numbers: int) -> ctypes.Structure:
+    """Set a C structure's fields from tensors (None is a null pointer) and numbers."""
+    for name, tensor in tensors.items():
+        setattr(structure, name, None if tensor is None else tensor.data_ptr())
+    for name, number in numbers.items():
+        setattr(structure, name, number)
+    return structure
+
+
+def run(function: str, structure: ctypes.Structure) -> None:
+    """Run a C function on a filled structure; ctypes lets go of the interpreter lock meanwhile."""
+    found, reason = library()
+    if found is None:
+        raise RuntimeError(f"{function}: {reason}")
+    if getattr(found, function)(ctypes.byref(structure)):
+        raise MemoryError(f"{function}: no memory for the kernel's scratch space")

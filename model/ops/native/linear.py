@@ -1,0 +1,153 @@
+"""Linear layers on a CPU: x W^T + bias, its outer axis cut into parts that are written apart, forward and backward.
+
+Two reasons to do without torch's own product. Its library picks kernels by the maker's name of a processor and on some
+uses half the width that is there (docs/performance.md). And a layer whose result is cut into parts (x and z, or dt, B
+and C of a scan) writes each part by itself here, so that backward concatenates nothing.
+
+`native/linear.c` serves float32 on processors with 512-bit vectors; everything else, and calls too small to be worth
+it, go to `torch.nn.functional.linear`. `LEMAMBA_LINEAR=cpp` or `torch` forces one of the two.
+
+Shapes: x (…, I), weight (O, I), bias (O); parts (…, O_i) with sum of O_i = O.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from lemamba.model.ops.native.build import run, serves
+from lemamba.model.ops.scan.registration import register_cpu
+
+VARIABLE = "LEMAMBA_LINEAR"
+_WIDE_LANES = 16  # float32 lanes of the vectors from which the kernel beats torch's product
+_SMALL = 1 << 18  # multiplications below which a call costs more than it saves
+
+
+class _Linear(ctypes.Structure):
+    """`Linear` of native/linear.c, field by field."""
+
+    _fields_ = [(n, ctypes.c_int64) for n in ("rows", "inner", "outer", "threads", "x_row", "g_row", "more")]
+    _fields_ += [(n, ctypes.c_void_p) for n in ("x", "W", "bias", "out", "g", "gx", "gW", "gbias")]
+
+
+def _rows(x: Tensor) -> tuple[Tensor, int]:
+    """Return x and the distance of its rows in floats; a copy where they are not evenly spaced."""
+    if x.is_contiguous():
+        return x, x.shape[-1]
+    flat = x.flatten(0, -2)
+    if x.dim() > 1 and flat.stride(-1) == 1 and flat.stride(0) >= x.shape[-1]:
+        return flat, flat.stride(0)
+    return x.contiguous(), x.shape[-1]
+
+
+def _at(tensor: Tensor | None, offset: int = 0) -> int | None:
+    return None if tensor is None else tensor.data_ptr() + 4 * offset
+
+
+def _forward_cpu(x: Tensor, weight: Tensor, bias: Tensor | None, sizes: Sequence[int]) -> list[Tensor]:
+    """Return the parts; float32."""
+    shape = x.shape[:-1]
+    x, row = _rows(x)
+    weight, bias = weight.contiguous(), None if bias is None else bias.contiguous()
+    inner, threads = weight.shape[1], torch.get_num_threads()
+    parts, first = [], 0
+    for size in sizes:
+        out = x.new_empty(*shape, size)
+        structure = _Linear(out.numel() // max(size, 1), inner, size, threads, row, 0, 0)
+        structure.x, structure.W, structure.bias = _at(x), _at(weight, first * inner), _at(bias, first)
+        structure.out = _at(out)
+        run("linear_forward", structure)
+        parts.append(out)
+        first += size
+    return parts
+
+
+def _backward_cpu(grads: Sequence[Tensor], x: Tensor, weight: Tensor) -> list[Tensor]:
+    """Return the gradients of x, weight and bias."""
+    shape = x.shape
+    x, x_row = _rows(x)
+    weight = weight.contiguous()
+    inner, threads = weight.shape[1], torch.get_num_threads()
+    gx, gweight, gbias = x.new_empty(shape), torch.empty_like(weight), weight.new_empty(weight.shape[0])
+    first = 0
+    for grad in grads:
+        g, g_row = _rows(grad)
+        size = g.shape[-1]
+        structure = _Linear(gx.numel() // inner, inner, size, threads, x_row, g_row, int(first > 0))
+        structure.x, structure.W, structure.g = _at(x), _at(weight, first * inner), _at(g)
+        structure.gx, structure.gW, structure.gbias = _at(gx), _at(gweight, first * inner), _at(gbias, first)
+        run("linear_backward", structure)
+        first += size
+    return [gx, gweight, gbias]
+
+
+def _forward_fake(x, weight, bias, sizes):
+    return [x.new_empty(*x.shape[:-1], size) for size in sizes]
+
+
+def _backward_fake(grads, x, weight):
+    return [x.new_empty(x.shape), weight.new_empty(weight.shape), weight.new_empty(weight.shape[0])]
+
+
+_forward = register_cpu(
+    "linear_cpp", "(Tensor x, Tensor weight, Tensor? bias, int[] sizes) -> Tensor[]", _forward_cpu, _forward_fake
+)
+_backward = register_cpu(
+    "linear_cpp_backward", "(Tensor[] grads, Tensor x, Tensor weight) -> Tensor[]", _backward_cpu, _backward_fake
+)
+
+
+class _LinearParts(torch.autograd.Function):
+    """The operator with its gradient."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, sizes):
+        ctx.save_for_backward(x, weight)
+        ctx.has_bias = bias is not None
+        return tuple(_forward(x, weight, bias, sizes))
+
+    @staticmethod
+    def backward(ctx, *grads):
+        x, weight = ctx.saved_tensors
+        gx, gweight, gbias = _backward(list(grads), x, weight)
+        return gx, gweight, gbias if ctx.has_bias else None, None
+
+
+@register_flop_formula(_forward)
+def _flops(x_shape, weight_shape, *_args, out_shape=None, **_kwargs) -> int:
+    return 2 * x_shape.numel() * weight_shape[0]
+
+
+@register_flop_formula(_backward)
+def _backward_flops(_grads_shape, x_shape, weight_shape, *_args, out_shape=None, **_kwargs) -> int:
+    return 4 * x_shape.numel() * weight_shape[0]
+
+
+def linear_parts(x: Tensor, weight: Tensor, bias: Tensor | None, sizes: Sequence[int]) -> list[Tensor]:
+    """Apply a linear layer and cut its result: x (…, I) gives len(sizes) tensors (…, O_i), sum of O_i = O.
+
+    The parts are packed where the kernel serves the call and views of one tensor where torch does. Any floating dtype
+    and device; under autocast the cast is torch's.
+    """
+    served = (
+        x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and x.numel() * weight.shape[0] >= _SMALL
+        and not torch.is_autocast_enabled("cpu")
+        and serves(VARIABLE, _WIDE_LANES)
+    )
+    if served:
+        if torch.is_grad_enabled():
+            return list(_LinearParts.apply(x, weight, bias, list(sizes)))
+        return _forward(x, weight, bias, list(sizes))
+    return list(F.linear(x, weight, bias).split(list(sizes), dim=-1))
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Apply a linear layer: x (…, I), weight (O, I), bias (O) give (…, O)."""
+    return linear_parts(x, weight, bias, [weight.shape[0]])[0]

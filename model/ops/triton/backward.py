@@ -1,0 +1,211 @@
+"""Triton kernel of the selective scan, backward. Tile and path: `parts.py`, passes: `forward.py`.
+
+From the end of a chunk to its beginning, BT steps at a time: the states and decays of these steps are computed again
+from the state that forward kept and stay in registers; then, with g the gradient of the state, backwards in time
+
+    g += C gy                                   the state's own output
+    gC = sum_d h gy    gB = sum_d g step u      gu = step sum_n g B + D gy
+    gstep = sum_n g decay A h_before + u sum_n g B
+    g *= decay                                  to the step before
+
+Sums over channel blocks, samples and chunks go to separate buffers that are added afterwards: no atomics, the same bits
+every time.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from lemamba.model.ops.triton.parts import (
+    LN2,
+    LOG2E,
+    exp2,
+    from_lane,
+    load,
+    path_next,
+    path_start,
+    path_stride,
+    plain_sum,
+    push,
+    step_size,
+    tile,
+    wide,
+)
+
+
+@triton.jit
+def backward_kernel(  # noqa: C901 - a kernel is one function: its registers are what it is about
+    x, dt, B, C, gate, A, D, weight, bias, shared, rho, saved, gy, arriving,
+    gx, gdt, gB, gC, ggate, gA, gD, gweight, gbias, gshared, grho, leaving,
+    x_b, x_k, x_l, s_b, s_k, s_l, B_b, B_k, B_l, C_b, C_k, C_l, g_b, g_k, g_l, y_b, y_k, y_l,
+    L, H, W, length, chunks,
+    K: tl.constexpr, CH: tl.constexpr, N: tl.constexpr, R: tl.constexpr,
+    CROSS: tl.constexpr, SOFTPLUS: tl.constexpr, SHARE: tl.constexpr, ARRIVING: tl.constexpr, SUM: tl.constexpr,
+    WIDE: tl.constexpr, MASK_N: tl.constexpr, MASK_D: tl.constexpr,
+    VEC_N: tl.constexpr, VEC_D: tl.constexpr, VEC_S: tl.constexpr,
+    BT: tl.constexpr, RN: tl.constexpr, RD: tl.constexpr, PD: tl.constexpr, PN: tl.constexpr,
+):  # fmt: skip
+    """Backward over chunks of `length` steps (a multiple of BT).
+
+    arriving, leaving (tasks, CH, N): gradient of the state after and before the chunk. gx (B, K, L, CH), with SUM
+    (B, L, CH); gdt (B, K, L, CH), with R (blocks, B, K, L, R); gB, gC, ggate (blocks, B, K, L, N); gA, gshared
+    (tasks, CH, N); gD, gbias, grho (tasks, CH); gweight (tasks, R, CH). All in the order of memory, not of the path.
+    """
+    blocks = tl.cdiv(CH, RD * PD)
+    program = tl.program_id(0)
+    block, task = program % blocks, program // blocks
+    chunk, b = task % chunks, (task // chunks).to(tl.int64)
+    first, directions = 0, K
+    if not SUM:
+        first, b, directions = (b % K).to(tl.int32), b // K, 1
+    samples = tl.num_programs(0) // (blocks * chunks)  # B
+    if not SUM:
+        samples = samples // K
+    n, d, lane = tile(block, RN, RD, PD, PN)
+    # the lane's own steps of a tile: for its channels i, i + Q, ..., for its state indices j, j + QD, ...
+    Q: tl.constexpr = BT if BT < PN else PN
+    QD: tl.constexpr = BT if BT < PD else PD
+    i, home, j = lane % Q, lane // PN * PN, lane // PN % QD
+    dn = tl.max_contiguous(d * N + n, [RN, 1, 2])
+    on_n, on_d, on_dn = n < N, d < CH, (n < N) & (d < CH)
+    once, once_n = on_d & (lane % PN < Q), on_n & (lane // PN < QD)
+    begin = chunk * length
+    end = tl.minimum(begin + length, L)
+    rounds = tl.cdiv(end - begin, BT)
+    for k in range(first, first + directions):
+        row = k * CH + d
+        a = tl.load(A + k * CH * N + dn, mask=on_dn, other=0.0) * LOG2E
+        skip = tl.load(D + row, mask=on_d, other=0.0)
+        shift = tl.load(bias + row, mask=on_d, other=0.0)
+        ranks, sum_ranks = (), ()
+        for r in tl.static_range(R):  # tuples of Triton only add
+            ranks = ranks + (tl.load(weight + (k * R + r) * CH + d, mask=on_d, other=0.0),)
+            sum_ranks = sum_ranks + (tl.zeros((1, RD, PD * PN), tl.float32),)
+        bk, kk = b * K + k, b * 0 + k  # in 64 bits
+        at_task = bk * chunks + chunk
+        state = at_task * CH * N + dn
+        x_row, y_row = x + (b * x_b + kk * x_k) * VEC_D + d, gy + (b * y_b + kk * y_k) * VEC_D + d
+        dt_row = dt + (b * s_b + kk * s_k) * VEC_S + (lane * 0 if R > 0 else d)
+        B_row, C_row = B + (b * B_b + kk * B_k) * VEC_N + n, C + (b * C_b + kk * C_k) * VEC_N + n
+        # this program's part of each gradient, in the order of memory
+        bkl = ((block * samples + b) * K + k) * L
+        gB_row, gC_row = gB + bkl * N + n, gC + bkl * N + n
+        gdt_row = gdt + bkl * R + lane * 0 if R > 0 else gdt + bk * L * CH + d
+        gx_row = gx + (b if SUM else bk) * L * CH + d
+        if SHARE:
+            gate_row, ggate_row = gate + (b * g_b + kk * g_k) * VEC_N + n, ggate + bkl * N + n
+            mixing = tl.load(shared + bk * CH * N + dn, mask=on_dn, other=0.0)
+            by = tl.load(rho + row, mask=on_d, other=0.0)
+            sum_shared = tl.zeros((RN, RD, PD * PN), tl.float32)
+            sum_rho = tl.zeros((1, RD, PD * PN), tl.float32)
+        g = tl.zeros((RN, RD, PD * PN), tl.float32)
+        if ARRIVING:
+            g = tl.load(arriving + state, mask=on_dn, other=0.0)
+        sum_A = tl.zeros((RN, RD, PD * PN), tl.float32)
+        sum_D = tl.zeros((1, RD, PD * PN), tl.float32)
+        sum_bias = tl.zeros((1, RD, PD * PN), tl.float32)
+        # the last of the lane's own steps; from there Q (QD) steps back at a time
+        stop = begin + rounds * BT
+        place, down = path_start(stop - Q + i, k, H, W, L, CROSS, True)
+        place_n, down_n = path_start(stop - QD + j, k, H, W, L, CROSS, True)
+        stride, stride_n = path_stride(k, H, W, L, Q, CROSS, True), path_stride(k, H, W, L, QD, CROSS, True)
+        for back in range(0, rounds):
+            base = begin + (rounds - 1 - back) * BT
+            at = (bk * tl.cdiv(L, BT) + base // BT) * CH * N
+            h = tl.load(saved + at + dn, mask=on_dn, other=0.0).to(tl.float32)
+            states, places, values, steps, slopes, outs, mixes = (h,), (), (), (), (), (), ()
+            for q in tl.static_range(BT - Q, -1, -Q):
+                places = (tl.where(base + q + i < end, place, 0),) + places  # past the end: a pixel that exists
+                place, down = path_next(place, down, stride, H, CROSS)
+            if SHARE:
+                for s in tl.static_range(BT):
+                    there = wide(from_lane(places[s // Q], home + s % Q), WIDE)
+                    mixed = tl.sum(mixing * load(gate_row + there * (g_l * VEC_N), on_n, MASK_N), 0, keep_dims=True)
+                    mixes = push(mixes, mixed, lane, s, 1, Q, False)
+            for q in tl.static_range(BT // Q):
+                here, on = wide(places[q], WIDE), base + q * Q + i < end
+                value = load(x_row + here * (x_l * VEC_D), on_d, MASK_D)
+                step, slope = step_size(dt_row + here * (s_l * VEC_S), on_d, ranks, shift, R, SOFTPLUS, MASK_D)
+                out = load(y_row + here * (y_l * VEC_D), on_d, MASK_D)
+                if SHARE:
+                    value += by * plain_sum(mixes[q], lane, 1, Q, PN)
+                steps, slopes = steps + (tl.where(on, step, 0.0),), slopes + (tl.where(on, slope, 0.0),)
+                values, outs = values + (value,), outs + (tl.where(on, out, 0.0),)
+            decays, kept = (), ()
+            for s in tl.static_range(BT):
+                there = wide(from_lane(places[s // Q], home + s % Q), WIDE)
+                step = from_lane(steps[s // Q], home + s % Q)
+                into = from_lane(steps[s // Q] * values[s // Q], home + s % Q)
+                decay = exp2(step * a)
+                h = decay * h + into * load(B_row + there * (B_l * VEC_N), on_n, MASK_N)
+                states, decays = states + (h,), decays + (decay,)
+                kept = kept + ((there, step, into),)
+            to_x, to_a, to_B, to_C = (), (), (), ()
+            for s in tl.static_range(BT - 1, -1, -1):
+                there, step, into = kept[s]
+                out = from_lane(outs[s // Q], home + s % Q)
+                g += load(C_row + there * (C_l * VEC_N), on_n, MASK_N) * out
+                Bt = load(B_row + there * (B_l * VEC_N), on_n, MASK_N)
+                to_x = push(to_x, tl.sum(g * Bt, 0, keep_dims=True), lane, BT - 1 - s, 1, Q, True)
+                to_B = push(to_B, tl.sum(g * into, 1, keep_dims=True), lane, BT - 1 - s, PN, QD, True)
+                to_C = push(to_C, tl.sum(states[s + 1] * out, 1, keep_dims=True), lane, BT - 1 - s, PN, QD, True)
+                g = g * decays[s]
+                through = g * states[s]
+                sum_A += through * step
+                to_a = push(to_a, tl.sum(through * a, 0, keep_dims=True), lane, BT - 1 - s, 1, Q, True)
+            to_u = ()
+            for q in tl.static_range(BT // Q):
+                into_x = plain_sum(to_x[BT // Q - 1 - q], lane, 1, Q, PN)  # pushed from the end
+                through_a = plain_sum(to_a[BT // Q - 1 - q], lane, 1, Q, PN)
+                here, on = wide(places[q], WIDE), once & (base + q * Q + i < end)
+                to_raw = (through_a * LN2 + into_x * values[q]) * slopes[q]
+                into_u = into_x * steps[q] + skip * outs[q]
+                sum_D += outs[q] * values[q]
+                sum_bias += to_raw
+                if R > 0:
+                    sums = ()
+                    for r in tl.static_range(R):
+                        sums = sums + (sum_ranks[r] + to_raw * load(dt_row + here * (s_l * VEC_S) + r, on_d, False),)
+                        to_dt = plain_sum(tl.sum(to_raw * ranks[r], 1, keep_dims=True), lane, PN, 1, PD)
+                        tl.store(gdt_row + here * R + r, to_dt, mask=(lane < Q) & (base + q * Q + i < end))
+                    sum_ranks = sums
+                else:
+                    tl.store(gdt_row + here * CH, to_raw.to(gdt.dtype.element_ty), mask=on)
+                if SHARE:
+                    sum_rho += into_u * plain_sum(mixes[q], lane, 1, Q, PN)
+                to_u = to_u + (into_u,)
+            gates = ()
+            if SHARE:
+                for s in tl.static_range(BT - 1, -1, -1):
+                    there = wide(from_lane(places[s // Q], home + s % Q), WIDE)
+                    to_mixed = from_lane(to_u[s // Q] * by, home + s % Q)
+                    sum_shared += to_mixed * load(gate_row + there * (g_l * VEC_N), on_n, MASK_N)
+                    gates = push(gates, tl.sum(to_mixed * mixing, 1, keep_dims=True), lane, BT - 1 - s, PN, QD, True)
+            for m in tl.static_range(BT // QD):
+                on = once_n & (base + BT - QD - m * QD + j < end)
+                here = wide(tl.where(base + BT - QD - m * QD + j < end, place_n, 0), WIDE)
+                place_n, down_n = path_next(place_n, down_n, stride_n, H, CROSS)
+                tl.store(gB_row + here * N, plain_sum(to_B[m], lane, PN, QD, PD), mask=on)
+                tl.store(gC_row + here * N, plain_sum(to_C[m], lane, PN, QD, PD), mask=on)
+                if SHARE:
+                    tl.store(ggate_row + here * N, plain_sum(gates[m], lane, PN, QD, PD), mask=on)
+            for q in tl.static_range(BT // Q):
+                here, on, into_u = wide(places[q], WIDE), once & (base + q * Q + i < end), to_u[q]
+                if SUM:
+                    into_u += tl.load(gx_row + here * CH, mask=on & (lane * 0 + k > 0), other=0.0)
+                tl.store(gx_row + here * CH, into_u.to(gx.dtype.element_ty), mask=on)
+        tl.store(leaving + state, g, mask=on_dn)
+        tl.store(gA + state, sum_A, mask=on_dn)
+        # the lanes of a channel have the sums of their own steps
+        first_lane = on_d & (lane % PN == 0)
+        tl.store(gD + at_task * CH + d, plain_sum(sum_D, lane, 1, 1, Q), mask=first_lane)
+        tl.store(gbias + at_task * CH + d, plain_sum(sum_bias, lane, 1, 1, Q), mask=first_lane)
+        for r in tl.static_range(R):
+            to_weight = gweight + (at_task * R + r) * CH + d
+            tl.store(to_weight, plain_sum(sum_ranks[r], lane, 1, 1, Q), mask=first_lane)
+        if SHARE:
+            tl.store(gshared + state, sum_shared, mask=on_dn)
+            tl.store(grho + at_task * CH + d, plain_sum(sum_rho, lane, 1, 1, Q), mask=first_lane)
+        if SUM:
+            tl.debug_barrier()  # the next direction reads what this one wrote

@@ -1,0 +1,135 @@
+"""How the Triton kernels are cut for a shape: tile, chunks of the sequence, one or all directions a program.
+
+`heuristic` needs no GPU; `candidates` is what `tune.py` measures. The number of steps between kept states does
+not depend on either: what forward keeps has one shape, known before anything runs.
+
+Legend: B batch, K groups, D channels of a group, N states, R rank of dt (0: none), L steps. BD, BN, RN, RD, PD, PN: see
+`parts.py`.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from itertools import product
+
+LANES = 32
+STEPS = 4  # between kept states: in backward their states and decays are all in registers; 8 steps of them spill
+VECTOR = 4  # neighbours that a lane may own
+WARPS_A_PROCESSOR = 8  # below this a GPU's schedulers wait for memory
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a choice may depend on."""
+
+    B: int
+    K: int
+    D: int
+    N: int
+    R: int
+    L: int
+    cross: bool
+    share: bool
+    half: bool
+    backward: bool
+
+
+@dataclass(frozen=True)
+class Config:
+    """RN, RD: states and channels of a lane; chunks of the sequence; merge: one program takes all directions."""
+
+    RN: int
+    RD: int
+    chunks: int
+    merge: bool
+
+
+def interpreted() -> bool:
+    """Tell whether Triton's interpreter runs the kernels on the CPU."""
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on")
+
+
+def power_of_two(n: int) -> int:
+    """Return the smallest power of two that is at least n."""
+    return 1 << max(0, n - 1).bit_length()
+
+
+def steps(L: int) -> int:
+    """Return how many steps lie between kept states."""
+    return min(STEPS, power_of_two(L))
+
+
+def vector(size: int) -> int:
+    """Return how many neighbours among `size` a lane may own: rows must begin at multiples of it."""
+    return VECTOR if size % VECTOR == 0 else 1
+
+
+def tile(shape: Shape, config: Config) -> dict[str, int]:
+    """Return RN, RD, PD, PN."""
+    PN = power_of_two(shape.N) // config.RN
+    return {"RN": config.RN, "RD": config.RD, "PD": LANES // PN, "PN": PN}
+
+
+def channel_blocks(shape: Shape, config: Config) -> int:
+    """Return how many programs share the channels of a group."""
+    sizes = tile(shape, config)
+    return -(-shape.D // (sizes["RD"] * sizes["PD"]))
+
+
+def chunk_length(shape: Shape, config: Config) -> int:
+    """Return the steps of a chunk: a multiple of the steps between kept states."""
+    every = steps(shape.L)
+    return -(-shape.L // (config.chunks * every)) * every
+
+
+def _register_choices(shape: Shape) -> list[tuple[int, int]]:
+    """Return the pairs (RN, RD) that fit the sizes, at most 16 states a lane."""
+    BN, least = power_of_two(shape.N), max(1, power_of_two(shape.N) // LANES)
+    RNs = [VECTOR if shape.N % VECTOR == 0 and least <= VECTOR else least]
+    RDs = [r for r in (4, 2, 1) if r == 1 or (shape.D % VECTOR == 0 and r * LANES * RNs[0] // BN <= 2 * shape.D)]
+    return [(RN, RD) for RN, RD in product(RNs, RDs) if RN * RD <= 16] or [(RNs[0], 1)]
+
+
+def _cut(shape: Shape, RN: int, RD: int, processors: int) -> Config:
+    """Return the chunks and the merging that fill `processors` with this tile."""
+    whole = Config(RN, RD, 1, False)
+    warps = shape.B * shape.K * channel_blocks(shape, whole)
+    wanted = processors * WARPS_A_PROCESSOR
+    if warps < wanted // 2 and shape.L >= 256:  # a chunked scan computes its exponentials twice
+        return Config(RN, RD, min(-(-wanted // warps), shape.L // 64), False)
+    return Config(RN, RD, 1, shape.cross and shape.K > 1 and warps // shape.K >= wanted)
+
+
+def heuristic(shape: Shape, processors: int) -> Config:
+    """Return a configuration from sizes alone: wide tiles forward, 8 states a lane backward (registers)."""
+    choices = _register_choices(shape)
+    most = 8 if shape.backward else 16
+    RN, RD = max((c for c in choices if c[0] * c[1] <= most), default=choices[-1], key=lambda c: (c[0] * c[1], c[0]))
+    return _cut(shape, RN, RD, processors)
+
+
+def fits(shape: Shape, config: Config) -> bool:
+    """Tell whether a remembered configuration can serve this shape."""
+    registers = (config.RN, config.RD) in _register_choices(shape)
+    return (
+        registers
+        and 1 <= config.chunks <= max(1, shape.L // steps(shape.L))
+        and not (config.merge and (config.chunks > 1 or not shape.cross))
+    )
+
+
+def candidates(shape: Shape, processors: int) -> list[Config]:
+    """Return what is worth measuring, the heuristic's choice first."""
+    found = [heuristic(shape, processors)]
+    for RN, RD in _register_choices(shape):
+        if (RN * RD < 4 and shape.N >= 4) or (shape.backward and RN * RD > 8):
+            continue  # too little work a lane; too many registers
+        cut = _cut(shape, RN, RD, processors)
+        found.append(cut)
+        if cut.chunks > 1:
+            counts = (1, max(2, cut.chunks // 2), cut.chunks * 2)
+            found += [Config(RN, RD, c, False) for c in counts if 32 * c <= shape.L]
+        elif shape.cross and shape.K > 1:
+            found.append(Config(RN, RD, 1, not cut.merge))
+    return list(dict.fromkeys(found))

@@ -1,0 +1,147 @@
+"""Which configuration the Triton kernels use for a shape: measured once on the GPU at hand, then remembered.
+
+Shapes of one class (same sizes but batch and length, and these in powers of two) share a choice. Choices are kept in
+the cache folder (`native_build.cache_folder`), in a file named by GPU, Triton version and kernel sources.
+`LEMAMBA_TUNE=0`, `torch.use_deterministic_algorithms(True)` and the interpreter take the heuristic instead; while a
+CUDA graph is recorded, what was chosen before it. The same configuration gives the same bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import statistics
+import tempfile
+from collections.abc import Callable
+from dataclasses import astuple
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from lemamba.model.ops.native.build import cache_folder
+from lemamba.model.ops.triton.plan import Config, Shape, candidates, fits, heuristic
+
+VARIABLE = "LEMAMBA_TUNE"
+_SOURCES = ("parts.py", "forward.py", "backward.py", "plan.py", "launch.py")
+_CHOSEN: dict[tuple[str, str], Config] = {}  # (file, class) -> choice of this process
+
+
+def shape_class(shape: Shape) -> str:
+    """Return the name of the shape's class."""
+    sizes = f"B{shape.B.bit_length()} L{shape.L.bit_length()} K{shape.K} D{shape.D} N{shape.N} R{shape.R}"
+    flags = [n for n in ("cross", "share", "half", "backward") if getattr(shape, n)]
+    return " ".join([sizes, *flags])
+
+
+def processors() -> int:
+    """Return the multiprocessors of the current GPU; 0 without one (then nothing is cut into chunks)."""
+    return torch.cuda.get_device_properties().multi_processor_count if torch.cuda.is_available() else 0
+
+
+def wanted() -> bool:
+    """Tell whether choices may come from measurements."""
+    if os.environ.get(VARIABLE, "1") == "0" or torch.are_deterministic_algorithms_enabled():
+        return False
+    return torch.cuda.is_available()
+
+
+def _capturing() -> bool:
+    """Tell whether a CUDA graph is being recorded: then nothing can be timed, and nothing new be loaded."""
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+
+
+@cache
+def _source_hash() -> str:
+    folder = Path(__file__).resolve().parent
+    return hashlib.sha256(b"".join((folder / n).read_bytes() for n in _SOURCES)).hexdigest()
+
+
+def table_path() -> Path:
+    """Return the file with the choices for this GPU, this Triton and these kernels."""
+    import triton
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    name = hashlib.sha256("\0".join((gpu, triton.__version__, _source_hash())).encode()).hexdigest()[:20]
+    return cache_folder() / f"triton-{name}.json"
+
+
+def _read(path: Path) -> dict[str, list]:
+    """Return the choices in a file; none where it is missing or broken."""
+    try:
+        table = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return table if isinstance(table, dict) else {}
+
+
+def _kept(path: Path, name: str) -> Config | None:
+    """Return the choice that the file has for a class, or None."""
+    try:
+        RN, RD, chunks, merge = _read(path)[name]
+        return Config(int(RN), int(RD), int(chunks), bool(merge))
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _remember(path: Path, name: str, config: Config) -> None:
+    """Add a choice to the file; where it cannot be written the choice lives as long as the process."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        table = {**_read(path), name: list(astuple(config))}
+        handle, part = tempfile.mkstemp(dir=path.parent, suffix=".part")
+        with os.fdopen(handle, "w") as file:
+            json.dump(table, file, indent=1)
+        Path(part).replace(path)
+    except OSError:
+        return
+
+
+def milliseconds(run: Callable[[], None]) -> float:
+    """Return the median time of a run on the GPU, after one that compiles."""
+    run()
+    times = []
+    for _ in range(5):
+        start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        run()
+        stop.record()
+        stop.synchronize()
+        times.append(start.elapsed_time(stop))
+    return statistics.median(times)
+
+
+def _measured(shape: Shape, run: Callable[[Config], None], timer: Callable[[Callable[[], None]], float]) -> Config:
+    """Return the fastest candidate; one that fails (registers, shared memory) is passed over."""
+    times = {}
+    for config in candidates(shape, processors()):
+        try:
+            times[config] = timer(lambda c=config: run(c))
+        except Exception:  # noqa: BLE001 - whatever a compiler throws: the next candidate may work
+            continue
+    return min(times, key=times.get) if times else heuristic(shape, processors())
+
+
+def choose(shape: Shape, run: Callable[[Config], None], timer: Callable | None = None) -> Config:
+    """Return the configuration for a shape.
+
+    Args:
+        shape: sizes and kind of the call.
+        run: (config) runs the kernels with it, into memory that may be written again.
+        timer: (run without arguments) -> milliseconds; None is the GPU's clock.
+    """
+    if timer is None and not wanted():
+        return heuristic(shape, processors())
+    path, name = table_path(), shape_class(shape)
+    key = (str(path), name)
+    if key not in _CHOSEN and _capturing():
+        return heuristic(shape, processors())
+    if key not in _CHOSEN:
+        known = _kept(path, name)
+        if known is None or not fits(shape, known):
+            known = _measured(shape, run, timer or milliseconds)
+            _remember(path, name, known)
+        _CHOSEN[key] = known
+    chosen = _CHOSEN[key]
+    return chosen if fits(shape, chosen) else heuristic(shape, processors())

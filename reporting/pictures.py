@@ -1,0 +1,204 @@
+"""Pictures for people: a band triple stretched to 8 bit, error maps, and panels with titles as PNG.
+
+Arrays are (C, H, W), any scale; pictures are (H, W, 3) uint8. The stretch is taken from a reference image, so that
+what is compared is shown with the same brightness. matplotlib is imported where a panel is drawn.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lemamba.utils.atomic import write_atomically
+from lemamba.utils.sensors import Sensor
+
+STRETCH_PERCENT = (1.0, 99.0)
+ERROR_FULL_SCALE = 0.1  # an absolute error of this share of the reference's range is drawn at the map's end
+ERROR_COLOURS = "inferno"
+SHARED_ERROR_PERCENT = 98.0
+PANEL_INCHES, SCENE_INCHES, PANEL_DPI = 2.6, 3.6, 120
+GRID_COLUMNS = 6
+MULTISPECTRAL = 8  # bands; an image of more is a hyperspectral cube
+
+
+def choose_bands(
+    sensor: Sensor, lms: np.ndarray, guide: np.ndarray | None, own: tuple[int, int, int] | None = None
+) -> tuple[int, ...]:
+    """Return the 0-based bands to be shown as red, green, blue: the data's own choice, else the sensor's.
+
+    Of a hyperspectral cube whose sensor is not known, those that are most alike to the three bands of its guide.
+
+    Args:
+        sensor: its row in the table.
+        lms: (C, H, W).
+        guide: (P, H, W), or None.
+        own: what the data's file names, or None.
+    """
+    if own is not None:
+        return own
+    if sensor.bands is not None or len(lms) <= MULTISPECTRAL or guide is None or len(guide) != 3:
+        return sensor.rgb_for(len(lms))
+    with np.errstate(invalid="ignore", divide="ignore"):  # a band without any contrast is like nothing
+        likeness = np.corrcoef(lms.reshape(len(lms), -1), guide.reshape(3, -1))[-3:, :-3]
+    return tuple(int(i) for i in np.nan_to_num(likeness, nan=-1.0).argmax(1))
+
+
+def stretch_limits(reference: np.ndarray, bands: Sequence[int]) -> np.ndarray:
+    """Return the (low, high) value of each band of `bands`: the 1st and 99th percentile of `reference` (C, H, W)."""
+    chosen = reference[list(bands)].reshape(len(bands), -1).astype(np.float64)
+    low, high = np.percentile(chosen, STRETCH_PERCENT, axis=1)
+    return np.stack((low, np.maximum(high, low + 1e-12)), axis=1)
+
+
+def to_rgb(image: np.ndarray, bands: Sequence[int], limits: np.ndarray | None = None) -> np.ndarray:
+    """Show three bands of `image` (C, H, W) as (H, W, 3) uint8; `limits` (3, 2) default to the image's own."""
+    if limits is None:
+        limits = stretch_limits(image, bands)
+    chosen = image[list(bands)].astype(np.float64)
+    low, high = limits[:, 0, None, None], limits[:, 1, None, None]
+    scaled = np.clip((chosen - low) / (high - low), 0, 1)
+    return np.round(255 * scaled).astype(np.uint8).transpose(1, 2, 0)
+
+
+def guide_rgb(guide: np.ndarray) -> np.ndarray:
+    """Show a guide (P, H, W) as (H, W, 3) uint8: its first three bands in colour, fewer in grey."""
+    return to_rgb(guide, (0, 1, 2) if guide.shape[0] >= 3 else (0, 0, 0))
+
+
+def relative_error(sr: np.ndarray, gt: np.ndarray) -> np.ndarray:
+    """Return the mean absolute error over bands (H, W) as a share of the 1-99 % range of gt."""
+    low, high = np.percentile(gt, STRETCH_PERCENT)
+    return np.abs(sr.astype(np.float64) - gt).mean(axis=0) / max(high - low, 1e-12)
+
+
+def error_map(sr: np.ndarray, gt: np.ndarray) -> np.ndarray:
+    """Return `relative_error` for drawing (H, W): 1 = a tenth or more."""
+    return np.clip(relative_error(sr, gt) / ERROR_FULL_SCALE, 0, 1)
+
+
+def shared_error_maps(results: Mapping[str, np.ndarray], gt: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the error maps (H, W) of several results (C, H, W) on one scale, for comparing them.
+
+    Only the largest fiftieth of all errors reaches the scale's end, 1: on a fixed scale the maps of a hard scene would
+    all be bright and those of an easy one all dark.
+    """
+    errors = {name: relative_error(sr, gt) for name, sr in results.items()}
+    end = max(float(np.percentile(np.stack(list(errors.values())), SHARED_ERROR_PERCENT)), 1e-12)
+    return {name: np.clip(error / end, 0, 1) for name, error in errors.items()}
+
+
+def quick_look(images: Mapping[str, np.ndarray], rgb: Sequence[int]) -> dict[str, np.ndarray]:
+    """Prepare the panels lms | pan | sr | gt | error of one image; those whose data are absent are left out.
+
+    Args:
+        images: any of lms, pan, sr, gt, each (C, H, W); lms or gt sets the brightness of all.
+        rgb: 0-based bands for red, green, blue.
+
+    Returns:
+        title -> picture: (H, W, 3) uint8, or (H, W) in [0, 1] for the error map. A guide of several bands is no pan.
+    """
+    reference = images.get("gt", images.get("lms"))
+    limits = None if reference is None else stretch_limits(reference, rgb)
+    panels: dict[str, np.ndarray] = {}
+    if "lms" in images:
+        panels["lms"] = to_rgb(images["lms"], rgb, limits)
+    if "pan" in images:
+        panels["pan" if len(images["pan"]) == 1 else "guide"] = guide_rgb(images["pan"])
+    for name in ("sr", "gt"):
+        if name in images:
+            panels[name] = to_rgb(images[name], rgb, limits)
+    if "sr" in images and "gt" in images:
+        panels["error"] = error_map(images["sr"], images["gt"])
+    return panels
+
+
+def busiest_box(image: np.ndarray, side: int) -> tuple[slice, slice]:
+    """Return the box of `side` pixels with the largest variance of `image` (C, H, W): where methods differ most."""
+    mean = image.mean(axis=0)
+    side = min(side, *mean.shape)
+    step = max(1, side // 4)
+    boxes = [
+        (slice(r, r + side), slice(c, c + side))
+        for r in range(0, mean.shape[0] - side + 1, step)
+        for c in range(0, mean.shape[1] - side + 1, step)
+    ]
+    return max(boxes, key=lambda box: mean[box].var())
+
+
+def save_grid(path: Path, methods: Mapping[str, Mapping[str, np.ndarray]], rgb: Sequence[int]) -> None:
+    """Draw image, zoomed crop and error map of every method, at most six to a row, after PAN and ground truth.
+
+    Args:
+        path: of the PNG.
+        methods: name -> {"sr", "gt", "pan"} of the same sample, (C, H, W).
+        rgb: 0-based bands for red, green, blue.
+    """
+    first = next(iter(methods.values()))
+    gt, box = first["gt"], busiest_box(first["gt"], max(24, first["gt"].shape[-1] // 4))
+    limits = stretch_limits(gt, rgb)
+    pan = first["pan"]
+    cells = {"PAN" if pan.shape[0] == 1 else "guide": guide_rgb(pan)}
+    cells["ground truth"] = to_rgb(gt, rgb, limits)
+    cells |= {name: to_rgb(arrays["sr"], rgb, limits) for name, arrays in methods.items()}
+    errors = shared_error_maps({name: arrays["sr"] for name, arrays in methods.items()}, gt)
+    rows, names = [], list(cells)
+    columns = math.ceil(len(names) / math.ceil(len(names) / GRID_COLUMNS))  # rows of equal length, as far as may be
+    for start in range(0, len(names), columns):
+        block = names[start : start + columns]
+        rows.append({name: cells[name] for name in block})
+        rows.append({f"{name}, zoom": cells[name][box] for name in block})
+        rows.append({f"{name}, error" if name in errors else f"{name} ": errors.get(name) for name in block})
+    save_panels(path, rows)
+
+
+def save_scene(path: Path, ms: np.ndarray, pan: np.ndarray, rgb: Sequence[int], infrared: int) -> None:
+    """Draw an observed pair: true colour, colour infrared and panchromatic side by side.
+
+    Args:
+        path: of the PNG.
+        ms: (C, h, w).
+        pan: (1, H, W).
+        rgb: 0-based bands for red, green, blue.
+        infrared: 0-based band shown as red in the second panel.
+    """
+    red, green, _ = rgb
+    panels = {"MS, true colour": to_rgb(ms, rgb), "MS, colour infrared": to_rgb(ms, (infrared, red, green))}
+    save_panels(path, [panels | {"PAN": guide_rgb(pan)}], inches=SCENE_INCHES)
+
+
+def save_panels(
+    path: Path,
+    rows: Sequence[Mapping[str, np.ndarray | None]],
+    titles: Sequence[str] = (),
+    inches: float = PANEL_INCHES,
+) -> None:
+    """Draw rows of titled panels into one PNG, written under a temporary name and renamed.
+
+    Args:
+        path: of the PNG; its folder is made.
+        rows: one mapping title -> picture per row, as `quick_look` gives them; None leaves the place empty.
+        titles: one label per row, written at its left.
+        inches: side of a panel; a picture with more pixels than it holds is averaged, another keeps its own.
+    """
+    from matplotlib.figure import Figure  # the object interface: no global state, no display
+
+    columns = max(len(row) for row in rows)
+    figure = Figure(figsize=(inches * columns, (inches + 0.25) * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for r, row in enumerate(rows):
+        for c, axis in enumerate(axes[r]):
+            axis.set_xticks([])
+            axis.set_yticks([])
+            title, picture = list(row.items())[c] if c < len(row) else ("", None)
+            if picture is None:
+                axis.set_axis_off()
+                continue
+            axis.set_title(title, fontsize=9)
+            smooth = "antialiased" if max(picture.shape[:2]) > inches * PANEL_DPI else "nearest"
+            axis.imshow(picture, cmap=ERROR_COLOURS, vmin=0, vmax=1, interpolation=smooth)  # colours apply to (H, W)
+        if titles:
+            axes[r][0].set_ylabel(titles[r], fontsize=9)
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=PANEL_DPI))

@@ -1,0 +1,28 @@
+"""What is known about a set of images or a scene, as one value that travels with it. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """Facts about a data set or a scene.
+
+    Attributes:
+        sensor: name in `lemamba.utils.sensors.SENSORS`.
+        divisor: digital numbers are divided by this to reach [0, 1].
+        ratio: H / h, pixels of the guide per pixel of ms.
+        bands: C, bands of ms.
+        guide_bands: P, bands of pan.
+        rgb: 0-based bands shown as red, green, blue where the file names them; None = the sensor's.
+        has_gt: whether there is a ground truth.
+    """
+
+    sensor: str
+    divisor: float
+    ratio: int
+    bands: int
+    guide_bands: int
+    rgb: tuple[int, int, int] | None = None
+    has_gt: bool = False

@@ -1,0 +1,1 @@
+"""File formats: `.mat` files of MATLAB, fused images in them, limits on what files may hold."""

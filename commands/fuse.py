@@ -178,7 +178,7 @@ def scene_numbers(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def fuse_pair(arguments: argparse.Namespace, device: torch.device) -> None:
     """Fuse an MS and a PAN GeoTIFF into a GeoTIFF."""
-    from lemamba.datasets.geotiff import open_pair
+    from lemamba.datasets.pair import open_pair
     from lemamba.engine.fusing.scene import TILE, fuse_scene
     from lemamba.utils.atomic import check_writable
 

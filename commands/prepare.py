@@ -82,22 +82,21 @@ def _checked_name(name: str) -> str:
 
 
 def _simulate(args: argparse.Namespace) -> dict[str, int]:
-    from lemamba.datasets.simulation import scene
-    from lemamba.utils.formats.mat import read_mat
+    from lemamba.datasets.pair import load_pair
+    from lemamba.datasets.readers import reader_of
+    from lemamba.datasets.simulation.sources import Scene
 
     if (args.ms is None) != (args.pan is None):
         raise UserError("expected --ms and --pan together; give both GeoTIFF files")
     if bool(args.scenes) == bool(args.ms):
         raise UserError("expected either SCENE files or --ms and --pan; give one of the two")
     if args.ms is not None:
-        return _scenes(args, [scene.read_geotiff_pair(args.ms, args.pan)])
-    files = {path: None if path.is_dir() else read_mat(path) for path in args.scenes}
-    pairs = [path for path, data in files.items() if data is not None and "I_PAN" in data]
-    if pairs and len(pairs) < len(files):
-        raise UserError("expected only scenes or only cubes, given both; prepare them apart")
-    if pairs:
-        return _scenes(args, [scene.scene_from_mat(path, files[path]) for path in pairs])
-    return _cubes(args, files)
+        return _scenes(args, [load_pair(args.ms, args.pan)])
+    sources = [reader_of(path).load(path, args.scale) for path in args.scenes]
+    scenes = [source for source in sources if isinstance(source, Scene)]
+    if scenes and len(scenes) < len(sources):
+        raise UserError("expected only scenes or only cubes, given both; prepare them separately")
+    return _scenes(args, scenes) if scenes else _cubes(args, sources)
 
 
 def _scenes(args: argparse.Namespace, scenes: list) -> dict[str, int]:
@@ -123,26 +122,20 @@ def _scenes(args: argparse.Namespace, scenes: list) -> dict[str, int]:
     )
 
 
-def _cubes(args: argparse.Namespace, files: dict[Path, dict | None]) -> dict[str, int]:
+def _cubes(args: argparse.Namespace, cubes: list) -> dict[str, int]:
     from lemamba.datasets.simulation.prepare import prepare_cubes
     from lemamba.datasets.simulation.response import gaussian_rgb, parse_wavelengths, response_from_mat
-    from lemamba.datasets.simulation.scene import cube_from_mat, cube_from_png
-    from lemamba.utils.formats.mat import read_mat
     from lemamba.utils.sensors import get_sensor
 
     ratio = args.ratio or 4
     sensor = get_sensor(args.sensor or "none")
-    cubes = [
-        cube_from_png(path, args.scale) if data is None else cube_from_mat(path, data, args.scale)
-        for path, data in files.items()
-    ]
     bands = len(cubes[0].values)
     if sensor.bands not in (None, bands):
         raise UserError(f"expected {sensor.bands} bands for sensor {sensor.name}, given {bands}; name the right sensor")
     wavelengths = parse_wavelengths(args.wavelengths, bands)
     if args.response:
         columns = _columns(args.guide_columns)
-        response = response_from_mat(args.response, read_mat(args.response), wavelengths, columns)
+        response = response_from_mat(args.response, wavelengths, columns)
     else:
         response = gaussian_rgb(wavelengths)
     default = f"{args.scenes[0].stem if sensor.bands is None else sensor.name}_x{ratio}"
@@ -186,12 +179,11 @@ def _draw(path: Path, sensor: str, ms: np.ndarray, pan: np.ndarray) -> None:
 
 
 def _inspect(args: argparse.Namespace) -> int:
-    from lemamba.datasets.inspect import inspect_file
-    from lemamba.utils.formats.mat import read_mat
+    from lemamba.datasets.readers import inspect_file
 
     reports = []
     for path in args.files:
-        reports.append(inspect_file(path, read_mat))
+        reports.append(inspect_file(path))
         print(reports[-1].text())
     unreadable = [report for report in reports if not report.readable]
     if unreadable:

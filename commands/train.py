@@ -47,6 +47,7 @@ def resolve_config(command: cli.CommandLine) -> tuple[config.Config, Path | None
 def build_data(settings: config.Config) -> tuple[Dataset, Dataset]:
     """Open the training and the validation set; the test file is never touched here."""
     from lemamba.datasets.build import build_dataset, check_range
+    from lemamba.datasets.transforms import Augment
 
     data = settings.data
     build = partial(
@@ -56,12 +57,11 @@ def build_data(settings: config.Config) -> tuple[Dataset, Dataset]:
         ratio=data.ratio,
         sensor=data.sensor,
         divisor=data.divisor,
-        seed=settings.train.seed,
     )
-    train = build("train", augment_prob=data.aug_probs[0], crop=data.crop)
+    train = build("train", augment=Augment(data.aug_probs[0], data.crop, settings.train.seed))
     if data.divisor is None:
         check_range(train)
-    valid = build("valid", augment_prob=data.aug_probs[1])
+    valid = build("valid", augment=Augment(data.aug_probs[1], seed=settings.train.seed))
     for key in ("bands", "guide_bands", "ratio", "divisor"):
         if getattr(train, key) != getattr(valid, key):
             raise UserError(

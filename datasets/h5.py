@@ -1,7 +1,7 @@
 """Lazy reader of the field's H5 files: PanCollection (`gt ms lms pan`) and HMIF (`GT LRHSI HSI_up RGB`).
 
-The file is opened on first use, once per process, so the data set can be pickled and forked; a sample is read when
-it is asked for, except that a small file is kept in memory. What a file declares is held against what it stores.
+The file is opened on first use, once per process, so the data set can be pickled and forked. Samples are read on
+demand, except that a small file is kept in memory. The declared sizes are validated against what the file stores.
 Legend: N samples, C bands, P guide bands, H W size, h w size of ms, r = H/h.
 """
 
@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 from lemamba.datasets.layout import LAYOUTS, Shape, find_layout, read_sample, to_nchw
 from lemamba.datasets.transforms import Augment
 from lemamba.utils.errors import UserError
-from lemamba.utils.facts import DataFacts
+from lemamba.utils.facts import DataFacts, LooseFacts
 from lemamba.utils.formats.bounds import MAX_COMPRESSION, check_chunks, check_own_data, hdf5_member
 from lemamba.utils.sensors import SENSORS, Sensor, get_sensor
 
@@ -31,13 +31,8 @@ FAMILIES: tuple[dict[str, str], ...] = (
     {"ms": "ms", "lms": "lms", "pan": "pan", "gt": "gt"},
     {"ms": "LRHSI", "lms": "HSI_up", "pan": "RGB", "gt": "GT"},
 )
-_GEOTIFF = "fuse GeoTIFF files with --ms and --pan, or make a data set of them with prepare_data.py simulate"
-_SCENES = {  # what is taken for a data set, and what it is for
-    ".mat": "make a data set of a scene with prepare_data.py simulate; fused images are measured by evaluate.py",
-    ".tif": _GEOTIFF,
-    ".tiff": _GEOTIFF,
-}
-CACHE_LIMIT = 512 * 2**20  # bytes of float32 a process keeps in memory
+CACHE_LIMIT = 512 * 2**20  # bytes of float32 that a process keeps in memory
+_SUFFIXES = (".h5", ".hdf5", ".hdf", "")  # of files that are damaged, not of another format, where HDF5 refuses them
 DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError)  # what h5py raises on damaged files
 
 
@@ -68,21 +63,24 @@ class Contents:
 
 
 def open_file(path: Path) -> h5py.File:
-    """Open an H5 file for reading; missing, truncated or of another kind is a `UserError`."""
+    """Open an H5 file for reading; raise `UserError` where it is missing, truncated or of another format."""
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise UserError(f'expected an H5 file, "{path}" {what}; check the path')
     try:
         return h5py.File(path, "r", locking=False)  # locks fail on many network disks and a reader needs none
     except OSError as error:
-        if path.suffix.lower() in _SCENES:
-            raise UserError(f'expected an H5 file, given "{path}"; {_SCENES[path.suffix.lower()]}') from error
+        if path.suffix.lower() not in _SUFFIXES:
+            raise UserError(
+                f'expected an H5 file, given "{path}"; fuse a GeoTIFF pair with --ms and --pan, make a data set of a '
+                "scene or cube with prepare_data.py simulate, measure fused images with evaluate.py"
+            ) from error
         reason = "truncated" if "truncated" in str(error) else "truncated, damaged or not an H5 file"
         raise UserError(f'cannot read "{path}": {reason}; copy or make it again') from error
 
 
 def checked_dataset(path: Path, file: h5py.File, key: str) -> h5py.Dataset:
-    """Return a numeric data set whose values lie in this very file, in the amount it declares."""
+    """Return a numeric data set whose values are stored in this file, as many as it declares."""
     data = hdf5_member(path, file, key)
     if not isinstance(data, h5py.Dataset) or data.dtype.kind not in "iuf":
         raise UserError(f'{path}: expected "{key}" to be an array of numbers; make the file again')
@@ -98,11 +96,11 @@ def checked_dataset(path: Path, file: h5py.File, key: str) -> h5py.Dataset:
 
 
 def describe(path: str | Path) -> Contents:
-    """Read keys, shapes and order of axes of an H5 file, and refuse what is inconsistent.
+    """Read keys, shapes and axis order of an H5 file.
 
     Raises:
-        UserError: missing, truncated, a missing key, shapes that contradict each other, an ambiguous order of axes, a
-            link out of the file, or more data declared than stored.
+        UserError: the file is missing or truncated, lacks a key, has inconsistent shapes, an ambiguous axis order, a
+            link to another file, or declares more data than it stores.
     """
     path = Path(path)
     with open_file(path) as file:
@@ -115,7 +113,7 @@ def describe(path: str | Path) -> Contents:
         except DAMAGE as error:
             raise UserError(f'cannot read "{path}": damaged; copy or make it again') from error
     if any(0 in shape for shape in shapes.values()):
-        raise UserError(f"{path}: expected samples, it holds none: {_listed(shapes)}; make it again")
+        raise UserError(f"{path}: expected at least one sample, it has none: {_listed(shapes)}; make it again")
     layout = find_layout(path, shapes)
     contents = Contents(path, keys, {r: to_nchw(s, layout) for r, s in shapes.items()}, layout, dtypes, attributes)
     if contents.ratio < 2:
@@ -128,7 +126,7 @@ def _listed(shapes: Mapping[str, Shape]) -> str:
 
 
 def _roles(path: Path, present: list[str]) -> dict[str, str]:
-    """Map roles to the file's keys by the family that shares most keys with it."""
+    """Map roles to the file's keys, in the family with which it has most keys in common."""
     family = max(FAMILIES, key=lambda f: len(set(f.values()) & set(present)))
     missing = [family[role] for role in ("ms", "lms", "pan") if family[role] not in present]
     if missing:
@@ -140,7 +138,7 @@ def _roles(path: Path, present: list[str]) -> dict[str, str]:
 
 
 def default_divisor(contents: Contents, sensor: Sensor) -> float:
-    """Divisor that brings the file's numbers to [0, 1]: its own attribute, 255 for 8-bit numbers, else the sensor's."""
+    """Return the divisor that maps the values to [0, 1]: the file's attribute, 255 for 8 bits, else the sensor's."""
     written = np.asarray(contents.attributes.get("divisor", 0))
     if written.size == 1 and written.dtype.kind in "iuf" and written.item() > 0:
         return float(written.item())
@@ -148,33 +146,28 @@ def default_divisor(contents: Contents, sensor: Sensor) -> float:
 
 
 def file_sensor(contents: Contents) -> Sensor:
-    """Sensor named in the file's attributes; "none" where there is no such attribute or it names no known sensor."""
+    """Return the sensor in the file's attributes; "none" where there is no attribute or the sensor is unknown."""
     written = contents.attributes.get("sensor", "none")
     written = written.decode("utf-8", "replace") if isinstance(written, bytes) else str(written)
     return get_sensor(written if written.lower() in SENSORS else "none")
 
 
 def rgb_indexes(written: Any, bands: int) -> tuple[int, int, int] | None:
-    """Return the three 1-based bands shown as red, green, blue that a file names; None where it names none there is."""
+    """Return the file's own 1-based bands for red, green, blue; None where it names none, or bands it lacks."""
     found = np.asarray(() if written is None else written)
     if found.size != 3 or found.dtype.kind not in "iuf" or not ((found >= 1) & (found <= bands)).all():
         return None
-    return tuple(int(band) for band in found.ravel())
+    red, green, blue = (int(band) for band in found.ravel())
+    return red, green, blue
 
 
-class H5Dataset(Dataset):
+class H5Dataset(LooseFacts, Dataset):
     """Samples of one H5 file as dicts of float32 tensors in [0, 1]: ms (C, h, w); lms, gt (C, H, W); pan (P, H, W).
 
     Attributes:
         path: the file.
-        bands: C.
-        guide_bands: P.
-        ratio: H/h.
-        divisor: what the stored numbers are divided by.
-        sensor: name of the sensor (`lemamba.utils.sensors.get_sensor` gives its facts).
-        own_rgb: 0-based bands that the file wants shown as red, green, blue (RGB_indexes, 1-based), or None.
-        has_gt: whether samples have "gt".
-        contents: keys, shapes, order of axes and attributes of the file.
+        facts: sensor, divisor, ratio, bands, guide bands, `rgb` (the file's RGB_indexes), whether samples have "gt".
+        contents: keys, shapes, axis order and attributes of the file.
     """
 
     def __init__(
@@ -188,24 +181,37 @@ class H5Dataset(Dataset):
         need_gt: bool = False,
         cache_limit: int = CACHE_LIMIT,
     ) -> None:
-        """Check the file's shapes (no data is read yet); arguments left None are taken from the file.
+        """Check the file's shapes; no data is read yet.
+
+        Args:
+            path: the file.
+            sensor: name; None takes the file's attribute, else "none".
+            ratio: compared with the file's; None accepts any.
+            divisor: values are divided by it; None takes the file's attribute, else the sensor's.
+            augment: random crop, flips and quarter turns; None leaves samples as they are.
+            need_gt: refuse a file without ground truth.
+            cache_limit: a file of at most this many bytes (as float32) is kept in memory.
 
         Raises:
-            UserError: what `describe` refuses; no ground truth where `need_gt`; bands that are not the sensor's; a
-                ratio that is not the file's; a crop that does not fit.
+            UserError: what `describe` refuses; no ground truth where `need_gt`; a number of bands other than the
+                sensor's; another ratio; a crop that does not fit.
         """
         self.contents = contents = describe(path)
         self.path = contents.path
-        found = file_sensor(contents) if sensor is None else get_sensor(sensor)
-        self.sensor = found.name
-        self.bands, self.guide_bands = contents.shapes["ms"][1], contents.shapes["pan"][1]
-        own = rgb_indexes(contents.attributes.get("RGB_indexes"), self.bands)
-        self.own_rgb = tuple(band - 1 for band in own) if own else None
-        self.ratio = contents.ratio
-        self.divisor = default_divisor(contents, found) if divisor is None else float(divisor)
-        self.has_gt = "gt" in contents.keys  # noqa: SIM118  (`keys` is a mapping of the file's keys)
+        known = file_sensor(contents) if sensor is None else get_sensor(sensor)
+        bands = contents.shapes["ms"][1]
+        own = rgb_indexes(contents.attributes.get("RGB_indexes"), bands)
+        self.facts = DataFacts(
+            sensor=known.name,
+            divisor=default_divisor(contents, known) if divisor is None else float(divisor),
+            ratio=contents.ratio,
+            bands=bands,
+            guide_bands=contents.shapes["pan"][1],
+            rgb=(own[0] - 1, own[1] - 1, own[2] - 1) if own else None,
+            has_gt="gt" in contents.keys,  # noqa: SIM118  (`keys` is a mapping of the file's keys)
+        )
         self.augment = augment
-        self._check(found, ratio, need_gt)
+        self._check(known, ratio, need_gt)
         stored = sum(4 * math.prod(shape) for shape in contents.shapes.values())
         self._cached = stored <= cache_limit
         self._arrays: Mapping[str, Any] = MappingProxyType({})
@@ -213,29 +219,24 @@ class H5Dataset(Dataset):
         self._owner = -1
 
     def _check(self, sensor: Sensor, ratio: int | None, need_gt: bool) -> None:
-        if need_gt and not self.has_gt:
+        facts = self.facts
+        if need_gt and not facts.has_gt:
             raise UserError(f"{self.path} has no ground truth (gt or GT), which this use needs; give another file")
-        if sensor.bands is not None and sensor.bands != self.bands:
+        if sensor.bands is not None and sensor.bands != facts.bands:
             raise UserError(
-                f"{self.path}: expected {sensor.bands} bands for sensor {sensor.name}, given {self.bands}; "
+                f"{self.path}: expected {sensor.bands} bands for sensor {sensor.name}, given {facts.bands}; "
                 "name the right sensor or data set"
             )
-        if ratio is not None and ratio != self.ratio:
-            raise UserError(f"{self.path}: expected ratio {ratio}, its shapes say {self.ratio}; correct the ratio")
-        if not (math.isfinite(self.divisor) and self.divisor > 0):
-            raise UserError(f"{self.path}: expected a positive divisor, given {self.divisor}; correct it")
+        if ratio is not None and ratio != facts.ratio:
+            raise UserError(f"{self.path}: expected ratio {ratio}, its shapes say {facts.ratio}; correct the ratio")
+        if not (math.isfinite(facts.divisor) and facts.divisor > 0):
+            raise UserError(f"{self.path}: expected a positive divisor, given {facts.divisor}; correct it")
         size, crop = self.contents.shapes["lms"][2:], self.augment.crop if self.augment else None
-        if crop is not None and (crop <= 0 or crop % self.ratio or crop > min(size)):
+        if crop is not None and (crop <= 0 or crop % facts.ratio or crop > min(size)):
             raise UserError(
-                f"{self.path}: expected a crop that is a multiple of the ratio {self.ratio} and at most {min(size)}, "
+                f"{self.path}: expected a crop that is a multiple of the ratio {facts.ratio} and at most {min(size)}, "
                 f"given {crop}; choose another"
             )
-
-    @property
-    def facts(self) -> DataFacts:
-        """Return the set's facts."""
-        numbers = (self.sensor, self.divisor, self.ratio, self.bands, self.guide_bands)
-        return DataFacts(*numbers, rgb=self.own_rgb, has_gt=self.has_gt)
 
     def __len__(self) -> int:
         return self.contents.shapes["lms"][0]
@@ -257,12 +258,12 @@ class H5Dataset(Dataset):
         index %= len(self)
         sample = {role: self._read(role, index) for role in self.contents.keys}
         if self.augment is not None:
-            sample = self.augment(sample, self.ratio, epoch, index)
+            sample = self.augment(sample, self.facts.ratio, epoch, index)
         return {role: torch.from_numpy(np.array(value, order="C")) for role, value in sample.items()}
 
     def _read(self, role: str, index: int) -> np.ndarray:
         """Return one array of one sample, (·, H, W) float32, divided, finite."""
-        inherited = not self._cached and self._owner != os.getpid()  # a fork must not share its parent's handle
+        inherited = not self._cached and self._owner != os.getpid()  # a fork must not use its parent's handle
         if inherited or not self._arrays:
             self._open()
         source = self._arrays[role]
@@ -271,12 +272,12 @@ class H5Dataset(Dataset):
         except DAMAGE as error:
             key = self.contents.keys[role]
             raise UserError(f'{self.path}: "{key}" of sample {index} cannot be read: damaged; copy it again') from error
-        with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold becomes infinite, found below
+        with np.errstate(over="ignore", invalid="ignore"):  # overflow becomes infinite and is refused below
             values = np.asarray(values, dtype=np.float32)
         if not np.isfinite(values).all():
             key = self.contents.keys[role]
-            raise UserError(f'{self.path}: "{key}" of sample {index} has NaN or infinite values; mend or drop it')
-        return values / np.float32(self.divisor)
+            raise UserError(f'{self.path}: "{key}" of sample {index} has NaN or infinite values; fix or drop it')
+        return values / np.float32(self.facts.divisor)
 
     def _open(self) -> None:
         file = open_file(self.path)

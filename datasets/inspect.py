@@ -1,35 +1,38 @@
-"""What is in this file, and what is wrong with it: H5 data sets, `.mat` files, GeoTIFF.
+"""Reports on what a file holds and what is wrong with it: H5 data sets, `.mat` files, GeoTIFF.
 
-Reads a bounded part: at most eight samples or eight blocks of rows of each array.
+`lemamba.datasets.readers.inspect_file` chooses the function by suffix. At most eight samples, or eight slices of an
+array, are read.
 Legend: N samples, C bands, P guide bands, H W size, h w size of ms, r = H/h.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+import torch
 
-from lemamba.datasets.alignment import CACHE, alpha_bands, check_blocks, is_complaint
+from lemamba.datasets.geotiff import open_geotiff
 from lemamba.datasets.h5 import DAMAGE, Contents, checked_dataset, default_divisor, describe, file_sensor, open_file
 from lemamba.datasets.layout import read_sample
+from lemamba.operators import interp23
 from lemamba.utils.errors import UserError
+from lemamba.utils.formats.bounds import BEYOND, DIVIDED
+from lemamba.utils.formats.mat import read_mat
 from lemamba.utils.sensors import SENSORS
 
 _SAMPLES = 8
-_LONGEST = 160  # letters of an attribute
-_NUMBERS = 2**24  # of a GeoTIFF
-_SUFFIXES_TIFF = (".tif", ".tiff")
+_LONGEST = 160  # characters of an attribute
+_NUMBERS = 2**24  # values of a GeoTIFF
 
 
 @dataclass
 class Report:
-    """Lines about a file, what is wrong with it, and what is worth knowing.
+    """Lines about a file, problems, and notes.
 
     `status` is 0 (fine), 1 (readable, but something is wrong) or 2 (not readable).
     """
@@ -53,40 +56,16 @@ class Report:
         )
 
 
-def inspect_file(path: str | Path, read_mat: Callable[[Path], dict[str, np.ndarray]] | None = None) -> Report:
-    """Report on an H5 file, a `.mat` or a GeoTIFF; never raises for what is wrong with the file.
-
-    Args:
-        path: the file; its ending tells `.mat` and GeoTIFF, everything else is taken for H5.
-        read_mat: reader of `.mat` files (`utils.formats.mat.read_mat`, handed in); None takes them for H5.
-    """
-    report = Report(Path(path))
-    try:
-        if report.path.suffix.lower() in _SUFFIXES_TIFF:
-            _inspect_tiff(report)
-        elif report.path.suffix.lower() == ".mat" and read_mat is not None:
-            _inspect_mat(report, read_mat(report.path))
-        else:
-            _inspect_h5(report)
-    except UserError as error:
-        report.problems.append(str(error))
-        report.readable = bool(report.lines)
-    except DAMAGE as error:
-        report.problems.append(f"cannot be read to the end: {error}; damaged, copy it again")
-        report.readable = bool(report.lines)
-    return report
-
-
 def _range(values: np.ndarray) -> str:
     if values.dtype.kind not in "biuf" or not values.size:
         return "no numbers"
     finite = values[np.isfinite(values)]
-    spoiled = f", {values.size - finite.size} NaN or infinite" if finite.size < values.size else ""
-    return (f"{finite.min():.6g} .. {finite.max():.6g}" if finite.size else "no finite value") + spoiled
+    others = f", {values.size - finite.size} NaN or infinite" if finite.size < values.size else ""
+    return (f"{finite.min():.6g} .. {finite.max():.6g}" if finite.size else "no finite value") + others
 
 
 def _shown(value: Any) -> str:
-    """Return an attribute as one line: a table by its shape and range, a list by its values."""
+    """Return an attribute as one line: a matrix as its shape and range, a list as its values."""
     if isinstance(value, np.ndarray) and value.ndim > 1:
         return f"{tuple(value.shape)} {value.dtype}, {_range(value)}"
     text = str(value.tolist() if isinstance(value, np.ndarray) else value)
@@ -95,19 +74,20 @@ def _shown(value: Any) -> str:
 
 
 def spread(count: int) -> list[int]:
-    """Return at most `_SAMPLES` numbers spread over 0 … count - 1; in integers, since a file may declare any count."""
+    """Return at most `_SAMPLES` indexes spread over 0 … count - 1; in integers, since a file may declare any count."""
     return sorted({(count - 1) * i // (_SAMPLES - 1) for i in range(_SAMPLES)}) if count else []
 
 
 def _some_rows(data: h5py.Dataset) -> np.ndarray:
-    """Return at most eight slices along the shortest way through the file: bounded whatever the size."""
+    """Return at most eight slices along the first axis, so that the reading is bounded."""
     if not data.shape:
         return np.asarray(data[()])
     picks = spread(len(data))
     return np.stack([data[i] for i in picks]) if picks else np.zeros(0)
 
 
-def _inspect_h5(report: Report) -> None:
+def inspect_h5(report: Report) -> None:
+    """Describe the arrays and attributes of an H5 data set and check some samples."""
     with open_file(report.path) as file:
         for key in file:
             try:
@@ -133,7 +113,7 @@ def _inspect_h5(report: Report) -> None:
 
 
 def _judge(report: Report, contents: Contents) -> None:
-    """Look at some samples: finite values, range against divisor, is lms what interp23 gives, order of the guide."""
+    """Check some samples: finite values, range against the divisor, lms against interp23 of ms, order of the guide."""
     count = contents.shapes["lms"][0]
     picks = spread(count)
     with open_file(contents.path) as file:
@@ -160,38 +140,34 @@ def _judge(report: Report, contents: Contents) -> None:
 def _sensor_guess(contents: Contents, largest: float) -> str:
     written = file_sensor(contents)
     if written.name != "none":
-        return f"{written.name} (says the file)"
+        return f"{written.name} (from the file)"
     bands = contents.shapes["ms"][1]
-    fitting = [s for s in SENSORS.values() if s.bands == bands and (largest <= 1.5) == (s.divisor == 1)]
+    fitting = [s for s in SENSORS.values() if s.bands == bands and (largest <= DIVIDED) == (s.divisor == 1)]
     fitting = [s.name for s in fitting if largest <= 1.02 * s.divisor]
-    return f"by bands and range one of {', '.join(fitting)}" if fitting else f"none known with {bands} bands"
+    return f"one of, by bands and range: {', '.join(fitting)}" if fitting else f"none known with {bands} bands"
 
 
 def _judge_range(report: Report, contents: Contents, largest: float) -> None:
     divisor = default_divisor(contents, file_sensor(contents))
-    if divisor > 1 and largest <= 1.5:
-        report.problems.append(f"the numbers end at {largest:.4g} and the divisor is {divisor:g}: already divided?")
-    elif largest > 1.2 * divisor and file_sensor(contents).name != "none":
-        report.problems.append(f"the numbers reach {largest:.6g}, beyond the divisor {divisor:g}")
-    elif divisor == 1 and largest > 1.5:
-        report.notes.append(f"the numbers reach {largest:.6g}: name the sensor or a divisor when you read it")
+    if divisor > 1 and largest <= DIVIDED:
+        report.problems.append(f"the values end at {largest:.4g} and the divisor is {divisor:g}: already divided?")
+    elif largest > BEYOND * divisor and file_sensor(contents).name != "none":
+        report.problems.append(f"the values reach {largest:.6g}, beyond the divisor {divisor:g}")
+    elif divisor == 1 and largest > DIVIDED:
+        report.notes.append(f"the values reach {largest:.6g}: give the sensor or a divisor when reading it")
 
 
 def _judge_lms(report: Report, contents: Contents, samples: dict[str, np.ndarray]) -> None:
     """Compare lms with ms: the same ground, and which interpolation."""
-    import torch
-
-    from lemamba.operators import interp23
-
     ratio, ms, lms = contents.ratio, samples["ms"], samples["lms"]
     means = lms.reshape(*ms.shape[:3], ratio, ms.shape[3], ratio).mean((3, 5))
     if np.corrcoef(means.ravel(), ms.ravel())[0, 1] < 0.8:
-        report.problems.append("lms does not look like ms enlarged: other samples, order of bands or ground?")
+        report.problems.append("lms does not look like ms enlarged: other samples, band order or ground?")
         return
     if ratio & (ratio - 1):
-        report.notes.append(f"ratio {ratio} is no power of two: the 23-tap interpolation is not defined for it")
+        report.notes.append(f"ratio {ratio} is not a power of two: the 23-tap interpolation is not defined for it")
         return
-    edge = 6 * ratio  # the interpolation wraps around; a tile cut from a larger image differs at its border
+    edge = 6 * ratio  # interp23 wraps around, so a tile cut from a larger image differs at its border
     ours = interp23(torch.from_numpy(ms), ratio).numpy()
     inner = (slice(None), slice(None), slice(edge, -edge), slice(edge, -edge))
     if ours[inner].size and np.abs(ours - lms)[inner].max() > 1e-3 * np.abs(lms).max():
@@ -199,7 +175,7 @@ def _judge_lms(report: Report, contents: Contents, samples: dict[str, np.ndarray
 
 
 def _guide_order(samples: dict[str, np.ndarray]) -> str:
-    """Guess RGB or BGR: is the first guide band more like the last (red) or the first (blue) bands of ms?"""
+    """Guess RGB or BGR: compare the first guide band with the last (red) and the first (blue) third of the bands."""
     spectral = samples["lms"]
     first = samples["pan"][:, 0].ravel()
     third = spectral.shape[1] // 3
@@ -207,7 +183,9 @@ def _guide_order(samples: dict[str, np.ndarray]) -> str:
     return "RGB" if red > blue else "BGR"
 
 
-def _inspect_mat(report: Report, data: dict[str, np.ndarray]) -> None:
+def inspect_mat(report: Report) -> None:
+    """List the variables of a `.mat` file and what it can be used for."""
+    data = read_mat(report.path)
     for key, value in data.items():
         shown = f"{value.item()!s}" if value.size == 1 else _range(value)
         report.lines.append(f"{key}: {tuple(value.shape)} {value.dtype}, {shown}")
@@ -222,32 +200,21 @@ def _mat_kind(data: dict[str, Any]) -> str:
     if "sr" in data:
         return f"fused images {'with' if 'gt' in data else 'without'} ground truth: evaluate.py"
     if "Y" in data or any(value.ndim == 3 for value in data.values()):
-        return "a hyperspectral cube, it seems: prepare_data.py simulate --wavelengths START:END"
+        return "probably a hyperspectral cube: prepare_data.py simulate --wavelengths START:END"
     return "of no known kind"
 
 
-def _inspect_tiff(report: Report) -> None:
-    try:
-        import rasterio
-    except ImportError:
-        raise UserError("reading GeoTIFF needs rasterio; install it with: pip install rasterio") from None
-    try:
-        with rasterio.Env(GDAL_CACHEMAX=CACHE), rasterio.open(report.path, driver="GTiff") as source:
-            check_blocks(source)
-            step = max(1, max(source.shape) // 512, math.isqrt(source.count * math.prod(source.shape) // _NUMBERS))
-            small = source.read(out_shape=(source.count, *(max(1, n // step) for n in source.shape)))
-            report.lines.append(
-                f"{source.count} bands, {source.height}x{source.width}, {source.dtypes[0]}, {_range(small)}"
-            )
-            report.lines.append(f"CRS {source.crs}, pixel {source.transform.a:g} x {-source.transform.e:g}")
-            if source.nodata is not None:
-                share = float((small == source.nodata).any(0).mean())
-                report.lines.append(f"nodata {source.nodata:g}: about {share:.1%} of the pixels")
-            for band in alpha_bands(source):
-                report.notes.append(f"band {band} is marked as alpha and is taken as a mask, not as data")
-            if source.crs is None:
-                report.notes.append("no coordinate system: MS and PAN cannot be aligned by it")
-    except Exception as error:
-        if not is_complaint(error):
-            raise
-        raise UserError(f'cannot read "{report.path}" as GeoTIFF: {str(error).rstrip(".")}; check the file') from error
+def inspect_geotiff(report: Report) -> None:
+    """Describe a GeoTIFF from a subsampled reading: bands, range, grid, pixels without data."""
+    with open_geotiff(report.path) as raster:
+        source, (height, width) = raster.source, raster.shape
+        step = max(1, max(height, width) // 512, math.isqrt(source.count * height * width // _NUMBERS))
+        small, valid = raster.read(size=(max(1, height // step), max(1, width // step)))
+        report.lines.append(f"{source.count} bands, {height}x{width}, {source.dtypes[0]}, {_range(small)}")
+        report.lines.append(f"CRS {source.crs}, pixel {source.transform.a:g} x {-source.transform.e:g}")
+        if source.nodata is not None:
+            report.lines.append(f"nodata {source.nodata:g}: about {1 - valid.mean():.1%} of the pixels")
+        for band in raster.alpha:
+            report.notes.append(f"band {band} is marked as alpha and is taken as a mask, not as data")
+        if source.crs is None:
+            report.notes.append("no coordinate system: MS and PAN cannot be aligned by it")

@@ -1,8 +1,8 @@
-"""Which axis is which in an H5 file of the field, found from the shapes of its keys.
+"""Axis order of the field's H5 files, found from the shapes of their keys.
 
-Three orders occur: `NCHW` (PanCollection), `NHWC`, and `WHCN`, which is what Python sees of a MATLAB array
-`(N, C, H, W)`. `ms` is smaller than `lms` in height and width only, so the axes that differ tell the order; where
-more than one order fits, the file is refused, never guessed at.
+Three orders occur: `NCHW` (PanCollection), `NHWC`, and `WHCN`, which is a MATLAB array `(N, C, H, W)` as Python reads
+it. `ms` is smaller than `lms` in height and width only, so the axes that differ determine the order; a file that fits
+more than one order is refused.
 Legend: N samples, C bands, P guide bands, H W size, h w size of ms, r = H/h.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from lemamba.utils.errors import UserError
 
-# order -> where the axes N, C, H, W are in the file
+# order -> positions of the axes N, C, H, W in the file
 LAYOUTS: dict[str, tuple[int, int, int, int]] = {
     "NCHW": (0, 1, 2, 3),
     "NHWC": (0, 3, 1, 2),
@@ -30,7 +30,7 @@ def to_nchw(shape: Shape, layout: str) -> Shape:
 
 
 def read_sample(data, index: int, layout: str) -> np.ndarray:  # noqa: ANN001  (h5py.Dataset or array)
-    """Return sample `index` of an H5 data set as (C, H, W), read from the file alone."""
+    """Return sample `index` of an H5 data set as (C, H, W); no other sample is read."""
     if layout == "WHCN":
         return np.transpose(data[..., index], (2, 1, 0))
     sample = data[index]
@@ -38,14 +38,14 @@ def read_sample(data, index: int, layout: str) -> np.ndarray:  # noqa: ANN001  (
 
 
 def find_layout(path: Path, shapes: Mapping[str, Shape]) -> str:
-    """Return the one order in `LAYOUTS` that fits.
+    """Return the only order in `LAYOUTS` that fits.
 
     Args:
         path: for the messages.
         shapes: role ("ms", "lms", "pan", perhaps "gt") -> shape in the file.
 
     Raises:
-        UserError: not four axes, no order fits (the shapes are inconsistent), or several do.
+        UserError: not four axes, inconsistent shapes (no order fits), or an ambiguous order (several fit).
     """
     listed = ", ".join(f"{role} {tuple(shape)}" for role, shape in shapes.items())
     for role, shape in shapes.items():
@@ -54,14 +54,14 @@ def find_layout(path: Path, shapes: Mapping[str, Shape]) -> str:
     reasons = {layout: _misfit({role: to_nchw(s, layout) for role, s in shapes.items()}) for layout in LAYOUTS}
     fitting = [layout for layout, reason in reasons.items() if reason is None]
     if not fitting:
-        raise UserError(f"{path}: {reasons['NCHW']}; the file has {listed}; mend the file")
+        raise UserError(f"{path}: {reasons['NCHW']}; the file has {listed}; fix the file")
     if len(fitting) > 1:
         raise UserError(f"{path}: {listed} can be read as {' or '.join(fitting)}; store it as (N, C, H, W), ratio >= 2")
     return fitting[0]
 
 
 def _misfit(shapes: Mapping[str, Shape]) -> str | None:
-    """Say what contradicts reading these (N, C, H, W) shapes as one set of samples; None when nothing does."""
+    """Return why these (N, C, H, W) shapes cannot be one set of samples; None where they can."""
     n, c, height, width = shapes["lms"]
     for role, shape in shapes.items():
         if shape[0] != n:

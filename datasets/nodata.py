@@ -1,4 +1,4 @@
-"""Pixels without data: filled before fusing, so that they do not bleed, and put back after it.
+"""Pixels without data: filled before fusing, so that they do not affect their neighbours, and marked again after it.
 
 Legend: C bands, H W size; images (C, H, W), `valid` (H, W) bool.
 """
@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import numpy as np
 
-RINGS = 16  # pixels by which known values grow into a gap; beyond them the gap is a constant
+RINGS = 16  # pixels by which valid values grow into a gap; further inside, the gap is filled with a constant
 
 
 def fill(image: np.ndarray, valid: np.ndarray, constant: np.ndarray) -> np.ndarray:
-    """Fill the gaps of an image from their rims inwards, without a step at the rim that a filter could ring on.
+    """Fill the gaps of an image from their rims inwards, without an edge at the rim that would make filters ring.
 
-    Ring after ring, a gap pixel becomes the mean of those of its 8 neighbours that are known; after `RINGS` rings what
-    is left becomes `constant`. A pixel's value depends only on pixels at most `RINGS` away, so windows with that margin
-    agree with the whole image.
+    Ring by ring, a gap pixel becomes the mean of its known neighbours (of 8); after `RINGS` rings the rest becomes
+    `constant`. A value depends only on pixels at most `RINGS` away, so windows with that margin agree with the whole
+    image.
 
     Args:
-        image: (C, H, W) floating point; values in the gaps are not looked at, NaN included.
+        image: (C, H, W) floating point; values in the gaps, also NaN, are ignored.
         valid: (H, W).
         constant: (C,).
 
@@ -38,7 +38,7 @@ def fill(image: np.ndarray, valid: np.ndarray, constant: np.ndarray) -> np.ndarr
 
 
 def _neighbourhood(image: np.ndarray) -> np.ndarray:
-    """Sum over 3 x 3 pixels, zero outside; always in the same order, so that windows agree to the last bit."""
+    """Return sums over 3 x 3 pixels, zero outside; in a fixed order, so that windows agree to the last bit."""
     rows = np.pad(image, ((0, 0), (1, 1), (0, 0)))
     rows = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]
     both = np.pad(rows, ((0, 0), (0, 0), (1, 1)))
@@ -46,23 +46,23 @@ def _neighbourhood(image: np.ndarray) -> np.ndarray:
 
 
 def fits(value: float, dtype: np.dtype) -> bool:
-    """Tell whether `dtype` can hold `value` exactly enough to mark pixels with it."""
+    """Return whether `dtype` can hold `value`, so that it can mark pixels."""
     if dtype.kind == "f":
         return True
     return float(value).is_integer() and np.iinfo(dtype).min <= value <= np.iinfo(dtype).max
 
 
 def to_stored(values: np.ndarray, valid: np.ndarray, dtype: np.dtype, nodata: float | None) -> np.ndarray:
-    """Turn numbers into the dtype of a file: integers rounded and clipped, gaps marked.
+    """Convert values to the dtype of a file: integers are rounded and clipped, gaps marked.
 
     Args:
-        values: (H, W) floating point; not looked at in gaps.
+        values: (H, W) floating point; ignored in gaps.
         valid: (H, W).
         dtype: integer of at most 32 bits, or floating point.
         nodata: what marks gaps; None: 0 for integers, NaN for floating point.
 
     Returns:
-        (H, W). A valid pixel that would equal `nodata` moves to the next value, so that it stays valid.
+        (H, W). A valid pixel equal to `nodata` is moved to the next value, so that it stays valid.
     """
     values = np.where(valid, values, 0.0)
     if dtype.kind != "f":

@@ -1,4 +1,4 @@
-"""What a data file is, for the record of a training: name, size, samples, sha256, and what it was made from."""
+"""Facts about a data file for the record of a training run: name, size, samples, SHA-256, and its sources."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 from lemamba.datasets.h5 import H5Dataset
 from lemamba.utils.atomic import sha256
 
-HASH_LIMIT = 256 * 2**20  # bytes; larger files would hold up the start of a training by seconds to minutes
+HASH_LIMIT = 256 * 2**20  # bytes; larger files would delay the start of training by seconds to minutes
 
 
 def file_facts(split: str, dataset: H5Dataset) -> dict[str, Any]:
     """Return {"split", "file", "bytes", "samples", "sha256", "origin"} of an open data set.
 
-    "sha256" is None above `HASH_LIMIT`; "origin" tells what the file's attributes say of its sources, "" where nothing.
+    "sha256" is None above `HASH_LIMIT`; "origin" lists the sources named in the file's attributes, or is "".
     """
     size = dataset.path.stat().st_size
     return {
@@ -29,7 +29,7 @@ def file_facts(split: str, dataset: H5Dataset) -> dict[str, Any]:
 
 
 def _origin(attributes: Any) -> str:
-    """Sources and their sha256, as the simulator and the painter of synthetic scenes write them."""
+    """Return the sources and their SHA-256, as `lemamba.datasets.simulation` writes them."""
     sources, digests = _texts(attributes.get("source")), _texts(attributes.get("sha256"))
     if len(digests) == len(sources):
         sources = [f"{source} (sha256 {digest})" for source, digest in zip(sources, digests, strict=True)]

@@ -1,7 +1,7 @@
-"""Rewrites an H5 file so that one sample is one chunk, in a smaller dtype, and says what that gained.
+"""Rewrite an H5 file with one sample per chunk and in a smaller dtype, and report the gain.
 
-A file whose chunks cut across samples is decoded many times over by a reader that draws samples at random; float64 is
-twice the bytes of the float32 that training uses; digital numbers of 16 bits need a quarter.
+Chunks that contain parts of several samples are decoded many times when samples are read in random order; float64 takes
+twice the space of the float32 that training uses, 16-bit digital numbers a quarter.
 Legend: N samples, C bands, P guide bands, H W size, h w size of ms.
 """
 
@@ -20,32 +20,32 @@ from lemamba.utils.atomic import renamed
 from lemamba.utils.errors import UserError
 
 DTYPES = ("float32", "uint16")
-_EXACT = 2**24  # float32 holds every whole number up to here
+_EXACT = 2**24  # float32 represents every whole number up to here
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Bytes of a file, and samples per second drawn in random order without keeping any."""
+    """Bytes of a file, and samples per second read in random order without a cache."""
 
     size: int
     speed: float
 
 
 def repack(path: str | Path, out: str | Path, dtype: str = "float32") -> tuple[Cost, Cost]:
-    """Write `out` with the values, keys, order of samples and attributes of `path`; the axes become (N, C, H, W).
+    """Write `out` with the values, keys, sample order and attributes of `path`; the axes become (N, C, H, W).
 
     Args:
         path: an H5 file that `lemamba.datasets.h5.describe` accepts.
         out: another file; written under a temporary name, then renamed.
-        dtype: "float32" (values are rounded to it, as reading does) or "uint16" (only where nothing changes); 8-bit
-            numbers stay as they are.
+        dtype: "float32" (values are rounded to it, as reading does) or "uint16" (only without loss); 8-bit data keep
+            their dtype.
 
     Returns:
         Cost before and after.
 
     Raises:
-        UserError: what `describe` refuses, `out` is `path`, another dtype, values that are NaN, infinite or not whole
-            numbers from 0 to 65535 for uint16, whole numbers that float32 cannot hold, a folder that is not writable.
+        UserError: what `describe` refuses, `out` is `path`, another dtype, values that are NaN, infinite, not whole
+            numbers from 0 to 65535 for uint16, or not representable as float32, a folder that is not writable.
     """
     path, out = Path(path), Path(out)
     if dtype not in DTYPES:
@@ -55,7 +55,7 @@ def repack(path: str | Path, out: str | Path, dtype: str = "float32") -> tuple[C
         raise UserError(f'expected --out to be a new file, "{out}" is the input; choose another name')
     with open_file(path) as source, renamed(out) as temporary, h5py.File(temporary, "w") as target:
         for role, key in contents.keys.items():
-            # 8-bit numbers stay: they are small, and their type decides what they are divided by
+            # 8-bit data keep their dtype: it determines the default divisor.
             kept = "uint8" if contents.dtypes[role] == "uint8" else dtype
             new = _create(target, source[key], key, contents.shapes[role], kept)
             for index in range(len(new)):
@@ -80,23 +80,25 @@ def _sample(contents: Contents, source: h5py.File, role: str, index: int) -> np.
 
 
 def _converted(values: np.ndarray, dtype: str, where: str) -> np.ndarray:
-    """Return the values in `dtype`; refuse what would change them more than reading them does."""
+    """Return the values in `dtype`; refuse a conversion that loses more than reading as float32 does."""
     if not np.isfinite(values).all():
-        raise UserError(f"{where} has NaN or infinite values; mend or drop it")
+        raise UserError(f"{where} has NaN or infinite values; fix or drop it")
     with np.errstate(over="ignore", invalid="ignore"):
         stored = values.astype(dtype)
     if dtype == "uint16" and not np.array_equal(stored, values):
         odd = values[stored != values].flat[0]
         raise UserError(f"{where} has {odd:g}, uint16 holds whole numbers from 0 to 65535; repack with --dtype float32")
     if values.dtype.kind in "iu" and np.abs(values.astype(np.float64)).max(initial=0) > _EXACT:
-        raise UserError(f"{where} has whole numbers beyond {_EXACT}, which float32 does not hold; leave it as it is")
+        raise UserError(
+            f"{where} has whole numbers above {_EXACT}, which float32 does not hold; keep the file as it is"
+        )
     if not np.isfinite(stored).all():
-        raise UserError(f"{where} has numbers that float32 does not hold; leave it as it is")
+        raise UserError(f"{where} has numbers that float32 does not hold; keep the file as it is")
     return stored
 
 
 def measure(path: Path, seconds: float = 2.0) -> Cost:
-    """Return the size, and the speed of reading whole samples in random order: all once, or for some seconds."""
+    """Return the size, and the speed of reading samples in random order: each once, for at most `seconds`."""
     dataset = H5Dataset(path, cache_limit=0)
     order = np.random.default_rng(0).permutation(len(dataset))
     dataset[int(order[0])]  # opens the file

@@ -1,7 +1,7 @@
-"""Paired augmentation: the same flips, turns and crop for ms, lms, pan and gt of one sample.
+"""Paired augmentation: the same flips, rotations and crop for ms, lms, pan and gt of one sample.
 
-Stateless: the random numbers come from (seed, epoch, index) alone, so a sample is the same whichever worker or
-process asks, in whichever order, before and after a resume. No global generator is read or written.
+Stateless: the random numbers depend on (seed, epoch, index) only, so a sample is the same in every worker and process,
+in any order, before and after a resume. Global generators are neither read nor changed.
 Legend: C bands, H W size of gt, lms, pan; h w size of ms; r = H/h.
 """
 
@@ -18,11 +18,11 @@ Sample = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Augment:
-    """Random crop, flips and quarter turns.
+    """Random crop, flips and rotations by multiples of 90 degrees.
 
     Attributes:
-        prob: probability of each of: left-right flip, up-down flip, a turn by 90, 180 or 270 degrees.
-        crop: side of the square cut out of lms, pan and gt (a multiple of the ratio); None keeps the whole.
+        prob: probability of each of: left-right flip, up-down flip, rotation by 90, 180 or 270 degrees.
+        crop: side of the square cut from lms, pan and gt (a multiple of the ratio); None keeps the whole sample.
         seed: base of all random numbers.
     """
 
@@ -48,7 +48,7 @@ class Augment:
         if self.prob == 0 and self.crop is None:
             return sample
         generator = np.random.default_rng([self.seed, epoch, index])
-        # All numbers are drawn whatever they decide: the crop does not depend on the flips' probability.
+        # Always draw all numbers, so that the crop does not depend on the probability of flips.
         top, left, across, down, turn = generator.random(5)
         quarter_turns = int(generator.integers(1, 4))
         if self.crop is not None:
@@ -59,15 +59,16 @@ class Augment:
             sample = {key: value[..., ::-1, :] for key, value in sample.items()}
         if turn < self.prob:
             height, width = sample["lms"].shape[-2:]
-            turns = quarter_turns if height == width else 2  # an oblong sample must keep its shape within a batch
+            turns = quarter_turns if height == width else 2  # samples of a batch must keep one shape
             sample = {key: np.rot90(value, turns, axes=(-2, -1)) for key, value in sample.items()}
         return sample
 
 
 def crop(sample: Sample, ratio: int, size: int, top: float, left: float) -> Sample:
-    """Cut a square of `size` out of lms, pan, gt and its like out of ms, on ms's grid.
+    """Cut a square of `size` from lms, pan and gt, and the same ground from ms; it lies on the grid of ms.
 
-    `top` and `left` in [0, 1) place it. A size that is no multiple of `ratio`, or too large, is a `UserError`.
+    `top` and `left` in [0, 1) give its position. A size that is too large or not a multiple of `ratio` raises
+    `UserError`.
     """
     h, w = sample["ms"].shape[-2:]
     small = size // ratio

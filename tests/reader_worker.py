@@ -18,10 +18,11 @@ import h5py
 import torch
 from torch import nn
 
-from lemamba.datasets.geotiff import open_pair
 from lemamba.datasets.h5 import H5Dataset
-from lemamba.datasets.inspect import inspect_file
-from lemamba.datasets.simulation.scene import cube_from_mat, read_geotiff_pair, scene_from_mat
+from lemamba.datasets.pair import load_pair, open_pair
+from lemamba.datasets.readers import inspect_file
+from lemamba.datasets.simulation.sources import cube_from_mat, scene_from_mat
+from lemamba.datasets.writers import write_scene
 from lemamba.engine.training.checkpoint import find_run, read_checkpoint, read_state
 from lemamba.engine.weights.files import load_strict, read_weights
 from lemamba.utils import config
@@ -58,7 +59,7 @@ def read_h5(path: Path) -> None:
 
 
 def read_mat_file(path: Path) -> None:
-    inspect_file(path, read_mat)
+    inspect_file(path)
     data = read_mat(path)
     for understand in (scene_from_mat, cube_from_mat):
         with contextlib.suppress(UserError):
@@ -71,7 +72,7 @@ def fuse_pair(ms: Path, pan: Path) -> None:
         assert max(pair.size) < 10_000, "more ground than the undamaged file has"
         images = pair.read((0, 0, *pair.size))
         if images is not None:
-            pair.write(ms.parent / "out.tif", [(0, images[1])])
+            write_scene(ms.parent / "out.tif", pair, [(0, images[1])])
 
 
 def read_tif(path: Path) -> None:
@@ -79,8 +80,8 @@ def read_tif(path: Path) -> None:
     ms, pan = path.parent / "good_ms.tif", path.parent / "good_pan.tif"
     inspect_file(path)
     run_all(
-        lambda: read_geotiff_pair(path, pan),
-        lambda: read_geotiff_pair(ms, path),
+        lambda: load_pair(path, pan),
+        lambda: load_pair(ms, path),
         lambda: fuse_pair(path, pan),
         lambda: fuse_pair(ms, path),
     )
@@ -89,7 +90,7 @@ def read_tif(path: Path) -> None:
 def read_scene(ms: Path) -> None:
     """ms.tif with the pan.tif beside it."""
     inspect_file(ms)
-    read_geotiff_pair(ms, ms.with_name("pan.tif"))
+    load_pair(ms, ms.with_name("pan.tif"))
 
 
 def read_config(path: Path) -> None:

@@ -12,8 +12,8 @@ import torch
 from small_files import LEFT, PIXEL, TOP, smooth, tif
 
 from lemamba.commands import fuse as inference
-from lemamba.datasets.geotiff import MARGIN, open_pair
 from lemamba.datasets.nodata import RINGS, fill, to_stored
+from lemamba.datasets.pair import MARGIN, open_pair
 from lemamba.engine.fusing.scene import fuse_scene
 from lemamba.engine.fusing.tiles import fuse
 from lemamba.engine.weights.files import save_weights
@@ -101,7 +101,7 @@ def test_file_equals_fuse_on_the_whole_image(tmp_path, pair, tile):
     network = build_model("PNN", img_channel=4, condition_channel=1, out_channel=4).eval()
     with open_pair(*pair, sensor="IKONOS") as scene:
         inputs = scene.read((0, 0, *scene.size))
-        expected = fuse(network, *inputs, tile=side, overlap=overlap).clamp(0, 1)[0] * scene.divisor
+        expected = fuse(network, *inputs, tile=side, overlap=overlap).clamp(0, 1)[0] * scene.facts.divisor
         fuse_scene(network, scene, tmp_path / "out.tif", tile=side, overlap=overlap, device=torch.device("cpu"))
     assert read(tmp_path / "out.tif").shape == (4, 172, 236)
     # Half a digital number of rounding, and float32.
@@ -188,7 +188,7 @@ def test_numbers_that_do_not_fit_the_divisor(tmp_path, capsys):
     assert fuse(1 / peak, np.float32, "--divisor", "1").max() <= 1
     assert "note" not in capsys.readouterr().out
     fuse(10000 / peak, np.uint16)
-    assert "note: the numbers reach 10000 and are divided by 2047" in capsys.readouterr().out
+    assert "note: the values reach 10000 and are divided by 2047" in capsys.readouterr().out
     for wrong in ("-3", "0", "nan"):
         with pytest.raises(UserError, match="positive divisor"):
             fuse(1, np.uint16, "--divisor", wrong)
@@ -413,7 +413,7 @@ import resource, sys
 import rasterio, torch
 from lemamba.commands import fuse as inference
 import lemamba.engine.fusing.scene
-import lemamba.datasets.geotiff
+import lemamba.datasets.pair
 from lemamba.model import build_model
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 options = ["--arch", "Brovey", "--tile", "128", "--overlap", "32"]

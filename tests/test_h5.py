@@ -12,7 +12,7 @@ from small_files import HMIF, SIZES, TO_FILE, values, write_h5
 from torch.utils.data import DataLoader
 
 from lemamba.datasets import h5
-from lemamba.datasets.build import build_dataset, find_entry, find_file, open_h5
+from lemamba.datasets.build import build_dataset, find_entry, find_file
 from lemamba.datasets.h5 import H5Dataset, describe
 from lemamba.utils.errors import UserError
 
@@ -23,8 +23,9 @@ from lemamba.utils.errors import UserError
 def test_every_order_and_family_gives_the_same_samples(tmp_path, layout, rename, cache_limit):
     data = values()
     dataset = H5Dataset(write_h5(tmp_path / "a.h5", data, layout, rename), divisor=2047, cache_limit=cache_limit)
+    facts = dataset.facts
     assert dataset.contents.layout == layout
-    assert (len(dataset), dataset.bands, dataset.guide_bands, dataset.ratio, dataset.has_gt) == (5, 4, 1, 4, True)
+    assert (len(dataset), facts.bands, facts.guide_bands, facts.ratio, facts.has_gt) == (5, 4, 1, 4, True)
     for index in (0, 4, -1):
         sample = dataset[index]
         assert set(sample) == {"gt", "ms", "lms", "pan"}
@@ -36,7 +37,7 @@ def test_every_order_and_family_gives_the_same_samples(tmp_path, layout, rename,
 
 
 def test_stops_when_iterated(tmp_path):
-    assert len(list(open_h5(write_h5(tmp_path / "a.h5", values())))) == 5
+    assert len(list(H5Dataset(write_h5(tmp_path / "a.h5", values())))) == 5
 
 
 @pytest.mark.parametrize("cache_limit", [0, 2**30])
@@ -83,30 +84,30 @@ def test_large_file_is_not_held_in_memory(tmp_path):
 
 def test_divisor_comes_from_argument_file_or_sensor(tmp_path):
     data = values()
-    assert open_h5(write_h5(tmp_path / "a.h5", data)).divisor == 1
-    assert open_h5(tmp_path / "a.h5", sensor="gf2").divisor == 1023
+    assert H5Dataset(write_h5(tmp_path / "a.h5", data)).facts.divisor == 1
+    assert H5Dataset(tmp_path / "a.h5", sensor="gf2").facts.divisor == 1023
     own = write_h5(tmp_path / "b.h5", data, sensor="IKONOS", divisor=4095.0)
-    assert open_h5(own).sensor == "IKONOS" and open_h5(own).divisor == 4095
-    assert open_h5(own, divisor=10).divisor == 10
+    assert H5Dataset(own).facts.sensor == "IKONOS" and H5Dataset(own).facts.divisor == 4095
+    assert H5Dataset(own, divisor=10).facts.divisor == 10
     bytes8 = {key: (value / 8).astype(np.uint8) for key, value in data.items()}
-    assert open_h5(write_h5(tmp_path / "c.h5", bytes8), sensor="GeoEye1").divisor == 255
-    assert open_h5(tmp_path / "c.h5").divisor == 1  # of no sensor: the numbers as they are
+    assert H5Dataset(write_h5(tmp_path / "c.h5", bytes8), sensor="GeoEye1").facts.divisor == 255
+    assert H5Dataset(tmp_path / "c.h5").facts.divisor == 1  # of no sensor: the numbers as they are
 
 
 def test_found_by_name_in_both_places(tmp_path, monkeypatch):
     write_h5(tmp_path / "train_qb.h5", values())
     write_h5(tmp_path / "gf2" / "test_gf2_OrigScale_multiExm1.h5", {k: v for k, v in values().items() if k != "gt"})
     dataset = build_dataset("QB", "train", root=tmp_path)
-    assert (dataset.sensor, dataset.divisor, dataset.path) == ("QB", 2047, tmp_path / "train_qb.h5")
+    assert (dataset.facts.sensor, dataset.facts.divisor, dataset.path) == ("QB", 2047, tmp_path / "train_qb.h5")
     monkeypatch.setenv("LEMAMBA_DATA", str(tmp_path))
     full = build_dataset("gf2", "test_full")
-    assert (full.divisor, full.has_gt) == (1023, False) and "gt" not in full[0]
+    assert (full.facts.divisor, full.facts.has_gt) == (1023, False) and "gt" not in full[0]
     nested = write_h5(tmp_path / "qb" / "train_qb.h5", values())
     assert find_file("qb", "train") == tmp_path / "train_qb.h5"  # the root comes first
     (tmp_path / "train_qb.h5").unlink()
     assert find_file("qb", "train") == nested
     write_h5(tmp_path / "train_mine.h5", values(), sensor="WV4")
-    assert build_dataset("mine", "train").sensor == "WV4"
+    assert build_dataset("mine", "train").facts.sensor == "WV4"
 
 
 def test_names_roots_and_files_that_are_not_there(tmp_path, monkeypatch):
@@ -115,11 +116,11 @@ def test_names_roots_and_files_that_are_not_there(tmp_path, monkeypatch):
         build_dataset("wv3", "train")
     with pytest.raises(UserError, match='unknown dataset "wv33".*did you mean "wv3"'):
         build_dataset("wv33", "train", root=tmp_path)
-    with pytest.raises(UserError, match="a name of your own needs --data_root"):
+    with pytest.raises(UserError, match="your own data set needs --data_root"):
         find_entry("lab_x4")
     for name in ("test_lab_x4.h5", "west/test_west_OrigScale_multiExm1.h5", "notes.h5"):
         write_h5(tmp_path / "own" / name, values())
-    with pytest.raises(UserError, match=r'did you mean "lab_x4".*; files there are of: lab_x4, west$'):
+    with pytest.raises(UserError, match=r'did you mean "lab_x4".*; found in the data root: lab_x4, west$'):
         find_entry("lab_x", tmp_path / "own")
     assert find_entry("lab_x4", file=tmp_path / "own/test_lab_x4.h5").task == "hmif"
     with pytest.raises(UserError, match="is not a folder"):
@@ -131,14 +132,14 @@ def test_names_roots_and_files_that_are_not_there(tmp_path, monkeypatch):
     with pytest.raises(UserError, match='no split "test_full"'):
         find_file("cave_x4", "test_full", tmp_path)
     with pytest.raises(UserError, match="does not exist"):
-        open_h5(tmp_path / "none.h5")
+        H5Dataset(tmp_path / "none.h5")
 
 
 def test_missing_key_names_those_present(tmp_path):
     data = values()
     del data["lms"]
     with pytest.raises(UserError, match='no key "lms"; it holds: .*ms'):
-        open_h5(write_h5(tmp_path / "a.h5", data))
+        H5Dataset(write_h5(tmp_path / "a.h5", data))
     with pytest.raises(UserError, match="no ground truth"):
         write_h5(tmp_path / "train_qb.h5", {k: v for k, v in values().items() if k != "gt"})
         build_dataset("qb", "train", root=tmp_path)
@@ -149,7 +150,7 @@ def test_wrong_bands_and_ratio(tmp_path):
     with pytest.raises(UserError, match="expected 8 bands for sensor WV3, given 4"):
         build_dataset("wv3", "train", root=tmp_path)
     with pytest.raises(UserError, match="expected ratio 8, its shapes say 4"):
-        open_h5(path, ratio=8)
+        H5Dataset(path, ratio=8)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +162,7 @@ def test_wrong_bands_and_ratio(tmp_path):
         ({"gt": (5, 3, 16, 24)}, "as many bands in gt"),
         ({"pan": (4, 1, 16, 24)}, "as many samples in pan"),
         ({"pan": (5, 16, 24)}, "four axes"),
-        ({key: (0, *shape[1:]) for key, shape in SIZES.items()}, "expected samples, it holds none"),
+        ({key: (0, *shape[1:]) for key, shape in SIZES.items()}, "expected at least one sample"),
         ({key: (4, 4, 4, 4) for key in SIZES}, "can be read as NCHW or NHWC or WHCN"),
         ({"ms": (5, 4, 16, 24)}, "larger than ms"),
     ],
@@ -169,7 +170,7 @@ def test_wrong_bands_and_ratio(tmp_path):
 def test_shapes_that_contradict_each_other(tmp_path, change, message):
     path = write_h5(tmp_path / "a.h5", values(SIZES | change))
     with pytest.raises(UserError, match=message):
-        open_h5(path)
+        H5Dataset(path)
 
 
 @pytest.mark.parametrize("cache_limit", [0, 2**30])
@@ -188,7 +189,7 @@ def test_truncated_empty_and_foreign_files(tmp_path):
     for cut in (0, 10, 1000, len(whole) // 2, len(whole) - 8):
         (tmp_path / "cut.h5").write_bytes(whole[:cut])
         with pytest.raises(UserError, match="cannot read.*truncated"):
-            open_h5(tmp_path / "cut.h5")
+            H5Dataset(tmp_path / "cut.h5")
 
 
 def test_damaged_chunk_is_one_line(tmp_path):
@@ -216,17 +217,17 @@ def test_links_and_huge_claims_are_refused(tmp_path):
     with h5py.File(path, "a") as file:
         file["gt"] = h5py.ExternalLink("other.h5", "gt")
     with pytest.raises(UserError, match='"gt" is a link'):
-        open_h5(path)
+        H5Dataset(path)
     with h5py.File(path, "a") as file:
         del file["gt"]
         file.create_dataset("gt", SIZES["gt"], "f8", external=[(str(tmp_path / "other.h5"), 0, 10**6)])
     with pytest.raises(UserError, match="another file"):
-        open_h5(path)
+        H5Dataset(path)
     with h5py.File(path, "a") as file:
         del file["gt"]
         file.create_dataset("gt", (2**30, 4, 2**14, 2**14), "f8", chunks=(1, 1, 64, 64))
     with pytest.raises(UserError, match="declares .* stores 0"):
-        open_h5(path)
+        H5Dataset(path)
 
 
 def test_describe_reads_shapes_in_one_order(tmp_path):
@@ -238,4 +239,4 @@ def test_describe_reads_shapes_in_one_order(tmp_path):
 def test_a_scene_is_no_data_set_and_what_to_do_with_it_is_told(tmp_path, name, words):
     (tmp_path / name).write_bytes(b"MATLAB 5.0 MAT-file")
     with pytest.raises(UserError, match=f"expected an H5 file.*{words}"):
-        open_h5(tmp_path / name)
+        H5Dataset(tmp_path / name)

@@ -24,6 +24,8 @@ UTILS_LEAVES = (
     "atomic",
     "facts",
     "formats.bounds",
+    "formats.mat",
+    "formats.mat5",
     "threads",
     "allocator",
     "startup",

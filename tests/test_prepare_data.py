@@ -15,7 +15,8 @@ from scipy.io import savemat
 from lemamba.commands import prepare as prepare_data
 from lemamba.datasets.build import build_dataset
 from lemamba.datasets.inspect import spread
-from lemamba.datasets.simulation.scene import cube_from_png, read_geotiff_pair
+from lemamba.datasets.pair import load_pair
+from lemamba.datasets.simulation.sources import cube_from_png
 from lemamba.utils.errors import UserError, run_cli
 from lemamba.utils.formats.mat import read_mat
 
@@ -91,7 +92,7 @@ def test_a_scenes_own_choice_of_colours_wins(call, tmp_path, written, shown):
     source = scene(tmp_path / "s.mat", RGB_indexes=np.array(written))
     assert call("simulate", source, "--sensor", "QB", "--stride", 64, "--out", tmp_path)[0] == 0
     for split in ("train", "test_full"):
-        assert build_dataset("qb", split, root=tmp_path).own_rgb == shown
+        assert build_dataset("qb", split, root=tmp_path).facts.rgb == shown
 
 
 def test_training_patches_overlap_unless_told_otherwise(call, tmp_path):
@@ -127,7 +128,7 @@ def test_several_scenes_and_own_name(call, tmp_path):
     paths = scene(tmp_path / "a.mat"), scene(tmp_path / "b.mat", rows=256)
     call("simulate", *paths, "--sensor", "WV4", "--name", "Mine", "--stride", 64, "--out", tmp_path)
     dataset = build_dataset("mine", "test", root=tmp_path)
-    assert dataset.sensor == "WV4" and len(dataset) == 2
+    assert dataset.facts.sensor == "WV4" and len(dataset) == 2
 
 
 def test_test_only_uses_all_ground(call, tmp_path):
@@ -147,10 +148,11 @@ def test_cube_with_a_response_table(call, tmp_path):
     arguments = ["--wavelengths", "400:900", "--response", tmp_path / "r.mat", "--scale", 5000, "--name", "lab_x4"]
     assert call("simulate", tmp_path / "c.mat", *arguments, "--guide_columns", "3,2", "--out", tmp_path)[0] == 0
     dataset = build_dataset("lab_x4", "train", root=tmp_path)
-    assert (dataset.bands, dataset.guide_bands, dataset.ratio, dataset.divisor) == (6, 2, 4, 1)
+    facts = dataset.facts
+    assert (facts.bands, facts.guide_bands, facts.ratio, facts.divisor) == (6, 2, 4, 1)
     np.testing.assert_allclose(dataset[0]["gt"].numpy(), cube[:, :32, :32], rtol=1e-5)
     np.testing.assert_allclose(dataset[0]["pan"].numpy(), cube[[3, 1], :32, :32], rtol=1e-5)
-    assert build_dataset("lab_x4", "test", root=tmp_path).has_gt
+    assert build_dataset("lab_x4", "test", root=tmp_path).facts.has_gt
 
 
 def test_cave_folder_at_ratio_8(call, tmp_path):
@@ -161,7 +163,7 @@ def test_cave_folder_at_ratio_8(call, tmp_path):
     np.testing.assert_allclose(cube_from_png(tmp_path / "toys").values, cube / 65535.0)
     assert call("simulate", tmp_path / "toys", "--sensor", "CAVE", "--ratio", 8, "--out", tmp_path)[0] == 0
     dataset = build_dataset("cave_x8", "valid", root=tmp_path)
-    assert tuple(dataset[0]["ms"].shape) == (31, 4, 4) and dataset.guide_bands == 3
+    assert tuple(dataset[0]["ms"].shape) == (31, 4, 4) and dataset.facts.guide_bands == 3
 
 
 def geotiff(path, image, left, top, pixel, crs="EPSG:32633", nodata=None):
@@ -181,11 +183,11 @@ def test_geotiff_pair_is_cut_to_common_ground(tmp_path):
     ms_path = geotiff(tmp_path / "ms.tif", ms, 1000, 5000, 2.0)
     for y, x in ((0, 0), (40, 12), (37, 3)):  # PAN may start inside an MS pixel
         pan = truth[:, y:, x:]
-        pair = read_geotiff_pair(ms_path, geotiff(tmp_path / "pan.tif", pan, 1000 + x / 2, 5000 - y / 2, 0.5))
+        pair = load_pair(ms_path, geotiff(tmp_path / "pan.tif", pan, 1000 + x / 2, 5000 - y / 2, 0.5))
         assert pair.ratio == 4 and pair.ms.shape[1:] == tuple(n // 4 for n in pair.pan.shape[1:])
         np.testing.assert_array_equal(pair.pan[0, 2::4, 2::4], pair.ms[0])
     inner = geotiff(tmp_path / "ms2.tif", ms[:, 5:50, 7:60], 1014, 4990, 2.0)
-    pair = read_geotiff_pair(inner, geotiff(tmp_path / "pan.tif", truth, 1000, 5000, 0.5))
+    pair = load_pair(inner, geotiff(tmp_path / "pan.tif", truth, 1000, 5000, 0.5))
     assert pair.ms.shape == (4, 45, 53)
     np.testing.assert_array_equal(pair.pan[0, 2::4, 2::4], pair.ms[0])
 
@@ -202,21 +204,21 @@ def test_geotiff_pairs_that_do_not_fit(tmp_path):
         "expected one band": (np.ones((3, 80, 80), np.uint16), 1000, 5000, 0.5),
     }.items():
         with pytest.raises(UserError, match=message):
-            read_geotiff_pair(ms, geotiff(tmp_path / "pan.tif", *arguments))
+            load_pair(ms, geotiff(tmp_path / "pan.tif", *arguments))
     (tmp_path / "bad.tif").write_bytes(b"II*\0 nothing")
     with pytest.raises(UserError, match="cannot read"):
-        read_geotiff_pair(ms, tmp_path / "bad.tif")
+        load_pair(ms, tmp_path / "bad.tif")
 
 
 def test_a_geotiff_of_8_bits(tmp_path):
     """Divided by 255; its fourth band, which GDAL marks as alpha, is a mask: no data to be trained on."""
     ms = np.full((4, 20, 20), 200, np.uint8)
     pan = geotiff(tmp_path / "pan.tif", np.full((1, 80, 80), 100, np.uint8), 1000, 5000, 0.5)
-    pair = read_geotiff_pair(geotiff(tmp_path / "ms.tif", ms, 1000, 5000, 2.0), pan)
+    pair = load_pair(geotiff(tmp_path / "ms.tif", ms, 1000, 5000, 2.0), pan)
     assert pair.ms.shape == (3, 20, 20) and pair.divisor == 255
     ms[3, 4:6, 4] = 0
     with pytest.raises(UserError, match="2 pixels are marked as having no data"):
-        read_geotiff_pair(geotiff(tmp_path / "ms.tif", ms, 1000, 5000, 2.0), pan)
+        load_pair(geotiff(tmp_path / "ms.tif", ms, 1000, 5000, 2.0), pan)
 
 
 def test_geotiff_route_writes(call, tmp_path):
@@ -308,7 +310,7 @@ def test_inspect_tells_what_is_there_and_what_is_wrong(call, tmp_path):
     good = tmp_path / "valid_qb.h5"
     status, out, _ = call("inspect", good, source)
     assert status == 0 and out.count("nothing wrong found") == 2
-    for part in ("gt: (1, 4, 64, 64) float32", "ratio 4", "axes NCHW", "QB (says the file)", "a scene (MS and PAN)"):
+    for part in ("gt: (1, 4, 64, 64) float32", "ratio 4", "axes NCHW", "QB (from the file)", "a scene (MS and PAN)"):
         assert part in out
 
     def change(edit):
@@ -384,7 +386,7 @@ def test_inspect_guesses_layout_sensor_and_guide_order(call, tmp_path):
 def test_synthetic_command(call, tmp_path):
     status, out, _ = call("synthetic", "--out", tmp_path, "--size", 128, "--seed", 1, "--sensor", "QB", "--name", "toy")
     assert status == 0 and out.count("samples") == 4
-    assert build_dataset("toy", "train", root=tmp_path).bands == 4
+    assert build_dataset("toy", "train", root=tmp_path).facts.bands == 4
 
 
 def test_real_scene(call, shared, tmp_path):

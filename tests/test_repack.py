@@ -25,7 +25,7 @@ def test_values_keys_and_attributes_stay(tmp_path, dtype, layout, rename):
     repack(path, tmp_path / "sub/b.h5", dtype)
     old, new = H5Dataset(path), H5Dataset(tmp_path / "sub/b.h5")
     assert (new.contents.keys, new.contents.shapes) == (old.contents.keys, old.contents.shapes)
-    assert (new.contents.attributes, new.divisor) == (old.contents.attributes, old.divisor)
+    assert (new.contents.attributes, new.facts) == (old.contents.attributes, old.facts)
     for one, two in zip(old, new, strict=True):
         assert all(np.array_equal(one[role], two[role]) for role in SIZES)
     with h5py.File(tmp_path / "sub/b.h5") as file:
@@ -50,7 +50,7 @@ def test_eight_bits_stay_eight_bits(tmp_path):
     data = {key: (value / 8).astype(np.uint8) for key, value in whole().items()}
     repack(write_h5(tmp_path / "a.h5", data), tmp_path / "b.h5")
     old, new = (H5Dataset(tmp_path / name, sensor="GeoEye1") for name in ("a.h5", "b.h5"))
-    assert old.divisor == new.divisor == 255 and np.array_equal(old[1]["ms"], new[1]["ms"])
+    assert old.facts.divisor == new.facts.divisor == 255 and np.array_equal(old[1]["ms"], new[1]["ms"])
 
 
 def test_integers_beyond_float32_and_the_input_itself_are_refused(tmp_path):

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from scipy.ndimage import correlate, correlate1d, gaussian_filter
 
 from lemamba.datasets.simulation import wald as simulate
-from lemamba.datasets.writer import tiles, write_h5
+from lemamba.datasets.simulation.wald import tiles
+from lemamba.datasets.writers import write_h5
 from lemamba.operators import mtf_kernel
 from lemamba.utils.errors import UserError
 

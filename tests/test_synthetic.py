@@ -80,8 +80,9 @@ def test_the_four_files_and_their_provenance(folder):
     for split in ("train", "valid", "test", "test_full"):
         dataset = build_dataset("demo", split, root=folder)
         sizes[split] = {role: tuple(value.shape[1:]) for role, value in dataset[0].items()}
-        assert (dataset.bands, dataset.ratio, dataset.sensor, dataset.divisor) == (8, 4, "WV3", 2047)
-        assert dataset.has_gt == (split != "test_full")
+        facts = dataset.facts
+        assert (facts.bands, facts.ratio, facts.sensor, facts.divisor) == (8, 4, "WV3", 2047)
+        assert facts.has_gt == (split != "test_full")
         with h5py.File(dataset.path) as file:
             assert file.attrs["source"] == "synthetic" and list(file.attrs["seed"])[0] == 4
     assert sizes["train"]["gt"] == (64, 64) and sizes["train"]["ms"] == (16, 16)

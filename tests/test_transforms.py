@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from lemamba.datasets.build import open_h5
+from lemamba.datasets.h5 import H5Dataset
 from lemamba.datasets.transforms import Augment
 from lemamba.utils.errors import UserError
 
@@ -75,7 +75,7 @@ def test_same_sample_whatever_worker_asks(tmp_path, sample):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         for key, value in sample.items():
             file[key] = np.stack([value + 10000 * i for i in range(6)])
-    dataset = open_h5(tmp_path / "a.h5", augment_prob=0.5, crop=16, seed=3)
+    dataset = H5Dataset(tmp_path / "a.h5", augment=Augment(0.5, crop=16, seed=3))
     keys = [(epoch, index) for epoch in (0, 1) for index in (5, 0, 3, 1, 4, 2)]
     alone = torch.stack([dataset[key]["gt"] for key in keys])
     for workers in (0, 2):
@@ -91,7 +91,7 @@ def test_crop_that_does_not_fit(tmp_path, sample, crop):
         for key, value in sample.items():
             file[key] = value[None]
     with pytest.raises(UserError, match=f"multiple of the ratio 4 and at most 32, given {crop}"):
-        open_h5(tmp_path / "a.h5", crop=crop)
+        H5Dataset(tmp_path / "a.h5", augment=Augment(crop=crop))
 
 
 def test_bad_probability_and_seed():

@@ -1,4 +1,4 @@
-"""What is known about a set of images or a scene, as one value that travels with it. No torch here."""
+"""Facts about a data set or a scene, as one value that travels with it. No torch here."""
 
 from __future__ import annotations
 
@@ -26,3 +26,20 @@ class DataFacts:
     guide_bands: int
     rgb: tuple[int, int, int] | None = None
     has_gt: bool = False
+
+
+# ---- TO BE DELETED when every caller reads `.facts`: the loose attributes of before ----
+class LooseFacts:
+    """`dataset.bands` for `dataset.facts.bands`, and so on."""
+
+    facts: DataFacts
+    sensor = property(lambda self: self.facts.sensor)
+    divisor = property(lambda self: self.facts.divisor)
+    ratio = property(lambda self: self.facts.ratio)
+    bands = property(lambda self: self.facts.bands)
+    guide_bands = property(lambda self: self.facts.guide_bands)
+    own_rgb = property(lambda self: self.facts.rgb)
+    has_gt = property(lambda self: self.facts.has_gt)
+
+
+# ---- end of what is to be deleted ----

@@ -1,1 +1,8 @@
-"""Simulation of data sets: Wald's protocol, drawn scenes, spectral responses."""
+"""Simulation of data sets, from real images or from nothing.
+
+- `sources`: observed pairs and hyperspectral cubes as arrays, read from the files users have
+- `wald`: degrade an image by its ratio, split its ground, cut samples
+- `response`: what a guide sees of a hyperspectral cube
+- `prepare`: from sources to the H5 files of a data set
+- `synthetic`: the same from drawn ground; `landscape` plans it, `ground` draws objects on it, `spectra` has reflectances
+"""

@@ -1,6 +1,6 @@
-"""The ground of a synthetic scene as maps, and what stands on it: blocks, houses, trees and their shadows.
+"""The ground of a synthetic scene as maps, and the objects on it: blocks, houses, trees and their shadows.
 
-Nothing here knows a sensor: the result is, per pixel, two materials and how they mix, a brightness and a shadow.
+The result does not depend on a sensor: per pixel two materials and their mixture, a brightness and a shadow.
 Legend: H W size in panchromatic pixels (about half a metre); angles in radians; points are (row, column).
 """
 
@@ -21,7 +21,7 @@ _ROOFS = ("tile roof", "tile roof", "tile roof", "grey roof", "grey roof", "brig
 
 @dataclass
 class Ground:
-    """What lies at each pixel, all (H, W).
+    """Maps of the ground, all (H, W).
 
     Attributes:
         first: index of the main material in `MATERIALS`.
@@ -38,7 +38,7 @@ class Ground:
     shade: np.ndarray
 
     def paint(self, where: tuple, first: str, second: str | None = None, mix: float = 0.0) -> None:
-        """Cover the pixels `where` (an index of the arrays); texture and shadow of what was there are gone."""
+        """Cover the pixels `where` (an index of the arrays); their texture and shadow are reset."""
         self.first[where] = INDEX[first]
         self.second[where] = INDEX[second or first]
         self.mix[where] = mix
@@ -62,7 +62,7 @@ def to_image(angle: float, points: np.ndarray) -> np.ndarray:
 
 
 def _rectangle(ground: Ground, centre: np.ndarray, size: tuple, angle: float, margin: float = 0.0) -> tuple | None:
-    """Return the pixels of a turned rectangle and their coordinates along its sides; None outside the image."""
+    """Return the pixels of a rotated rectangle and their coordinates along its sides; None outside the image."""
     shape = ground.light.shape
     reach = np.hypot(*size) / 2 + margin + 1
     low = np.clip(np.floor(centre - reach).astype(int), 0, shape)
@@ -78,7 +78,7 @@ def _rectangle(ground: Ground, centre: np.ndarray, size: tuple, angle: float, ma
 
 
 def shadow(ground: Ground, centre: np.ndarray, size: tuple, angle: float, height: float) -> None:
-    """Darken what a block of `height` pixels hides from the sun."""
+    """Darken the shadow of a block that is `height` pixels high."""
     for step in np.arange(1.0, height + 1, 1.5):
         found = _rectangle(ground, centre + _SUN * step, size, angle)
         if found is not None:
@@ -86,7 +86,7 @@ def shadow(ground: Ground, centre: np.ndarray, size: tuple, angle: float, height
 
 
 def block(ground: Ground, centre: np.ndarray, size: tuple, angle: float, roof: str, light: float) -> None:
-    """Cover a turned rectangle with a roof."""
+    """Cover a rotated rectangle with a roof."""
     found = _rectangle(ground, centre, size, angle)
     if found is not None:
         ground.paint(found[0], roof, "grey roof", 0.1)
@@ -116,13 +116,13 @@ def house(
 
 
 def is_dry(bank: np.ndarray, spot: np.ndarray, margin: float) -> bool:
-    """Tell whether a point lies in the image and at least `margin` pixels from the water."""
+    """Return whether a point lies in the image and at least `margin` pixels from the water."""
     y, x = np.round(spot).astype(int)
     return 0 <= y < bank.shape[0] and 0 <= x < bank.shape[1] and bank[y, x] > margin
 
 
 def tree(generator: np.random.Generator, ground: Ground, centre: np.ndarray, radius: float) -> None:
-    """Draw a crown, brighter towards the sun and uneven, with its shadow beside it."""
+    """Draw an uneven crown, brighter towards the sun, and its shadow."""
     shape = ground.light.shape
     low = np.clip((centre - radius - 1).astype(int), 0, shape)
     high = np.clip((centre + 2 * radius + 2).astype(int), 0, shape)

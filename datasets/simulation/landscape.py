@@ -1,6 +1,6 @@
-"""Plans the landscape of a synthetic scene: parcels with crop rows, roads with cars, a river, villages, woods.
+"""Plan of a synthetic landscape: parcels with crop rows, roads with cars, a river, villages, woods.
 
-The plan is drawn in turned and slightly bent coordinates, parcel by parcel, onto a `Ground`.
+The plan is drawn in rotated and slightly bent coordinates, parcel by parcel, onto a `Ground`.
 Legend: H W size in panchromatic pixels (about half a metre); angles in radians; all randomness from one generator.
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from lemamba.datasets.simulation.ground import INDEX, Ground, block, house, is_dry, shadow, smooth_noise, to_image, tree
 
-_BEND = 24  # pixels that the plan's bends may move an edge
+_BEND = 24  # pixels by which the bends of the plan may move an edge
 _FIELDS = (
     ("crop", "dark soil", 0.25),
     ("crop", "grass", 0.5),
@@ -25,7 +25,7 @@ _FIELDS = (
 
 @dataclass
 class Parcel:
-    """A rectangle of the plan, in the plan's own turned coordinates."""
+    """A rectangle in the rotated coordinates of the plan."""
 
     top: float
     left: float
@@ -69,7 +69,7 @@ def draw_ground(generator: np.random.Generator, shape: tuple[int, int]) -> Groun
 
 
 def _divide(generator: np.random.Generator, parcel: Parcel, depth: int) -> tuple[list[Parcel], list[tuple]]:
-    """Cut a rectangle in two again and again; the first cuts become roads, the later ones paths or bare edges."""
+    """Split a rectangle recursively; the first cuts become roads, the later ones paths or bare edges."""
     height, width = parcel.bottom - parcel.top, parcel.right - parcel.left
     longest = max(height, width)
     if longest < 130 or (longest < 260 and generator.random() < 0.35):
@@ -91,7 +91,7 @@ def _divide(generator: np.random.Generator, parcel: Parcel, depth: int) -> tuple
 
 
 def _window(plan: tuple, parcel: Parcel, angle: float, shape: tuple[int, int]) -> tuple[slice, slice, np.ndarray]:
-    """Return the slices of the image that enclose a parcel and, within them, the mask of its pixels."""
+    """Return the slices of the image that enclose a parcel and the mask of its pixels within them."""
     corners = np.array([[y, x] for y in (parcel.top, parcel.bottom) for x in (parcel.left, parcel.right)])
     corners = to_image(angle, corners)
     low = np.clip(np.floor(corners.min(0)).astype(int) - _BEND, 0, shape)
@@ -103,7 +103,7 @@ def _window(plan: tuple, parcel: Parcel, angle: float, shape: tuple[int, int]) -
 
 
 def _draw_parcel(generator: np.random.Generator, ground: Ground, plan: tuple, inside: tuple, kind: str) -> None:
-    """Cover a parcel with its soil and crop; fields get rows that follow their longer side."""
+    """Cover a parcel with soil or crop; fields get crop rows along one axis of the plan."""
     *window, mask = inside
     window = tuple(window)
     if not mask.any():
@@ -128,7 +128,7 @@ def _draw_parcel(generator: np.random.Generator, ground: Ground, plan: tuple, in
 
 
 def _texture(generator: np.random.Generator, ground: Ground) -> None:
-    """Give the soil its patches: moisture over tens of pixels, grain over one or two."""
+    """Add texture to the soil: moisture over tens of pixels, grain over one or two."""
     shape = ground.mix.shape
     patches = smooth_noise(generator, shape, 60) + 0.6 * smooth_noise(generator, shape, 17)
     grain = smooth_noise(generator, shape, 2) + 0.7 * generator.standard_normal(shape)

@@ -1,6 +1,6 @@
-"""Turns scenes and cubes into the field's H5 files: split the ground, degrade each box, cut tiles, write.
+"""Turn scenes and cubes into the field's H5 files: split the ground, degrade each box, cut tiles, write.
 
-Every file says in its attributes how it was made: sensor, gains, ratio, offset, boxes, SHA-256 of the source.
+The attributes of every file record how it was made: sensor, gains, ratio, offset, boxes, SHA-256 of the sources.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from lemamba.datasets.simulation import wald as simulate
-from lemamba.datasets.simulation.scene import Cube, Scene
-from lemamba.datasets.writer import tiles, write_h5
+from lemamba.datasets.simulation.sources import Cube, Scene
+from lemamba.datasets.writers import write_h5
 from lemamba.utils.atomic import check_writable, sha256
 from lemamba.utils.errors import UserError
 from lemamba.utils.sensors import Sensor, files_of
@@ -38,7 +38,7 @@ def prepare_scenes(
     """Write train, valid, reduced-resolution and full-resolution test files from observed pairs.
 
     Args:
-        scenes: one or more of one sensor; the ground of each is shared out on its own.
+        scenes: one or more of one sensor; the ground of each is split separately.
         sensor: gives MTF gains, bands and the divisor.
         folder: output folder.
         name: name of the data set in the file names.
@@ -50,19 +50,19 @@ def prepare_scenes(
         file name -> number of samples.
 
     Raises:
-        UserError: bands or ratios that do not fit, ground too small, folder not writable.
+        UserError: inconsistent bands or ratios, ground too small, folder not writable.
     """
     bands, ratio = len(scenes[0].ms), scenes[0].ratio
     for scene in scenes:
         if (len(scene.ms), scene.ratio) != (bands, ratio):
             raise UserError(
-                f"{scene.paths[0]}: expected {bands} bands, ratio {ratio} as in the first; prepare it apart"
+                f"{scene.paths[0]}: expected {bands} bands, ratio {ratio} as in the first; prepare it separately"
             )
     if sensor.bands not in (None, bands):
         raise UserError(f"expected {sensor.bands} bands for sensor {sensor.name}, given {bands}; name the right sensor")
     simulate.check_ratio(ratio)
     if divisor is not None and not 0 < divisor < float("inf"):
-        raise UserError(f"expected a positive divisor, given {divisor:g}; correct it, or leave it to the scene")
+        raise UserError(f"expected a positive divisor, given {divisor:g}; correct it, or drop --divisor")
     gains = sensor.gains(bands)
 
     def reduced(number: int, box: simulate.Box) -> Sample:
@@ -173,7 +173,7 @@ def _write(
     if stride < 1 or stride % ratio:
         raise UserError(f"expected a stride that is a multiple of the ratio {ratio}, given {stride}; correct it")
     boxes, patch = _boxes(shapes, ratio, test_only)
-    check_writable(*(folder / file for _, _, file, _ in jobs))  # all, before the first is made
+    check_writable(*(folder / file for _, _, file, _ in jobs))  # all of them, before the first is written
     written = {}
     for split, degrade, file, scale in jobs:
         if split not in boxes[0]:
@@ -200,9 +200,9 @@ def _samples(
     step: tuple[int, int],
     ratio: int,
 ) -> Iterator[Sample]:
-    """Give the tiles of a split, scene after scene; a box is degraded when its turn comes."""
+    """Yield the tiles of a split, scene after scene; each box is degraded when it is reached."""
     for number, scene_boxes in enumerate(boxes):
-        yield from tiles(degrade(number, scene_boxes[split]), size, step, ratio)
+        yield from simulate.tiles(degrade(number, scene_boxes[split]), size, step, ratio)
 
 
 def _tile(

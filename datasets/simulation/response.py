@@ -1,16 +1,16 @@
-"""Spectral responses: how a guide image with a few broad bands sees a hyperspectral cube.
+"""Spectral responses: the weight of each band of a hyperspectral cube in a guide image with a few broad bands.
 
 Legend: C bands of the cube, P bands of the guide.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from lemamba.utils.errors import UserError
+from lemamba.utils.formats.mat import read_mat
 
 _RGB = ((610.0, 35.0), (540.0, 35.0), (465.0, 30.0))  # centre and sigma in nm of a plain colour camera
 
@@ -21,14 +21,11 @@ def gaussian_rgb(wavelengths: np.ndarray) -> np.ndarray:
     return _checked(np.exp(-(((wavelengths[None] - centres) / sigmas) ** 2) / 2), "the built-in RGB response")
 
 
-def response_from_mat(
-    path: Path, data: Mapping[str, np.ndarray], wavelengths: np.ndarray, columns: list[int] | None = None
-) -> np.ndarray:
-    """Take a table of responses and sample it at the bands of a cube.
+def response_from_mat(path: Path, wavelengths: np.ndarray, columns: list[int] | None = None) -> np.ndarray:
+    """Read a table of responses and sample it at the bands of a cube.
 
     Args:
-        path: the `.mat` it came from, for messages.
-        data: its variables; the largest matrix has the wavelength in nm in column 1 and responses in the others.
+        path: a `.mat` file; its largest matrix has the wavelength in nm in column 1 and responses in the others.
         wavelengths: of the cube's bands in nm, (C,).
         columns: 1-based columns that become guide bands, in this order; None takes all after the first.
 
@@ -36,13 +33,13 @@ def response_from_mat(
         (P, C), 0 outside the table.
 
     Raises:
-        UserError: no such table or column, or a guide band that sees nothing of the cube.
+        UserError: no such table or column, or a guide band that covers none of the cube's wavelengths.
     """
-    tables = [a for a in data.values() if a.ndim == 2 and a.dtype.kind in "uif" and min(a.shape) >= 2]
+    tables = [a for a in read_mat(path).values() if a.ndim == 2 and a.dtype.kind in "uif" and min(a.shape) >= 2]
     table = max(tables, key=np.size, default=None)
     if table is None or (np.diff(table[:, 0].astype(float)) <= 0).any():
         raise UserError(
-            f"{path}: expected a matrix with rising wavelengths in column 1 and responses beside it; mend it"
+            f"{path}: expected a matrix with increasing wavelengths in column 1 and responses in the others; fix it"
         )
     chosen = columns or list(range(2, table.shape[1] + 1))
     for column in chosen:
@@ -55,7 +52,7 @@ def response_from_mat(
 def _checked(response: np.ndarray, source: str) -> np.ndarray:
     response = np.clip(response, 0, None)
     if not np.isfinite(response).all() or (response.sum(1) < 1e-6).any():
-        raise UserError(f"{source}: a guide band sees none of the cube's wavelengths; correct --wavelengths")
+        raise UserError(f"{source}: a guide band covers none of the cube's wavelengths; correct --wavelengths")
     return response
 
 

@@ -1,7 +1,7 @@
 """A small spectral library for synthetic scenes, and spectral responses.
 
-The reflectances are rounded values of our own making, drawn after what such surfaces look like between 400 and
-1000 nm (green vegetation with its red edge, soils that rise, water that falls); they are no measurements.
+The reflectances are made up to resemble such surfaces between 400 and 1000 nm (vegetation with a red edge, soils that
+rise, water that falls); they are not measurements.
 Legend: K materials, C bands.
 """
 

@@ -1,8 +1,8 @@
-"""Synthetic scenes, so that every command runs with no download: drawn ground seen by a modelled sensor.
+"""Synthetic data sets, so that every command runs without a download: drawn ground seen by a modelled sensor.
 
-Ground (`landscape`) times a spectral library (`spectra`) gives reflectances on the panchromatic grid; the sensor's
-MTF, haze, noise and 11-bit (or so) rounding make of them an observed MS + PAN pair. From there on it is treated as a
-real scene: Wald's protocol. Train, valid and test are three different grounds.
+Ground (`landscape`) and a spectral library (`spectra`) give reflectances on the panchromatic grid; the sensor's MTF,
+haze, noise and rounding to its bit depth turn them into an observed MS + PAN pair. From there on it is treated like a
+real scene (Wald's protocol). Train, valid and test use three different grounds.
 Legend: C bands, H W size of the MS image, r ratio; PAN is r·H by r·W.
 """
 
@@ -17,8 +17,8 @@ from scipy.ndimage import gaussian_filter
 
 from lemamba.datasets.simulation import landscape, spectra
 from lemamba.datasets.simulation.ground import Ground
-from lemamba.datasets.simulation.wald import crop, full_resolution, wald
-from lemamba.datasets.writer import tiles, write_h5
+from lemamba.datasets.simulation.wald import crop, full_resolution, tiles, wald
+from lemamba.datasets.writers import write_h5
 from lemamba.operators import decimate, mtf_filter
 from lemamba.utils.atomic import check_writable
 from lemamba.utils.errors import UserError
@@ -66,7 +66,7 @@ def _radiance(ground: Ground, library: np.ndarray, wavelength: float) -> np.ndar
     """Return what reaches the sensor at one wavelength (nm), (H, W): lit or shadowed surfaces, and haze."""
     share = ground.mix
     surface = (library[ground.first] * (1 - share) + library[ground.second] * share) * ground.light
-    blueness = (600.0 / wavelength) ** 1.6  # the sky that lights shadows, and the haze, are blue
+    blueness = (600.0 / wavelength) ** 1.6  # both skylight in the shadows and haze are blue
     lit = 1 - ground.shade * (1 - min(_SKY * blueness, 0.6))
     return (_BRIGHTNESS * (surface * lit + 0.022 * blueness**1.5)).astype(np.float32)
 
@@ -112,7 +112,7 @@ def write_dataset(
     if sensor.bands not in spectra.CENTRES:
         raise UserError(f"expected a sensor of 4 or 8 bands, given {sensor.name}; choose e.g. WV3 or IKONOS")
     files = files_of("pansharpening", name)
-    check_writable(*(folder / file for file in files.values()))  # all, before any is made
+    check_writable(*(folder / file for file in files.values()))  # all of them, before the first is written
     written = {}
     for number, split in enumerate(_EXTENT):
         shape = tuple(int(share * size) // 32 * 32 for share in _EXTENT[split])
@@ -137,7 +137,7 @@ def write_dataset(
 def _files(
     split: str, files: dict[str, str], pair: tuple, sensor: Sensor, ratio: int
 ) -> Iterator[tuple[str, Iterator]]:
-    """Give the files of a split and their samples."""
+    """Yield the file names of a split and their samples."""
     ms, pan = pair
     sample = wald(ms, pan, sensor.gains(len(ms)), ratio)
     if split != "test":

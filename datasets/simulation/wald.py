@@ -1,15 +1,15 @@
 """Wald's protocol: training and test samples with a ground truth from images that have none.
 
-The observed pair is degraded by its own ratio: MS through the sensor's MTF and decimation, PAN by an antialiased
-resize; the observed MS is then the ground truth. A hyperspectral cube is blurred, decimated, and seen through a
-spectral response for its guide. Filters run over a whole box of ground, and tiles are cut from the result.
+The observed pair is degraded by its own ratio: MS by the sensor's MTF and decimation, PAN by an antialiased resize; the
+observed MS is then the ground truth. A hyperspectral cube is blurred and decimated, and a spectral response gives its
+guide. Filters run over a whole box of ground, and tiles are cut from the result.
 Legend: C bands, P guide bands, H W size of gt, h w size of ms, r = H/h.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -91,10 +91,10 @@ def check_ratio(ratio: int) -> None:
 
 
 def split_boxes(rows: int, columns: int, ratio: int) -> tuple[dict[str, Box], int]:
-    """Share out the ground of a scene; the boxes never overlap.
+    """Split the ground of a scene; the boxes never overlap.
 
-    The longer side (rows of a square) is cut in train | valid | test, about 60, 20 and 20 per cent in steps of 32, and
-    at least one patch each: 0-191, 192-255, 256-319 for 320 rows. Both sides are first cut to multiples of `ratio`.
+    The longer side (rows of a square) is split into train | valid | test, about 60, 20 and 20 per cent in steps of 32
+    and at least one patch each: 0-191, 192-255, 256-319 for 320 rows. Both sides are first cut to multiples of `ratio`.
 
     Args:
         rows: H of the ground truth.
@@ -105,7 +105,7 @@ def split_boxes(rows: int, columns: int, ratio: int) -> tuple[dict[str, Box], in
         (boxes by split, side of a training patch: 64, or 32 for small scenes).
 
     Raises:
-        UserError: under 96 by 32 pixels there is no room for three areas.
+        UserError: fewer than 96 by 32 pixels, too few for three areas.
     """
     longest, shortest = max(rows, columns), min(rows, columns)
     patch = 64 if longest >= 192 and shortest >= 64 else 32
@@ -134,8 +134,32 @@ def crop(image: np.ndarray, box: Box, scale: int = 1) -> np.ndarray:
     return image[..., top:bottom, left:right]
 
 
+def tiles(
+    sample: Sample, size: tuple[int, int], stride: tuple[int, int], ratio: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """Cut samples out of a large one, row by row.
+
+    Args:
+        sample: ms (C, h, w), the others (·, H, W).
+        size: rows and columns of a tile on the grid of lms, multiples of `ratio`.
+        stride: steps between tiles on the same grid, multiples of `ratio`.
+        ratio: H/h.
+    """
+    height, width = sample["lms"].shape[-2:]
+    for y in range(0, height - size[0] + 1, stride[0]):
+        for x in range(0, width - size[1] + 1, stride[1]):
+            yield {
+                role: value[
+                    ...,
+                    slice(y // ratio, (y + size[0]) // ratio) if role == "ms" else slice(y, y + size[0]),
+                    slice(x // ratio, (x + size[1]) // ratio) if role == "ms" else slice(x, x + size[1]),
+                ]
+                for role, value in sample.items()
+            }
+
+
 def image_size(height: int, width: int, largest: int = 256) -> tuple[int, int]:
-    """Return the size of test images cut from a box: near-square, multiples of 32, covering it where that divides."""
+    """Return the size of test images cut from a box: near-square multiples of 32 that cover it if they can."""
     target = min(height // 32, width // 32, largest // 32) * 32
     if target == 0:
         raise UserError(f"expected a test area of at least 32x32 pixels, given {height}x{width}; use a larger scene")
@@ -143,7 +167,7 @@ def image_size(height: int, width: int, largest: int = 256) -> tuple[int, int]:
 
 
 def _tile_side(length: int, target: int) -> int:
-    """Shortest multiple of 32 that is at least `target`, at most twice it, and divides the length; else `target`."""
+    """Return the shortest multiple of 32 from `target` to twice it that divides the length; else `target`."""
     cells = length // 32
     sides = [32 * cells // count for count in range(cells, 0, -1) if cells % count == 0]
     return next((side for side in sides if target <= side <= 2 * target), target)

@@ -1,7 +1,7 @@
-"""What a file from anywhere must keep to before its data are used: one set of rules for H5, v7.3 `.mat` and GeoTIFF.
+"""Validation limits for untrusted files: H5, v7.3 `.mat` and GeoTIFF.
 
-A file may name other files, or declare more than it holds: the first would read what nobody asked for, the second would
-take the machine's memory.
+A file may point to other files, which would read data nobody asked for, or declare more data than it stores, which
+would exhaust the memory.
 """
 
 from __future__ import annotations
@@ -15,43 +15,45 @@ from lemamba.utils.errors import UserError
 if TYPE_CHECKING:
     import h5py
 
-MAX_COMPRESSION = 1100  # bytes unfolded from one stored: DEFLATE cannot exceed 1032, so a larger claim is a lie
-DIVIDED = 1.5  # numbers up to here were divided already, whatever the sensor
-_CHUNK_COST = 4096  # bytes that HDF5 takes for each chunk of an array it reads
-_CHUNK_MEMORY = 2**27  # bytes for chunks that are always allowed
+MAX_COMPRESSION = 1100  # largest plausible compression ratio; DEFLATE cannot exceed 1032
+ALWAYS_READ = 64 * 2**20  # bytes of pixels that are read whatever the size of the file
+DIVIDED = 1.5  # values that end below this have been divided already, whatever the sensor
+BEYOND = 1.2  # values above this multiple of the divisor suggest the wrong divisor
+_CHUNK_COST = 4096  # bytes of memory that HDF5 needs for each chunk of an array it reads
+_CHUNK_MEMORY = 2**27  # bytes of memory for chunks that are always allowed
 
 
 def hdf5_member(path: Path, file: h5py.File, name: str) -> Any:
-    """Return a member (data set, group or type) of an open HDF5 file; a link to somewhere else is a `UserError`."""
+    """Return a member (data set, group or type) of an open HDF5 file; raise `UserError` for a link."""
     import h5py
 
     if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-        raise UserError(f'{path}: "{name}" is a link; links are refused, copy the data into one file')
+        raise UserError(f'{path}: "{name}" is a link, which is not allowed; copy the data into one file')
     return file[name]
 
 
 def check_own_data(path: Path, name: str, data: h5py.Dataset) -> None:
-    """Refuse a data set whose values lie in another file."""
+    """Refuse a data set whose values are stored in another file."""
     if data.is_virtual or data.external:
         raise UserError(
-            f'{path}: "{name}" keeps its data in another file; that is refused, copy the data into one file'
+            f'{path}: "{name}" stores its data in another file, which is not allowed; copy the data into one file'
         )
 
 
 def check_chunks(path: Path, name: str, data: h5py.Dataset) -> None:
-    """Refuse a data set in so many chunks that reading it would take far more memory than its values."""
+    """Refuse a data set with so many small chunks that reading it would need far more memory than its values."""
     if not data.chunks:
         return
     chunks = math.prod(-(-n // c) for n, c in zip(data.shape, data.chunks, strict=True))
     declared = data.size * data.dtype.itemsize
     if chunks * _CHUNK_COST > max(_CHUNK_MEMORY, 4 * declared):
-        raise UserError(f'{path}: "{name}" is cut in {chunks} chunks of some bytes; store a sample as a chunk')
+        raise UserError(f'{path}: "{name}" is split into {chunks} tiny chunks; store one sample per chunk')
 
 
 def check_not_divided(source: str, largest: float, divisor: float) -> None:
-    """Refuse data whose numbers were divided before: divided again, a network takes them for black images."""
+    """Refuse data that were divided before: divided once more, they would look black to a network."""
     if 0 < largest <= DIVIDED < divisor:
         raise UserError(
-            f"the numbers of {source} end at {largest:.4g} and would be divided by {divisor:g}; "
-            "give --divisor 1 where they are divided already"
+            f"the values of {source} end at {largest:.4g} and would be divided by {divisor:g}; "
+            "give --divisor 1 if they have been divided already"
         )

@@ -1,12 +1,12 @@
-"""Understands the scenes users have: toolbox `.mat` files, MS + PAN GeoTIFF pairs, hyperspectral cubes.
+"""The images that data sets are simulated from: observed MS + PAN pairs and hyperspectral cubes, as arrays.
 
-The variables of a `.mat` are handed in, as `utils.formats.mat.read_mat` gives them: name -> array with MATLAB's axes.
-Legend: C bands, H W size of MS or cube, r ratio. Arrays are (C, H, W), in the file's own numbers.
+Which file holds what is found out here for `.mat` files and folders of PNG bands; `lemamba.datasets.readers` chooses
+the reader by suffix.
+Legend: C bands, H W size of MS or cube, r ratio. Arrays are (C, H, W), in digital numbers.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from lemamba.datasets.alignment import ALWAYS_READ, alpha_bands, open_aligned
+from lemamba.datasets.alignment import Ground
 from lemamba.datasets.h5 import rgb_indexes
+from lemamba.datasets.raster import Raster, Window
 from lemamba.utils.errors import UserError
-from lemamba.utils.formats.bounds import MAX_COMPRESSION
+from lemamba.utils.formats.mat import read_mat
 from lemamba.utils.sensors import SENSORS
 
 
@@ -29,10 +30,10 @@ class Scene:
         ms: (C, H, W).
         pan: (1, r·H, r·W).
         ratio: r.
-        sensor: name the file gives, or None.
-        divisor: 2^L - 1 where the file says L, 255 for 8-bit numbers, or None.
-        paths: the files it came from.
-        rgb: 1-based bands that the file shows as red, green, blue, or None.
+        sensor: name given in the file, or None.
+        divisor: 2^L - 1 where the file gives L, 255 for 8-bit data, or None.
+        paths: the source files.
+        rgb: 1-based bands that the file names for red, green, blue, or None.
     """
 
     ms: np.ndarray
@@ -46,19 +47,25 @@ class Scene:
 
 @dataclass(frozen=True)
 class Cube:
-    """A hyperspectral image: `values` (C, H, W) in 0..1, the `scale` it was divided by, its file or folder."""
+    """A hyperspectral image: `values` (C, H, W) in 0..1, the `scale` it was divided by, its source file or folder."""
 
     values: np.ndarray
     scale: float
     paths: tuple[Path, ...]
 
 
+def load_mat(path: Path, scale: float | None = None) -> Scene | Cube:
+    """Read a `.mat` file: a scene where it has I_PAN, else a cube. See `scene_from_mat` and `cube_from_mat`."""
+    data = read_mat(path)
+    return scene_from_mat(path, data) if "I_PAN" in data else cube_from_mat(path, data, scale)
+
+
 def scene_from_mat(path: Path, data: Mapping[str, np.ndarray]) -> Scene:
-    """Take I_MS_LR or I_MS (H, W, C) and I_PAN (r·H, r·W), with `sensor`, `L`, `RGB_indexes` where the file has them.
+    """Return the scene in a `.mat` file of the pansharpening toolboxes.
 
     Args:
         path: the file, for messages and provenance.
-        data: its variables.
+        data: its variables: I_MS_LR or I_MS (H, W, C), I_PAN (r·H, r·W), optionally `sensor`, `L`, `RGB_indexes`.
 
     Raises:
         UserError: a missing variable, sizes without a common ratio, NaN.
@@ -72,7 +79,9 @@ def scene_from_mat(path: Path, data: Mapping[str, np.ndarray]) -> Scene:
         )
     ms, pan = data[key], data["I_PAN"]
     if ms.ndim != 3 or pan.ndim != 2:
-        raise UserError(f"{path}: expected {key} (H, W, C) and I_PAN (H, W), given {ms.shape} and {pan.shape}; mend it")
+        raise UserError(
+            f"{path}: expected {key} (H, W, C) and I_PAN (H, W), given {ms.shape} and {pan.shape}; fix the file"
+        )
     bits = _scalar(data.get("L"))
     sensor = str(data["sensor"].item()) if "sensor" in data and data["sensor"].size == 1 else None
     return _scene(
@@ -118,35 +127,22 @@ def check_finite(name: str, image: np.ndarray, path: Path) -> None:
         raise UserError(f"{path}: {name} has {bad} NaN or infinite values; crop or fill them")
 
 
-def read_geotiff_pair(ms_path: str | Path, pan_path: str | Path) -> Scene:
-    """Read an MS and a PAN GeoTIFF and cut both to the ground they share, on whole MS pixels.
-
-    Raises:
-        UserError: what `open_aligned` refuses, or pixels without data.
-    """
-    paths = Path(ms_path), Path(pan_path)
-    with open_aligned(*paths) as (ms, pan, ground):
-        images = [_read_window(*one) for one in ((ms, ground.ms, paths[0]), (pan, ground.pan, paths[1]))]
-    return _scene(images[0], images[1], None, None, paths)
+def scene_from_rasters(ms: Raster, pan: Raster, ground: Ground) -> Scene:
+    """Read the common ground of two open images; pixels without data raise `UserError`."""
+    return _scene(_whole("MS", ms, ground.ms), _whole("PAN", pan, ground.pan), None, None, (ms.path, pan.path))
 
 
-def _read_window(source: Any, window: tuple, path: Path) -> np.ndarray:
-    declared = source.count * np.dtype(source.dtypes[0]).itemsize * math.prod(end - first for first, end in window)
-    stored = path.stat().st_size
-    if declared > max(ALWAYS_READ, MAX_COMPRESSION * stored):
-        raise UserError(f"{path} is {stored} bytes and declares {declared} bytes of pixels; the file is almost empty")
-    image, alpha = source.read(window=window), alpha_bands(source)
-    empty = (image[[i - 1 for i in alpha]] == 0).any(0)
-    if source.nodata is not None:
-        empty |= (image == source.nodata).any(0)
-    if empty.any():
-        mark = "alpha 0" if source.nodata is None else source.nodata
-        raise UserError(f"{path}: {empty.sum()} pixels are marked as having no data ({mark}); crop them away")
-    return np.delete(image, [i - 1 for i in alpha], axis=0)
+def _whole(name: str, raster: Raster, window: Window) -> np.ndarray:
+    raster.check_window(window)
+    image, valid = raster.read(window)
+    check_finite(name, image, raster.path)
+    if not valid.all():
+        raise UserError(f"{raster.path}: {np.sum(~valid)} pixels are marked as having no data; crop them away")
+    return image
 
 
 def cube_from_png(folder: Path, scale: float | None = None) -> Cube:
-    """Read a folder of one grey PNG per band (CAVE); colour pictures beside them are passed over.
+    """Read a folder with one grey PNG per band (CAVE); colour images in it are ignored.
 
     Args:
         folder: the folder.
@@ -164,7 +160,7 @@ def cube_from_png(folder: Path, scale: float | None = None) -> Cube:
                 band = np.asarray(image)
         except (OSError, UnidentifiedImageError, ValueError) as error:
             raise UserError(f"{path} cannot be read as a PNG image; copy it again") from error
-        if band.ndim == 2:  # a colour preview may lie beside the bands
+        if band.ndim == 2:  # CAVE has a colour preview next to the bands
             bands.append(band)
     if len(bands) < 4 or len({band.shape for band in bands}) != 1:
         raise UserError(
@@ -175,7 +171,7 @@ def cube_from_png(folder: Path, scale: float | None = None) -> Cube:
 
 
 def cube_from_mat(path: Path, data: Mapping[str, np.ndarray], scale: float | None = None) -> Cube:
-    """Take the cube out of the variables of a `.mat`.
+    """Return the cube among the variables of a `.mat` file.
 
     It is `Y` (C, pixels) with `nRow` and `nCol`, pixels in column order (Jasper Ridge), or else the largest array of
     three axes (H, W, C) (Harvard).

@@ -55,7 +55,7 @@ def common_ground(ms: Raster, pan: Raster) -> Ground:
         _span(*axis, ratio, *sizes) for axis, sizes in zip(axes, zip(ms.shape, pan.shape, strict=True), strict=True)
     )
     if rows is None or columns is None:
-        raise UserError(f"{ms.path} and {pan.path} have no common ground; check that they belong together")
+        raise UserError(f"{ms.path} and {pan.path} share no ground; check that they belong together")
     for (begin, step, pan_begin, pan_step), (own, other) in zip(axes, (rows, columns), strict=True):
         # Both ends are checked: a pixel size that is slightly wrong shifts the far end, not the near one.
         shifts = [(begin + a * step - pan_begin) / pan_step - b for a, b in zip(own, other, strict=True)]

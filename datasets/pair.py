@@ -256,8 +256,8 @@ class ScenePair(LooseFacts):
     def transform(self) -> Any:
         """Geotransform of the result: PAN's, moved to the corner of the common ground."""
         (top, _), (left, _) = self.pan.ground
-        transform = self.pan.raster.transform
-        return transform * transform.translation(left, top)
+        t = self.pan.raster.transform
+        return type(t)(t.a, t.b, t.c + left * t.a, t.d, t.e, t.f + top * t.e)
 
     # ---- TO BE DELETED when fuse_scene calls `lemamba.datasets.writers.write_scene` ----
     def write(self, out: Path, strips: Iterable[tuple[int, torch.Tensor]], *, clip: bool = False) -> None:

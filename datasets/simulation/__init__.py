@@ -4,5 +4,6 @@
 - `wald`: degrade an image by its ratio, split its ground, cut samples
 - `response`: what a guide sees of a hyperspectral cube
 - `prepare`: from sources to the H5 files of a data set
-- `synthetic`: the same from drawn ground; `landscape` plans it, `ground` draws objects on it, `spectra` has reflectances
+- `synthetic`: the same from drawn ground, planned by `landscape`, with the objects of `ground` and the reflectances of
+  `spectra`
 """

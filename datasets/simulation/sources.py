@@ -79,9 +79,7 @@ def scene_from_mat(path: Path, data: Mapping[str, np.ndarray]) -> Scene:
         )
     ms, pan = data[key], data["I_PAN"]
     if ms.ndim != 3 or pan.ndim != 2:
-        raise UserError(
-            f"{path}: expected {key} (H, W, C) and I_PAN (H, W), given {ms.shape} and {pan.shape}; fix the file"
-        )
+        raise UserError(f"{path}: expected {key} (H, W, C) and I_PAN (H, W), given {ms.shape} and {pan.shape}; fix it")
     bits = _scalar(data.get("L"))
     sensor = str(data["sensor"].item()) if "sensor" in data and data["sensor"].size == 1 else None
     return _scene(

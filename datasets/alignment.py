@@ -56,9 +56,9 @@ def common_ground(ms: Raster, pan: Raster) -> Ground:
     )
     if rows is None or columns is None:
         raise UserError(f"{ms.path} and {pan.path} share no ground; check that they belong together")
-    for (begin, step, pan_begin, pan_step), (own, other) in zip(axes, (rows, columns), strict=True):
+    for (begin, step, pan_begin, pan_step), (span, pan_span) in zip(axes, (rows, columns), strict=True):
         # Both ends are checked: a pixel size that is slightly wrong shifts the far end, not the near one.
-        shifts = [(begin + a * step - pan_begin) / pan_step - b for a, b in zip(own, other, strict=True)]
+        shifts = [(begin + a * step - pan_begin) / pan_step - b for a, b in zip(span, pan_span, strict=True)]
         if max(map(abs, shifts)) > 0.25:
             raise UserError(
                 f"the grids of {ms.path} and {pan.path} are shifted by part of a pixel; resample PAN to MS's grid"

@@ -142,8 +142,8 @@ def _sensor_guess(contents: Contents, largest: float) -> str:
     if written.name != "none":
         return f"{written.name} (from the file)"
     bands = contents.shapes["ms"][1]
-    fitting = [s for s in SENSORS.values() if s.bands == bands and (largest <= DIVIDED) == (s.divisor == 1)]
-    fitting = [s.name for s in fitting if largest <= 1.02 * s.divisor]
+    same_bands = [s for s in SENSORS.values() if s.bands == bands and (largest <= DIVIDED) == (s.divisor == 1)]
+    fitting = [s.name for s in same_bands if largest <= 1.02 * s.divisor]
     return f"one of, by bands and range: {', '.join(fitting)}" if fitting else f"none known with {bands} bands"
 
 

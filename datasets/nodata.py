@@ -5,6 +5,8 @@ Legend: C bands, H W size; images (C, H, W), `valid` (H, W) bool.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 RINGS = 16  # pixels by which valid values grow into a gap; further inside, the gap is filled with a constant
@@ -77,7 +79,7 @@ def to_stored(values: np.ndarray, valid: np.ndarray, dtype: np.dtype, nodata: fl
     return stored
 
 
-def _next_value(mark: np.generic, dtype: np.dtype) -> np.generic:
+def _next_value(mark: Any, dtype: np.dtype) -> np.generic:
     if dtype.kind == "f":
         return np.nextafter(mark, dtype.type(np.inf if mark <= 0 else 0))
     return dtype.type(int(mark) + (1 if mark < np.iinfo(dtype).max else -1))

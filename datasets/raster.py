@@ -7,7 +7,6 @@ Legend: C bands, H W size. A window is (first, end) along rows and columns, in p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,8 +41,8 @@ class Raster(Protocol):
     transform: Any
     nodata: float | None
     masked: bool
-    labels: Mapping[str, list[Any]]
-    tags: Mapping[str, str]
+    labels: dict[str, list[Any]]
+    tags: dict[str, str]
     interleave: str
 
     def read(self, window: Window | None = None, size: Span | None = None) -> tuple[np.ndarray, np.ndarray]:

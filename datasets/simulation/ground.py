@@ -106,7 +106,10 @@ def house(
     roof = str(generator.choice(_ROOFS))
     light = generator.uniform(0.75, 1.2)
     block(ground, centre, size, angle, roof, light)
-    where, u, v = _rectangle(ground, centre, size, angle)
+    inner = _rectangle(ground, centre, size, angle)
+    if inner is None:
+        return
+    where, u, v = inner
     if roof in ("tile roof", "blue roof", "grey roof"):
         slope = np.sign(v if ridge_along else u) * generator.uniform(0.1, 0.22)
         ground.light[where] *= 1 - slope

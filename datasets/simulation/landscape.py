@@ -105,7 +105,6 @@ def _window(plan: tuple, parcel: Parcel, angle: float, shape: tuple[int, int]) -
 def _draw_parcel(generator: np.random.Generator, ground: Ground, plan: tuple, inside: tuple, kind: str) -> None:
     """Cover a parcel with soil or crop; fields get crop rows along one axis of the plan."""
     *window, mask = inside
-    window = tuple(window)
     if not mask.any():
         return
     where = tuple(index + w.start for index, w in zip(np.nonzero(mask), window, strict=True))
@@ -122,7 +121,7 @@ def _draw_parcel(generator: np.random.Generator, ground: Ground, plan: tuple, in
         wave = np.sin(2 * np.pi * across / period)
         ground.light[where] *= 1 + depth * wave
         ground.mix[where] = np.clip(share + 1.5 * depth * wave, 0, 1)
-        if generator.random() < 0.5:  # tram lines of the tractor
+        if generator.random() < 0.5:  # tracks of the tractor
             lines = np.abs(across % generator.uniform(30, 50) - 4) < 1.2
             ground.mix[where] = np.where(lines, 0.9, ground.mix[where])
 

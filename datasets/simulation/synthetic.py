@@ -8,7 +8,7 @@ Legend: C bands, H W size of the MS image, r ratio; PAN is r·H by r·W.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,12 +31,12 @@ _SKY = 0.16  # light in full shadow, at 600 nm
 
 
 def observe(
-    seed: int, shape: tuple[int, int], sensor: str | Sensor = "WV3", bands: int = 8, ratio: int = 4
+    seed: int | Sequence[int], shape: tuple[int, int], sensor: str | Sensor = "WV3", bands: int = 8, ratio: int = 4
 ) -> tuple[np.ndarray, np.ndarray]:
     """Make an observed pair.
 
     Args:
-        seed: 0 or more; the same seed gives the same scene.
+        seed: 0 or more, or several such numbers; the same seed gives the same scene.
         shape: (H, W) of the MS image.
         sensor: gives MTF gains and the largest digital number.
         bands: C.
@@ -115,9 +115,9 @@ def write_dataset(
     check_writable(*(folder / file for file in files.values()))  # all of them, before the first is written
     written = {}
     for number, split in enumerate(_EXTENT):
-        shape = tuple(int(share * size) // 32 * 32 for share in _EXTENT[split])
+        rows, columns = (int(share * size) // 32 * 32 for share in _EXTENT[split])
         ground_seed = [seed, number]
-        pair = observe(ground_seed, shape, sensor, sensor.bands, ratio)
+        pair = observe(ground_seed, (rows, columns), sensor, sensor.bands, ratio)
         attributes = {
             "source": "synthetic",
             "sensor": sensor.name,

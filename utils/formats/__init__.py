@@ -1,1 +1,1 @@
-"""File formats: `.mat` files of MATLAB, fused images in them, limits on what files may hold."""
+"""File formats: MATLAB `.mat` files, fused images in them, validation limits for untrusted files."""

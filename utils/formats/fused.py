@@ -1,9 +1,8 @@
-"""Fused images as files hold them: one `.mat` (B, C, H, W), or a folder of output_mulExm_<i>.mat (H, W, C).
+"""Reader of fused images: one `.mat` file (B, C, H, W), or a folder of output_mulExm_<i>.mat files (H, W, C).
 
-Programs that keep images otherwise are many: MATLAB users have (H, W, C, B), Python users (B, H, W, C), and a `.mat`
-that h5py wrote, without MATLAB's user block, has its axes in Python's order. Which axes are the sides is seen from the
-shapes: `ms` is smaller in them, and no index is defined for sides under 32. The order this project writes is taken
-wherever it fits.
+Other programs use other axis orders: MATLAB users (H, W, C, B), Python users (B, H, W, C), and a `.mat` written by
+h5py, without MATLAB's user block, has its axes in Python's order. Height and width are found from the shapes: `ms` is
+smaller along them, and no index is defined for sides below 32. The order this project writes is preferred if it fits.
 Legend: B images, C bands, H W size.
 """
 
@@ -19,7 +18,7 @@ from lemamba.utils.errors import UserError
 from lemamba.utils.formats.mat import is_plain_hdf5, read_mat
 
 IMAGES = ("sr", "gt", "ms", "lms", "pan")
-SMALLEST_SIDE = 32  # of the windows and blocks that the indices are made of
+SMALLEST_SIDE = 32  # of the windows and blocks that the indices use
 BATCHES, SINGLE = ("BCHW", "BHWC", "HWCB"), ("HWC", "CHW")  # the first is ours
 
 
@@ -27,11 +26,11 @@ def open_samples(path: Path) -> tuple[list[int], Iterator[dict[str, np.ndarray]]
     """Read a file or a folder.
 
     Returns:
-        The samples' numbers, an iterator over their images, each (C, H, W), and the order of the axes where it is
-        not ours, "" where it is (or where the files of a folder may differ).
+        The samples' numbers, an iterator over their images, each (C, H, W), and the axis order if it is not ours, else
+        "" (also for a folder, whose files may differ).
 
     Raises:
-        UserError: no such file, none of the images in it, or shapes that contradict one another.
+        UserError: no such file, none of the images in it, or inconsistent shapes.
     """
     if path.is_dir():
         files = _numbered_files(path)
@@ -46,7 +45,7 @@ def open_samples(path: Path) -> tuple[list[int], Iterator[dict[str, np.ndarray]]
         arrays = {k: v.transpose([order.index(axis) for axis in "BCHW"]) for k, v in arrays.items()}
     if _axes(shapes) != {4} or len({len(v) for v in arrays.values()}) > 1:
         given = ", ".join(f"{k} {s}" for k, s in shapes.items())
-        raise UserError(f'expected arrays (B,C,H,W) with one B in "{path}", given {given}; write the file anew')
+        raise UserError(f'expected arrays (B,C,H,W) with one B in "{path}", given {given}; write the file again')
     count = len(next(iter(arrays.values()), ()))
     samples = ({k: v[i] for k, v in arrays.items()} for i in range(count))
     return list(range(1, count + 1)), samples, "" if order == BATCHES[0] else order
@@ -56,7 +55,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     arrays = {k: v for k, v in read_mat(path).items() if k in IMAGES}
     if not arrays:
         raise UserError(f'expected variables {", ".join(IMAGES)} in "{path}", found none of them; name another file')
-    if is_plain_hdf5(path):  # `read_mat` has turned MATLAB's axes round, here there were none
+    if is_plain_hdf5(path):  # not written by MATLAB: undo the transposition of `read_mat`
         arrays = {k: v.transpose() for k, v in arrays.items()}
         shapes = {k: v.shape for k, v in arrays.items()}
         if _axes(shapes) == {4} and not any(_fits(shapes, o) for o in BATCHES[:2]):  # written by MATLAB's h5write
@@ -69,7 +68,7 @@ def _axes(shapes: Mapping[str, tuple[int, ...]]) -> set[int]:
 
 
 def _fits(shapes: Mapping[str, tuple[int, ...]], order: str) -> bool:
-    """Tell whether the axes called H and W can be the sides of all images."""
+    """Return whether the axes called H and W can be the sides of all images."""
     sides = {order.index("H"), order.index("W")}
     whole = [s for k, s in shapes.items() if k != "ms"]
     if any(s[axis] < SMALLEST_SIDE for s in whole for axis in sides):
@@ -81,7 +80,7 @@ def _fits(shapes: Mapping[str, tuple[int, ...]], order: str) -> bool:
 
 
 def _single(path: Path, arrays: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], str]:
-    """Return one image's arrays as (C, H, W), a missing axis of bands added; and their order where it is not ours."""
+    """Return the arrays of one image as (C, H, W), a missing band axis added, and the order if it is not ours."""
     for name, image in arrays.items():
         if image.ndim not in (2, 3):
             raise UserError(f'expected {name} as (H,W,C) in "{path}", given {image.shape}; one image per file')
@@ -100,5 +99,7 @@ def _numbered_files(folder: Path) -> dict[int, Path]:
         )
     numbers = [i for i, _ in found]
     if len(set(numbers)) < len(numbers):  # 1 and 01
-        raise UserError(f'expected one file of each number in "{folder}", found two of one; rename or remove one')
+        raise UserError(
+            f'expected one file of each number in "{folder}", found two with the same number; rename or remove one'
+        )
     return dict(found)

@@ -1,11 +1,11 @@
-"""The `.mat` contract: what fusing writes and what the metrics (Python, Octave, MATLAB) read.
+"""Reading and writing `.mat` files: what fusing writes and the metrics (Python, Octave, MATLAB) read.
 
-`sr`, `gt`, `ms`, `lms`, `pan` are `(B, C, H, W)` float32 in the sensor's own numbers. Two containers carry them:
-v5 up to 2 GiB a variable, v7.3 beyond. A v7.3 file is HDF5 behind a 512-byte user block; MATLAB is column
-major, so a MATLAB array of size `(B, C, H, W)` lies in it as `(W, H, C, B)`, and its class is an attribute.
+`sr`, `gt`, `ms`, `lms`, `pan` are `(B, C, H, W)` float32 in digital numbers. There are two containers: v5 up to 2 GiB
+per variable, v7.3 above. A v7.3 file is HDF5 after a 512-byte user block; MATLAB is column-major, so a MATLAB array of
+size `(B, C, H, W)` is stored as `(W, H, C, B)`, and its class is an attribute.
 
-Reading is bounded: a file may come from anywhere, so what it declares is held against its own size before anything
-is allocated, and links that lead out of the file are refused.
+Files are not trusted: the declared sizes are compared with the size of the file before anything is allocated, and links
+to other files are refused.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from lemamba.utils.errors import UserError, nearest
 from lemamba.utils.formats import mat5
 from lemamba.utils.formats.bounds import MAX_COMPRESSION, check_chunks, check_own_data, hdf5_member
 
-V5_LIMIT = 2**31 - 1  # bytes a variable: MATLAB's own bound for v5
-READ_LIMIT = 16 * 2**30  # bytes a file may unfold to
+V5_LIMIT = 2**31 - 1  # bytes per variable, MATLAB's limit for v5
+READ_LIMIT = 16 * 2**30  # bytes that are read from one file
 _USER_BLOCK = 512
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _ITEM_BYTES = {"double": 8, "single": 4, "logical": 1, "char": 4} | {
@@ -37,16 +37,16 @@ def read_mat(path: str | Path, keys: Iterable[str] | None = None, *, limit: int 
 
     Args:
         path: the file.
-        keys: names to read; None reads all. Structures, cells and sparse matrices are passed over.
-        limit: most bytes the asked-for variables may unfold to.
+        keys: names to read; None reads all. Structures, cells and sparse matrices are skipped.
+        limit: bytes that these variables may take in memory.
 
     Returns:
         name -> array with MATLAB's axes and dtype, e.g. `sr` as `(B, C, H, W)`; text as an array of strings.
-        As in MATLAB, trailing axes of length 1 may be missing.
+        Trailing axes of length 1 may be missing, as in MATLAB.
 
     Raises:
-        UserError: no such file, not a `.mat`, truncated, a missing key (the keys present are named), or a file that
-            declares more than it can hold.
+        UserError: the file does not exist, is no `.mat` file, is truncated, lacks a key (the message lists those
+            present), or declares more data than it can contain.
     """
     path = Path(path)
     if not path.is_file():
@@ -61,7 +61,7 @@ def read_mat(path: str | Path, keys: Iterable[str] | None = None, *, limit: int 
 
 
 def is_plain_hdf5(path: Path) -> bool:
-    """Tell whether a file is HDF5 without the user block MATLAB puts before it: then another program made it."""
+    """Return whether a file is HDF5 without MATLAB's user block, so that another program wrote it."""
     with path.open("rb") as file:
         return file.read(8) == _HDF5
 
@@ -71,7 +71,7 @@ def _what_it_is(path: Path) -> str:
 
 
 def _select(path: Path, present: Mapping[str, int], keys: Iterable[str] | None, limit: int) -> list[str]:
-    """Check the wanted keys and their declared bytes; return the names to read. `present`: name -> declared bytes."""
+    """Check keys and declared bytes; return the names to read. `present`: name -> declared bytes."""
     wanted = list(present if keys is None else dict.fromkeys(keys))
     for key in wanted:
         if key not in present:
@@ -109,8 +109,8 @@ def _read_v4(path: Path, keys: Iterable[str] | None, limit: int) -> dict[str, np
         return {key: np.asarray(data[key]) for key in wanted}
     except UserError:
         raise
-    except Exception as error:  # scipy raises a dozen types on files of another kind
-        raise UserError(f"{path} is not a readable .mat file: damaged or of another kind; make it again") from error
+    except Exception as error:  # scipy raises many types of errors for files of another format
+        raise UserError(f"{path} is not a readable .mat file: damaged or of another format; make it again") from error
 
 
 def _read_v73(path: Path, keys: Iterable[str] | None, limit: int) -> dict[str, np.ndarray]:
@@ -129,7 +129,7 @@ def _read_v73(path: Path, keys: Iterable[str] | None, limit: int) -> dict[str, n
 
 
 def _local_dataset(path: Path, file: Any, name: str) -> Any:
-    """Return a numeric dataset whose bytes lie in this very file, None for other members; refuse what leads out."""
+    """Return a numeric dataset stored in this file, None for other members; refuse links and external data."""
     import h5py
 
     data = hdf5_member(path, file, name)
@@ -141,10 +141,10 @@ def _local_dataset(path: Path, file: Any, name: str) -> Any:
 
 
 def _from_matlab(data: Any) -> np.ndarray:
-    """Return a v7.3 dataset with MATLAB's axes and class."""
+    """Read a v7.3 dataset with MATLAB's axes and class."""
     kind = data.attrs.get("MATLAB_class", b"")
     kind = kind.decode() if isinstance(kind, bytes) else str(kind)
-    if "MATLAB_empty" in data.attrs:  # then the dataset holds the size, not the data
+    if "MATLAB_empty" in data.attrs:  # the dataset is the size of the empty array
         return np.zeros([int(n) for n in data[()].ravel()][:8] if data.size <= 8 else [0])
     array = data[()].transpose()
     if kind == "char":
@@ -162,14 +162,14 @@ def write_mat(
     """Write arrays to a `.mat` file under a temporary name, then rename.
 
     Args:
-        path: the file; its folder is made where needed.
+        path: the file; its folder is created if needed.
         arrays: name -> array, e.g. `sr` `(B, C, H, W)`. MATLAB drops trailing axes of length 1 when it reads.
-        dtype: what all are stored as; None keeps each array's own (for integers).
-        v73: True or False forces a container; None takes v5 unless a variable exceeds 2 GiB.
+        dtype: of all stored arrays; None keeps each array's own (for integers).
+        v73: True or False forces a container; None chooses v5 unless a variable exceeds 2 GiB.
 
     Raises:
-        UserError: the folder is not writable, or v5 is forced on a variable beyond 2 GiB.
-        ValueError: a name that is no MATLAB variable name (an error of the caller).
+        UserError: the folder is not writable, or v5 is forced for a variable above 2 GiB.
+        ValueError: a name is not a MATLAB variable name (an error of the caller).
     """
     stored = {name: np.atleast_2d(np.asarray(a, dtype=dtype)) for name, a in arrays.items()}
     for name in stored:
@@ -177,7 +177,7 @@ def write_mat(
             raise ValueError(f"{name!r} is not a MATLAB variable name")
     largest = max((a.nbytes for a in stored.values()), default=0)
     if v73 is False and largest > V5_LIMIT:
-        raise UserError(f"a v5 .mat holds 2 GiB a variable, the largest here is {largest} bytes; write v7.3")
+        raise UserError(f"a v5 .mat holds 2 GiB per variable, the largest here is {largest} bytes; write v7.3")
     use_v73 = largest > V5_LIMIT if v73 is None else v73
     write_atomically(path, lambda temporary: (_write_v73 if use_v73 else _write_v5)(temporary, stored))
 
@@ -185,7 +185,7 @@ def write_mat(
 def _write_v5(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     from scipy.io import savemat
 
-    with path.open("wb") as file:  # a file object: given a name, savemat would append ".mat" to the temporary one
+    with path.open("wb") as file:  # given a name, savemat would append ".mat" to the temporary one
         savemat(file, dict(arrays))
 
 

@@ -93,7 +93,7 @@ def _read_v5(path: Path, head: bytes, keys: Iterable[str] | None, limit: int) ->
     try:
         variables = mat5.list_variables(path, order)
         wanted = _select(path, {name: v.nbytes for name, v in variables.items()}, keys, limit)
-        return {key: mat5.read_variable(path, order, variables[key]) for key in wanted}
+        return {key: mat5.read_variable(order, variables[key]) for key in wanted}
     except (mat5.DamagedError, MemoryError, OverflowError) as error:
         raise UserError(f"{path} is a damaged .mat file ({error}); copy or make it again") from error
 

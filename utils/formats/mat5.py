@@ -14,9 +14,10 @@ from __future__ import annotations
 import math
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -35,31 +36,25 @@ class DamagedError(Exception):
 
 @dataclass(frozen=True)
 class Variable:
-    """Header and position of a variable.
+    """Header of a variable.
 
     Attributes:
-        name: its name.
         shape: its size, two or more axes.
         kind: MATLAB's class number (6 double … 15 uint64, 4 char).
         logical: whether it is a logical array.
         is_complex: whether an imaginary part follows.
-        offset: position of the element's data in the file.
-        stored: their length in the file.
-        compressed: whether they are a DEFLATE stream.
-        total: length of the decompressed element including its tag.
+        total: bytes of the decompressed element including its tag.
         values_at: position of the values' tag in the decompressed element.
+        element: function that returns the first bytes of the decompressed element, at most as many as asked for.
     """
 
-    name: str
     shape: tuple[int, ...]
     kind: int
     logical: bool
     is_complex: bool
-    offset: int
-    stored: int
-    compressed: bool
     total: int
     values_at: int
+    element: Callable[[int], bytes]
 
     @property
     def nbytes(self) -> int:
@@ -70,39 +65,47 @@ class Variable:
 
 def list_variables(path: Path, order: str) -> dict[str, Variable]:
     """Return the readable variables of a v5 file by name; `order` is "<" or ">". Damage raises `DamagedError`."""
-    size, found = path.stat().st_size, {}
-    with path.open("rb") as file:
-        position = HEADER_BYTES
-        while position < size:
-            file.seek(position)
-            kind, length = _unpack(order + "II", file.read(8))
-            if position + 8 + length > size:
-                raise DamagedError("truncated")
-            variable = _describe(file, order, kind, position, length)
-            if variable is not None:
-                found[variable.name] = variable
-            position += 8 + length
+    size, position = path.stat().st_size, HEADER_BYTES
+    found: dict[str, Variable] = {}
+    while position < size:
+        kind, length = _unpack(order + "II", _stored(path, position, 8, 8))
+        if position + 8 + length > size:
+            raise DamagedError("truncated")
+        if kind == _COMPRESSED:
+            found |= _describe(partial(_inflated, path, position + 8, length), order)
+        elif kind == _MATRIX:
+            found |= _describe(partial(_stored, path, position, 8 + length), order)
+        position += 8 + length
     return found
 
 
-def _describe(file: BinaryIO, order: str, kind: int, position: int, length: int) -> Variable | None:
-    """Read the header of a variable; return None for structures, cells and sparse matrices."""
-    if kind not in (_MATRIX, _COMPRESSED):
-        return None
-    compressed = kind == _COMPRESSED
-    file.seek(position + 8 if compressed else position)
-    peek = file.read(min(length, _PEEK) if compressed else min(length + 8, _PEEK))
-    if compressed:
-        peek = _inflate(peek, _PEEK)
-    inner, inner_length = _unpack(order + "II", peek[:8])
-    if inner != _MATRIX or inner_length == 0:
-        return None
+def _stored(path: Path, position: int, length: int, most: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(position)
+        return file.read(min(length, most))
+
+
+def _inflated(path: Path, position: int, length: int, most: int) -> bytes:
+    # A compressed header of _PEEK bytes lies within its first _PEEK stored bytes, or is damaged.
+    data = _stored(path, position, length, _PEEK if most == _PEEK else length)
+    try:
+        return zlib.decompressobj().decompress(data, most)
+    except zlib.error as error:
+        raise DamagedError(str(error)) from error
+
+
+def _describe(element: Callable[[int], bytes], order: str) -> dict[str, Variable]:
+    """Return {name: variable} from a header; nothing for structures, cells and sparse matrices."""
+    peek = element(_PEEK)
+    inner, length = _unpack(order + "II", peek[:8])
+    if inner != _MATRIX or length == 0:
+        return {}
     kind, flags, at = _element(peek, order, 8)
     if kind != _UINT32 or len(flags) < 8:
         raise DamagedError("array flags")
     word = _unpack(order + "I", flags[:4])[0]
     if word & 0xFF not in _CLASSES and word & 0xFF != _CHAR:
-        return None
+        return {}
     kind, sizes, at = _element(peek, order, at)
     if kind != _INT32 or len(sizes) % 4 or not 8 <= len(sizes) <= 128:
         raise DamagedError("array sizes")
@@ -110,20 +113,14 @@ def _describe(file: BinaryIO, order: str, kind: int, position: int, length: int)
     _, name, at = _element(peek, order, at)
     if min(shape) < 0:
         raise DamagedError("negative size")
-    return Variable(
-        bytes(name).decode("ascii", "replace").rstrip("\0"), shape, word & 0xFF, bool(word & 0x200), bool(word & 0x800),
-        position + 8, length, compressed, inner_length + 8, at,
-    )  # fmt: skip
+    variable = Variable(shape, word & 0xFF, bool(word & 0x200), bool(word & 0x800), length + 8, at, element)
+    return {bytes(name).decode("ascii", "replace").rstrip("\0"): variable}
 
 
-def read_variable(path: Path, order: str, variable: Variable) -> np.ndarray:
+def read_variable(order: str, variable: Variable) -> np.ndarray:
     """Return a variable with MATLAB's axes and dtype, text as an array of row strings; raise `DamagedError`."""
-    with path.open("rb") as file:
-        file.seek(variable.offset if variable.compressed else variable.offset - 8)
-        data = file.read(variable.stored if variable.compressed else variable.total)
-    if variable.compressed:
-        # Compact storage (doubles stored as bytes) makes an element shorter than its array, never much longer.
-        data = _inflate(data, min(variable.total, 2 * variable.nbytes + 2 * _PEEK))
+    # Compact storage (doubles stored as bytes) makes an element shorter than its array, never much longer.
+    data = variable.element(min(variable.total, 2 * variable.nbytes + 2 * _PEEK))
     kind, values, at = _element(data, order, variable.values_at)
     if variable.kind == _CHAR:
         return _text(values, kind, order, variable.shape)
@@ -138,13 +135,6 @@ def _unpack(layout: str, data: bytes | memoryview) -> tuple[int, ...]:
     if len(data) < struct.calcsize(layout):
         raise DamagedError("truncated")
     return struct.unpack(layout, data)
-
-
-def _inflate(data: bytes, most: int) -> bytes:
-    try:
-        return zlib.decompressobj().decompress(data, most)
-    except zlib.error as error:
-        raise DamagedError(str(error)) from error
 
 
 def _element(data: bytes, order: str, at: int) -> tuple[int, memoryview, int]:

@@ -108,7 +108,8 @@ class GeoTiff:
 
         with gdal_errors(f"{self.path} cannot be read to its end"):
             image = get(self.source.read, self._bands)
-            valid = np.isfinite(image).all(0)
+            floating = image.dtype.kind in "fc"
+            valid = np.isfinite(image).all(0) if floating else np.ones(image.shape[1:], dtype=bool)
             if self.masked:
                 valid &= (get(self.source.read_masks, self._bands) > 0).all(0)
             if self.alpha:

@@ -32,7 +32,7 @@ FAMILIES: tuple[dict[str, str], ...] = (
     {"ms": "LRHSI", "lms": "HSI_up", "pan": "RGB", "gt": "GT"},
 )
 CACHE_LIMIT = 512 * 2**20  # bytes of float32 that a process keeps in memory
-_SUFFIXES = (".h5", ".hdf5", ".hdf", "")  # of files that are damaged, not of another format, where HDF5 refuses them
+_SUFFIXES = (".h5", ".hdf5", ".hdf", "")  # such a file is damaged if HDF5 refuses it, any other is of another format
 DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError)  # what h5py raises on damaged files
 
 

@@ -1,4 +1,4 @@
-"""A process that reads files from strangers and tells how it went: it may hang, crash or swallow memory, we may not.
+"""A process that reads untrusted files and reports the outcome; it may hang, crash or exhaust its memory limit.
 
 `Worker.read(reader, path)` is one reading; it returns "read" or the message of a `UserError`, and anything else is an
 `AssertionError`: another exception, a crash, more than `SECONDS`, or more than `MEBIBYTES` of memory. Linux only.
@@ -76,7 +76,7 @@ def fuse_pair(ms: Path, pan: Path) -> None:
 
 
 def read_tif(path: Path) -> None:
-    """As MS beside a good PAN, as PAN beside a good MS; both lie in the same folder."""
+    """Read it as MS with a good PAN, and as PAN with a good MS, both from the same folder."""
     ms, pan = path.parent / "good_ms.tif", path.parent / "good_pan.tif"
     inspect_file(path)
     run_all(
@@ -88,7 +88,7 @@ def read_tif(path: Path) -> None:
 
 
 def read_scene(ms: Path) -> None:
-    """ms.tif with the pan.tif beside it."""
+    """Read ms.tif with the pan.tif next to it."""
     inspect_file(ms)
     load_pair(ms, ms.with_name("pan.tif"))
 
@@ -146,7 +146,7 @@ def _one(reader: str, path: Path) -> str | None:
 
 
 def serve(connection: Connection) -> None:
-    """Read what is asked for until the other end hangs up."""
+    """Answer requests until the other end closes the connection."""
     torch.set_num_threads(1)
     h5py._errors.silence_errors()
     limit = _status("VmSize") + _ADDRESS_SPACE
@@ -156,13 +156,13 @@ def serve(connection: Connection) -> None:
             reader, path = connection.recv()
         except EOFError:
             return
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        Path("/proc/self/clear_refs").write_text("5")  # reset the peak
         before = _status("VmRSS")
         try:
-            told, bug = _one(reader, Path(path)), None
+            answer, bug = _one(reader, Path(path)), None
         except BaseException:
-            told, bug = "", traceback.format_exc()
-        connection.send((told, bug, _status("VmHWM") - before))
+            answer, bug = "", traceback.format_exc()
+        connection.send((answer, bug, _status("VmHWM") - before))
 
 
 class Worker:
@@ -184,7 +184,7 @@ class Worker:
             self.connection.send((reader, str(path)))
             if not self.connection.poll(SECONDS):
                 raise AssertionError(f"{reader} hangs on {path}")
-            told, bug, grown = self.connection.recv()
+            answer, bug, grown = self.connection.recv()
         except (EOFError, OSError):
             raise AssertionError(f"{reader} crashes on {path}") from None
         except BaseException:
@@ -192,7 +192,7 @@ class Worker:
             raise
         assert bug is None, f"{reader} on {path}:\n{bug}"
         assert grown < MEBIBYTES * 2**20, f"{reader} takes {grown / 2**20:.0f} MiB for {path}"
-        return told
+        return answer
 
     def close(self) -> None:
         """End the process."""

@@ -1,4 +1,4 @@
-"""Files nobody should have made: small valid ones with pieces changed, and formally right ones that say absurd things.
+"""Malformed files: small valid ones with parts changed, and formally correct ones with absurd contents.
 
 `inputs(reader, good)` is a hypothesis strategy of functions (folder, good files) -> path of the file to read.
 """
@@ -100,7 +100,7 @@ def file_facts(content: bytes) -> dict[str, object]:
 
 
 def signed(state: dict) -> bytes:
-    """Return state.json with the checksum of its own that a checkpoint has, whatever else it says."""
+    """Return state.json with a correct checksum, whatever its contents."""
     return sign({k: v for k, v in state.items() if k != "sha256"})
 
 
@@ -277,7 +277,7 @@ OPTIONS = st.fixed_dictionaries(
 
 
 def forge_tif(dtype: str, shape: tuple, options: dict, folder: Path, good: dict[str, bytes]) -> Path:
-    """Write what GDAL can write of these options; otherwise a picture that says it is made of other files."""
+    """Write what GDAL can write of these options; otherwise a VRT that refers to other files."""
     path = folder / "input.tif"
     path.unlink(missing_ok=True)  # rasterio would look into what it replaces
     try:

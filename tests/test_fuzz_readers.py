@@ -1,4 +1,4 @@
-"""Files from strangers: every reader gives a result or one line, with bounded memory and time.
+"""Untrusted files: every reader returns a result or one line of error, with bounded memory and time.
 
 200 inputs a reader here, the same ones each time; 10 000 new ones in `make fuzz`.
 """
@@ -35,14 +35,14 @@ def material(request, tmp_path_factory):
 
 
 def test_the_good_files_are_read(worker, material):
-    """Else damage would never be what is refused."""
+    """Otherwise the other tests would not test damage."""
     reader, folder, good = material
     for name in good:
-        told = worker.read(reader, change_file(name, [], folder, good))
-        # a .mat need not hold a scene, nor an image be the right one of a pair: the reader got as far as that
-        assert told == "read" or any(w in told for w in ("no cube", "no variable", "whole multiple", "swap")), (
+        answer = worker.read(reader, change_file(name, [], folder, good))
+        # A .mat need not hold a scene, nor an image be the right one of a pair: these refusals come after reading.
+        assert answer == "read" or any(w in answer for w in ("no cube", "no variable", "whole multiple", "swap")), (
             name,
-            told,
+            answer,
         )
 
 
@@ -68,20 +68,20 @@ def test_a_tif_that_is_a_list_of_other_files_is_refused(worker, tmp_path):
 
 def fuzz(count: int, worker: Worker, material: tuple, **options) -> None:
     reader, folder, good = material
-    told = {"read": 0, "refused": 0}
+    counts = {"read": 0, "refused": 0}
 
     @settings(max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck), **options)
     @given(inputs(reader, good))
     def one(write):
         message = worker.read(reader, write(folder, good))
-        told["read" if message == "read" else "refused"] += 1
+        counts["read" if message == "read" else "refused"] += 1
         assert 0 < len(one_line(UserError(message))) < 2000
 
     one()
     name = sorted(good)[-1]
-    said = worker.read(reader, change_file(name, [], folder, good))
-    assert said == "read", f"after all this, good files are refused: {said}"
-    print(f"{reader}: {told['read']} read, {told['refused']} refused")
+    answer = worker.read(reader, change_file(name, [], folder, good))
+    assert answer == "read", f"good files are refused after damaged ones: {answer}"
+    print(f"{reader}: {counts['read']} read, {counts['refused']} refused")
 
 
 def test_200_inputs_a_reader(worker, material):

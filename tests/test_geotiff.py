@@ -1,4 +1,4 @@
-"""GeoTIFF scenes: windows equal the whole, tiles leave no seams, gaps do not bleed, the file keeps what MS says."""
+"""GeoTIFF scenes: windows equal the whole, tiles leave no seams, gaps do not bleed, the file keeps MS's metadata."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_lms_of_a_window_is_that_of_the_whole_scene(tmp_path, ratio):
 
 
 def test_margin_takes_in_real_pixels_outside_the_common_ground(tmp_path):
-    """MS goes on where PAN ends: no mirror there."""
+    """MS extends beyond PAN: nothing is mirrored there."""
     ms = smooth(60, 60, 1)
     ms_path = tif(tmp_path / "ms.tif", ms, pixel=2.0)
     pan_path = tif(tmp_path / "pan.tif", smooth(80, 80, 1), left=LEFT + 40, top=TOP - 40)  # MS pixels 20 to 40
@@ -158,7 +158,7 @@ def test_a_trained_network_from_the_command_line(tmp_path, pair, capsys):
         run(pair, tmp_path / "x.tif", "--weights", str(weights))
 
 
-def test_a_fourth_band_that_gdal_takes_for_alpha_is_told(tmp_path, capsys):
+def test_a_fourth_band_that_gdal_takes_for_alpha_is_reported(tmp_path, capsys):
     """Unless they are marked, four bands of 8 bits are red, green, blue and alpha to GDAL: the infrared is lost."""
     ms = tif(tmp_path / "ms.tif", (smooth(16, 16, 4) // 8).astype(np.uint8), pixel=4 * PIXEL)
     pan = tif(tmp_path / "pan.tif", (smooth(64, 64, 1) // 8).astype(np.uint8))
@@ -168,7 +168,7 @@ def test_a_fourth_band_that_gdal_takes_for_alpha_is_told(tmp_path, capsys):
 
 
 def test_numbers_that_do_not_fit_the_divisor(tmp_path, capsys):
-    """8 bits are divided by 255; what is divided already is refused; what lies beyond the divisor is told."""
+    """8 bits are divided by 255; data divided before are refused; values above the divisor are reported."""
     sizes = {"img_channel": 4, "condition_channel": 1, "out_channel": 4}
     described = {"model": {"name": "PNN", "args": {**sizes, "ratio": 4}}, "data": {"sensor": "QB", "divisor": 2047.0}}
     save_weights(tmp_path / "net.safetensors", build_model("PNN", **sizes).state_dict(), described)
@@ -272,7 +272,7 @@ def test_gaps_stay_gaps_and_do_not_bleed(tmp_path, mark, dtype, arguments):
 
 
 def test_gaps_of_a_network_and_of_a_whole_scene_method(tmp_path):
-    """What lies in a gap of the file has no influence at all, and filling depends on no tile."""
+    """The values in a gap have no influence, and filling does not depend on tiles."""
     arrays = smooth(50, 60, 4), smooth(200, 240, 1, seed=1)
     results = []
     for mark in (0, 60000):
@@ -469,8 +469,8 @@ def test_real_scene(shared, tmp_path):
     assert np.abs(sr - expected.clip(0, 65535)).max() < 0.5001
 
 
-def test_what_gdal_says_is_told_from_bugs(tmp_path, pair, monkeypatch):
-    """GDAL's complaints without a public class are one line too; an error of ours inside the scene keeps its kind."""
+def test_gdal_errors_are_one_line_and_bugs_are_not(tmp_path, pair, monkeypatch):
+    """GDAL errors without a public class are one line too; any other error keeps its type."""
     complaint = type("DamagedTile", (Exception,), {"__module__": "rasterio._hidden"})
     for kind, raised in ((complaint, UserError), (rasterio.errors.RasterioIOError, UserError), (KeyError, KeyError)):
         with pytest.raises(raised, match="tile 7"), open_pair(*pair):

@@ -236,7 +236,7 @@ def test_describe_reads_shapes_in_one_order(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "words"), [("scene.mat", "simulate"), ("ms.TIF", "--ms and --pan")])
-def test_a_scene_is_no_data_set_and_what_to_do_with_it_is_told(tmp_path, name, words):
+def test_a_scene_is_not_a_data_set_and_the_message_names_the_right_command(tmp_path, name, words):
     (tmp_path / name).write_bytes(b"MATLAB 5.0 MAT-file")
     with pytest.raises(UserError, match=f"expected an H5 file.*{words}"):
         H5Dataset(tmp_path / name)

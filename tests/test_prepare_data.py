@@ -88,14 +88,14 @@ def test_scene_files_and_provenance(call, tmp_path):
     [([[1, 3, 4]], (0, 2, 3)), ([[1.0, 3.0, 4.0]], (0, 2, 3)), ([[5, 3, 2]], None), ([[1, 2]], None)],
 )
 def test_a_scenes_own_choice_of_colours_wins(call, tmp_path, written, shown):
-    """RGB_indexes counts from 1, as in MATLAB; what names a band that is not there is passed over for the sensor's."""
+    """RGB_indexes counts from 1, as in MATLAB; where it names a missing band, the sensor's bands are used."""
     source = scene(tmp_path / "s.mat", RGB_indexes=np.array(written))
     assert call("simulate", source, "--sensor", "QB", "--stride", 64, "--out", tmp_path)[0] == 0
     for split in ("train", "test_full"):
         assert build_dataset("qb", split, root=tmp_path).facts.rgb == shown
 
 
-def test_training_patches_overlap_unless_told_otherwise(call, tmp_path):
+def test_training_patches_overlap_by_default(call, tmp_path):
     """64 x 64 every 16 pixels, of all the training ground; test images lie side by side and are multiples of 32."""
     call("simulate", scene(tmp_path / "s.mat", rows=352, columns=96), "--sensor", "QB", "--out", tmp_path)
     with h5py.File(tmp_path / "train_qb.h5") as file:
@@ -230,7 +230,7 @@ def test_geotiff_route_writes(call, tmp_path):
     assert len(build_dataset("mine", "train", root=tmp_path / "o")) == 1
 
 
-def spoiled(path):
+def with_nan(path):
     generator = np.random.default_rng(0)
     ms = generator.random((192, 96, 4))
     ms[3, 4, 1] = np.nan
@@ -253,7 +253,7 @@ def spoiled(path):
         (lambda p: scene(p / "s.mat"), ["--divisor", "0"], "positive divisor"),
         (lambda p: scene(p / "s.mat"), ["--name", "../x"], "letters, digits"),
         (lambda p: scene(p / "s.mat"), ["--ms", "a.tif"], "--ms and --pan together"),
-        (lambda p: spoiled(p / "s.mat"), [], "MS has 1 NaN"),
+        (lambda p: with_nan(p / "s.mat"), [], "MS has 1 NaN"),
         (lambda p: (savemat(p / "s.mat", {"I_PAN": np.ones((8, 8))}), p / "s.mat")[1], [], 'no variable "I_MS"'),
         (lambda p: (savemat(p / "s.mat", {"a": np.ones(3)}), p / "s.mat")[1], ["--sensor", "none"], "holds no cube"),
         (
@@ -304,7 +304,7 @@ def test_no_file_of_a_set_is_made_where_another_cannot_be(call, tmp_path, name):
     assert status == 2 and f'{name}": it is a folder' in err and [p.name for p in (tmp_path / "o").iterdir()] == [name]
 
 
-def test_inspect_tells_what_is_there_and_what_is_wrong(call, tmp_path):
+def test_inspect_lists_contents_and_problems(call, tmp_path):
     source = scene(tmp_path / "s.mat")
     call("simulate", source, "--sensor", "QB", "--stride", 64, "--out", tmp_path)
     good = tmp_path / "valid_qb.h5"
@@ -357,7 +357,7 @@ def test_inspect_shows_an_attribute_on_one_line(call, tmp_path):
     assert all(line.startswith("  ") for line in out.splitlines()[1:])
 
 
-def test_inspect_tells_the_share_of_a_scene_without_data(call, tmp_path):
+def test_inspect_reports_the_share_without_data(call, tmp_path):
     image = np.full((4, 40, 50), 700, np.uint16)
     image[1, :10] = 0  # one band without data is enough
     status, out, _ = call("inspect", geotiff(tmp_path / "m.tif", image, 1000, 5000, 2.0, nodata=0))

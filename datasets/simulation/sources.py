@@ -111,8 +111,8 @@ def _scene(
             f"{paths[-1]}: expected PAN a whole multiple (2, 4, 8) of MS, given MS {rows}x{columns} and PAN "
             f"{tall}x{wide}; crop both to the same ground"
         )
-    for name, image, path in (("MS", ms, paths[0]), ("PAN", pan, paths[-1])):
-        check_finite(name, image, path)
+    check_finite("MS", ms, paths[0])
+    check_finite("PAN", pan, paths[-1])
     if divisor is None and ms.dtype == pan.dtype == np.uint8:
         divisor = 255.0
     return Scene(ms, pan, ratio, sensor, divisor, paths, rgb)
@@ -127,15 +127,15 @@ def check_finite(name: str, image: np.ndarray, path: Path) -> None:
 
 def scene_from_rasters(ms: Raster, pan: Raster, ground: Ground) -> Scene:
     """Read the common ground of two open images; pixels without data raise `UserError`."""
-    return _scene(_whole("MS", ms, ground.ms), _whole("PAN", pan, ground.pan), None, None, (ms.path, pan.path))
+    return _scene(_whole(ms, ground.ms), _whole(pan, ground.pan), None, None, (ms.path, pan.path))
 
 
-def _whole(name: str, raster: Raster, window: Window) -> np.ndarray:
+def _whole(raster: Raster, window: Window) -> np.ndarray:
     raster.check_window(window)
     image, valid = raster.read(window)
-    check_finite(name, image, raster.path)
-    if not valid.all():
-        raise UserError(f"{raster.path}: {np.sum(~valid)} pixels are marked as having no data; crop them away")
+    marked = int((~valid & np.isfinite(image).all(0)).sum())  # NaN is reported by `_scene`
+    if marked:
+        raise UserError(f"{raster.path}: {marked} pixels are marked as having no data; crop them away")
     return image
 
 

@@ -8,7 +8,7 @@ simulate`, `prepare_data.py inspect` and fusing with `--ms` and `--pan` then acc
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 from lemamba.datasets.geotiff import open_geotiff
@@ -20,7 +20,7 @@ from lemamba.utils.errors import UserError
 
 
 class Reader:
-    """Reader of files whose suffix is unknown: the content decides, by the one format that each use had first."""
+    """Base class, and the reader of files with an unknown suffix: H5 to inspect, `.mat` to load, GeoTIFF to open."""
 
     def inspect(self, report: Report) -> None:
         """Describe the file `report.path`."""
@@ -30,9 +30,16 @@ class Reader:
         """Read a scene or a hyperspectral cube as a whole; a cube's values are divided by `scale`."""
         return load_mat(path, scale)
 
-    def open_raster(self, path: Path) -> AbstractContextManager[Raster]:
+    @contextmanager
+    def open_raster(self, path: Path) -> Iterator[Raster]:
         """Open one image of an MS + PAN pair, to be read by windows."""
-        return open_geotiff(path)
+        with open_geotiff(path) as raster:
+            for band in raster.alpha:  # GDAL marks the fourth of 8-bit bands by itself
+                print(
+                    f"note: band {band} of {path} is marked as alpha and taken as a mask; if it is "
+                    f"data: gdal_edit.py -colorinterp_{band} undefined {path}"
+                )
+            yield raster
 
 
 class MatFile(Reader):
@@ -53,17 +60,6 @@ class GeoTiffFile(Reader):
     def load(self, path: Path, scale: float | None = None) -> Scene | Cube:
         """Refuse: a scene is two GeoTIFF files."""
         raise UserError(f'expected a .mat scene or cube, given "{path}"; give a GeoTIFF pair with --ms and --pan')
-
-    @contextmanager
-    def open_raster(self, path: Path) -> Iterator[Raster]:
-        """Open the file; alpha bands are reported, because GDAL marks the fourth of 8-bit bands by itself."""
-        with open_geotiff(path) as raster:
-            for band in raster.alpha:
-                print(
-                    f"note: band {band} of {path} is marked as alpha and taken as a mask; if it is "
-                    f"data: gdal_edit.py -colorinterp_{band} undefined {path}"
-                )
-            yield raster
 
 
 class PngFolder(Reader):

@@ -24,7 +24,7 @@ from lemamba.datasets import provenance
 from lemamba.datasets.build import open_h5
 from lemamba.engine.training.checkpoint import Checkpoints
 from lemamba.engine.training.fit import Trainer, fit
-from lemamba.engine.training.signals import StopRequest
+from lemamba.engine.training.job import StopRequest
 from lemamba.engine.weights.card import model_card
 from lemamba.engine.weights.files import read_weights, save_weights, weights_meta
 from lemamba.utils import config

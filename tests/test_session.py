@@ -8,9 +8,7 @@ import pytest
 from accelerate.utils import DistributedType
 from tiny_training import make_job
 
-from lemamba.engine.training.ranks import Ranks
-from lemamba.engine.training.session import Session
-from lemamba.engine.training.state import Counters
+from lemamba.engine.training.fit import prepare
 from lemamba.utils.errors import UserError
 
 
@@ -28,15 +26,12 @@ class Accelerator:
         self.told = dict(self.state.deepspeed_plugin.deepspeed_config)
         return objects
 
-    def unwrap_model(self, model):
-        return model
-
 
 @pytest.mark.parametrize(("clip", "told"), [("0.25", 0.25), ("none", 0.0)])
 def test_deepspeed_takes_batch_accumulation_and_clipping_from_our_configuration(tmp_path, clip, told):
     """Accumulation is the loop's own, so DeepSpeed counts each of its calls as a step; all this before it prepares."""
     accelerator = Accelerator(DistributedType.DEEPSPEED)
-    Session(make_job(tmp_path, "-b", "3", "--clip_norm", clip), accelerator, Ranks(), Counters())
+    prepare(make_job(tmp_path, "-b", "3", "--clip_norm", clip), accelerator)
     assert accelerator.told == {
         "train_micro_batch_size_per_gpu": 3,
         "gradient_accumulation_steps": 1,
@@ -47,4 +42,4 @@ def test_deepspeed_takes_batch_accumulation_and_clipping_from_our_configuration(
 
 def test_the_first_version_of_fsdp_is_refused_with_the_way_out(tmp_path):
     with pytest.raises(UserError, match="fsdp_version: 2"):
-        Session(make_job(tmp_path), Accelerator(DistributedType.FSDP), Ranks(), Counters())
+        prepare(make_job(tmp_path), Accelerator(DistributedType.FSDP))

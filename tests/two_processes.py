@@ -16,8 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tiny_training import TinyNet, make_job
 
 from lemamba.engine.training.fit import Trainer, fit
-from lemamba.engine.training.signals import StopRequest
-from lemamba.metrics import Meter
+from lemamba.engine.training.job import StopRequest
 
 # a rate that changes at every step, so that a schedule which counted processes would show
 PLAIN = ["--optimizer", "sgd", "--schedule", "cos_anneal", "-e", "3", "--clip_norm", "none"]
@@ -33,7 +32,7 @@ def plain_net() -> TinyNet:
 def stopped(folder: Path, accelerator: Accelerator, after: int) -> None:
     """Train until one of the two processes, not the writing one, is asked to stop after `after` steps."""
     with StopRequest() as stop:
-        trainer = Trainer(make_job(folder, meter=Meter), accelerator, stop)
+        trainer = Trainer(make_job(folder), accelerator, stop)
         original, taken = trainer.step, []
 
         def step(group):
@@ -52,10 +51,10 @@ def main() -> None:
     torch.set_num_threads(1)
     folder, accelerator = Path(sys.argv[1]), Accelerator(cpu=True)
     assert accelerator.num_processes == 2
-    fit(make_job(folder / "whole", meter=Meter), accelerator)
+    fit(make_job(folder / "whole"), accelerator)
     stopped(folder / "parts", accelerator, after=3)
-    fit(make_job(folder / "parts", resume=True, meter=Meter), accelerator)
-    fit(make_job(folder / "ddp", *PLAIN, model=plain_net(), meter=Meter), accelerator)
+    fit(make_job(folder / "parts", resume=True), accelerator)
+    fit(make_job(folder / "ddp", *PLAIN, model=plain_net()), accelerator)
     accelerator.end_training()
 
 

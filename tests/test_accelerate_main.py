@@ -192,7 +192,7 @@ def test_a_bad_batch_is_saved_and_replayed(tmp_path, data, monkeypatch, capsys):
         ("--schedule cosine", "cos_anneal"),
         ("--set train.epoks=3", 'did you mean "epochs"'),
         ("--set model.args.widht=3", "widht"),
-        ("--resume_path log_file/none", "not there"),
+        ("--resume_path log_file/none", "does not exist"),
         ("--resume_path latest", "no complete checkpoint"),
         ("-b 40", "smaller -b"),
         ("--best_metric qn", "--log_metric adds more"),

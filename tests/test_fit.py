@@ -108,7 +108,7 @@ def test_resume_is_exact_for_other_optimizers_and_schedules(tmp_path, flags):
     assert_same(final_state(tmp_path / "b"), final_state(tmp_path / "a"))
 
 
-def test_every_generator_goes_on_where_it_was():
+def test_every_generator_continues_where_it_was():
     """Python's, NumPy's and torch's, with the second normal number that the first two keep in store."""
 
     def draw():
@@ -125,7 +125,7 @@ def test_every_generator_goes_on_where_it_was():
     assert [draw() for _ in range(2)] == expected
 
 
-def test_resume_goes_on_at_the_epoch_where_it_was_not_at_the_first(tmp_path, undisturbed):
+def test_resume_continues_in_the_epoch_where_it_was_not_in_the_first(tmp_path, undisturbed):
     train(tmp_path, stop_after=STEPS_PER_EPOCH + 1)
     _, state = final_state(tmp_path)
     assert (state["counters"]["epoch"], state["counters"]["batch"], state["step"]) == (1, 2, 4)
@@ -133,8 +133,8 @@ def test_resume_goes_on_at_the_epoch_where_it_was_not_at_the_first(tmp_path, und
     assert outcome.counters.step == undisturbed[1].counters.step == 9
 
 
-def test_another_batch_size_goes_on_at_the_same_share_of_the_epoch(tmp_path):
-    """2 of 5 batches of 2 are 4 of 11 batches of 1: the schedule goes on where it was, and the log says so."""
+def test_another_batch_size_continues_at_the_same_share_of_the_epoch(tmp_path):
+    """2 of 5 batches of 2 are 4 of 11 batches of 1: the schedule continues where it was, and the log says so."""
     train(tmp_path, stop_after=1)
     job, positions = make_job(tmp_path, "-b", "1", resume=True), []
     original = job.schedule.apply
@@ -341,7 +341,7 @@ def test_stop_policy_names_the_first_offender_and_keeps_the_batch(tmp_path, wher
         assert not batch["gt"].isfinite().all()
 
 
-def test_skip_policy_leaves_the_step_out_and_counts_it(tmp_path):
+def test_skip_policy_skips_the_step_and_counts_it(tmp_path):
     model = TinyNet(norm=False)
     outcome = train(tmp_path, "--nan_policy", "skip", train=KeyedData(11, nan_at=3), model=model)
     appearances = sum(3 in epoch_order(11, seed=5, epoch=e)[:10] for e in range(3))
@@ -353,7 +353,7 @@ def test_skip_policy_leaves_the_step_out_and_counts_it(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["adamw", "adam"])
-def test_fused_optimizers_leave_bad_steps_out_by_themselves_and_the_flag_comes_a_step_later(tmp_path, name):
+def test_fused_optimizers_skip_bad_steps_by_themselves_and_the_flag_comes_a_step_later(tmp_path, name):
     """What runs on a GPU, where the loop must not wait for the flag; fused optimizers do the same on a CPU."""
     flags = ["--nan_policy", "skip", "--optimizer", name, "--set", "optimizer.args.fused=true"]
     ends = []

@@ -91,14 +91,14 @@ def test_a_loader_leaves_the_global_generator_alone(workers):
 
 class Failing(KeyedData):
     def __getitem__(self, key):
-        raise UserError("file.h5: sample 3 has NaN; mend it")
+        raise UserError("file.h5: sample 3 has NaN; fix it")
 
 
 def test_an_error_in_a_loader_process_keeps_its_one_line():
     loader = build_loader(Failing(6), TrainSampler(6, 2), 1, pin=False)
     with pytest.raises(UserError) as error:
         next(iter(loader))
-    assert str(worker_error(error.value)) == "file.h5: sample 3 has NaN; mend it"
+    assert str(worker_error(error.value)) == "file.h5: sample 3 has NaN; fix it"
     assert str(worker_error(UserError("plain"))) == "plain"
 
 

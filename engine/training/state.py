@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lemamba.engine.training.checkpoint import read_checkpoint
+from lemamba.engine.weights.files import check_fit
 from lemamba.utils.config import to_dict
 from lemamba.utils.errors import UserError
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 Tensors = dict[str, Tensor]
 _RANK_SEED = 7919  # ranks draw different numbers (DropPath), far from any neighbouring seed
 _STEP_SEED = 1_000_003
+_ADVICE = "resume with the run's own --arch, --variant and data"
 
 
 @dataclass
@@ -119,7 +121,7 @@ def restore(trainer: Trainer, checkpoint: Path) -> list[str]:
     load_model(trainer.core, tensors["model"])
     if trainer.ema is not None:
         if "ema" in tensors:
-            check_names(trainer.core.state_dict(), tensors["ema"], "the EMA")
+            check_fit(trainer.core.state_dict(), tensors["ema"], "averaged weights of the checkpoint", _ADVICE)
             averaged = {n: like(tensors["ema"][n], shadow) for n, shadow in trainer.ema.shadow.items()}
             trainer.ema.load_state_dict(averaged, state["ema_updates"])
         else:
@@ -173,21 +175,11 @@ def gather_all(tensors: Tensors) -> Tensors:
     return {name: whole(tensor) for name, tensor in tensors.items()}
 
 
-def check_names(own: Tensors, state: Tensors, what: str) -> None:
-    """Raise a `UserError` if the names or shapes of `state` are not the network's."""
-    wrong = [n for n in own if n not in state or state[n].shape != own[n].shape] + [n for n in state if n not in own]
-    if wrong:
-        raise UserError(
-            f"{what} of the checkpoint does not fit the network: {len(wrong)} tensors differ (first: {wrong[0]}); "
-            "resume with the run's own --arch, --variant and data"
-        )
-
-
 @torch.no_grad()
 def load_model(model: nn.Module, state: Tensors) -> None:
     """Copy `state` into the network's parameters and buffers."""
     own = model.state_dict()
-    check_names(own, state, "the network")
+    check_fit(own, state, "weights of the checkpoint", _ADVICE)
     for name, tensor in own.items():
         tensor.copy_(like(state[name], tensor))
 

@@ -37,8 +37,8 @@ Image fusion ({task}): {what}. Resolution ratio {of_ratio}{of_sensor}.
 
 {files}
 
-Weights are {averaged}, float32. The `.json` next to each file holds every setting and the sha256 that is checked when
-the file is read; the file's own header repeats the settings, so it can be used alone.
+Weights are {averaged}, float32. The `.json` next to each file holds every setting and the sha256
+that is checked when the file is read. The file's own header repeats the settings, so it can be used alone.
 {other_settings}
 ## Use
 

@@ -166,7 +166,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a weight file into (state_dict, meta); tensors are on the CPU.
 
     meta is {} where the file has none (legacy .pth, safetensors of others). A pickle that would run code is refused.
-    A .safetensors file must have the sha256 that the .json beside it names; without a .json it is used alone.
+    A .safetensors file must have the sha256 that its .json names; without a .json it is used alone.
 
     Raises:
         UserError: missing, damaged, changed or refused file.
@@ -256,21 +256,22 @@ def _find_state(loaded: Any, path: Path) -> dict[str, Tensor]:
 
 
 def load_strict(model: nn.Module, state: dict[str, Tensor], source: str = "weights") -> None:
-    """Load `state` into `model`; names and shapes must agree exactly.
+    """Load `state` into `model`; names and shapes must agree exactly, see `check_fit`."""
+    check_fit(model.state_dict(), state, source, "check arch, variant and bands")
+    model.load_state_dict(state)
+
+
+def check_fit(own: dict[str, Tensor], state: dict[str, Tensor], source: str, advice: str) -> None:
+    """Compare names and shapes of `state` with the network's `own`.
 
     Raises:
-        UserError: how many names are missing, unexpected or of another shape, and the first of each.
+        UserError: how many names are missing, unexpected or of another shape, and the first of each; then `advice`.
     """
-    own = model.state_dict()
     missing = [n for n in own if n not in state]
     unexpected = [n for n in state if n not in own]
-    other = [
-        f"{n} {tuple(state[n].shape)} instead of {tuple(own[n].shape)}"
-        for n in own
-        if n in state and state[n].shape != own[n].shape
-    ]
+    shared = [n for n in own if n in state and state[n].shape != own[n].shape]
+    other = [f"{n} {tuple(state[n].shape)} instead of {tuple(own[n].shape)}" for n in shared]
     kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", other))
     reports = [f"{len(names)} {kind} (first: {', '.join(names[:3])})" for kind, names in kinds if names]
     if reports:
-        raise UserError(f"{source} do not fit the network: {'; '.join(reports)}; check arch, variant and bands")
-    model.load_state_dict(state)
+        raise UserError(f"{source} do not fit the network: {'; '.join(reports)}; {advice}")

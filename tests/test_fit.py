@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_training
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -37,24 +38,9 @@ STEPS_PER_EPOCH = 3  # 11 samples, batch 2: 5 batches, accumulated by 2: steps o
 
 
 def train(folder, *flags, stop_after=None, resume=False, **parts):
-    """Run `fit`; with `stop_after`, ask to stop as SIGTERM would after that many steps of this session."""
+    """Train in `folder`; with `stop_after`, ask to stop as SIGTERM would in that step of this session."""
     job = make_job(folder, *flags, resume=resume, **parts)
-    with StopRequest() as stop:
-        trainer = Trainer(job, Accelerator(cpu=True), stop)
-        if stop_after is not None:
-            original, taken = trainer.step, []
-
-            def step(group):
-                taken.append(1)
-                if len(taken) == stop_after:
-                    stop.name = "SIGTERM"
-                original(group)
-
-            trainer.step = step
-        try:
-            return trainer.run()
-        finally:
-            trainer.log.close()
+    return tiny_training.train(job, Accelerator(cpu=True), stop_after)
 
 
 def final_state(folder):

@@ -16,15 +16,14 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from huggingface_hub import ModelCard
 from small_files import smooth, tif, write_test_set, write_training_set
-from tiny_training import make_job
+from tiny_training import make_job, train
 
 import lemamba.engine.training.fit
 from lemamba.commands import train as accelerate_main
 from lemamba.datasets import provenance
 from lemamba.datasets.build import open_h5
 from lemamba.engine.training.checkpoint import Checkpoints
-from lemamba.engine.training.fit import Trainer, fit
-from lemamba.engine.training.job import StopRequest
+from lemamba.engine.training.fit import fit
 from lemamba.engine.weights.card import model_card
 from lemamba.engine.weights.files import read_weights, save_weights, weights_meta
 from lemamba.utils import config
@@ -116,18 +115,7 @@ def test_a_resumed_training_gives_the_same_weight_files_and_card_byte_for_byte(t
         (tmp_path / name).mkdir()
         monkeypatch.chdir(tmp_path / name)
         if stop_after:
-            with StopRequest() as stop:
-                trainer = Trainer(make_job(Path()), Accelerator(cpu=True), stop)
-                original, taken = trainer.step, []
-
-                def step(group):
-                    taken.append(1)
-                    stop.name = "SIGTERM" if len(taken) == stop_after else ""
-                    original(group)
-
-                trainer.step = step
-                assert trainer.run().reason == "SIGTERM"
-                trainer.log.close()
+            assert train(make_job(Path()), Accelerator(cpu=True), stop_after).reason == "SIGTERM"
         fit(make_job(Path(), resume=bool(stop_after)), Accelerator(cpu=True))
         return {p.name: p.read_bytes() for p in Path("log/p/run/weights").iterdir() if p.suffix != ".json"}
 

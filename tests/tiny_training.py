@@ -10,11 +10,13 @@ import sys
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import Dataset
 
 from lemamba.engine.training.checkpoint import find_run
-from lemamba.engine.training.job import Job
+from lemamba.engine.training.fit import Trainer, fit
+from lemamba.engine.training.job import Job, StopRequest
 from lemamba.engine.training.optim import build_optimizer
 from lemamba.engine.training.schedule import Schedule
 from lemamba.engine.training.state import seed_all
@@ -107,12 +109,27 @@ def make_job(folder: Path, *flags: str, resume: bool = False, train=None, valid=
     )
 
 
+def train(job, accelerator, stop_after: int | None = None, signal: str = "SIGTERM", rank: int = 0):
+    """Run `fit`; with `stop_after`, process `rank` is asked to stop as by `signal` in that step of this session."""
+    with StopRequest() as stop:
+        trainer = Trainer(job, accelerator, stop)
+        original, last = trainer.step, trainer.counters.step + (stop_after or 0)
+
+        def step(group):
+            if trainer.counters.step + 1 == last and accelerator.process_index == rank:
+                stop.name = signal
+            original(group)
+
+        if stop_after is not None:
+            trainer.step = step
+        try:
+            return trainer.run()
+        finally:
+            trainer.log.close()
+
+
 def run_to_end(folder: str, *flags: str) -> None:
     """Train in `folder`, from its newest checkpoint where there is one; `done` is written at the end."""
-    from accelerate import Accelerator
-
-    from lemamba.engine.training.fit import fit
-
     torch.set_num_threads(1)
     root = Path(folder)
     try:

@@ -113,10 +113,10 @@ class Trainer:
         raw: Any = self.optimizer.optimizer
         fused = isinstance(raw, _DEFERRABLE) and bool(raw.defaults.get("fused"))
         self.deferred = fused and accelerator.device.type == "cuda" and accelerator.scaler is None
-        self.flag, self.previous = DeferredFlag(), list[Batch]()
+        self.flag, self.previous = DeferredFlag(), list[Batch]()  # of the step before, read one step late
         self.running = Running()
         self.time_is_up = self.stopping = False
-        self.scores: dict[str, float] = {}  # of the present weights, {} where these were not validated
+        self.scores: dict[str, float] = {}  # of the current weights, {} if they were not validated
 
     # ------------------------------------------------------------------------------------------ the loop
 

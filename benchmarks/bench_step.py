@@ -113,7 +113,7 @@ def bare_step(job) -> Callable[[dict], None]:
 def loop_row(arch: str, batch: int, crop: int, steps: int) -> dict:
     """Train `steps` steps and compare."""
     from lemamba.engine.training.fit import Trainer
-    from lemamba.engine.training.signals import StopRequest
+    from lemamba.engine.training.job import StopRequest
 
     with tempfile.TemporaryDirectory() as folder, StopRequest() as stop:
         job, accelerator = loop_job(arch, batch, crop, steps, Path(folder))

@@ -22,14 +22,11 @@ from lemamba.utils.errors import UserError
 if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
-    from torch import Tensor, nn
+    from torch import nn
     from torch.utils.data import Dataset
 
     from lemamba.engine.training.job import Job
     from lemamba.engine.training.ranks import Ranks
-    from lemamba.engine.training.schedule import Schedule
-
-QUICK_METRICS = ("sam", "ergas", "psnr")
 
 
 def resolve_config(command: cli.CommandLine) -> tuple[config.Config, Path | None, Path | None]:
@@ -104,20 +101,6 @@ def load_pretrained(model: nn.Module, name: str, given: str, log_folder: Path) -
     from lemamba.model.convert import convert_state_dict
 
     load_weights(model, open_weights(given, log_folder), partial(convert_state_dict, name))
-
-
-def measure(sr: Tensor, gt: Tensor, *, ratio: int, divisor: float, every: bool) -> dict[str, Tensor]:
-    """Metrics of a batch in digital numbers; sr, gt (B, C, H, W) in [0, 1], sr clipped as inference does."""
-    from lemamba import metrics
-
-    sr, gt = sr.double().clamp(0, 1) * divisor, gt.double() * divisor
-    if every:
-        return metrics.reduced_resolution(sr, gt, ratio=ratio, const=divisor)
-    return {
-        "sam": metrics.sam(sr, gt),
-        "ergas": metrics.ergas(sr, gt, ratio=ratio),
-        "psnr": metrics.psnr(sr, gt, const=divisor),
-    }
 
 
 def describe(
@@ -212,14 +195,6 @@ def build_optimizer_for(settings: config.Config, model: nn.Module, device: torch
     return build_optimizer(optimizer.name, model, lr=optimizer.lr, weight_decay=optimizer.weight_decay, **arguments)
 
 
-def build_schedule_for(settings: config.Config) -> Schedule:
-    """Build the schedule of the learning rate."""
-    from lemamba.engine.training.schedule import build_schedule
-
-    shape = vars(settings.schedule).copy()
-    return build_schedule(shape.pop("name"), base_lr=settings.optimizer.lr, epochs=settings.train.epochs, **shape)
-
-
 def build_job(settings: config.Config, accelerator: Accelerator, folder: Path, checkpoint: Path | None) -> Job:
     """Build data, network, loss, optimizer and schedule; every complaint about the input comes from here.
 
@@ -229,15 +204,16 @@ def build_job(settings: config.Config, accelerator: Accelerator, folder: Path, c
         folder: the run's; nothing is written there yet.
         checkpoint: what to go on from, or None.
     """
-    from lemamba.engine.training.generators import seed_all
     from lemamba.engine.training.job import Job
+    from lemamba.engine.training.schedule import Schedule
+    from lemamba.engine.training.state import seed_all
     from lemamba.losses import build_loss
-    from lemamba.metrics import REDUCED_NAMES, Meter
     from lemamba.reporting.pictures import choose_bands
     from lemamba.utils.sensors import get_sensor
 
     device, world = accelerator.device, accelerator.num_processes
-    loss, schedule = build_loss(settings.loss.name, **settings.loss.args), build_schedule_for(settings)
+    loss = build_loss(settings.loss.name, **settings.loss.args)
+    schedule = Schedule(settings.schedule, settings.optimizer.lr, settings.train.epochs)
     train, valid = build_data(settings)
     seed_all(settings.train.seed)  # the same weights on every rank
     model, described = build_network(settings, train)
@@ -256,9 +232,6 @@ def build_job(settings: config.Config, accelerator: Accelerator, folder: Path, c
         loss=loss.to(device),
         train_set=train,
         valid_set=valid,
-        metrics=partial(measure, ratio=train.ratio, divisor=train.divisor, every=settings.log.log_metric),
-        metric_names=REDUCED_NAMES if settings.log.log_metric else QUICK_METRICS,
-        make_meter=Meter,
         folder=folder,
         tensorboard=Path(settings.log.tensorboard_dir) / folder.parent.name / folder.name,
         meta={"model": described, "data": {"dataset": settings.data.dataset, **data}, **recorded},
@@ -282,7 +255,7 @@ def claim_folder(job: Job, ranks: Ranks, overwrite: bool) -> IO[str] | None:
     Returns:
         The lock, to be kept open as long as the run lasts; None on the other ranks.
     """
-    from lemamba.engine.training.run_folder import open_run
+    from lemamba.engine.training.checkpoint import open_run
 
     lock, failure = None, None
     if ranks.main:
@@ -320,7 +293,8 @@ def main(argv: list[str] | None = None) -> int:
     if command.replay:
         return replay(command.replay)
     settings, resumed, checkpoint = resolve_config(command)
-    from lemamba.engine.training.fit import check, fit
+    from lemamba.engine.training.fit import fit
+    from lemamba.engine.training.job import check
     from lemamba.engine.training.ranks import Ranks
 
     accelerator = start_accelerator(settings)

@@ -1,5 +1,4 @@
-"""The engine: fit, validate, checkpoints, EMA, optimizers, schedules.
+"""The engine: training, fusing with tiles, and weight files.
 
-It receives built objects (network, data, loss, metric functions) and imports neither `model` nor `datasets`,
-`losses` or `metrics`.
+It is given built objects (network, data, loss) and imports neither `lemamba.model` nor `datasets` nor `losses`.
 """

@@ -14,8 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from lemamba.engine.training.checkpoint import Checkpoints, damage, find_run, read_checkpoint, sign
-from lemamba.engine.training.run_folder import open_run
+from lemamba.engine.training.checkpoint import Checkpoints, damage, find_run, open_run, read_checkpoint, sign
 from lemamba.engine.weights.files import load_strict, read_weights, resolve_weights, save_weights, weights_meta
 from lemamba.utils.errors import UserError
 
@@ -71,7 +70,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, harm):
         state = newest / "state.json"
         state.write_text(state.read_text().replace('"step": 2', '"step": 3', 1))
     assert checkpoints.latest().name == "step_00000001"
-    with pytest.raises(UserError, match="not a whole checkpoint"):
+    with pytest.raises(UserError, match="not a complete checkpoint"):
         read_checkpoint(newest)
 
 
@@ -131,7 +130,7 @@ def test_resume_paths_are_found_and_missing_ones_explained(tmp_path):
     for given in (str(new), "p/new", str(new / "checkpoints"), str(new / "checkpoints/step_00000001"), "latest"):
         assert find_run(given, log, "p", None) == (new, new / "checkpoints/step_00000001")
     assert find_run("latest", log, "p", "old")[0].name == "old"
-    for given, says in (("p/empty", "no complete checkpoint"), ("p/none", "not there"), (str(log), "no complete")):
+    for given, says in (("p/empty", "no complete checkpoint"), ("p/none", "does not exist"), (str(log), "no complete")):
         with pytest.raises(UserError, match=says):
             find_run(given, log, "p", None)
     with pytest.raises(UserError, match="no complete checkpoint"):
@@ -187,7 +186,7 @@ def test_what_weights_say_of_themselves_is_read_without_their_tensors(tmp_path):
     assert weights_meta(str(path)) == meta
     with path.open("r+b") as file:
         file.truncate(length)
-    with pytest.raises(UserError, match="not a whole safetensors file"):
+    with pytest.raises(UserError, match="not a complete safetensors file"):
         weights_meta(str(path))
     with pytest.raises(UserError, match="neither"):
         weights_meta(str(tmp_path / "nowhere"))
@@ -225,7 +224,7 @@ def test_truncated_empty_and_foreign_files_are_one_line(tmp_path, suffix):
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(UserError, match="state_dict"):
         read_weights(tmp_path / "list.pth")
-    with pytest.raises(UserError, match="not there"):
+    with pytest.raises(UserError, match="does not exist"):
         read_weights(tmp_path / f"none{suffix}")
 
 

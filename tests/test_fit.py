@@ -14,44 +14,33 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_training
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from tiny_training import BANDS, L1, KeyedData, TinyNet, make_job
 
+from lemamba import metrics
+from lemamba.engine.training import validate
 from lemamba.engine.training.checkpoint import Checkpoints, read_checkpoint
 from lemamba.engine.training.fit import Trainer, fit
-from lemamba.engine.training.generators import generator_states, restore_generators, seed_all
+from lemamba.engine.training.job import StopRequest
 from lemamba.engine.training.nan_guard import load_batch
 from lemamba.engine.training.sampler import epoch_order
-from lemamba.engine.training.signals import StopRequest
+from lemamba.engine.training.state import generator_states, restore_generators, seed_all
 from lemamba.engine.weights.files import read_weights
 from lemamba.utils.errors import UserError
+from lemamba.utils.facts import DataFacts
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS_PER_EPOCH = 3  # 11 samples, batch 2: 5 batches, accumulated by 2: steps of 2, 2 and 1 batches
 
 
 def train(folder, *flags, stop_after=None, resume=False, **parts):
-    """Run `fit`; with `stop_after`, ask to stop as SIGTERM would after that many steps of this session."""
+    """Train in `folder`; with `stop_after`, ask to stop as SIGTERM would in that step of this session."""
     job = make_job(folder, *flags, resume=resume, **parts)
-    with StopRequest() as stop:
-        trainer = Trainer(job, Accelerator(cpu=True), stop)
-        if stop_after is not None:
-            original, taken = trainer.step, []
-
-            def step(group):
-                taken.append(1)
-                if len(taken) == stop_after:
-                    stop.name = "SIGTERM"
-                original(group)
-
-            trainer.step = step
-        try:
-            return trainer.run()
-        finally:
-            trainer.log.close()
+    return tiny_training.train(job, Accelerator(cpu=True), stop_after)
 
 
 def final_state(folder):
@@ -105,7 +94,7 @@ def test_resume_is_exact_for_other_optimizers_and_schedules(tmp_path, flags):
     assert_same(final_state(tmp_path / "b"), final_state(tmp_path / "a"))
 
 
-def test_every_generator_goes_on_where_it_was():
+def test_every_generator_continues_where_it_was():
     """Python's, NumPy's and torch's, with the second normal number that the first two keep in store."""
 
     def draw():
@@ -122,7 +111,7 @@ def test_every_generator_goes_on_where_it_was():
     assert [draw() for _ in range(2)] == expected
 
 
-def test_resume_goes_on_at_the_epoch_where_it_was_not_at_the_first(tmp_path, undisturbed):
+def test_resume_continues_in_the_epoch_where_it_was_not_in_the_first(tmp_path, undisturbed):
     train(tmp_path, stop_after=STEPS_PER_EPOCH + 1)
     _, state = final_state(tmp_path)
     assert (state["counters"]["epoch"], state["counters"]["batch"], state["step"]) == (1, 2, 4)
@@ -130,8 +119,8 @@ def test_resume_goes_on_at_the_epoch_where_it_was_not_at_the_first(tmp_path, und
     assert outcome.counters.step == undisturbed[1].counters.step == 9
 
 
-def test_another_batch_size_goes_on_at_the_same_share_of_the_epoch(tmp_path):
-    """2 of 5 batches of 2 are 4 of 11 batches of 1: the schedule goes on where it was, and the log says so."""
+def test_another_batch_size_continues_at_the_same_share_of_the_epoch(tmp_path):
+    """2 of 5 batches of 2 are 4 of 11 batches of 1: the schedule continues where it was, and the log says so."""
     train(tmp_path, stop_after=1)
     job, positions = make_job(tmp_path, "-b", "1", resume=True), []
     original = job.schedule.apply
@@ -223,12 +212,28 @@ def test_validation_and_saved_weights_are_the_averaged_ones(tmp_path, undisturbe
     model.load_state_dict(state)
     model.eval()
     valid = KeyedData(3, seed=9)
-    errors = []
+    psnr = []
     for i in range(3):
         s = {k: v[None] for k, v in valid[(0, i)].items()}
         with torch.no_grad():
-            errors.append((model(s["ms"], s["lms"], s["pan"]) - s["gt"]).square().mean().double())
-    assert undisturbed[1].metrics["error"] == pytest.approx(float(sum(errors) / 3), rel=1e-6)
+            error = model(s["ms"], s["lms"], s["pan"]).double().clamp(0, 1) - s["gt"].double()
+            psnr.append(-10 * error.square().mean((0, 2, 3)).log10().mean())
+    assert undisturbed[1].metrics["psnr"] == pytest.approx(float(sum(psnr) / 3), rel=1e-6)
+
+
+@pytest.mark.parametrize("every", [False, True])
+def test_validation_measures_what_would_be_delivered(every):
+    """In digital numbers, clipped to the sensor's range as inference clips: a bright overshoot costs nothing."""
+    gt = torch.rand(2, 4, 64, 64, generator=torch.Generator().manual_seed(0))
+    gt[:, :, :8, :8] = 1
+    sr = (gt + 0.01 * torch.randn(gt.shape, generator=torch.Generator().manual_seed(1))).clamp(0, 1)
+    over = torch.where(sr == 1, 1.7, torch.where(sr == 0, -0.3, sr))
+    facts = DataFacts(sensor="none", divisor=2047, ratio=4, bands=4, guide_bands=1)
+    values = validate.measure(over, gt, facts, every=every)
+    delivered = metrics.reduced_resolution(sr.double() * 2047, gt.double() * 2047, ratio=4, const=2047)
+    assert set(values) == set(validate.metric_names(every))
+    for name, value in values.items():
+        torch.testing.assert_close(value, delivered[name], rtol=1e-12, atol=0)
 
 
 def test_an_ema_switched_on_when_resuming_starts_from_the_restored_weights(tmp_path):
@@ -244,7 +249,7 @@ def test_an_ema_switched_on_when_resuming_starts_from_the_restored_weights(tmp_p
 
 def test_time_budget_ends_the_run_with_a_validation_and_weights(tmp_path):
     outcome = train(tmp_path, "-e", "100000", "--max_minutes", "0.02", "--set", "schedule.per_epoch=false")
-    assert outcome.reason == "finished" and "error" in outcome.metrics
+    assert outcome.reason == "finished" and "psnr" in outcome.metrics
     assert outcome.counters.epoch < 100000
     assert (tmp_path / "log/p/run/weights/best.safetensors").is_file()
 
@@ -279,12 +284,15 @@ def test_a_time_budget_squeezes_the_schedule_into_itself(tmp_path, monkeypatch):
         ("loss", (0.1, 0.2, 0.3), None, None),  # measured by the loop itself, whatever the metric function says
     ],
 )
-def test_the_best_weights_are_those_of_the_best_validation(tmp_path, metric, values, best, epoch):
+def test_the_best_weights_are_those_of_the_best_validation(tmp_path, monkeypatch, metric, values, best, epoch):
     """Larger is better for PSNR, smaller for ERGAS and the loss, and what is not finite is never the best."""
     job = make_job(tmp_path, "--best_metric", metric)
     measured = iter(v for v in values for _ in range(2))  # three validation samples are two batches
-    job.metric_names = ("psnr", "ergas")
-    job.metrics = lambda sr, gt: dict.fromkeys(("psnr", "ergas"), torch.full((len(sr),), next(measured)))
+
+    def measure(sr, gt, facts, every):
+        return dict.fromkeys(("psnr", "ergas"), torch.full((len(sr),), next(measured)))
+
+    monkeypatch.setattr(validate, "measure", measure)
     outcome = fit(job, Accelerator(cpu=True))
     _, meta = read_weights(job.folder / "weights/best.safetensors")
     assert meta["training"]["epoch"] == outcome.counters.best_epoch
@@ -319,19 +327,19 @@ def test_stop_policy_names_the_first_offender_and_keeps_the_batch(tmp_path, wher
         assert not batch["gt"].isfinite().all()
 
 
-def test_skip_policy_leaves_the_step_out_and_counts_it(tmp_path):
+def test_skip_policy_skips_the_step_and_counts_it(tmp_path):
     model = TinyNet(norm=False)
     outcome = train(tmp_path, "--nan_policy", "skip", train=KeyedData(11, nan_at=3), model=model)
     appearances = sum(3 in epoch_order(11, seed=5, epoch=e)[:10] for e in range(3))
     assert outcome.counters.skipped == appearances > 0
     assert all(p.isfinite().all() for p in model.parameters())
-    assert "step left out" in (tmp_path / "log/p/run/train.log").read_text()
+    assert "step skipped" in (tmp_path / "log/p/run/train.log").read_text()
     _, state = final_state(tmp_path)
     assert state["ema_updates"] == outcome.counters.step - appearances, "nor does the average take such a step"
 
 
 @pytest.mark.parametrize("name", ["adamw", "adam"])
-def test_fused_optimizers_leave_bad_steps_out_by_themselves_and_the_flag_comes_a_step_later(tmp_path, name):
+def test_fused_optimizers_skip_bad_steps_by_themselves_and_the_flag_comes_a_step_later(tmp_path, name):
     """What runs on a GPU, where the loop must not wait for the flag; fused optimizers do the same on a CPU."""
     flags = ["--nan_policy", "skip", "--optimizer", name, "--set", "optimizer.args.fused=true"]
     ends = []
@@ -382,7 +390,7 @@ def test_batch_larger_than_the_set_and_unknown_best_metric_are_one_line(tmp_path
     with pytest.raises(UserError, match="smaller -b"):
         train(tmp_path, "-b", "12")
     with pytest.raises(UserError, match="best_metric"):
-        train(tmp_path, "--best_metric", "ergas")
+        train(tmp_path, "--best_metric", "ssim")
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
@@ -399,18 +407,18 @@ def test_a_real_signal_saves_and_exits_0_with_the_command_to_resume(tmp_path, na
     assert Checkpoints(tmp_path / "log/p/run/checkpoints").latest() is not None
 
 
-def test_a_signal_in_a_validation_gives_it_up_and_resuming_makes_it_again(tmp_path, undisturbed):
+def test_a_signal_in_a_validation_ends_it_and_resuming_repeats_it(tmp_path, monkeypatch, undisturbed):
     job, measured = make_job(tmp_path), []
-    original = job.metrics
-    with StopRequest() as stop:
+    original = validate.measure
+    with StopRequest() as stop, monkeypatch.context() as patch:
 
-        def metrics(sr, gt):
+        def measure(sr, gt, facts, every):
             measured.append(len(sr))
             if len(measured) == 3:  # two batches a validation: the first of the second one
                 stop.name = "SIGTERM"
-            return original(sr, gt)
+            return original(sr, gt, facts, every=every)
 
-        job.metrics = metrics
+        patch.setattr(validate, "measure", measure)
         trainer = Trainer(job, Accelerator(cpu=True), stop)
         assert trainer.run().reason == "SIGTERM" and len(measured) == 3
         trainer.log.close()

@@ -1,4 +1,4 @@
-"""The model card beside the weights: hub tools read it, its commands run, and equal trainings give equal cards."""
+"""The model card of weights: hub tools read it, its commands run, and equal trainings give equal cards."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from huggingface_hub import ModelCard
 from small_files import smooth, tif, write_test_set, write_training_set
-from tiny_training import make_job
+from tiny_training import make_job, train
 
 import lemamba.engine.training.fit
 from lemamba.commands import train as accelerate_main
 from lemamba.datasets import provenance
 from lemamba.datasets.build import open_h5
 from lemamba.engine.training.checkpoint import Checkpoints
-from lemamba.engine.training.fit import Trainer, fit
-from lemamba.engine.training.signals import StopRequest
+from lemamba.engine.training.fit import fit
 from lemamba.engine.weights.card import model_card
 from lemamba.engine.weights.files import read_weights, save_weights, weights_meta
 from lemamba.utils import config
@@ -61,21 +60,21 @@ def test_hub_tools_read_the_header(trained):
     assert data.datasets == ["ikonos"] and set(data.metrics) == {"ergas", "psnr", "sam"}
 
 
-def test_the_page_tells_what_the_files_are(trained):
+def test_the_page_describes_the_files(trained):
     """Hashes, sizes, scores and counts are those of the files themselves, not of another record."""
     page = (trained / "weights/README.md").read_text()
     for name in ("best", "last"):
         file = trained / f"weights/{name}.safetensors"
-        told = json.loads(file.with_suffix(".json").read_text())
+        facts = json.loads(file.with_suffix(".json").read_text())
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         row = next(line for line in page.splitlines() if line.startswith(f"| `{name}.safetensors`"))
-        steps = told["training"]["step"]
-        assert f"| {steps} | {file.stat().st_size} | `{digest}` |" in row and digest == told["sha256"]
-        assert f"| {told['metrics']['ergas']:.4f} |" in page
+        steps = facts["training"]["step"]
+        assert f"| {steps} | {file.stat().st_size} | `{digest}` |" in row and digest == facts["sha256"]
+        assert f"| {facts['metrics']['ergas']:.4f} |" in page
     train = trained / "data/train_ikonos.h5"
     state, meta = read_weights(trained / "weights/last.safetensors")
     assert meta["facts"]["parameters"] == f"{sum(t.numel() for t in state.values()):,}"
-    for told in (
+    for text in (
         f"train_ikonos.h5: 8 patches, {train.stat().st_size} bytes",
         hashlib.sha256(train.read_bytes()).hexdigest(),
         "divided by 2047",
@@ -86,7 +85,7 @@ def test_the_page_tells_what_the_files_are(trained):
         json.dumps(meta["model"]["args"]),
         "## Licence\n\ncc-by-4.0",
     ):
-        assert told in page, told
+        assert text in page, text
     assert str(trained) not in page
 
 
@@ -116,18 +115,7 @@ def test_a_resumed_training_gives_the_same_weight_files_and_card_byte_for_byte(t
         (tmp_path / name).mkdir()
         monkeypatch.chdir(tmp_path / name)
         if stop_after:
-            with StopRequest() as stop:
-                trainer = Trainer(make_job(Path()), Accelerator(cpu=True), stop)
-                original, taken = trainer.step, []
-
-                def step(group):
-                    taken.append(1)
-                    stop.name = "SIGTERM" if len(taken) == stop_after else ""
-                    original(group)
-
-                trainer.step = step
-                assert trainer.run().reason == "SIGTERM"
-                trainer.log.close()
+            assert train(make_job(Path()), Accelerator(cpu=True), stop_after).reason == "SIGTERM"
         fit(make_job(Path(), resume=bool(stop_after)), Accelerator(cpu=True))
         return {p.name: p.read_bytes() for p in Path("log/p/run/weights").iterdir() if p.suffix != ".json"}
 
@@ -223,7 +211,7 @@ def test_a_json_of_another_kind_says_nothing_about_the_weights(tmp_path, beside)
 
 
 def test_what_files_and_users_write_stays_in_its_place(tmp_path):
-    """Names out of data files break neither the YAML nor a table, and broken neighbours are left out."""
+    """Names out of data files break neither the YAML nor a table, and broken neighbours are ignored."""
     strange = "a|b\n---\n<script>: [x"
     file = {"split": "training", "file": strange, "bytes": 1, "samples": 2, "sha256": None, "origin": strange}
     meta = {**META, "data": {"dataset": strange, "sensor": "none"}, "files": [file], "metrics": {"psnr": float("nan")}}

@@ -10,12 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lemamba.engine.training.schedule import SHAPES, build_schedule
+from lemamba.engine.training.schedule import SHAPES, Schedule
+from lemamba.utils.config import ScheduleConfig
 from lemamba.utils.errors import UserError
 
 
 def make(name, epochs=100.0, **args):
-    return build_schedule(name, base_lr=1e-3, epochs=epochs, **{"eta_min": 8e-5, **args})
+    return Schedule(ScheduleConfig(name, **args), base_lr=1e-3, epochs=epochs)
 
 
 def torch_rates(scheduler_class, epochs, **args):
@@ -59,7 +60,7 @@ def test_plateau_waits_for_its_patience_and_survives_json():
         s.observe(value, minimise=True)
     assert s.rate(0) == 1e-3
     again = make("plateau", patience=1, gamma=0.5, eta_min=0)
-    again.load_state_dict(json.loads(json.dumps(s.state_dict())))
+    again.state = json.loads(json.dumps(s.state))
     again.observe(float("nan"), minimise=True)
     assert again.rate(0) == 5e-4
     again.observe(1.0, minimise=True)

@@ -1,4 +1,4 @@
-"""What accelerate is told about our settings, for ways of running that this machine may not have."""
+"""What accelerate is given of our settings, for back ends that this machine may not have."""
 
 from __future__ import annotations
 
@@ -8,43 +8,38 @@ import pytest
 from accelerate.utils import DistributedType
 from tiny_training import make_job
 
-from lemamba.engine.training.ranks import Ranks
-from lemamba.engine.training.session import Session
-from lemamba.engine.training.state import Counters
+from lemamba.engine.training.fit import prepare
 from lemamba.utils.errors import UserError
 
 
 class Accelerator:
-    """Stands for accelerate's: only hands back what it is given, and keeps what DeepSpeed would have been told."""
+    """Stands in for accelerate's: returns what it is given and keeps the configuration DeepSpeed would get."""
 
     is_fsdp2 = False
 
     def __init__(self, kind: DistributedType) -> None:
-        self.distributed_type, self.told = kind, None
+        self.distributed_type, self.given = kind, None
         plugin = SimpleNamespace(deepspeed_config={"gradient_clipping": 7.0, "zero_optimization": {"stage": 2}})
         self.state = SimpleNamespace(deepspeed_plugin=plugin)
 
     def prepare(self, *objects):
-        self.told = dict(self.state.deepspeed_plugin.deepspeed_config)
+        self.given = dict(self.state.deepspeed_plugin.deepspeed_config)
         return objects
 
-    def unwrap_model(self, model):
-        return model
 
-
-@pytest.mark.parametrize(("clip", "told"), [("0.25", 0.25), ("none", 0.0)])
-def test_deepspeed_takes_batch_accumulation_and_clipping_from_our_configuration(tmp_path, clip, told):
+@pytest.mark.parametrize(("clip", "given"), [("0.25", 0.25), ("none", 0.0)])
+def test_deepspeed_takes_batch_accumulation_and_clipping_from_our_configuration(tmp_path, clip, given):
     """Accumulation is the loop's own, so DeepSpeed counts each of its calls as a step; all this before it prepares."""
     accelerator = Accelerator(DistributedType.DEEPSPEED)
-    Session(make_job(tmp_path, "-b", "3", "--clip_norm", clip), accelerator, Ranks(), Counters())
-    assert accelerator.told == {
+    prepare(make_job(tmp_path, "-b", "3", "--clip_norm", clip), accelerator)
+    assert accelerator.given == {
         "train_micro_batch_size_per_gpu": 3,
         "gradient_accumulation_steps": 1,
-        "gradient_clipping": told,
+        "gradient_clipping": given,
         "zero_optimization": {"stage": 2},
     }
 
 
 def test_the_first_version_of_fsdp_is_refused_with_the_way_out(tmp_path):
     with pytest.raises(UserError, match="fsdp_version: 2"):
-        Session(make_job(tmp_path), Accelerator(DistributedType.FSDP), Ranks(), Counters())
+        prepare(make_job(tmp_path), Accelerator(DistributedType.FSDP))

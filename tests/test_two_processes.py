@@ -17,7 +17,6 @@ from two_processes import PLAIN, plain_net
 from lemamba.engine.training.checkpoint import Checkpoints, read_checkpoint
 from lemamba.engine.training.fit import fit
 from lemamba.engine.weights.files import read_weights
-from lemamba.metrics import Meter
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -58,19 +57,19 @@ def test_a_run_stopped_on_one_rank_and_resumed_equals_the_whole_one(trained):
 def test_weights_rates_and_metrics_are_those_of_one_process_with_the_doubled_batch(trained, tmp_path):
     """Three steps at three rates: gradients are means over the processes, and the schedule does not count these."""
     model = plain_net()
-    outcome = fit(make_job(tmp_path, *PLAIN, "-b", "4", model=model, meter=Meter), Accelerator(cpu=True))
+    outcome = fit(make_job(tmp_path, *PLAIN, "-b", "4", model=model), Accelerator(cpu=True))
     theirs = load_file(trained / "ddp/log/p/run/weights/last.safetensors")
     start = plain_net().state_dict()
     for name, value in model.state_dict().items():
         torch.testing.assert_close(theirs[name], value, rtol=1e-6, atol=1e-7)
         assert (value - start[name]).abs().max() > 1e-4, "a run that learns nothing proves nothing"
     _, meta = read_weights(trained / "ddp/log/p/run/weights/last.safetensors")
-    assert meta["metrics"]["error"] == pytest.approx(outcome.metrics["error"], rel=1e-6)
+    assert meta["metrics"]["psnr"] == pytest.approx(outcome.metrics["psnr"], rel=1e-6)
     assert last(trained / "ddp")[1]["counters"]["best"] == pytest.approx(outcome.counters.best, rel=1e-6)
 
 
 def test_resuming_with_another_number_of_processes_continues_the_schedule_and_says_what_is_not_exact(trained):
-    job = make_job(trained / "whole", "-e", "5", resume=True, meter=Meter)
+    job = make_job(trained / "whole", "-e", "5", resume=True)
     outcome = fit(job, Accelerator(cpu=True))
     assert (outcome.counters.epoch, outcome.reason) == (5, "finished")
     log = (trained / "whole/log/p/run/train.log").read_text()

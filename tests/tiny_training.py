@@ -10,16 +10,19 @@ import sys
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import Dataset
 
 from lemamba.engine.training.checkpoint import find_run
-from lemamba.engine.training.generators import seed_all
-from lemamba.engine.training.job import Job
+from lemamba.engine.training.fit import Trainer, fit
+from lemamba.engine.training.job import Job, StopRequest
 from lemamba.engine.training.optim import build_optimizer
-from lemamba.engine.training.schedule import build_schedule
+from lemamba.engine.training.schedule import Schedule
+from lemamba.engine.training.state import seed_all
 from lemamba.utils import cli, config
 from lemamba.utils.errors import UserError
+from lemamba.utils.facts import DataFacts
 
 BANDS, SIDE, RATIO = 3, 8, 4
 
@@ -41,6 +44,8 @@ class TinyNet(nn.Module):
 
 class KeyedData(Dataset):
     """Samples that depend on (epoch, index), as augmentation makes them; `nan_at` spoils one index."""
+
+    facts = DataFacts(sensor="none", divisor=1.0, ratio=RATIO, bands=BANDS, guide_bands=1)
 
     def __init__(self, length: int, seed: int = 0, nan_at: int | None = None) -> None:
         self.length, self.seed, self.nan_at = length, seed, nan_at
@@ -65,35 +70,11 @@ class L1(nn.Module):
         return {"total": l1, "l1": l1}
 
 
-class PlainMeter:
-    """Means over all samples of one process; what the engine needs of a meter."""
-
-    def __init__(self) -> None:
-        self.values = {}
-
-    def update(self, values):
-        for name, value in values.items():
-            self.values.setdefault(name, []).append(value.double())
-
-    def compute(self):
-        return {n: (float(torch.cat(v).mean()), 0.0) for n, v in self.values.items()}
-
-
 DEFAULTS = [
     *("-e", "3", "-b", "2", "--grad_accum_steps", "2", "--clip_norm", "1", "--seed", "5"),
-    *("--lr", "0.01", "--schedule", "cos_anneal", "--best_metric", "error"),
-    *(
-        "--val_n_epoch",
-        "1",
-        "--checkpoint_every_n",
-        "1",
-        "--ckpt_max_limit",
-        "0",
-        "--proj_name",
-        "p",
-        "--run_name",
-        "run",
-    ),
+    *("--lr", "0.01", "--schedule", "cos_anneal", "--best_metric", "sam"),
+    *("--val_n_epoch", "1", "--checkpoint_every_n", "1", "--ckpt_max_limit", "0"),
+    *("--proj_name", "p", "--run_name", "run"),
 ]
 
 
@@ -106,45 +87,55 @@ def make_config(folder: Path, *flags: str, resume: bool = False) -> tuple[config
     return config.resolve(command.flags, None, saved, folder=folder), checkpoint
 
 
-def make_job(folder: Path, *flags: str, resume: bool = False, train=None, valid=None, model=None, meter=PlainMeter):
+def make_job(folder: Path, *flags: str, resume: bool = False, train=None, valid=None, model=None):
     """Build a Job over the toy network and data."""
     settings, checkpoint = make_config(folder, *flags, resume=resume)
     seed_all(settings.train.seed)
     model = model or TinyNet()
     run = folder / "log" / "p" / "run"
     run.mkdir(parents=True, exist_ok=True)
-    schedule = vars(settings.schedule).copy()
     o = settings.optimizer
     return Job(
         config=settings,
         model=model,
         optimizer=build_optimizer(o.name, model, lr=o.lr, weight_decay=o.weight_decay, **o.args),
-        schedule=build_schedule(schedule.pop("name"), base_lr=o.lr, epochs=settings.train.epochs, **schedule),
+        schedule=Schedule(settings.schedule, o.lr, settings.train.epochs),
         loss=L1(),
         train_set=train or KeyedData(11),
         valid_set=valid or KeyedData(3, seed=9),
-        metrics=lambda sr, gt: {"error": (sr - gt).square().mean((1, 2, 3))},
-        metric_names=("error",),
-        make_meter=meter,
         folder=run,
         meta={"model": {"name": "TinyNet", "args": {}}, "data": {"ratio": RATIO}},
         resume=checkpoint,
     )
 
 
+def train(job, accelerator, stop_after: int | None = None, signal: str = "SIGTERM", rank: int = 0):
+    """Run `fit`; with `stop_after`, process `rank` is asked to stop as by `signal` in that step of this session."""
+    with StopRequest() as stop:
+        trainer = Trainer(job, accelerator, stop)
+        original, last = trainer.step, trainer.counters.step + (stop_after or 0)
+
+        def step(group):
+            if trainer.counters.step + 1 == last and accelerator.process_index == rank:
+                stop.name = signal
+            original(group)
+
+        if stop_after is not None:
+            trainer.step = step
+        try:
+            return trainer.run()
+        finally:
+            trainer.log.close()
+
+
 def run_to_end(folder: str, *flags: str) -> None:
     """Train in `folder`, from its newest checkpoint where there is one; `done` is written at the end."""
-    from accelerate import Accelerator
-
-    from lemamba.engine.training.fit import fit
-    from lemamba.metrics import Meter
-
     torch.set_num_threads(1)
     root = Path(folder)
     try:
-        job = make_job(root, *flags, resume=True, meter=Meter)
+        job = make_job(root, *flags, resume=True)
     except UserError:  # no checkpoint yet: from the start
-        job = make_job(root, *flags, meter=Meter)
+        job = make_job(root, *flags)
     outcome = fit(job, Accelerator(cpu=True))
     if outcome.reason == "finished":
         (root / "done").touch()

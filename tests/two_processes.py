@@ -13,11 +13,9 @@ from accelerate import Accelerator
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tiny_training import TinyNet, make_job
+from tiny_training import TinyNet, make_job, train
 
-from lemamba.engine.training.fit import Trainer, fit
-from lemamba.engine.training.signals import StopRequest
-from lemamba.metrics import Meter
+from lemamba.engine.training.fit import fit
 
 # a rate that changes at every step, so that a schedule which counted processes would show
 PLAIN = ["--optimizer", "sgd", "--schedule", "cos_anneal", "-e", "3", "--clip_norm", "none"]
@@ -30,32 +28,16 @@ def plain_net() -> TinyNet:
     return TinyNet(drop=0.0, norm=False)
 
 
-def stopped(folder: Path, accelerator: Accelerator, after: int) -> None:
-    """Train until one of the two processes, not the writing one, is asked to stop after `after` steps."""
-    with StopRequest() as stop:
-        trainer = Trainer(make_job(folder, meter=Meter), accelerator, stop)
-        original, taken = trainer.step, []
-
-        def step(group):
-            taken.append(1)
-            if len(taken) == after and accelerator.process_index == 1:
-                stop.name = "SIGUSR1"
-            original(group)
-
-        trainer.step = step
-        outcome = trainer.run()
-        trainer.log.close()
-        assert outcome.reason == "SIGUSR1" and len(taken) == after, (outcome, len(taken))
-
-
 def main() -> None:
     torch.set_num_threads(1)
     folder, accelerator = Path(sys.argv[1]), Accelerator(cpu=True)
     assert accelerator.num_processes == 2
-    fit(make_job(folder / "whole", meter=Meter), accelerator)
-    stopped(folder / "parts", accelerator, after=3)
-    fit(make_job(folder / "parts", resume=True, meter=Meter), accelerator)
-    fit(make_job(folder / "ddp", *PLAIN, model=plain_net(), meter=Meter), accelerator)
+    fit(make_job(folder / "whole"), accelerator)
+    # one of the two processes, not the writing one, is asked to stop
+    outcome = train(make_job(folder / "parts"), accelerator, stop_after=3, signal="SIGUSR1", rank=1)
+    assert (outcome.reason, outcome.counters.step) == ("SIGUSR1", 3)
+    fit(make_job(folder / "parts", resume=True), accelerator)
+    fit(make_job(folder / "ddp", *PLAIN, model=plain_net()), accelerator)
     accelerator.end_training()
 
 

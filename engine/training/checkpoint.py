@@ -1,8 +1,11 @@
-"""Checkpoints of a run: ``checkpoints/step_<08d>/{model,ema,optimizer}.safetensors + state.json``.
+"""A run's folder ``log_file/<proj>/<run>`` and its checkpoints.
 
-A checkpoint is written into a hidden folder, synced, and renamed: what has its name is complete. `state.json` is
-written last and lists size and sha256 of the rest and of itself, so that a damaged checkpoint is recognised and the
-newest good one is used. No pickles: tensors as safetensors, everything else as JSON.
+    checkpoints/step_<08d>/{model,ema,optimizer}.safetensors + state.json
+
+A checkpoint is written into a hidden folder, synced to disk and renamed: a folder with a checkpoint's name is complete.
+`state.json` is written last and holds the size and sha256 of the other files and of itself, so a damaged checkpoint is
+recognised and the newest good one is used. No pickles: tensors are safetensors, everything else is JSON. A lock that
+ends with its process keeps a second one out of the folder.
 """
 
 from __future__ import annotations
@@ -12,18 +15,76 @@ import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 from torch import Tensor
 
-from lemamba.engine.weights.atomic import json_bytes, sync_folder, tensor_bytes, write_synced
+from lemamba.engine.weights.files import tensor_bytes
+from lemamba.utils.atomic import check_writable, refusal, sync_folder, write_synced
 from lemamba.utils.errors import UserError
 
+try:
+    import fcntl
+except ImportError:  # Windows: no lock, only the check for existing checkpoints protects a run
+    fcntl = None  # type: ignore[assignment]
+
 FORMAT = 1
+LOCK_NAME = ".lock"
 _PREFIX, _NEW, _OLD = "step_", ".new_", ".old_"
-_FILE = re.compile(r"[a-z]+\.safetensors")  # never a way out of the folder
+_FILE = re.compile(r"[a-z]+\.safetensors")  # nothing outside the folder
+_WRITTEN = (  # one file of every folder that a run writes to
+    *(LOCK_NAME, "train.log", "config.yaml", "checkpoints/state.json", "nan/batch"),
+    *("weights/best.safetensors", "weights/README.md"),
+)
+
+
+def open_run(
+    folder: Path, tensorboard: Path | None = None, *, resuming: bool = False, overwrite: bool = False
+) -> IO[str]:
+    """Create and lock a run's folder, and check that everything the run writes can be written.
+
+    A new run may take a folder whose owner died before its first checkpoint. It takes one with checkpoints or weights
+    only if `overwrite` is set, and never one in which another process is training.
+
+    Args:
+        folder: the run's folder.
+        tensorboard: folder of the TensorBoard files, None = none.
+        resuming: checkpoints in the folder are expected.
+        overwrite: remove what an earlier run wrote.
+
+    Returns:
+        The lock; keep it open as long as the run lasts.
+
+    Raises:
+        UserError: the folder cannot be written, is in use, or holds a run and `resuming` is not set.
+    """
+    check_writable(*(folder / name for name in _WRITTEN), tensorboard / "events" if tensorboard else None)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / LOCK_NAME).open("a")
+    except OSError as error:
+        raise refusal(folder / LOCK_NAME, str(error.strerror)) from None
+    if fcntl is not None:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            raise UserError(f"another process is training in {folder}; give another --run_name or wait") from None
+    if overwrite and not resuming:  # remove what a run writes, and nothing else that may be in the folder
+        for name in ("checkpoints", "weights", "nan"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        for name in ("train.log", "config.yaml"):
+            (folder / name).unlink(missing_ok=True)
+    used = [p for name in ("checkpoints/step_*", "weights/*.safetensors") for p in folder.glob(name)]
+    if used and not resuming:
+        lock.close()
+        raise UserError(
+            f"the run {folder} exists already; resume it with --resume_path {folder}, give another --run_name, "
+            "or replace it with --overwrite"
+        )
+    return lock
 
 
 class Checkpoints:
@@ -38,18 +99,18 @@ class Checkpoints:
         self.folder, self.keep = folder, keep
 
     def recover(self) -> None:
-        """Clear what a killed writer left: unfinished folders go, a replaced one without successor comes back."""
-        for rest in self.folder.glob(f"{_OLD}*"):
-            home = self.folder / rest.name.removeprefix(_OLD)
-            if home.exists():
-                shutil.rmtree(rest)
+        """Clean up after a killed writer: remove unfinished folders, bring back a replaced one without successor."""
+        for old in self.folder.glob(f"{_OLD}*"):
+            final = self.folder / old.name.removeprefix(_OLD)
+            if final.exists():
+                shutil.rmtree(old)
             else:
-                rest.rename(home)
-        for rest in self.folder.glob(f"{_NEW}*"):
-            shutil.rmtree(rest)
+                old.rename(final)
+        for new in self.folder.glob(f"{_NEW}*"):
+            shutil.rmtree(new)
 
     def list(self) -> list[Path]:
-        """Return the checkpoint folders, oldest first (complete or not)."""
+        """Return the checkpoint folders, oldest first, damaged ones included."""
         return sorted(p for p in self.folder.glob(f"{_PREFIX}*") if p.is_dir())
 
     def save(self, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any], meta: dict) -> Path:
@@ -59,10 +120,10 @@ class Checkpoints:
             step: optimizer steps done.
             tensors: by file name ("model", "ema", "optimizer"), names and tensors.
             state: counters, schedule, generators, configuration: JSON values.
-            meta: kept in the header of the weight files, so that each can be used alone.
+            meta: stored in the header of the weight files, so that each can be used alone.
 
         Raises:
-            OSError: the disk is full or gone; the checkpoints that were there remain, no rest is left.
+            OSError: the disk is full or gone; earlier checkpoints remain, and nothing of the new one.
         """
         name = f"{_PREFIX}{step:08d}"
         new, final, old = self.folder / f"{_NEW}{name}", self.folder / name, self.folder / f"{_OLD}{name}"
@@ -89,7 +150,7 @@ class Checkpoints:
     def _prune(self) -> None:
         if self.keep:
             for path in self.list()[: -self.keep]:
-                # first out of sight, so that a kill in the middle leaves no half checkpoint under a good name
+                # hidden first: a kill half-way leaves no half checkpoint under a checkpoint's name
                 hidden = path.with_name(_NEW + path.name)
                 path.rename(hidden)
                 shutil.rmtree(hidden, ignore_errors=True)
@@ -100,16 +161,20 @@ class Checkpoints:
 
 
 def sign(state: dict[str, Any]) -> bytes:
-    """Return state.json: the state and the sha256 of what is written of it."""
-    return json_bytes(state | {"sha256": hashlib.sha256(json_bytes(state)).hexdigest()})
+    """Return the content of state.json: the state, with the sha256 of its JSON."""
+    return _json(state | {"sha256": hashlib.sha256(_json(state)).hexdigest()})
+
+
+def _json(state: dict[str, Any]) -> bytes:
+    return json.dumps(state, indent=1, ensure_ascii=False).encode()  # the form that is hashed: it must stay
 
 
 def damage(path: Path) -> str | None:
-    """Say what is wrong with a checkpoint folder, None where it is whole."""
+    """Return what is wrong with a checkpoint folder, None if it is complete."""
     try:
         state = json.loads((path / "state.json").read_bytes())
-        written = state.pop("sha256", None)  # absent in what earlier versions wrote
-        if written is not None and hashlib.sha256(json_bytes(state)).hexdigest() != written:
+        written = state.pop("sha256", None)  # absent in the first versions
+        if written is not None and hashlib.sha256(_json(state)).hexdigest() != written:
             return "state.json is not what was written"
         for name, facts in state["files"].items():
             if not _FILE.fullmatch(name):
@@ -123,20 +188,24 @@ def damage(path: Path) -> str | None:
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """Read a checkpoint folder: ({"model": …, "ema": …, "optimizer": …}, state). Damaged: a `UserError`."""
+    """Read a checkpoint folder into ({"model": …, "ema": …, "optimizer": …}, state); see `read_state` for errors."""
     state = read_state(path)
     try:
         tensors = {Path(n).stem: tensors_from_bytes((path / n).read_bytes()) for n in state["files"]}
     except (SafetensorError, KeyError, ValueError) as error:
-        raise UserError(f"{path}: not whole safetensors files ({error}); resume from another one") from None
+        raise UserError(f"{path}: not complete safetensors files ({error}); resume from another one") from None
     return tensors, state
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """Read the state.json of a checkpoint; damaged, of another format, without a configuration: a `UserError`."""
+    """Read the state.json of a checkpoint.
+
+    Raises:
+        UserError: a damaged checkpoint, one of another format, or one without a configuration.
+    """
     wrong = damage(path)
     if wrong is not None:
-        raise UserError(f"{path}: not a whole checkpoint ({wrong}); resume from another one")
+        raise UserError(f"{path}: not a complete checkpoint ({wrong}); resume from another one")
     state = json.loads((path / "state.json").read_bytes())
     if state.get("format") != FORMAT:
         raise UserError(
@@ -149,12 +218,12 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def find_run(given: str, log_folder: Path, project: str, run: str | None) -> tuple[Path, Path]:
-    """Find what `--resume_path` means: (run folder, checkpoint folder).
+    """Return the run folder and the checkpoint folder that `--resume_path` means.
 
     Args:
         given: a run's folder, ``proj/run`` below `log_folder`, one checkpoint's folder, or "latest": the newest
             complete checkpoint of `run`, or of any run of `project`.
-        log_folder: where runs live.
+        log_folder: folder of all runs.
         project: project of "latest".
         run: run of "latest", None = any.
 
@@ -167,7 +236,7 @@ def find_run(given: str, log_folder: Path, project: str, run: str | None) -> tup
     else:
         path = next((p for p in (Path(given), log_folder / given) if p.is_dir()), None)
         if path is None:
-            raise UserError(f"--resume_path: expected a run or a checkpoint, {given} is not there; correct it")
+            raise UserError(f"--resume_path: expected a run or a checkpoint, {given} does not exist; correct it")
         if path.name.startswith(_PREFIX) and path.parent.name == "checkpoints":
             return path.parent.parent, path
         runs, wanted = [path.parent if path.name == "checkpoints" else path], str(path)

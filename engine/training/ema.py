@@ -1,9 +1,9 @@
-"""Exponential moving average of the weights: what is validated, saved as best and handed to users.
+"""Exponential moving average (EMA) of the weights: these are validated, saved as best and given to users.
 
     shadow ← d · shadow + (1 − d) · weight,   d = min(decay, (1 + n)/(10 + n)) while warming up, n = updates so far
 
-The warm-up lets a short training forget its random start; from n ≈ 1800 on it no longer matters at decay 0.995.
-Buffers (batch-norm statistics) are copied, not averaged: they are averages already.
+The warm-up lets a short training forget its random start; at decay 0.995 it has no effect from n ≈ 1800 on. Buffers
+(batch-norm statistics) are copied, not averaged: they are averages already.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class EMA:
     """Shadow weights of `model`, by parameter name.
 
     Args:
-        model: the bare network (not wrapped for several processes); its floating-point parameters are followed.
+        model: the bare network (not wrapped for several processes); its parameters are averaged.
         decay: 0 ≤ decay < 1.
         warmup: use the growing decay above.
     """
@@ -32,17 +33,16 @@ class EMA:
         """Return the decay of the next update."""
         return min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.warmup else self.decay
 
-    @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Follow the weights after one optimizer step."""
+        """Update the average after one optimizer step."""
         weights = dict(model.named_parameters())
-        shadows = list(self.shadow.values())
-        torch._foreach_lerp_(shadows, [weights[n] for n in self.shadow], 1 - self.rate())
+        average = get_ema_multi_avg_fn(self.rate())
+        average(list(self.shadow.values()), [weights[n] for n in self.shadow], None)
         self.updates += 1
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
-        """Let `model` hold the averaged weights inside the block; exactly what was there comes back after it."""
+        """Put the averaged weights into `model` inside the block; afterwards its own come back, bit for bit."""
         self._swap(model)
         try:
             yield
@@ -57,7 +57,7 @@ class EMA:
             self.shadow[name].copy_(kept)
 
     def state_dict(self, model: nn.Module) -> dict[str, Tensor]:
-        """Return averaged parameters and the network's present buffers, under the names of ``model.state_dict()``."""
+        """Return averaged parameters and the network's current buffers under the names of ``model.state_dict()``."""
         by_parameter = {id(p): self.shadow[n] for n, p in model.named_parameters()}  # a tied weight has two names
         return {n: by_parameter.get(id(v), v).detach() for n, v in model.state_dict(keep_vars=True).items()}
 

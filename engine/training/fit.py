@@ -1,11 +1,11 @@
-"""The training loop: forward, loss, backward, step; once in a while log, validate, save.
+"""The training loop: forward, loss, backward, step; periodically log, validate, save.
 
-Everything it works with is built by the caller and handed over in a `Job`. Shapes: ms (B, C, h, w), lms and gt
+Everything it works with is built by the caller and passed in as a `Job`. Shapes: ms (B, C, h, w), lms and gt
 (B, C, H, W), pan (B, P, H, W), float32 in [0, 1].
 
-Exactness: a run that was stopped anywhere and resumed equals the one that was not, bit for bit on a CPU. Hence
-checkpoints lie between optimizer steps, the order of samples is a function of (seed, epoch), augmentation one of
-(seed, epoch, index), and the generators of every rank are kept.
+Exactness: a run that was stopped anywhere and resumed equals an uninterrupted one, bit for bit on a CPU. For this,
+checkpoints lie between optimizer steps, the order of samples is a function of (seed, epoch), augmentation is one of
+(seed, epoch, index), and the random generators of every rank are saved.
 """
 
 from __future__ import annotations
@@ -18,47 +18,38 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import DistributedType
+from torch import Tensor, nn
 
+from lemamba.engine.training import validate
 from lemamba.engine.training.checkpoint import Checkpoints
-from lemamba.engine.training.job import Job, Outcome
-from lemamba.engine.training.logger import Logger, panel, summary_table
+from lemamba.engine.training.ema import EMA
+from lemamba.engine.training.job import Job, Outcome, StopRequest, check
+from lemamba.engine.training.logger import Logger, Running, panel, summary_table
 from lemamba.engine.training.nan_guard import DeferredFlag, find_culprit, save_batch
 from lemamba.engine.training.ranks import Ranks
-from lemamba.engine.training.running import Running
 from lemamba.engine.training.sampler import TrainSampler, build_loader, valid_batches, worker_error
-from lemamba.engine.training.session import Session
-from lemamba.engine.training.signals import StopRequest
-from lemamba.engine.training.state import Counters
-from lemamba.engine.training.validate import Interrupted, minimised, validate
+from lemamba.engine.training.state import Counters, capture, gather_all, start
 from lemamba.engine.weights.files import save_weights
+from lemamba.metrics import Meter
+from lemamba.utils.config import to_dict
 from lemamba.utils.errors import UserError
 
-_CULPRITS_SOUGHT = 10  # under `skip`, so many bad batches are looked into and saved; later ones are only counted
-# Fused, these skip a step on the GPU itself. Not SGD: if its first step is skipped, torch leaves its momentum
-# uninitialised, and the next step adds what happened to lie in memory.
+Batch = dict[str, Tensor]
+
+_CULPRITS_SOUGHT = 10  # with `skip`, this many bad batches are examined and saved; later ones are only counted
+# Fused, these skip a bad step on the GPU by themselves. Not SGD: if its first step is skipped, torch leaves its
+# momentum uninitialised, and the next step adds whatever was in memory.
 _DEFERRABLE = (torch.optim.Adam, torch.optim.AdamW)
 
 
-def check(job: Job, world: int) -> None:
-    """Raise a `UserError` for what can be seen before anything is written: sizes of the sets, the metric's name."""
-    settings = job.config.train
-    known = ("loss", *job.metric_names)
-    if settings.best_metric not in known:
-        raise UserError(
-            f"--best_metric: expected one of {', '.join(known)}, given {settings.best_metric!r} "
-            "(--log_metric adds more)"
-        )
-    if len(job.valid_set) == 0:
-        raise UserError("expected at least one validation sample, the validation set is empty; simulate one")
-    TrainSampler(len(job.train_set), settings.batch_size, rank=0, world=world, seed=settings.seed)  # fits the batch?
-
-
 def fit(job: Job, accelerator: Accelerator) -> Outcome:
-    """Train until the epochs or the minutes are over, or a signal asks to stop; see `Job`.
+    """Train until the epochs or the minutes are over, or a signal asks to stop.
 
     Raises:
-        UserError: batch larger than the set, unknown best_metric, a checkpoint that does not fit, NaN under `stop`.
+        UserError: batch larger than the set, unknown best_metric, a checkpoint that does not fit, NaN under `stop`,
+            or a final state that could not be saved.
     """
     with StopRequest() as stop:
         trainer = Trainer(job, accelerator, stop)
@@ -68,271 +59,290 @@ def fit(job: Job, accelerator: Accelerator) -> Outcome:
             trainer.log.close()
 
 
+def prepare(job: Job, accelerator: Accelerator) -> tuple[nn.Module, AcceleratedOptimizer]:
+    """Return network and optimizer as accelerate wraps them for DDP, FSDP2 or DeepSpeed; FSDP1 is a `UserError`."""
+    kind, settings = accelerator.distributed_type, job.config.train
+    if kind == DistributedType.FSDP and not accelerator.is_fsdp2:
+        raise UserError(
+            "FSDP version 1 flattens parameters, so EMA and checkpoints cannot name them; set fsdp_version: 2 in "
+            "the accelerate configuration, as configs/huggingface/fsdp.yaml does"
+        )
+    if kind == DistributedType.DEEPSPEED:  # one source of truth: our configuration
+        plugin = accelerator.state.deepspeed_plugin.deepspeed_config
+        plugin["train_micro_batch_size_per_gpu"] = settings.batch_size
+        plugin["gradient_accumulation_steps"] = 1  # the loop accumulates
+        plugin["gradient_clipping"] = settings.clip_norm or 0.0
+    return accelerator.prepare(job.model, job.optimizer)
+
+
 class Trainer:
-    """One training in one process. `run` is the loop; the other methods are its blocks."""
+    """One training in one process. `run` is the loop, `step` one optimizer step; the rest is in order of use."""
 
     def __init__(self, job: Job, accelerator: Accelerator, stop: StopRequest) -> None:
         self.job, self.accelerator, self.stop = job, accelerator, stop
-        self.settings, self.ranks, self.device = job.config.train, Ranks(), accelerator.device
-        check(job, self.ranks.world)
-        self._open_data()
-        self.counters, self.running = Counters(), Running()
-        self.session = Session(job, accelerator, self.ranks, self.counters)
-        self.model, self.core = self.session.model, self.session.core
-        self.optimizer, self.ema = self.session.optimizer, self.session.ema
-        notes = self.session.start(self.sampler)
-        self.checkpoints = Checkpoints(job.folder / "checkpoints", self.settings.ckpt_max_limit)
+        self.settings, self.ranks = job.config.train, Ranks()
+        s, rank, world, data = self.settings, self.ranks.rank, self.ranks.world, job.config.data
+        check(job, world)
+
+        # this rank's part of both sets
+        size, count, pin = s.batch_size, len(job.train_set), accelerator.device.type == "cuda"
+        self.sampler = TrainSampler(count, size, rank=rank, world=world, seed=s.seed, shuffle=data.shuffle)
+        self.train_loader = build_loader(job.train_set, self.sampler, data.num_workers, pin)
+        batches = valid_batches(len(job.valid_set), data.val_batch_size or size, rank, world)
+        self.valid_loader = build_loader(job.valid_set, batches, min(data.num_workers, 2), pin)
+
+        # network, optimizer and EMA, new or as the checkpoint has them
+        self.model, self.optimizer = prepare(job, accelerator)
+        self.core = accelerator.unwrap_model(self.model)  # the bare network
+        self.ema = EMA(self.core, s.ema_decay, s.ema_warmup) if s.ema_decay else None
+        self.counters = Counters()
+        notes = start(self)
+        self.checkpoints = Checkpoints(job.folder / "checkpoints", s.ckpt_max_limit)
         if self.ranks.main:
             self.checkpoints.recover()
-        self._open_log(notes)
+
+        board = job.tensorboard if job.config.log.logger_on else None
+        self.log = Logger(job.folder, board, main=self.ranks.main, step=self.counters.step, epochs=s.epochs)
+        for text in ("training\n" + summary_table(job.facts), *notes):
+            self.log.line(text)
+
         # "core": what other programs take from a shared machine is not counted; a GPU's time is the wall's
-        self.clock = time.thread_time if self.settings.clock == "core" and self.device.type == "cpu" else time.monotonic
+        cpu = accelerator.device.type == "cpu"
+        self.clock = time.thread_time if s.clock == "core" and cpu else time.monotonic
         self.started = self.clock() - self.counters.seconds
-        self.flag, self.previous = DeferredFlag(), []
-        raw = self.session.raw_optimizer
+        raw: Any = self.optimizer.optimizer
         fused = isinstance(raw, _DEFERRABLE) and bool(raw.defaults.get("fused"))
-        self.deferred = fused and self.device.type == "cuda" and accelerator.scaler is None
-        self.time_is_up, self.stop_agreed = False, False
-        self.results: dict[str, float] = {}
-        self.measured = -1  # the step at which they were
-
-    def _open_data(self) -> None:
-        """Make the loaders of this rank's parts of both sets."""
-        data, size = self.job.config.data, self.settings.batch_size
-        rank, world = self.ranks.rank, self.ranks.world
-        pin = self.device.type == "cuda"
-        self.sampler = TrainSampler(
-            len(self.job.train_set), size, rank=rank, world=world, seed=self.settings.seed, shuffle=data.shuffle
-        )
-        self.train_loader = build_loader(self.job.train_set, self.sampler, data.num_workers, pin)
-        count, size = len(self.job.valid_set), data.val_batch_size or size
-        batches = valid_batches(count, size, rank, world)
-        self.valid_loader = build_loader(self.job.valid_set, batches, min(data.num_workers, 2), pin)
-        self.valid_rounds = math.ceil(math.ceil(count / world) / size)  # of the rank with the most samples
-
-    def _open_log(self, notes: list[str]) -> None:
-        """Open log and TensorBoard; begin with the table of facts and what `Session.start` had to say."""
-        board = self.job.tensorboard if self.job.config.log.logger_on else None
-        step, epochs = self.counters.step, self.settings.epochs
-        self.log = Logger(self.job.folder, board, main=self.ranks.main, step=step, epochs=epochs)
-        self.log.line("training\n" + summary_table(self.job.facts))
-        for note in notes:
-            self.log.line(note)
+        self.deferred = fused and accelerator.device.type == "cuda" and accelerator.scaler is None
+        self.flag, self.previous = DeferredFlag(), list[Batch]()  # of the step before, read one step late
+        self.running = Running()
+        self.time_is_up = self.stopping = False
+        self.scores: dict[str, float] = {}  # of the current weights, {} if they were not validated
 
     # ------------------------------------------------------------------------------------------ the loop
 
     def run(self) -> Outcome:
         """Train to the end."""
-        while not self.finished():
-            # the batches that are left of this epoch
+        c, s = self.counters, self.settings
+        while not self.time_is_up and c.epoch < s.epochs:
+            # train on the rest of this epoch
             self.train_epoch()
-            if self.stop_agreed:
+            if self.stopping:
                 return self.leave()
+            complete = c.batch == len(self.sampler)
+            last = self.time_is_up or (complete and c.epoch + 1 >= s.epochs)
 
-            # once in a while, and always at the end: validate on the averaged weights, all ranks take part
-            c, complete = self.counters, self.counters.batch == len(self.sampler)
-            last = self.time_is_up or (complete and c.epoch + 1 >= self.settings.epochs)
-            every = self.settings.val_n_epoch
-            if last or (every and (c.epoch + 1) % every == 0):
-                try:
-                    self.validate()
-                except Interrupted:
-                    return self.leave()
+            # periodically, and always at the end: validate the averaged weights, all ranks take part
+            if (last or (s.val_n_epoch and (c.epoch + 1) % s.val_n_epoch == 0)) and not self.validate():
+                return self.leave()
             if complete:
                 c.epoch, c.batch = c.epoch + 1, 0
 
-            # once in a while, and always at the end: save
-            every = self.settings.checkpoint_every_n
-            if last or (every and complete and c.epoch % every == 0):
+            # periodically, and always at the end: save
+            if last or (s.checkpoint_every_n and complete and c.epoch % s.checkpoint_every_n == 0):
                 self.save(final=last)
         self.log.line(
-            f"finished after {round(self.trained(), 2):g} epochs, {self.counters.step} steps, "
-            f"{self.counters.seconds / 60:.1f} min; weights in {self.job.folder / 'weights'}"
+            f"finished after {round(self.trained(), 2):g} epochs, {c.step} steps, {c.seconds / 60:.1f} min; "
+            f"weights in {self.job.folder / 'weights'}"
         )
-        return Outcome("finished", self.counters, self.results)
-
-    def finished(self) -> bool:
-        """Tell whether epochs or minutes are over."""
-        return self.time_is_up or self.counters.epoch >= self.settings.epochs
-
-    def trained(self) -> float:
-        """Epochs done, the present one by its share."""
-        return self.counters.epoch + self.counters.batch / len(self.sampler)
-
-    def position(self) -> float:
-        """Where the schedule stands, in epochs; under a time budget at least the share of the time that is used."""
-        position = self.trained()
-        if self.settings.max_minutes is not None:
-            used = self.counters.seconds / max(self.settings.max_minutes * 60, 1e-9)
-            position = max(position, min(used, 1.0) * self.settings.epochs)
-        return position
+        return Outcome("finished", c, self.scores)
 
     def train_epoch(self) -> None:
-        """Take the steps that are left of the present epoch; return early when time is up or a signal came."""
-        c, accumulate = self.counters, self.settings.grad_accum_steps
+        """Take the remaining steps of the current epoch; return early if time is up or a signal came."""
+        c, s = self.counters, self.settings
         self.sampler.epoch, self.sampler.start = c.epoch, c.batch
         self.model.train()
         self.running.restart()
-        group: list[dict[str, Tensor]] = []
+        group: list[Batch] = []
         for batch in self.batches():
             group.append(batch)
-            if len(group) < accumulate and c.batch + len(group) < len(self.sampler):
+            if len(group) < s.grad_accum_steps and c.batch + len(group) < len(self.sampler):
                 continue
             self.step(group)
             c.batch += len(group)
             group = []
 
-            # once in a while: read the losses (the only time the loop waits for the device) and tell
+            # periodically: read the losses (the only time the loop waits for the device) and log them
             if c.step % self.job.config.log.log_every == 0:
-                self.tell()
+                self.report()
 
-            # once in a while: save in mid-epoch
-            every = self.settings.checkpoint_every_steps
-            if every and c.step % every == 0 and c.batch < len(self.sampler):
+            # periodically: save in mid-epoch
+            if s.checkpoint_every_steps and c.step % s.checkpoint_every_steps == 0 and c.batch < len(self.sampler):
                 self.save()
-            if self.time_is_up or self.stop_agreed:
+            if self.time_is_up or self.stopping:
                 break
-        self.tell()
+        self.report()
         if self.deferred and self.ranks.maximum(self.flag.put(None))[0]:
             self.not_finite(self.previous)
 
-    def batches(self) -> Iterator[dict[str, Tensor]]:
-        """Yield what is left of the epoch, on the device; an error in a loader process keeps its one line."""
+    def batches(self) -> Iterator[Batch]:
+        """Yield the remaining batches of the epoch, on the device."""
         if self.counters.batch >= len(self.sampler):
             return
         try:
             for batch in self.train_loader:
-                yield {k: v.to(self.device, non_blocking=True) for k, v in batch.items()}
+                yield {k: v.to(self.accelerator.device, non_blocking=True) for k, v in batch.items()}
         except UserError as error:
             raise worker_error(error) from None
 
-    def step(self, group: list[dict[str, Tensor]]) -> None:
-        """Take one optimizer step over the batches of `group`, each counted by its share."""
+    def step(self, group: list[Batch]) -> None:
+        """Take one optimizer step; the gradient is the mean over the batches of `group`."""
         rate = self.job.schedule.apply(self.optimizer, self.position(), self.trained())
-        total = self.backward(group)
+
+        # forward, loss, backward; processes average their gradients in the last batch only
+        for i, batch in enumerate(group, start=1):
+            self.accelerator.sync_gradients = i == len(group)
+            with nullcontext() if i == len(group) else self.accelerator.no_sync(self.model):
+                sr = self.model(batch["ms"], batch["lms"], batch["pan"])
+                parts = self.job.loss(sr.float(), batch["gt"])
+                self.accelerator.backward(parts["total"] / len(group))
+            self.running.add(parts, samples=len(sr) * self.ranks.world)
+
+        # clip the gradient; no limit still gives its norm
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm or math.inf)
-        bad = ~total.isfinite()
+
+        # is everything finite? A fused optimizer on a GPU skips a bad step by itself, and the flag is read a step later
+        bad = ~parts["total"].detach().isfinite()
         if norm is not None and self.accelerator.scaler is None:  # under fp16 an overflowing gradient is expected
-            bad = bad | ~torch.as_tensor(norm, device=self.device).detach().isfinite()
+            bad = bad | ~torch.as_tensor(norm, device=bad.device).detach().isfinite()
         if self.deferred:
-            raw = self.session.raw_optimizer
-            raw.found_inf, raw.grad_scale = bad.float(), None  # a fused optimizer leaves a bad step out by itself
+            raw: Any = self.optimizer.optimizer
+            raw.found_inf, raw.grad_scale = bad.float(), None
             wrong, culprits, self.previous = self.flag.put(bad), self.previous, group
         else:
             wrong, culprits = bool(bad), group
-        wrong = self.agree(wrong)
-        taken = self.deferred or not wrong
-        if taken or self.accelerator.scaler is not None:  # a scaler leaves a bad step out itself, and must see it
+
+        # all ranks agree on a bad step, a signal and the time, in one small exchange
+        seconds = self.clock() - self.started
+        any_wrong, stop, self.counters.seconds = self.ranks.maximum(wrong, bool(self.stop.name), seconds)
+        minutes, self.stopping = self.settings.max_minutes, bool(stop)
+        self.time_is_up = minutes is not None and self.counters.seconds >= minutes * 60
+
+        # step
+        taken = self.deferred or not any_wrong
+        if taken or self.accelerator.scaler is not None:  # a scaler skips a bad step by itself, and must see it
             self.optimizer.step()
         if taken and self.ema is not None:
             self.ema.update(self.core)
         self.optimizer.zero_grad()
         self.counters.step += 1
+        self.scores = {}
         self.running.add({"grad_norm": 0.0 if norm is None else norm, "lr": rate})
-        if wrong:
+        if any_wrong:
             self.not_finite(culprits)
 
-    def backward(self, group: list[dict[str, Tensor]]) -> Tensor:
-        """Run every batch forward and backward, so that gradients add up; return the loss of the last one."""
-        for i, batch in enumerate(group):
-            last = i == len(group) - 1
-            # gradients meet those of the other ranks only in the last batch of a step
-            self.accelerator.gradient_state._set_sync_gradients(last)
-            with self.accelerator.no_sync(self.model) if not last else nullcontext():
-                sr = self.model(batch["ms"], batch["lms"], batch["pan"])
-                parts = self.job.loss(sr.float(), batch["gt"])
-                self.accelerator.backward(parts["total"] / len(group))
-            self.running.add(parts, samples=len(sr) * self.ranks.world)
-        return parts["total"].detach()
+    def trained(self) -> float:
+        """Return the epochs done, the current one by its share."""
+        return self.counters.epoch + self.counters.batch / len(self.sampler)
 
-    def agree(self, wrong: bool) -> bool:
-        """Let all ranks agree on a bad number, a signal and the time; one small exchange per step."""
-        seconds = self.clock() - self.started
-        wrong_any, stop, self.counters.seconds = self.ranks.maximum(wrong, bool(self.stop.name), seconds)
-        budget = self.settings.max_minutes
-        self.time_is_up = budget is not None and self.counters.seconds >= budget * 60
-        self.stop_agreed = bool(stop)
-        return bool(wrong_any)
+    def position(self) -> float:
+        """Return the position in the schedule, in epochs; under a time budget at least the used share of the time."""
+        position, minutes = self.trained(), self.settings.max_minutes
+        if minutes is not None:
+            used = self.counters.seconds / max(minutes * 60, 1e-9)
+            position = max(position, min(used, 1.0) * self.settings.epochs)
+        return position
 
-    # ------------------------------------------------------------------------------------------ telling
-
-    def tell(self) -> None:
-        """Log the means since the last time."""
+    def report(self) -> None:
+        """Log the means since the last report."""
         if not self.running.samples:
             return
-        c, loop = self.counters, {}
-        values, loop["samples_per_second"] = self.running.read()
-        loop |= {name: values.pop(name) for name in ("lr", "grad_norm")}
+        c = self.counters
+        values, speed = self.running.read()
+        loop = {"samples_per_second": speed, "lr": values.pop("lr"), "grad_norm": values.pop("grad_norm")}
         text = " ".join(f"{n} {v:.5f}" for n, v in values.items())
         self.log.line(
             f"epoch {c.epoch + 1}/{self.settings.epochs} step {c.step} {text} lr {loop['lr']:.2e} "
-            f"norm {loop['grad_norm']:.4f} {loop['samples_per_second']:.1f} samples/s"
+            f"norm {loop['grad_norm']:.4f} {speed:.1f} samples/s"
         )
         self.log.scalars(values, c.step, "train")
         self.log.scalars(loop | {"skipped_steps": c.skipped}, c.step, "loop")
         self.log.progress(self.position(), f"loss {values['total']:.5f}")
 
-    def not_finite(self, group: list[dict[str, Tensor]]) -> None:
-        """Deal with a step that was left out: find the culprit, save the batch, stop or go on."""
+    def not_finite(self, group: list[Batch]) -> None:
+        """Handle a skipped step: find the culprit, save the batch, then stop or continue."""
         c = self.counters
         c.skipped += 1
-        told = f"step {c.step}: loss or gradient not finite"
+        message = f"step {c.step}: loss or gradient not finite"
         if c.skipped <= _CULPRITS_SOUGHT:
             with torch.random.fork_rng():
                 found = [find_culprit(self.core, self.job.loss, b) for b in group]
             worst = next((i for i, text in enumerate(found) if "not reproduced" not in text), 0)
             path = self.job.folder / "nan" / f"step_{c.step:08d}_rank{self.ranks.rank}.safetensors"
-            meta = self.meta() | {"step": c.step, "culprit": found[worst]}
-            save_batch(path, self.core, group[worst], meta)
-            told += f"; first: {found[worst]}; see it again with --replay {path}"
+            save_batch(path, self.core, group[worst], self.meta() | {"step": c.step, "culprit": found[worst]})
+            message += f"; first: {found[worst]}; reproduce with --replay {path}"
         if self.settings.nan_policy == "stop":
-            raise UserError(f"{told}; lower the rate, or go on past such batches with --nan_policy skip")
-        self.log.line(f"{told}; step left out, {c.skipped} so far")
+            raise UserError(f"{message}; lower the learning rate, or skip such batches with --nan_policy skip")
+        self.log.line(f"{message}; step skipped, {c.skipped} so far")
 
     # ------------------------------------------------------------------------------------------ validating, saving
 
-    def validate(self) -> None:
-        """Measure the averaged weights, keep them if they are the best so far."""
-        self.session.share_buffers()
+    def validate(self) -> bool:
+        """Validate the averaged weights and save them if they are the best so far; False if a signal came instead."""
+        if self.ranks.world > 1:  # batch-norm statistics differ, and the network that is saved is rank 0's
+            for buffer in self.core.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+        meter = Meter()
         with self.ema.applied(self.core) if self.ema is not None else nullcontext():
-            means, first = validate(
-                self.core,
-                self.valid_loader,
-                self.job.loss,
-                self.job.metrics,
-                self.job.make_meter(),
-                self.device,
-                rounds=self.valid_rounds if self.session.sharded else 0,
-                interrupted_anywhere=lambda: bool(self.ranks.maximum(bool(self.stop.name))[0]),
-                interrupted_here=lambda: bool(self.stop.name),
-            )
-        c, self.results, self.measured = self.counters, means, self.counters.step
+            first = self.measure(meter)
+        if self.ranks.maximum(bool(self.stop.name))[0]:
+            return False  # resuming repeats the validation
+        c, means = self.counters, {name: mean for name, (mean, _) in meter.compute().items()}
+        self.scores = means
         self.log.line(f"validation after epoch {c.epoch + 1}: " + " ".join(f"{n} {v:.5f}" for n, v in means.items()))
         self.log.scalars(means, c.step, "valid")
         if first is not None and self.ranks.main and self.job.config.log.logger_on:
             self.log.image(panel(first["lms"], first["sr"], first["gt"], self.job.rgb), c.step)
-        value, smaller = means[self.settings.best_metric], minimised(self.settings.best_metric)
+        value, smaller = means[self.settings.best_metric], validate.minimised(self.settings.best_metric)
         self.job.schedule.observe(value, smaller)
         better = c.best is None or (value < c.best if smaller else value > c.best)
         if math.isfinite(value) and better:
             c.best, c.best_epoch = value, c.epoch + 1
             self.write_weights("best")
+        return True
+
+    @torch.no_grad()
+    def measure(self, meter: Meter) -> Batch | None:
+        """Measure every sample of this rank once; return the first as {"lms", "sr", "gt"} (C, H, W)."""
+        facts, every = self.job.train_set.facts, self.job.config.log.log_metric
+        first: Batch | None = None
+        done, batch = 0, None
+        sharded = self.accelerator.distributed_type == DistributedType.FSDP
+        self.core.eval()
+        for batch in self.valid_loader:
+            batch = {k: v.to(self.accelerator.device, non_blocking=True) for k, v in batch.items()}
+            sr, gt = self.core(batch["ms"], batch["lms"], batch["pan"]).float(), batch["gt"]
+            totals = torch.stack([self.job.loss(s[None], g[None])["total"] for s, g in zip(sr, gt, strict=True)])
+            meter.update({"loss": totals.double(), **validate.measure(sr, gt, facts, every=every)})
+            first = first or {"lms": batch["lms"][0], "sr": sr[0], "gt": gt[0]}
+            done += 1
+            if self.stop.name and not sharded:  # sharded, the others would wait for this rank's forward passes
+                break
+        if sharded and batch is not None:
+            # a forward pass needs all ranks: each makes as many as the one with the most samples
+            size = self.job.config.data.val_batch_size or self.settings.batch_size
+            most = math.ceil(math.ceil(len(self.job.valid_set) / self.ranks.world) / size)
+            for _ in range(done, most):
+                self.core(batch["ms"], batch["lms"], batch["pan"])
+        return first
 
     def meta(self) -> dict[str, Any]:
-        """Return what stands in a weight file beside the tensors; scores only where these weights were measured."""
-        results = self.results if self.measured == self.counters.step else {}
-        return self.session.meta(results, math.floor(self.trained()))
+        """Return what a weight file holds next to its tensors."""
+        c = self.counters
+        progress = {"epoch": math.floor(self.trained()), "step": c.step, "minutes": round(c.seconds / 60, 3)}
+        config = to_dict(self.job.config)
+        return {**self.job.meta, "metrics": self.scores, "training": progress, "config": config}
 
     def write_weights(self, name: str) -> None:
-        """Write weights/<name>.safetensors and the model card; a full disk is told, not fatal."""
-        state, path = self.session.user_weights(), self.job.folder / f"weights/{name}.safetensors"
+        """Write weights/<name>.safetensors (averaged if there is an EMA) and the model card."""
+        state = self.ema.state_dict(self.core) if self.ema is not None else self.core.state_dict()
+        state, path = gather_all(state), self.job.folder / f"weights/{name}.safetensors"  # all ranks gather
         if self.ranks.main:
             self._guarded(lambda: save_weights(path, state, self.meta(), card=True))
 
     def save(self, final: bool = False) -> None:
-        """Write weights/last and a checkpoint; on a full disk the last good checkpoint stays, and that is said."""
+        """Write weights/last and a checkpoint; a failure is an error only at the end (`final`)."""
         self.write_weights("last")
-        tensors, state = self.session.capture(len(self.sampler))
+        tensors, state = capture(self)
         done = True
         if self.ranks.main:
             done = self._guarded(lambda: self.checkpoints.save(self.counters.step, tensors, state, self.meta()))
@@ -341,22 +351,23 @@ class Trainer:
         self.ranks.barrier()
 
     def _guarded(self, write: Callable[[], Any]) -> bool:
+        """Call `write` and return whether it succeeded; a full disk is logged, not fatal."""
         try:
             write()
             return True
         except OSError as error:
             good = self.checkpoints.latest()
             kept = f"the last good checkpoint is {good}" if good else "there is no checkpoint yet"
-            self.log.line(f"WARNING: could not save at step {self.counters.step}: {error}; {kept}; going on")
+            self.log.line(f"WARNING: could not save at step {self.counters.step}: {error}; {kept}; training continues")
             return False
 
     def leave(self) -> Outcome:
-        """Save after a signal and say how to go on."""
+        """Save after a signal and log the command that resumes."""
         self.save(final=True)
         reason = max(self.ranks.gather(self.stop.name))
         launch = f"torchrun --nproc_per_node {self.ranks.world}" if self.ranks.world > 1 else "python"
         self.log.line(
-            f"stopped by {reason} at step {self.counters.step}, everything is saved; go on with: "
+            f"stopped by {reason} at step {self.counters.step}, everything is saved; resume with: "
             f"{launch} accelerate_main.py --resume_path {self.job.folder}"
         )
-        return Outcome(reason, self.counters, self.results)
+        return Outcome(reason, self.counters, self.scores)

@@ -1,25 +1,40 @@
-"""What a training is handed (`Job`, everything in it built by the caller) and what it hands back (`Outcome`)."""
+"""What a training run is given (`Job`), how it is asked to stop (`StopRequest`) and what it returns (`Outcome`)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import signal
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import FrameType, TracebackType
+from typing import Any, Protocol
 
 import torch
-from torch import nn
-from torch.utils.data import Dataset
+from torch import Tensor, nn
 
+from lemamba.engine.training.sampler import TrainSampler
 from lemamba.engine.training.schedule import Schedule
 from lemamba.engine.training.state import Counters
-from lemamba.engine.training.validate import MeterLike, MetricFunction
+from lemamba.engine.training.validate import metric_names
 from lemamba.utils.config import Config
+from lemamba.utils.errors import UserError
+from lemamba.utils.facts import DataFacts
+
+
+class Samples(Protocol):
+    """A set of samples {"ms", "lms", "pan", "gt"}, addressed by (epoch, index)."""
+
+    @property
+    def facts(self) -> DataFacts:
+        """Sensor, divisor, ratio and bands."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: tuple[int, int], /) -> dict[str, Tensor]: ...
 
 
 @dataclass
 class Job:
-    """What `fit` needs, all built.
+    """Everything `fit` works with, already built.
 
     Attributes:
         config: the resolved configuration.
@@ -27,17 +42,14 @@ class Job:
         optimizer: over its parameters.
         schedule: of the learning rate.
         loss: (sr, gt) → {"total", …}.
-        train_set: gives samples for keys (epoch, index).
-        valid_set: the same; never the test file.
-        metrics: (sr, gt) → {name: (B,)}, sr and gt in [0, 1].
-        metric_names: what `metrics` returns, so that a wrong best_metric is found at the start.
-        make_meter: builds an accumulator over batches and ranks.
+        train_set: training samples.
+        valid_set: validation samples; never the test file.
         folder: ``log_file/<proj>/<run>``.
         tensorboard: folder, or None.
         meta: {"model": {"name", "args"}, "data": …, "files": …, "facts": …}: makes a weight file and its card complete.
         rgb: bands shown as red, green, blue.
-        facts: lines of the table at the start.
-        resume: checkpoint folder to go on from, or None.
+        facts: rows of the table logged at the start.
+        resume: checkpoint folder to resume from, or None.
     """
 
     config: Config
@@ -45,11 +57,8 @@ class Job:
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     loss: nn.Module
-    train_set: Dataset
-    valid_set: Dataset
-    metrics: MetricFunction
-    metric_names: tuple[str, ...]
-    make_meter: Callable[[], MeterLike]
+    train_set: Samples
+    valid_set: Samples
     folder: Path
     tensorboard: Path | None = None
     meta: dict[str, Any] = field(default_factory=dict)
@@ -60,8 +69,66 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How `fit` ended: "finished" or the name of the signal; the counters; the last validation's means."""
+    """How `fit` ended.
+
+    Attributes:
+        reason: "finished" or the name of the signal.
+        counters: where the training stands.
+        metrics: scores of the final weights; {} where they were not validated.
+    """
 
     reason: str
     counters: Counters
     metrics: dict[str, float]
+
+
+def check(job: Job, world: int) -> None:
+    """Check set sizes and the metric's name before anything is written.
+
+    Args:
+        job: what is to be trained.
+        world: number of processes.
+
+    Raises:
+        UserError: a batch larger than the training set, an empty validation set, or an unknown best_metric.
+    """
+    settings = job.config.train
+    known = ("loss", *metric_names(job.config.log.log_metric))
+    if settings.best_metric not in known:
+        raise UserError(
+            f"--best_metric: expected one of {', '.join(known)}, given {settings.best_metric!r} "
+            "(--log_metric adds more)"
+        )
+    if len(job.valid_set) == 0:
+        raise UserError("expected at least one validation sample, the validation set is empty; simulate one")
+    TrainSampler(len(job.train_set), settings.batch_size, rank=0, world=world, seed=settings.seed)
+
+
+class StopRequest:
+    """``with StopRequest() as stop: …``: SIGTERM, SIGINT and SLURM's SIGUSR1 set ``stop.name`` to the signal's name.
+
+    The loop finishes its step, saves and ends. The first signal restores its own previous handler, so a second one of
+    the same kind stops at once. Outside the main thread (a notebook's worker), where Python cannot handle signals,
+    nothing is caught.
+    """
+
+    def __init__(self) -> None:
+        self.name = ""
+        self._old: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        wanted = [getattr(signal, n) for n in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, n)]
+        try:
+            for number in wanted:
+                self._old[number] = signal.signal(number, self._catch)
+        except ValueError:
+            self._old = {}
+        return self
+
+    def _catch(self, number: int, frame: FrameType | None) -> None:
+        self.name = signal.Signals(number).name
+        signal.signal(number, self._old[number])
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        for number, old in self._old.items():
+            signal.signal(number, old)

@@ -1,17 +1,19 @@
-"""Where a run speaks: train.log, the terminal, TensorBoard scalars and one image panel lms | sr | gt | error.
+"""Run logging: train.log, the terminal, TensorBoard scalars and one image panel lms | sr | gt | error.
 
-Only the main process writes; in the others every method does nothing.
+Only the main process writes; in the others every method of `Logger` does nothing.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from lemamba.reporting.pictures import quick_look
@@ -19,14 +21,50 @@ from lemamba.utils.progress import ProgressBar
 
 
 def panel(lms: Tensor, sr: Tensor, gt: Tensor, rgb: Sequence[int]) -> np.ndarray:
-    """Lay lms | sr | gt | error side by side: images (C, H, W) → picture (3, H, 4·W) uint8, as `quick_look` shows them.
+    """Place lms | sr | gt | error side by side, each as `quick_look` shows it.
 
-    `rgb` are the 0-based bands for red, green, blue; the error is grey, white at a tenth of the range of gt.
+    Args:
+        lms, sr, gt: images (C, H, W).
+        rgb: 0-based bands shown as red, green, blue.
+
+    Returns:
+        Picture (3, H, 4·W) uint8; the error is grey, white at a tenth of the range of gt.
     """
     images = {name: x.float().cpu().numpy() for name, x in (("lms", lms), ("sr", sr), ("gt", gt))}
     *shown, error = quick_look(images, rgb).values()
     grey = np.round(255 * error).astype(np.uint8)[..., None].repeat(3, axis=-1)
     return np.concatenate([*shown, grey], axis=1).transpose(2, 0, 1)
+
+
+class Running:
+    """Means of losses between two log lines, and samples per second.
+
+    Sums stay on the device: reading them is the only time the loop waits for it.
+    """
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Clear the sums and restart the clock."""
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+        self.samples, self._clock = 0, time.monotonic()
+
+    def add(self, values: Mapping[str, Tensor | float], samples: int = 0) -> None:
+        """Add the scalars of one batch or step; nothing is read from the device."""
+        for name, value in values.items():
+            value = value.detach().float() if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+            self._counts[name] = self._counts.get(name, 0) + 1
+        self.samples += samples
+
+    def read(self) -> tuple[dict[str, float], float]:
+        """Return the means and the samples per second since the last call, and restart."""
+        means = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
+        rate = self.samples / max(time.monotonic() - self._clock, 1e-9)
+        self.restart()
+        return means, rate
 
 
 class Logger:
@@ -36,30 +74,30 @@ class Logger:
         folder: the run's folder; ``train.log`` is appended there.
         tensorboard: folder of the TensorBoard files, None = none.
         main: False silences it.
-        step: step from which TensorBoard goes on; what a killed run wrote beyond it is hidden.
+        step: step at which the run is resumed; what a killed run wrote to TensorBoard beyond it is hidden.
         epochs: length of the progress bar.
     """
 
     def __init__(self, folder: Path, tensorboard: Path | None, *, main: bool, step: int, epochs: float) -> None:
-        self.main = main
-        self._file = (folder / "train.log").open("a", encoding="utf-8") if main else None
+        self._open = ExitStack()
+        self._file = self._open.enter_context((folder / "train.log").open("a", encoding="utf-8")) if main else None
         self._board: Any = None
-        self._bar = ProgressBar("training", epochs, show=sys.stderr.isatty() if main else False)
-        self._bar.__enter__()
         if main and tensorboard is not None:
-            from torch.utils.tensorboard import SummaryWriter  # imports slowly: only where it is asked for
+            from torch.utils.tensorboard import SummaryWriter  # slow to import
 
             self._board = SummaryWriter(str(tensorboard), purge_step=step + 1 if step else None)
+            self._open.callback(self._board.close)
+        self._bar = self._open.enter_context(ProgressBar("training", epochs, show=main and sys.stderr.isatty()))
 
     def line(self, text: str) -> None:
-        """Write one line with the time to the log and the terminal."""
+        """Write a line with the time to the log and the terminal."""
         if self._file is not None:
             stamped = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}"
             self._file.write(stamped + "\n")
             self._file.flush()
             print(stamped, flush=True)
 
-    def scalars(self, values: dict[str, float], step: int, group: str) -> None:
+    def scalars(self, values: Mapping[str, float], step: int, group: str) -> None:
         """Write scalars to TensorBoard as ``group/name``."""
         if self._board is not None:
             for name, value in values.items():
@@ -76,14 +114,10 @@ class Logger:
 
     def close(self) -> None:
         """Flush and close everything."""
-        self._bar.__exit__(None, None, None)
-        if self._board is not None:
-            self._board.close()
-        if self._file is not None:
-            self._file.close()
+        self._open.close()
 
 
-def summary_table(rows: dict[str, str]) -> str:
-    """Lay out the facts of a run at its start as aligned lines."""
+def summary_table(rows: Mapping[str, str]) -> str:
+    """Format the facts of a run as aligned lines."""
     width = max(map(len, rows), default=0)
     return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows.items())

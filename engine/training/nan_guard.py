@@ -1,13 +1,13 @@
-"""Numbers that go wrong: find the first module whose output is not finite, keep the batch, let it be replayed.
+"""Find the first module that gives a NaN or Inf, and save the batch for replay.
 
-The loop asks `find_culprit` only after a step's loss or gradient norm was not finite. It runs the saved batch again
-with a hook on every module, forward and then backward, and stops at the first offender.
+The loop calls `find_culprit` only after a step whose loss or gradient norm was not finite. It runs the batch again with
+a hook on every module, forward and then backward, and stops at the first offender.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from lemamba.engine.weights.atomic import tensor_bytes, write_atomic
+from lemamba.engine.weights.files import tensor_bytes
+from lemamba.utils.atomic import renamed
 from lemamba.utils.errors import UserError
 
 Batch = dict[str, Tensor]
@@ -41,8 +42,8 @@ def _describe(tensor: Tensor) -> str:
     return f"{nan} NaN and {inf} Inf among {tensor.numel()} values, shape {tuple(tensor.shape)}"
 
 
-def first_not_finite(named: Iterator[tuple[str, Tensor]] | list[tuple[str, Tensor]]) -> str | None:
-    """Name the first tensor that holds a NaN or Inf, or None."""
+def first_not_finite(named: Iterable[tuple[str, Tensor | None]]) -> str | None:
+    """Return a description of the first tensor that holds a NaN or Inf, or None."""
     for name, tensor in named:
         if tensor is not None and tensor.is_floating_point() and not tensor.isfinite().all():
             return f"{name}: {_describe(tensor)}"
@@ -70,7 +71,7 @@ def _watch(model: nn.Module) -> Iterator[None]:
 
 
 def find_culprit(model: nn.Module, loss: Callable[[Tensor, Tensor], dict[str, Tensor]], batch: Batch) -> str:
-    """Run one batch again and say, in one sentence, what is first not finite; gradients of the model are cleared."""
+    """Run one batch again and return, as one sentence, what is first not finite; the model's gradients are cleared."""
     wrong = first_not_finite([(f'batch["{k}"]', v) for k, v in batch.items()])
     wrong = wrong or first_not_finite([(f'parameter "{n}"', p.detach()) for n, p in model.named_parameters()])
     if wrong:
@@ -94,10 +95,10 @@ def find_culprit(model: nn.Module, loss: Callable[[Tensor, Tensor], dict[str, Te
 
 
 def save_batch(path: Path, model: nn.Module, batch: Batch, meta: dict[str, Any]) -> None:
-    """Keep a batch and the weights it met, for `--replay`; meta as for weights, plus "step" and "culprit"."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Save a batch and the current weights for `--replay`; meta as for weights, plus "step" and "culprit"."""
     tensors = {f"batch.{k}": v for k, v in batch.items()} | {f"model.{k}": v for k, v in model.state_dict().items()}
-    write_atomic(path, tensor_bytes(tensors, meta))
+    with renamed(path, fsync=True) as temporary:
+        temporary.write_bytes(tensor_bytes(tensors, meta))
 
 
 def load_batch(path: Path) -> tuple[Batch, dict[str, Tensor], dict[str, Any]]:
@@ -116,16 +117,13 @@ def load_batch(path: Path) -> tuple[Batch, dict[str, Tensor], dict[str, Any]]:
 
 
 class DeferredFlag:
-    """A yes/no of the GPU, read one step later so that reading it never makes the GPU wait.
-
-    ``flag.put(bad)`` starts the copy of this step's flag and returns the one before it.
-    """
+    """A GPU boolean that is read one step later, so that reading it never makes the loop wait for the GPU."""
 
     def __init__(self) -> None:
         self._pending: tuple[Tensor, torch.cuda.Event | None] | None = None
 
     def put(self, bad: Tensor | None) -> bool:
-        """Hand in this step's flag (None: only collect what is pending) and return the previous step's."""
+        """Start copying this step's flag (None: there is none) and return the previous step's."""
         previous = False
         if self._pending is not None:
             copy, event = self._pending

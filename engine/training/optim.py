@@ -1,8 +1,8 @@
-"""Optimizers by name, and which parameters are spared weight decay.
+"""Optimizers by name, and the parameters exempt from weight decay.
 
-Decay pulls a parameter to zero, which means nothing for a norm's gain, a bias, or the transition A_log, the skip D
-and the step bias of a state-space model: those, all parameters with a single axis longer than 1, and any that carry
-``_no_weight_decay = True`` form a group of their own with decay 0.
+Pulling a norm's gain, a bias, or the transition A_log, skip D and step bias of a state-space model to zero makes no
+sense: these, all parameters with at most one axis longer than 1, and any with ``_no_weight_decay = True`` form a
+separate group with decay 0.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SPARED_NAME = re.compile(r"(^|_)bias$|^A_?logs?$|^D(s|skip)?$", re.IGNORECASE)
 class Lion(torch.optim.Optimizer):
     """Lion (Chen et al., 2023): the sign of an interpolated momentum, with decoupled weight decay.
 
-    c = b1·m + (1−b1)·g;  p = p·(1 − lr·wd) − lr·sign(c);  m = b2·m + (1−b2)·g. Wants about a third of Adam's rate.
+    c = b1·m + (1−b1)·g;  p = p·(1 − lr·wd) − lr·sign(c);  m = b2·m + (1−b2)·g. Needs about a third of Adam's rate.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Lion(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "betas": tuple(betas), "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """Take one step over all parameters that have a gradient."""
         loss = None
         if closure is not None:
@@ -46,17 +46,17 @@ class Lion(torch.optim.Optimizer):
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    self._update(p, group)
+                    self._update(p, p.grad, group)
         return loss
 
-    def _update(self, p: Tensor, group: dict[str, Any]) -> None:
+    def _update(self, p: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
         state = self.state[p]
         if "exp_avg" not in state:
             state["exp_avg"] = torch.zeros_like(p)
         momentum, (b1, b2) = state["exp_avg"], group["betas"]
-        direction = torch.lerp(p.grad, momentum, b1).sign_()
+        direction = torch.lerp(grad, momentum, b1).sign_()
         p.mul_(1 - group["lr"] * group["weight_decay"]).add_(direction, alpha=-group["lr"])
-        momentum.lerp_(p.grad, 1 - b2)
+        momentum.lerp_(grad, 1 - b2)
 
 
 def _sgd(params: list[dict], **args: Any) -> torch.optim.Optimizer:
@@ -72,7 +72,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 
 def is_spared(name: str, parameter: Tensor) -> bool:
-    """Tell whether a parameter takes no weight decay (see the module's text)."""
+    """Return whether a parameter is exempt from weight decay; see the module's docstring."""
     long_axes = sum(size > 1 for size in parameter.shape)
     marked = getattr(parameter, "_no_weight_decay", False)
     return marked or long_axes <= 1 or bool(_SPARED_NAME.search(name.rsplit(".", 1)[-1]))
@@ -105,9 +105,9 @@ def build_optimizer(
 
     Args:
         name: adamw, adam, sgd (momentum 0.9), lion (any case), or ``timm/<name>`` where timm is installed.
-        model: the network; its names decide the weight decay groups.
+        model: the network; its parameter names decide the weight decay groups.
         lr: peak learning rate.
-        weight_decay: for the parameters that take it.
+        weight_decay: for the parameters that are not exempt.
         **args: the optimizer's own arguments, e.g. ``betas``.
 
     Raises:

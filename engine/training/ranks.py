@@ -1,6 +1,6 @@
-"""What the processes of one training must agree on. Every rank calls these together; one process pays nothing.
+"""Small exchanges between the processes of one training; all ranks call them together, one process pays nothing.
 
-The channel is a gloo group over CPU tensors, beside whatever moves the gradients: agreeing never waits for a GPU.
+They use a gloo group over CPU tensors, separate from the backend that moves the gradients: none waits for a GPU.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 
 class Ranks:
-    """Rank, number of processes, and small exchanges between them."""
+    """Rank, number of processes and exchanges between them."""
 
     def __init__(self) -> None:
         ready = dist.is_available() and dist.is_initialized()
@@ -22,7 +22,7 @@ class Ranks:
 
     @property
     def main(self) -> bool:
-        """True in the process that writes."""
+        """True in the process that writes files."""
         return self.rank == 0
 
     def maximum(self, *values: float) -> list[float]:

@@ -1,22 +1,23 @@
-"""The order of samples, ours from seed to batch, so that a resumed run sees what the uninterrupted one would have.
+"""The order of samples: a function of seed and epoch, so that a resumed run sees what an uninterrupted one would.
 
-Keys are ``(epoch, index)``: a data set derives the augmentation of a sample from them, whoever asks for it. In every
+Keys are ``(epoch, index)``: a data set derives the augmentation of a sample from them, in whichever process. In every
 epoch one seeded permutation is cut into global batches; rank r takes its part of each:
 
     batch b of rank r = order[(b·world + r)·B : (b·world + r + 1)·B]
 
-so two processes with batch B see exactly the samples that one process with batch 2B sees. The rest of an epoch that
-fills no global batch is left out (another rest in each epoch). Validation is cut without padding: every sample is
-measured once.
+so two processes with batch B see exactly the samples that one process with batch 2B sees. Samples that do not fill a
+global batch are dropped (different ones in each epoch). Validation is split without padding: every sample is measured
+once.
 """
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from lemamba.utils.errors import UserError
 
@@ -59,7 +60,7 @@ class TrainSampler(Sampler[list[tuple[int, int]]]):
             )
 
     def __len__(self) -> int:
-        """Batches of a whole epoch, for each rank."""
+        """Return the number of batches of a whole epoch, for each rank."""
         return self.length // (self.batch_size * self.world)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
@@ -71,17 +72,13 @@ class TrainSampler(Sampler[list[tuple[int, int]]]):
 
 
 def valid_batches(length: int, batch_size: int, rank: int = 0, world: int = 1) -> list[list[tuple[int, int]]]:
-    """Cut the validation set over the ranks without padding; a rank may get fewer batches than another, or none."""
+    """Split the validation set over the ranks without padding; a rank may get fewer batches than another, or none."""
     mine = [(0, index) for index in range(rank, length, world)]
     return [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
 
 
-def build_loader(dataset: Dataset, batches: Sampler | list, num_workers: int, pin: bool) -> DataLoader:
-    """Return a loader over batches of keys.
-
-    It has a generator of its own: a loader without one draws from torch's global generator each time it starts, and a
-    run resumed in mid-epoch starts it once more than the run that was never stopped.
-    """
+def build_loader(dataset: Any, batches: Sampler | list, num_workers: int, pin: bool) -> DataLoader:
+    """Return a loader over batches of keys."""
     return DataLoader(
         dataset,
         batch_sampler=batches,
@@ -89,13 +86,15 @@ def build_loader(dataset: Dataset, batches: Sampler | list, num_workers: int, pi
         pin_memory=pin,
         persistent_workers=num_workers > 0,
         prefetch_factor=4 if num_workers else None,
+        # its own, as otherwise a loader draws from torch's global generator each time it starts, and a run resumed in
+        # mid-epoch starts it once more than the run that was never stopped
         generator=torch.Generator(),
         worker_init_fn=_leave_ctrl_c_to_the_main_process,
     )
 
 
 def _leave_ctrl_c_to_the_main_process(worker: int) -> None:
-    """Ignore SIGINT, which a terminal sends to all: a loader that ends by it takes the batches of the last step along.
+    """Ignore SIGINT, which a terminal sends to all processes: the main one needs more batches to finish its step.
 
     A worker ends with its main process, however that ends.
     """
@@ -103,7 +102,7 @@ def _leave_ctrl_c_to_the_main_process(worker: int) -> None:
 
 
 def worker_error(error: UserError) -> UserError:
-    """Take the traceback off a `UserError` that came from a loader process: its last line is the message."""
+    """Return a loader process's `UserError` without the traceback that torch puts before its message."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     if len(lines) < 2 or "DataLoader worker" not in lines[0]:
         return error

@@ -1,1 +1,1 @@
-"""Weights for users: files, model cards, whole-or-absent writing."""
+"""Weights for users: files and model cards."""

@@ -1,16 +1,18 @@
-"""Weights for users: one .safetensors file from which the network can be rebuilt, with a .json beside it to read.
+"""Weights for users: one .safetensors file from which the network can be rebuilt, with a .json for readers.
 
-The header of the file holds the same facts as the .json: the network's name and constructor arguments, the run's
-configuration, the data's divisor and ratio, the metrics; only the minutes are in the .json alone, so that equal
-trainings give equal files. The .json holds the file's sha256, which is checked when both are there; training puts a
-model card beside them. Legacy .pth files are read with ``weights_only=True``.
+The header of the file and the .json hold the same facts: the network's name and constructor arguments, the run's
+configuration, the data's divisor and ratio, the metrics. The minutes are in the .json only, so that equal trainings
+give equal files. The .json also holds the file's sha256, which is checked if both are there; training adds a model
+card. Legacy .pth files are read with ``weights_only=True``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
+import os
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,11 +21,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
-from lemamba.engine.weights.atomic import json_bytes, tensor_bytes, write_together
 from lemamba.engine.weights.card import CARD, folder_card
-from lemamba.utils.atomic import sha256
+from lemamba.utils.atomic import read_json, sha256, sync_folder, to_json, write_synced
 from lemamba.utils.errors import UserError
 
 LOG_FOLDER = Path("log_file")
@@ -33,13 +35,13 @@ _STATE_KEYS = ("state_dict", "model", "net", "ema_model", "params_ema", "params"
 
 @dataclass(frozen=True)
 class WeightFile:
-    """Weights as they were found.
+    """Weights as they were read.
 
     Attributes:
         path: the file.
         state: names and tensors, on the CPU.
-        meta: what `save_weights` was given; {} where the file says nothing.
-        published: the user said that the names are those of a published project.
+        meta: what `save_weights` was given; {} where the file holds none.
+        published: the names are those of a published project, as the user said.
     """
 
     path: Path
@@ -57,16 +59,16 @@ def open_weights(given: str, log_folder: Path = LOG_FOLDER) -> WeightFile:
 def load_weights(
     model: nn.Module, file: WeightFile, convert: Callable[[dict[str, Tensor]], dict[str, Tensor]]
 ) -> nn.Module:
-    """Load `file` into `model`, strictly, and return it: our own weights as they are, published ones converted.
+    """Load `file` strictly into `model` and return the model; weights of published projects are converted.
 
     Args:
         model: the network the weights are of.
         file: from `open_weights`.
-        convert: published names to ours; used where `file.published`, or where the file does not say what it holds
-            and its names are not the model's.
+        convert: published names to ours; used if `file.published`, or if the file has no meta and its names are
+            not the model's.
 
     Raises:
-        UserError: names or shapes that do not fit, or what `convert` refuses.
+        UserError: names or shapes that do not fit, or an error of `convert`.
     """
     state = file.state
     if file.published or (not file.meta and set(state) != set(model.state_dict())):
@@ -76,28 +78,58 @@ def load_weights(
 
 
 def save_weights(path: Path, state: dict[str, Tensor], meta: dict[str, Any], *, card: bool = False) -> None:
-    """Write ``path`` (.safetensors) and the .json beside it, all under temporary names first.
+    """Write ``path`` (.safetensors) and its .json; both are complete or absent.
 
     Args:
         path: ends in ``.safetensors``.
         state: names and tensors as ``model.state_dict()``.
-        meta: {"model": {"name", "args"}, "config", "data", "metrics", …}; the .json also gets the file's sha256.
+        meta: {"model": {"name", "args"}, "config", "data", "metrics", …}; the .json also holds the file's sha256.
         card: also write the folder's model card, README.md.
 
     Raises:
-        OSError: the disk is full or gone; what was there before remains.
+        OSError: the disk is full or gone; the old files remain.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     content = tensor_bytes(state, _without_time(meta))
     facts = {**meta, "sha256": hashlib.sha256(content).hexdigest()}
-    files = {path: content, path.with_suffix(".json"): json_bytes(facts)}
+    files = {path: content, path.with_suffix(".json"): to_json(facts).encode()}
     if card:
         files[path.parent / CARD] = folder_card(path, facts, len(content)).encode()
-    write_together(files)
+    _write_together(files)
+
+
+def _write_together(contents: dict[Path, bytes]) -> None:
+    """Write files of one folder of which the later ones describe the first (they hold its sha256).
+
+    All are written under temporary names first: on a full disk the old ones stay and no temporary file remains.
+    """
+    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in contents}
+    first, *others = contents
+    try:
+        for path, content in contents.items():
+            write_synced(temporary[path], content)
+        # killed between two renames, the new first file must not stand next to a description of the old one
+        for path in others:
+            path.unlink(missing_ok=True)
+        sync_folder(first.parent)
+        for path in contents:
+            temporary[path].replace(path)
+    except BaseException:
+        for path in temporary.values():
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+        raise
+    sync_folder(first.parent)
+
+
+def tensor_bytes(tensors: dict[str, Tensor], meta: dict[str, Any] | None = None) -> bytes:
+    """Return tensors (copied to the CPU; tied ones become two) as safetensors, with `meta` as JSON in the header."""
+    plain = {n: t.detach().to("cpu", copy=True).contiguous() for n, t in tensors.items()}
+    return safetensors_bytes(plain, {"meta": json.dumps(meta)} if meta is not None else None)
 
 
 def _without_time(meta: dict[str, Any]) -> dict[str, Any]:
-    """Drop the minutes: the only fact in which equal trainings differ."""
+    """Drop the minutes, the only fact in which equal trainings differ."""
     if "training" not in meta:
         return meta
     return {**meta, "training": {key: value for key, value in meta["training"].items() if key != "minutes"}}
@@ -112,7 +144,7 @@ def resolve_weights(run_or_file: str | Path, log_folder: Path = LOG_FOLDER) -> P
         log_folder: where runs live.
 
     Raises:
-        UserError: nothing there, naming what was looked for.
+        UserError: nothing found; the message names the places searched.
     """
     given = Path(run_or_file)
     if given.is_file():
@@ -134,14 +166,14 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a weight file into (state_dict, meta); tensors are on the CPU.
 
     meta is {} where the file has none (legacy .pth, safetensors of others). A pickle that would run code is refused.
-    A .safetensors file must have the sha256 that the .json beside it names; without a .json it is used alone.
+    A .safetensors file must have the sha256 that its .json names; without a .json it is used alone.
 
     Raises:
         UserError: missing, damaged, changed or refused file.
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"expected a weight file, {path} is not there; correct the path")
+        raise UserError(f"expected a weight file, {path} does not exist; correct the path")
     if path.suffix == ".safetensors":
         found = _read_safetensors(path, tensors=True)
         _check_sha256(path)
@@ -150,43 +182,40 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def weights_meta(given: str, log_folder: Path = LOG_FOLDER) -> dict[str, Any]:
-    """Return what weights say of themselves, found as `open_weights` does; of their tensors nothing is read.
+    """Return the meta of weights, found as `open_weights` does; no tensor is read, and a legacy file gives {}.
 
     Raises:
-        UserError: nothing there, or a damaged header; a legacy file, which says nothing, is not looked into.
+        UserError: nothing found, or a damaged header.
     """
     path = resolve_weights(given.removeprefix(PUBLISHED_PREFIX), log_folder)
     return _read_safetensors(path, tensors=False)[1] if path.suffix == ".safetensors" else {}
 
 
 def _read_safetensors(path: Path, *, tensors: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    reader = "pt" if tensors else "np"  # torch's takes memory for the whole file when it opens it
+    reader = "pt" if tensors else "np"  # "pt" allocates the whole file when it opens it
     try:
         with safe_open(path, framework=reader, device="cpu") as file:
             header, names = file.metadata() or {}, file.keys() if tensors else ()
             state = {name: file.get_tensor(name) for name in names}
         meta = json.loads(header["meta"]) if "meta" in header else {}
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not a whole safetensors file ({error}); copy it again") from None
-    meta = meta or _beside(path)
+        raise UserError(f"{path}: not a complete safetensors file ({error}); copy it again") from None
+    meta = meta or _sidecar(path)
     return state, meta if isinstance(meta, dict) else {}
 
 
-def _beside(path: Path) -> dict[str, Any]:
-    """Read the .json beside a weight file; {} where there is none or it holds something else."""
-    beside = path.with_suffix(".json")
-    if not beside.is_file():
-        return {}
-    try:
-        found = json.loads(beside.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{beside}: not valid JSON ({error}); correct or remove it") from None
+def _sidecar(path: Path) -> dict[str, Any]:
+    """Read the .json of a weight file; {} if there is none or it holds no mapping."""
+    sidecar = path.with_suffix(".json")
+    found = read_json(sidecar)
+    if found is None and sidecar.is_file():
+        raise UserError(f"{sidecar}: not valid JSON; correct or remove it")
     return found if isinstance(found, dict) else {}
 
 
 def _check_sha256(path: Path) -> None:
-    """Hold a file against the sha256 that the .json beside it names: one more pass over bytes just read."""
-    expected = _beside(path).get("sha256")
+    """Compare a file with the sha256 in its .json."""
+    expected = _sidecar(path).get("sha256")
     if not isinstance(expected, str):
         return
     found = sha256(path)
@@ -199,7 +228,7 @@ def _check_sha256(path: Path) -> None:
 
 def _read_legacy(path: Path) -> dict[str, Tensor]:
     try:
-        # from memory: there a length the file makes up cannot ask for more than the file has
+        # from memory: a wrong length in the file cannot make torch allocate more than the file has
         loaded = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(
@@ -213,7 +242,7 @@ def _read_legacy(path: Path) -> dict[str, Tensor]:
 
 
 def _find_state(loaded: Any, path: Path) -> dict[str, Tensor]:
-    """Return the state_dict inside what a legacy file held; wrappers of other projects are taken off."""
+    """Return the state_dict in a legacy file, unwrapped from the mappings of other projects."""
     for _ in range(3):
         if not isinstance(loaded, dict):
             break
@@ -227,21 +256,22 @@ def _find_state(loaded: Any, path: Path) -> dict[str, Tensor]:
 
 
 def load_strict(model: nn.Module, state: dict[str, Tensor], source: str = "weights") -> None:
-    """Load `state` into `model`; names and shapes must agree exactly.
+    """Load `state` into `model`; names and shapes must agree exactly, see `check_fit`."""
+    check_fit(model.state_dict(), state, source, "check arch, variant and bands")
+    model.load_state_dict(state)
+
+
+def check_fit(own: dict[str, Tensor], state: dict[str, Tensor], source: str, advice: str) -> None:
+    """Compare names and shapes of `state` with the network's `own`.
 
     Raises:
-        UserError: with how many names are missing, unexpected or of another shape, and the first of each.
+        UserError: how many names are missing, unexpected or of another shape, and the first of each; then `advice`.
     """
-    own = model.state_dict()
     missing = [n for n in own if n not in state]
     unexpected = [n for n in state if n not in own]
-    other = [
-        f"{n} {tuple(state[n].shape)} instead of {tuple(own[n].shape)}"
-        for n in own
-        if n in state and state[n].shape != own[n].shape
-    ]
+    shared = [n for n in own if n in state and state[n].shape != own[n].shape]
+    other = [f"{n} {tuple(state[n].shape)} instead of {tuple(own[n].shape)}" for n in shared]
     kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", other))
     reports = [f"{len(names)} {kind} (first: {', '.join(names[:3])})" for kind, names in kinds if names]
     if reports:
-        raise UserError(f"{source} do not fit the network: {'; '.join(reports)}; check arch, variant and bands")
-    model.load_state_dict(state)
+        raise UserError(f"{source} do not fit the network: {'; '.join(reports)}; {advice}")

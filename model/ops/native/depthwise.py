@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from lemamba.model.ops.native.build import fill, run, serves
-from lemamba.model.ops.scan.registration import register_cpu
+from lemamba.model.ops.registration import register
 
 VARIABLE = "LEMAMBA_DEPTHWISE"
 _SIDES = (5, 7, 9, 11)
@@ -34,7 +34,7 @@ class _Depthwise(ctypes.Structure):
 def _call(function: str, weight: Tensor, shape: torch.Size, **tensors: Tensor | None) -> None:
     """Run a C function on a map of `shape` (B, H, W, c)."""
     structure = _Depthwise(*shape, weight.shape[-1], torch.get_num_threads())
-    run(function, fill(structure, {"weight": weight, **tensors}))
+    run(function, fill(structure, weight=weight, **tensors))
 
 
 def _forward_cpu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -61,10 +61,8 @@ def _backward_fake(gy, x, weight):
     return x.new_empty(x.shape), weight.new_empty(weight.shape), weight.new_empty(weight.shape[0])
 
 
-_forward = register_cpu(
-    "depthwise_cpp", "(Tensor x, Tensor weight, Tensor? bias) -> Tensor", _forward_cpu, _forward_fake
-)
-_backward = register_cpu(
+_forward = register("depthwise_cpp", "(Tensor x, Tensor weight, Tensor? bias) -> Tensor", _forward_cpu, _forward_fake)
+_backward = register(
     "depthwise_cpp_backward",
     "(Tensor gy, Tensor x, Tensor weight) -> (Tensor, Tensor, Tensor)",
     _backward_cpu,

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lemamba.model.ops.native.build import fill, run, serves
-from lemamba.model.ops.scan.registration import register_cpu
+from lemamba.model.ops.registration import register
 
 VARIABLE = "LEMAMBA_GATE"
 _WIDE_LANES = 8
@@ -32,7 +32,7 @@ def _forward_cpu(a: Tensor, b: Tensor) -> Tensor:
     """Return a * GELU(b), packed; float32."""
     a, b = a.contiguous(), b.contiguous()
     y = torch.empty_like(a)
-    run("gate_forward", fill(_Gate(y.numel(), torch.get_num_threads()), {"a": a, "b": b, "y": y}))
+    run("gate_forward", fill(_Gate(y.numel(), torch.get_num_threads()), a=a, b=b, y=y))
     return y
 
 
@@ -40,8 +40,7 @@ def _backward_cpu(gy: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Return the gradients of a and b."""
     gy, a, b = gy.contiguous(), a.contiguous(), b.contiguous()
     ga, gb = torch.empty_like(a), torch.empty_like(a)
-    tensors = {"a": a, "b": b, "gy": gy, "ga": ga, "gb": gb}
-    run("gate_backward", fill(_Gate(a.numel(), torch.get_num_threads()), tensors))
+    run("gate_backward", fill(_Gate(a.numel(), torch.get_num_threads()), a=a, b=b, gy=gy, ga=ga, gb=gb))
     return ga, gb
 
 
@@ -53,8 +52,8 @@ def _backward_fake(gy, a, b):
     return a.new_empty(a.shape), a.new_empty(a.shape)
 
 
-_forward = register_cpu("gate_cpp", "(Tensor a, Tensor b) -> Tensor", _forward_cpu, _forward_fake)
-_backward = register_cpu(
+_forward = register("gate_cpp", "(Tensor a, Tensor b) -> Tensor", _forward_cpu, _forward_fake)
+_backward = register(
     "gate_cpp_backward", "(Tensor gy, Tensor a, Tensor b) -> (Tensor, Tensor)", _backward_cpu, _backward_fake
 )
 

@@ -12,8 +12,8 @@
 #else
 #define HIGH 4
 #endif
-#define ALL_ROWS _Pragma("GCC unroll 16") /* at once, so that the sums live in registers */
-#define CHUNK 192                         /* rows worked on while they are in the second cache; a multiple of HIGH */
+#define UNROLL_16 _Pragma("GCC unroll 16") /* at once, so that the sums live in registers */
+#define CHUNK 192                          /* rows worked on while they are in the second cache; a multiple of HIGH */
 
 typedef struct {
     int64_t rows, inner, outer, threads, x_row, g_row; /* x_row, g_row: floats from row to row */
@@ -29,24 +29,24 @@ typedef struct {
 INLINE void block(const int high, int64_t inner, const float *a, int64_t row, int64_t step, const float *b,
                   int64_t b_row, float *out, int64_t out_row, int wide, const float *start, int add) {
     vf sum[HIGH][2];
-    int low = smaller(V, wide), up = wide - low;
-    ALL_ROWS
+    int low = min_i64(V, wide), up = wide - low;
+    UNROLL_16
     for (int i = 0; i < high; i++) {
-        sum[i][0] = add ? load_part(out + i * out_row, low) : start ? load_part(start, low) : all(0.0f);
-        sum[i][1] = all(0.0f);
+        sum[i][0] = add ? load_part(out + i * out_row, low) : start ? load_part(start, low) : splat(0.0f);
+        sum[i][1] = splat(0.0f);
         if (up && add) sum[i][1] = load_part(out + i * out_row + V, up);
         if (up && !add && start) sum[i][1] = load_part(start + V, up);
     }
     for (int64_t k = 0; k < inner; k++) {
         vf b0 = load(b + k * b_row), b1 = load(b + k * b_row + V);
-        ALL_ROWS
+        UNROLL_16
         for (int i = 0; i < high; i++) {
-            vf value = all(a[i * row + k * step]);
+            vf value = splat(a[i * row + k * step]);
             sum[i][0] += value * b0;
             sum[i][1] += value * b1;
         }
     }
-    ALL_ROWS
+    UNROLL_16
     for (int i = 0; i < high; i++) {
         store_part(out + i * out_row, sum[i][0], low);
         if (up) store_part(out + i * out_row + V, sum[i][1], up);
@@ -61,7 +61,7 @@ static void product(int64_t rows, int64_t inner, int64_t columns, const float *a
     if (!b_row) b_row = WIDE;
     for (int64_t j = 0; j < columns; j += WIDE) {
         const float *panel = b + j * next, *s = start ? start + j : NULL;
-        int wide = smaller(WIDE, columns - j);
+        int wide = min_i64(WIDE, columns - j);
         int64_t i = 0;
         for (; i + HIGH <= rows; i += HIGH)
             block(HIGH, inner, a + i * row, row, step, panel, b_row, out + i * out_row + j, out_row, wide, s, add);
@@ -79,7 +79,7 @@ static int64_t panel_floats(int64_t inner, int64_t columns) { return ceil_div(co
 /* Rows of `columns` floats -> panels [columns / WIDE][rows][WIDE], zero padded. */
 static void pack_rows(const float *src, int64_t src_row, int64_t rows, int64_t columns, float *panels) {
     for (int64_t j = 0; j < columns; j += WIDE) {
-        int wide = smaller(WIDE, columns - j);
+        int wide = min_i64(WIDE, columns - j);
         float *dst = panels + j * rows;
         for (int64_t i = 0; i < rows; i++, dst += WIDE) {
             if (wide < WIDE) zero(dst, WIDE);
@@ -89,9 +89,9 @@ static void pack_rows(const float *src, int64_t src_row, int64_t rows, int64_t c
 }
 
 /* The panels of W^T: [outer / WIDE][inner][WIDE]. */
-static void pack_turned(const float *W, int64_t outer, int64_t inner, float *panels) {
+static void pack_transposed(const float *W, int64_t outer, int64_t inner, float *panels) {
     for (int64_t j = 0; j < outer; j += WIDE) {
-        int wide = smaller(WIDE, outer - j);
+        int wide = min_i64(WIDE, outer - j);
         if (wide < WIDE) zero(panels + j * inner, inner * WIDE);
         transpose(W + j * inner, inner, wide, (int)inner, panels + j * inner, WIDE);
     }
@@ -101,10 +101,10 @@ static void pack_turned(const float *W, int64_t outer, int64_t inner, float *pan
 int linear_forward(const Linear *c) {
     float *panels = floats(panel_floats(c->inner, c->outer));
     if (!panels) return 1;
-    pack_turned(c->W, c->outer, c->inner, panels);
+    pack_transposed(c->W, c->outer, c->inner, panels);
 #pragma omp parallel for num_threads((int)c->threads) schedule(static) if (c->threads > 1)
     for (int64_t i = 0; i < c->rows; i += CHUNK)
-        product(smaller(CHUNK, c->rows - i), c->inner, c->outer, c->x + i * c->x_row, c->x_row, 1, panels, 0,
+        product(min_i64(CHUNK, c->rows - i), c->inner, c->outer, c->x + i * c->x_row, c->x_row, 1, panels, 0,
                 c->out + i * c->outer, c->outer, c->bias, 0);
     free(panels);
     return 0;
@@ -113,7 +113,7 @@ int linear_forward(const Linear *c) {
 /* Gradients of the rows from `from` to `to`; `sums` (outer, inner) then (outer) are added to. */
 static void backward_rows(const Linear *c, int64_t from, int64_t to, const float *panels, float *sums, float *work) {
     for (int64_t i = from; i < to; i += CHUNK) {
-        int64_t rows = smaller(CHUNK, to - i);
+        int64_t rows = min_i64(CHUNK, to - i);
         const float *g = c->g + i * c->g_row;
         if (c->gx)
             product(rows, c->outer, c->inner, g, c->g_row, 1, panels, 0, c->gx + i * c->inner, c->inner, NULL,
@@ -133,7 +133,7 @@ static void backward_rows(const Linear *c, int64_t from, int64_t to, const float
 
 /* Returns 0, or 1 when there is no memory. */
 int linear_backward(const Linear *c) {
-    int64_t parts = smaller(MAX_PARTS / 4, ceil_div(c->rows, CHUNK)), count = c->outer * (c->inner + 1);
+    int64_t parts = min_i64(MAX_PARTS / 4, ceil_div(c->rows, CHUNK)), count = c->outer * (c->inner + 1);
     float *panels = floats(panel_floats(c->outer, c->inner)), *sums = floats((parts ? parts : 1) * count);
     int failed = !panels || !sums;
     if (!failed) {

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from lemamba.model.ops.native.build import run, serves
-from lemamba.model.ops.scan.registration import register_cpu
+from lemamba.model.ops.registration import register
 
 VARIABLE = "LEMAMBA_LINEAR"
 _WIDE_LANES = 16  # float32 lanes of the vectors from which the kernel beats torch's product
@@ -94,10 +94,10 @@ def _backward_fake(grads, x, weight):
     return [x.new_empty(x.shape), weight.new_empty(weight.shape), weight.new_empty(weight.shape[0])]
 
 
-_forward = register_cpu(
+_forward = register(
     "linear_cpp", "(Tensor x, Tensor weight, Tensor? bias, int[] sizes) -> Tensor[]", _forward_cpu, _forward_fake
 )
-_backward = register_cpu(
+_backward = register(
     "linear_cpp_backward", "(Tensor[] grads, Tensor x, Tensor weight) -> Tensor[]", _backward_cpu, _backward_fake
 )
 

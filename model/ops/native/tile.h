@@ -22,13 +22,13 @@
         UNROLL                                                                                                       \
         for (int n = 0; n < COUNT; n++) a[n] = load(A2 + n * V), s[n] = load(h + n * V);                             \
         for (int t = 0; t < steps; t++) {                                                                            \
-            vf d = load(step + t * V), in = load(x + t * V), even = load(y + t * V), odd = all(0.0f);                \
+            vf d = load(step + t * V), in = load(x + t * V), even = load(y + t * V), odd = splat(0.0f);              \
             UNROLL                                                                                                   \
             for (int n = 0; n < COUNT; n += 2) {                                                                     \
-                s[n] = decay_v(d, a[n]) * s[n] + in * all(B[t * ld + n]);                                            \
-                s[n + 1] = decay_v(d, a[n + 1]) * s[n + 1] + in * all(B[t * ld + n + 1]);                            \
-                even += s[n] * all(C[t * ld + n]);                                                                   \
-                odd += s[n + 1] * all(C[t * ld + n + 1]);                                                            \
+                s[n] = decay_v(d, a[n]) * s[n] + in * splat(B[t * ld + n]);                                          \
+                s[n + 1] = decay_v(d, a[n + 1]) * s[n + 1] + in * splat(B[t * ld + n + 1]);                          \
+                even += s[n] * splat(C[t * ld + n]);                                                                 \
+                odd += s[n + 1] * splat(C[t * ld + n + 1]);                                                          \
             }                                                                                                        \
             store(y + t * V, even + odd);                                                                            \
         }                                                                                                            \
@@ -73,7 +73,7 @@ INLINE void backward_tile_(int steps, int ld, const float *step, const float *x,
             vf decay = decay_v(d, a[n]);
             kept[t].before[n] = s[n];
             kept[t].decay[n] = decay;
-            s[n] = decay * s[n] + in * all(B[t * ld + n]);
+            s[n] = decay * s[n] + in * splat(B[t * ld + n]);
         }
     }
     UNROLL
@@ -84,10 +84,10 @@ INLINE void backward_tile_(int steps, int ld, const float *step, const float *x,
         Kept *k = kept + t;
         UNROLL
         for (int n = 0; n < NB; n++) {
-            vf now = grad[n] + out * all(C[t * ld + n]);
+            vf now = grad[n] + out * splat(C[t * ld + n]);
             k->C[n] = first ? s[n] * out : s[n] * out + k->C[n];
             k->B[n] = first ? now * in : now * in + k->B[n];
-            to_x += now * all(B[t * ld + n]);
+            to_x += now * splat(B[t * ld + n]);
             grad[n] = now * k->decay[n];
             s[n] = k->before[n];
             vf through = grad[n] * s[n];

@@ -21,12 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from lemamba.model.ops.scan.interface import Backend, ScanInputs
+
 _ELEMENTS_PER_STEP = 1 << 18  # below this an operation's overhead outweighs its work, so more parts go side by side
-
-
-def probe() -> tuple[bool, str]:
-    """Tell that it works everywhere."""
-    return True, "torch operations, any device"
 
 
 def _decay(step: Tensor, A: Tensor) -> Tensor:
@@ -138,18 +135,9 @@ def _time_first(x: Tensor, groups: int, parts: int, steps: int) -> Tensor:
     return x.permute(4, 3, 0, 1, 2).flatten(1, 2).contiguous()
 
 
-def selective_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    initial_state: Tensor | None,
-) -> tuple[Tensor, Tensor]:
+def scan(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     """Return y (B, KD, L) and the last state (B, KD, N), in the dtype of the inputs."""
+    u, delta, A, B, C, D, delta_bias, delta_softplus, initial_state = inputs
     batch, channels, length = u.shape
     groups, states = B.shape[1], A.shape[1]
     per_step = max(batch * channels * states, 1)
@@ -175,3 +163,6 @@ def selective_scan(
     if D is not None:
         y = y + D[:, None] * u
     return y, last.transpose(2, 3).reshape(batch, channels, states)
+
+
+BACKEND = Backend("torch", lambda: (True, "torch operations, any device"), scan, float64=True)

@@ -33,7 +33,7 @@ from lemamba.model.ops.triton.parts import (
 
 @triton.jit
 def forward_kernel(  # noqa: C901 - a kernel is one function: its registers are what it is about
-    x, dt, B, C, gate, A, D, weight, bias, shared, rho, initial, y, last, saved, sums,
+    x, dt, Bt, Ct, A, D, dt_weight, dt_bias, shared_state, gate, rho, initial_state, y, last, saved, sums,
     x_b, x_k, x_l, s_b, s_k, s_l, B_b, B_k, B_l, C_b, C_k, C_l, g_b, g_k, g_l, y_b, y_k, y_l,
     L, H, W, length, chunks,
     K: tl.constexpr, CH: tl.constexpr, N: tl.constexpr, R: tl.constexpr,
@@ -45,8 +45,8 @@ def forward_kernel(  # noqa: C901 - a kernel is one function: its registers are 
 ):  # fmt: skip
     """Forward over chunks of `length` steps.
 
-    y is written by its strides; last, initial (tasks, CH, N); saved (B, K, cdiv(L, BT), CH, N): the state before every
-    BT steps; sums (tasks, CH): a chunk's step sizes added up (written where OUT is off).
+    y is written by its strides; last, initial_state (tasks, CH, N); saved (B, K, cdiv(L, BT), CH, N): the state before
+    every BT steps; sums (tasks, CH): a chunk's step sizes added up (written where OUT is off).
     """
     blocks = tl.cdiv(CH, RD * PD)
     program = tl.program_id(0)
@@ -67,22 +67,22 @@ def forward_kernel(  # noqa: C901 - a kernel is one function: its registers are 
         row = k * CH + d
         a = tl.load(A + k * CH * N + dn, mask=on_dn, other=0.0) * LOG2E
         skip = tl.load(D + row, mask=on_d, other=0.0)
-        shift = tl.load(bias + row, mask=on_d, other=0.0)
+        shift = tl.load(dt_bias + row, mask=on_d, other=0.0)
         ranks = ()
         for r in tl.static_range(R):
-            ranks = ranks + (tl.load(weight + (k * R + r) * CH + d, mask=on_d, other=0.0),)
+            ranks = ranks + (tl.load(dt_weight + (k * R + r) * CH + d, mask=on_d, other=0.0),)
         bk, kk = b * K + k, b * 0 + k  # in 64 bits
         state = (bk * chunks + chunk) * CH * N + dn
         x_row, y_row = x + (b * x_b + kk * x_k) * VEC_D + d, y + (b * y_b + kk * y_k) * VEC_D + d
         dt_row = dt + (b * s_b + kk * s_k) * VEC_S + (lane * 0 if R > 0 else d)
-        B_row, C_row = B + (b * B_b + kk * B_k) * VEC_N + n, C + (b * C_b + kk * C_k) * VEC_N + n
+        B_row, C_row = Bt + (b * B_b + kk * B_k) * VEC_N + n, Ct + (b * C_b + kk * C_k) * VEC_N + n
         if SHARE:
             gate_row = gate + (b * g_b + kk * g_k) * VEC_N + n
-            mixing = tl.load(shared + bk * CH * N + dn, mask=on_dn, other=0.0)
+            mixing = tl.load(shared_state + bk * CH * N + dn, mask=on_dn, other=0.0)
             mixing *= tl.load(rho + row, mask=on_d, other=0.0)
         h = tl.zeros((RN, RD, PD * PN), tl.float32)
         if INITIAL:
-            h = tl.load(initial + state, mask=on_dn, other=0.0)
+            h = tl.load(initial_state + state, mask=on_dn, other=0.0)
         total = tl.zeros((1, RD, PD * PN), tl.float32)
         place, down = path_start(begin + i, k, H, W, L, CROSS, False)
         stride = path_stride(k, H, W, L, Q, CROSS, False)
@@ -157,7 +157,7 @@ def carry_kernel(
 
 @triton.jit
 def reverse_kernel(
-    dt, C, gy, A, weight, bias, ends, sums,
+    x, dt, Bt, Ct, A, D, dt_weight, dt_bias, shared_state, gate, rho, gy, ends, sums,
     s_b, s_k, s_l, C_b, C_k, C_l, y_b, y_k, y_l, L, H, W, length, chunks,
     K: tl.constexpr, CH: tl.constexpr, N: tl.constexpr, R: tl.constexpr,
     CROSS: tl.constexpr, SOFTPLUS: tl.constexpr,
@@ -179,13 +179,13 @@ def reverse_kernel(
     end = tl.minimum(begin + length, L)
     row = k * CH + d
     a = tl.load(A + k * CH * N + dn, mask=on_dn, other=0.0) * LOG2E
-    shift = tl.load(bias + row, mask=on_d, other=0.0)
+    shift = tl.load(dt_bias + row, mask=on_d, other=0.0)
     ranks = ()
     for r in tl.static_range(R):
-        ranks = ranks + (tl.load(weight + (k * R + r) * CH + d, mask=on_d, other=0.0),)
+        ranks = ranks + (tl.load(dt_weight + (k * R + r) * CH + d, mask=on_d, other=0.0),)
     kk = b * 0 + k  # in 64 bits
     dt_row = dt + (b * s_b + kk * s_k) * VEC_S + (lane * 0 if R > 0 else d)
-    y_row, C_row = gy + (b * y_b + kk * y_k) * VEC_D + d, C + (b * C_b + kk * C_k) * VEC_N + n
+    y_row, C_row = gy + (b * y_b + kk * y_k) * VEC_D + d, Ct + (b * C_b + kk * C_k) * VEC_N + n
     g = tl.zeros((RN, RD, PD * PN), tl.float32)
     total = tl.zeros((1, RD, PD * PN), tl.float32)
     rounds = tl.cdiv(end - begin, BT)

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.library import Library, register_autograd, register_fake
 from torch.utils.flop_counter import register_flop_formula
 
-from lemamba.model.ops.scan.interface import CrossInputs, Inputs, ScanInputs, given
+from lemamba.model.ops.scan.interface import Inputs, ScanInputs, given
 
 NAMESPACE = "lemamba"
 FLOPS_PER_STATE = 9  # of one state and step: the convention of the Mamba papers
@@ -90,13 +90,11 @@ def _disable_autocast(name: str, operator: Callable, device: str) -> None:
     _LIBRARY.impl(name, kernel, f"Autocast{device.upper()}")
 
 
-def _flops(shapes: ScanInputs | CrossInputs) -> int:
+def _flops(kind: type[Inputs], shapes: Any) -> int:
     """Return the FLOPs of a scan, by convention, from its inputs with shapes in place of tensors."""
-    if isinstance(shapes, ScanInputs):
-        states = math.prod(shapes.u) * shapes.A[1]
-    else:
-        states = shapes.x[0] * math.prod(shapes.x[2:]) * math.prod(shapes.A)
-    return FLOPS_PER_STATE * states
+    if kind is ScanInputs:
+        return FLOPS_PER_STATE * math.prod(shapes.u) * shapes.A[1]
+    return FLOPS_PER_STATE * shapes.x[0] * math.prod(shapes.x[2:]) * math.prod(shapes.A)
 
 
 def register_scan(name: str, kernel: ScanKernel[Inputs]) -> Callable[[Inputs], tuple[Tensor, Tensor]]:
@@ -162,7 +160,9 @@ def register_scan(name: str, kernel: ScanKernel[Inputs]) -> Callable[[Inputs], t
     for qualified, packet in ((name, operator), (f"{name}_saving", saving)):
         register_autograd(f"{NAMESPACE}::{qualified}", backpropagate, setup_context=setup, lib=_LIBRARY)
         _disable_autocast(qualified, packet, kernel.device)
-        register_flop_formula(packet)(lambda *shapes, out_shape=None, **_: _flops(kernel.inputs(*shapes)))
+        register_flop_formula(packet)(
+            lambda *shapes, out_shape=None, **_: _flops(kernel.inputs, kernel.inputs(*shapes))
+        )
 
     def scan(inputs: Inputs) -> tuple[Tensor, Tensor]:
         if torch.is_grad_enabled() and any(a.requires_grad for a in inputs if isinstance(a, Tensor)):

@@ -37,7 +37,7 @@ class _Rows(ctypes.Structure):
 
 def _structure(name: str, inputs: type[Inputs], sizes: str, rows: frozenset[str]) -> type[ctypes.Structure]:
     """Return the ctypes twin of a C struct of a scan; inputs that are no tensors join the sizes."""
-    numbers = [field for field, kind in get_type_hints(inputs).items() if kind is bool]
+    numbers: list[str] = [field for field, kind in get_type_hints(inputs).items() if kind is bool]
     tensors = [field for field in inputs._fields if field not in numbers]
     fields: list[tuple[str, type]] = [(n, ctypes.c_int64) for n in (*sizes.split(), *numbers)]
     fields += [(n, _Rows if n in rows else ctypes.c_void_p) for n in tensors]

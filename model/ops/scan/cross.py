@@ -16,6 +16,7 @@ Legend: B batch, K directions (1 to 4), D channels, N state size, R rank of dt, 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -37,12 +38,12 @@ def to_sequences(x: Tensor) -> Tensor:
 
 def sum_of_sequences(y: Tensor, height: int, width: int) -> Tensor:
     """Put sequences (B, K, C, L) back in pixel order and sum over K: (B, C, H, W)."""
-    total = None
+    images = []
     for k, path in enumerate(y.unbind(1)):
         path = path.flip(-1) if k >= 2 else path
-        image = path.unflatten(-1, (width, height)).transpose(-1, -2) if k % 2 else path.unflatten(-1, (height, width))
-        total = image if total is None else total + image
-    return total
+        rows = path.unflatten(-1, (width, height)).transpose(-1, -2) if k % 2 else path.unflatten(-1, (height, width))
+        images.append(rows)
+    return reduce(torch.add, images)
 
 
 def _composed(scan: Callable[[ScanInputs], tuple[Tensor, Tensor]], inputs: CrossInputs) -> tuple[Tensor, Tensor]:

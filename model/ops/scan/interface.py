@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -61,7 +61,8 @@ def given(inputs: ScanInputs | CrossInputs) -> dict[str, Tensor]:
 def replace_tensors(inputs: Inputs, function: Callable[[str, Tensor], Tensor]) -> Inputs:
     """Return the inputs with `function(name, tensor)` in place of each tensor that is given."""
     named = zip(inputs._fields, inputs, strict=True)
-    return type(inputs)(*[function(name, value) if isinstance(value, Tensor) else value for name, value in named])
+    values: list[Any] = [function(name, value) if isinstance(value, Tensor) else value for name, value in named]
+    return type(inputs)(*values)
 
 
 def cast(inputs: Inputs, dtype: torch.dtype, keep_sequences: bool) -> Inputs:

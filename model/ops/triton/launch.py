@@ -1,9 +1,9 @@
 """Launch the Triton kernels: rows in memory, buffers, the passes over chunks, forward and backward.
 
-One `Call` serves both scans; they differ in flags. The plain scan is a `CrossInputs` of sequences without dt_weight. All
-images are flat here: x (B, D, L) or (B, K, D, L), dt (B, K, R or D, L), Bt, Ct, gate (B, K, N, L). The kernels need
-channels side by side in memory; other layouts are copied, half types stay half. Partial sums are added here, in a fixed
-order.
+One `Call` serves both scans, which differ in flags: to the kernels the plain scan is a `CrossInputs` of sequences whose
+dt_weight is empty. All images are flat here: x (B, D, L) or (B, K, D, L), dt (B, K, R or D, L), Bt, Ct, gate
+(B, K, N, L). The kernels need channels side by side in memory; other layouts are copied, half types stay half. Partial
+sums are added here, in a fixed order.
 
 Legend: see `plan.py`; tasks are (b, k, chunk).
 """

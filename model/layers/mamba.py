@@ -7,6 +7,7 @@ Source: A. Gu, T. Dao, "Mamba: Linear-time sequence modeling with selective stat
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from einops import rearrange
@@ -56,7 +57,7 @@ class ScanStream(nn.Module):
         delta = rearrange(F.linear(dt, self.dt_proj.weight), "b l d -> b d l")
         B, C = rearrange(B, "b l n -> b 1 n l"), rearrange(C, "b l n -> b 1 n l")
         A, bias = -torch.exp(self.A_log), self.dt_proj.bias
-        y = selective_scan(u, delta, A, B, C, self.D, delta_bias=bias, delta_softplus=True)
+        y = cast(Tensor, selective_scan(u, delta, A, B, C, self.D, delta_bias=bias, delta_softplus=True))
         return rearrange(y * F.silu(gate), "b d l -> b l d")
 
 

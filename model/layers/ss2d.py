@@ -9,7 +9,8 @@ R = ceil(c / 16) rank of dt. Everything is channels last: (B, H, W, ·).
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -123,7 +124,7 @@ class SS2D(nn.Module):
             if weight is not None:
                 nn.init.normal_(weight)
 
-    def _apply(self, fn, recurse: bool = True):  # noqa: ANN001, ANN202 - torch's own hook, its signature
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SS2D:
         """Move or cast the module, but keep A_log, D and dt_bias in float32 or wider: bf16 would ruin the decays."""
         kept = {name: getattr(self, name).detach() for name in self.FLOAT32_PARAMETERS}
         super()._apply(fn, recurse)
@@ -189,7 +190,7 @@ class VSSBlock(nn.Module):
         **ss2d: arguments of `SS2D`.
     """
 
-    def __init__(self, channels: int, *, mlp_ratio: float, drop_path: float = 0.0, **ss2d) -> None:
+    def __init__(self, channels: int, *, mlp_ratio: float, drop_path: float = 0.0, **ss2d: Any) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(channels, eps=1e-6)
         self.ss2d = SS2D(channels, **ss2d)

@@ -10,7 +10,6 @@
 #define BAND (128 << 10) /* floats of a band: half of a second cache of a megabyte */
 
 #define LARGEST 11 /* kernel sides that are compiled: 5, 7, 9, 11 */
-#define UNROLL_16 _Pragma("GCC unroll 16")
 
 typedef struct {
     int64_t batch, height, width, channels, kernel, threads;
@@ -35,7 +34,7 @@ static Layout layout(const Depthwise *c) {
 
 static int64_t band_floats(const Layout *l) { return (l->rows + 2 * l->half) * l->row; }
 
-/* Weights, or flipped by 180 degrees, as [vector][tap][lane]. */
+/* Weights as [vector][tap][lane]; `flipped`: rotated by 180 degrees. */
 static void pack_taps(const Depthwise *c, const Layout *l, int flipped, float *dst) {
     zero(dst, l->vectors * l->taps * V);
     for (int64_t d = 0; d < c->channels; d++)
@@ -67,7 +66,8 @@ INLINE void convolve(const int kernel, const Depthwise *c, const Layout *l, cons
             for (int i = 0; i < PIXELS; i++) sum[i] = start;
             for (int dy = 0; dy < kernel; dy++) {
                 const float *src = band + (y + dy) * l->row + x * V, *w = weight + dy * kernel * V;
-                UNROLL_16 for (int dx = 0; dx < kernel; dx++) {
+                UNROLL_16
+                for (int dx = 0; dx < kernel; dx++) {
                     vf tap = load(w + dx * V);
                     UNROLL
                     for (int i = 0; i < PIXELS; i++) sum[i] += tap * load(src + (dx + i) * V);
@@ -84,15 +84,18 @@ INLINE void correlate(const int kernel, const Depthwise *c, const Layout *l, con
                       int64_t rows, float *gweight) {
     for (int dy = 0; dy < kernel; dy++) {
         vf total[LARGEST];
-        UNROLL_16 for (int i = 0; i < kernel; i++) total[i] = load(gweight + (dy * kernel + i) * V);
+        UNROLL_16
+        for (int i = 0; i < kernel; i++) total[i] = load(gweight + (dy * kernel + i) * V);
         for (int64_t y = 0; y < rows; y++) {
             const float *src = band + (y + dy) * l->row, *g = gband + (y + kernel / 2) * l->row + kernel / 2 * V;
             for (int64_t x = 0; x < c->width; x++) {
                 vf out = load(g + x * V);
-                UNROLL_16 for (int i = 0; i < kernel; i++) total[i] += out * load(src + (x + i) * V);
+                UNROLL_16
+                for (int i = 0; i < kernel; i++) total[i] += out * load(src + (x + i) * V);
             }
         }
-        UNROLL_16 for (int i = 0; i < kernel; i++) store(gweight + (dy * kernel + i) * V, total[i]);
+        UNROLL_16
+        for (int i = 0; i < kernel; i++) store(gweight + (dy * kernel + i) * V, total[i]);
     }
 }
 

@@ -1,18 +1,18 @@
-/* The recurrence on one tile: at most T steps, V channels side by side, NB states at a time in registers.
+/* The recurrence on one tile: at most T steps, V channels in the lanes, NB states at a time in registers.
  *
  *     h_t = 2^(step_t A2) h_{t-1} + x_t B_t          A2 = A log2(e), x_t = step_t u_t
  *     y_t += C_t . h_t
  *
  * A tile is laid out [t][lane]; A2, h and their gradients [n][lane]; B and C rows [t][n], `ld` floats apart.
  * Lanes are channels, so nothing is summed across lanes forward, and any N works without waste.
- * Backward recomputes the tile's states from the one before it: no state is kept but one per tile.
+ * Backward recomputes the states of a tile from the one before it: one state per tile is kept.
  */
 #ifndef LEMAMBA_TILE_H
 #define LEMAMBA_TILE_H
 
 #include "vector.h"
 
-#define T 16 /* steps of a tile: what backward keeps of NB states and of its vectors stays in the first cache */
+#define T 16 /* steps of a tile: what backward keeps of NB states for them fits the first cache */
 #define NB 4 /* states per pass: the padding unit of N */
 
 #define DEFINE_FORWARD(NAME, COUNT)                                                                                  \
@@ -46,9 +46,9 @@ INLINE void forward_tile(int steps, int N, int n, const float *step, const float
     else forward_4(steps, step, x, y, B + n, C + n, N, A2 + n * V, h + n * V);
 }
 
-/* What backward keeps of NB states at one step: the decays and states it computes again, and the sums over vectors of
- * channels that will be summed over lanes. Side by side, not in arrays of their own: a load waits for an older store
- * whose address has the same last twelve bits, and arrays of whole pages have the same. */
+/* What backward keeps of NB states at one step: recomputed decays and states, and the sums over vectors of channels
+ * that will be summed over lanes. One struct, not four arrays: a load waits for an older store whose address has the
+ * same last twelve bits, as the same elements of page-sized arrays have. */
 typedef struct {
     vf decay[NB], before[NB], B[NB], C[NB];
 } Kept;
@@ -57,8 +57,8 @@ typedef struct {
 /* Backward of NB states of a tile.
  *
  * dy (steps, lanes). h: state before the tile. g: gradient of the state after the tile, in; before it, out.
- * Added to: gA (of A2), gx, gstep (of step through the decay, without ln 2), kept[t].B and kept[t].C, per lane; these
- * two start anew when `first`.
+ * Added to: gA (of A2), gx, gstep (of step through the decay, without ln 2), kept[t].B and kept[t].C, per lane; the
+ * last two are set, not added to, when `first`.
  */
 INLINE void backward_tile_(int steps, int ld, const float *step, const float *x, const float *dy, const float *B,
                            const float *C, const float *A2, const float *h, float *g, float *gA, float *gx,

@@ -1,7 +1,7 @@
-/* Vectors of floats in plain C: width, loads, 2^x, softplus, transposition.
+/* Vectors of floats in plain C: width, loads, 2^x, softplus, transposition, prefetching.
  *
- * GNU vector extensions (gcc, clang), so the same source serves AVX-512, AVX2, SSE and NEON; a few operations that
- * the extensions lack have x86 forms below. V is the number of lanes. Everything is float32.
+ * GNU vector extensions (gcc, clang), so the same source serves AVX-512, AVX2, SSE and NEON; operations that the
+ * extensions lack have x86 forms below. V is the number of lanes. Everything is float32.
  */
 #ifndef LEMAMBA_VECTOR_H
 #define LEMAMBA_VECTOR_H
@@ -25,7 +25,8 @@ typedef float vf __attribute__((vector_size(4 * V)));
 typedef int32_t vi __attribute__((vector_size(4 * V)));
 typedef float v4 __attribute__((vector_size(16)));
 #define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 8") /* at once, so that small arrays live in registers */
+#define UNROLL _Pragma("GCC unroll 8") /* completely, so that small arrays live in registers */
+#define UNROLL_16 _Pragma("GCC unroll 16")
 
 INLINE vf load(const float *p) {
     vf v;
@@ -72,7 +73,7 @@ INLINE void store_part(float *p, vf v, int n) {
 #endif
 }
 
-/* Larger and smaller of x and a bound; a NaN in x stays NaN. */
+/* Maximum and minimum of x and a bound; a NaN in x stays NaN. */
 INLINE vf at_least(vf x, vf low) {
 #if V == 16
     return (vf)_mm512_max_ps((__m512)low, (__m512)x);
@@ -139,8 +140,8 @@ INLINE vf exp2_v(vf x) {
 #define MAX_STEP 0x1p40f
 #define MAX_RATE 0x1p26f
 
-/* 2^(d a), a state's decay, for |d| up to MAX_STEP and |a| up to MAX_RATE: what rounding leaves of their product then
- * has a finite cube, and the decay is 0 where it should be.
+/* 2^(d a), the decay of a state, for |d| up to MAX_STEP and |a| up to MAX_RATE: the rounding error of their product
+ * then has a finite cube, and the decay is 0 where it should be.
  *
  * With AVX-512 it is 2^k 2^(i/16) 2^f, |f| <= 1/32: the second factor from a table in one register, the third of degree
  * 3, relative error 2e-9 before rounding, its linear term exactly ln 2 for the same reason as the 1 in exp2_v. 10
@@ -163,7 +164,7 @@ INLINE vf decay_v(vf d, vf a) {
 #endif
 }
 
-/* A step, within what decay_v takes. */
+/* A step, clamped to the range of decay_v. */
 INLINE vf decay_step(vf d) { return at_most(at_least(d, splat(-MAX_STEP)), splat(MAX_STEP)); }
 
 /* 1 / x for x of ordinary size. Division takes as long as 16 multiplications here; an approximation and one step of
@@ -177,13 +178,14 @@ INLINE vf reciprocal_v(vf x) {
 #endif
 }
 
-/* Vectors of one call of softplus_v; without AVX-512 there are half the registers. */
+/* Vectors that one call of softplus_v works on; without AVX-512 there are half as many registers. */
 #define INTERLEAVE (V == 16 ? 8 : 4)
 
-/* softplus(x) = max(x, 0) + log(1 + exp(-|x|)) in place and, where asked for, its derivative, the logistic function.
+/* softplus(x) = max(x, 0) + log(1 + exp(-|x|)) in place and, unless `slope` is NULL, its derivative, the logistic
+ * function.
  *
- * Every operation waits for the one before, some forty long, and a processor looks too short a way ahead to work on
- * many vectors at a time; hence INTERLEAVE of them, in three shorter chains. */
+ * Each of about forty operations waits for the one before, and a processor does not look far enough ahead to overlap
+ * several vectors; hence INTERLEAVE of them at once, in three shorter chains. */
 INLINE void softplus_v(vf *x, vf *slope) {
     vf z[INTERLEAVE], more[INTERLEAVE], inverse[INTERLEAVE];
     UNROLL
@@ -364,33 +366,36 @@ INLINE void copy(float *dst, const float *src, int count) {
     }
 }
 
-/* Ask for a row that will be read or written soon: rows far apart defeat the hardware's own prefetcher and, where their
- * distance is a power of two, the first cache; hence into the second. A function that does nothing but this must be
- * INLINE too: gcc takes calls without effect away. */
+/* Prefetch a row into the second cache, to be read or written soon: rows far apart defeat the hardware's prefetcher
+ * and, where their distance is a power of two, the first cache. A function that only prefetches must be INLINE: gcc
+ * removes calls without effect. */
 INLINE void preload_l2(const float *src, int columns) {
     for (int c = 0; c < columns; c += 16) __builtin_prefetch(src + c, 0, 2);
 }
 
-/* The same for a row that is used next, into the first cache. */
+/* Prefetch a row that is used next into the first cache. */
 INLINE void preload_l1(const float *src, int columns) {
     for (int c = 0; c < columns; c += 16) __builtin_prefetch(src + c, 0, 3);
 }
 
-/* Rows of several arrays of one shape, a few rows at each of several calls of `ask`: a processor waits for
- * two or three dozen lines at a time, and one request more keeps waiting the loads that are needed now. */
+/* Rows of several arrays of one shape, to be prefetched a few at each call of preload_step: a processor has two or
+ * three dozen loads in flight, and one more prefetch delays the loads that are needed now. */
 typedef struct {
     const float *array[5];
     int64_t row; /* floats from row to row */
     int arrays, rows, columns;
-    int each, a, r; /* rows a call; the array and row that come next */
+    int per_call, a, r; /* rows per call; the next array and row */
 } PreloadQueue;
 
-INLINE void preload_in(PreloadQueue *w, int64_t calls) { w->each = (int)((w->arrays * w->rows + calls - 1) / calls); }
+/* Spread the queue over `calls` calls of preload_step. */
+INLINE void preload_in(PreloadQueue *q, int64_t calls) {
+    q->per_call = (int)((q->arrays * q->rows + calls - 1) / calls);
+}
 
-INLINE void preload_step(PreloadQueue *w) {
-    for (int i = 0; i < w->each && w->a < w->arrays; i++) {
-        preload_l2(w->array[w->a] + w->r * w->row, w->columns);
-        if (++w->r == w->rows) w->r = 0, w->a++;
+INLINE void preload_step(PreloadQueue *q) {
+    for (int i = 0; i < q->per_call && q->a < q->arrays; i++) {
+        preload_l2(q->array[q->a] + q->r * q->row, q->columns);
+        if (++q->r == q->rows) q->r = 0, q->a++;
     }
 }
 

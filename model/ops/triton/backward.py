@@ -14,6 +14,8 @@ every time.
 
 from __future__ import annotations
 
+from typing import no_type_check
+
 import triton
 import triton.language as tl
 
@@ -35,6 +37,7 @@ from lemamba.model.ops.triton.parts import (
 
 
 @triton.jit
+@no_type_check  # the language is Triton's: tuples grow
 def backward_kernel(  # noqa: C901 - a kernel is one function: its registers are what it is about
     x, dt, Bt, Ct, A, D, dt_weight, dt_bias, shared_state, gate, rho, saved, gy, arriving,
     gx, gdt, gBt, gCt, gA, gD, gdt_weight, gdt_bias, gshared_state, ggate, grho, leaving,

@@ -12,6 +12,8 @@ each chunk again from its true start. Backward: `backward.py`. Sizes: tasks are 
 
 from __future__ import annotations
 
+from typing import no_type_check
+
 import triton
 import triton.language as tl
 
@@ -32,6 +34,7 @@ from lemamba.model.ops.triton.parts import (
 
 
 @triton.jit
+@no_type_check  # the language is Triton's: tuples grow
 def forward_kernel(  # noqa: C901 - a kernel is one function: its registers are what it is about
     x, dt, Bt, Ct, A, D, dt_weight, dt_bias, shared_state, gate, rho, initial_state, y, last, saved, sums,
     x_b, x_k, x_l, s_b, s_k, s_l, B_b, B_k, B_l, C_b, C_k, C_l, g_b, g_k, g_l, y_b, y_k, y_l,
@@ -132,6 +135,7 @@ def forward_kernel(  # noqa: C901 - a kernel is one function: its registers are 
 
 
 @triton.jit
+@no_type_check  # the language is Triton's: tuples grow
 def carry_kernel(
     A, first, sums, ends, chunks,
     K: tl.constexpr, CH: tl.constexpr, N: tl.constexpr, FIRST: tl.constexpr, BACK: tl.constexpr, BLOCK: tl.constexpr,
@@ -156,6 +160,7 @@ def carry_kernel(
 
 
 @triton.jit
+@no_type_check  # the language is Triton's: tuples grow
 def reverse_kernel(
     x, dt, Bt, Ct, A, D, dt_weight, dt_bias, shared_state, gate, rho, gy, ends, sums,
     s_b, s_k, s_l, C_b, C_k, C_l, y_b, y_k, y_l, L, H, W, length, chunks,

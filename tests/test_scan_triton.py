@@ -44,7 +44,7 @@ LARGER_CROSSES = [(2, 4, 64, 32, 2, 24, 20), (700, 4, 32, 16, 2, 8, 8), (1, 4, 6
 
 @pytest.fixture
 def interpreter():
-    """Triton decides when it is imported whether to interpret, so these tests need a process of their own."""
+    """Triton decides when it is imported whether to interpret, so these tests need a separate process."""
     if os.environ.get("TRITON_INTERPRET") != "1":
         pytest.skip("run by test_kernels_in_the_interpreter, in a process with TRITON_INTERPRET=1")
     before = torch.are_deterministic_algorithms_enabled()

@@ -1,7 +1,7 @@
 """Triton kernel of the selective scan, backward. Tile and path: `parts.py`, passes: `forward.py`.
 
-From the end of a chunk to its beginning, BT steps at a time: the states and decays of these steps are computed again
-from the state that forward kept and stay in registers; then, with g the gradient of the state, backwards in time
+From the end of a chunk to its beginning, BT steps at a time: the states and decays of these steps are recomputed from
+the state that forward kept and stay in registers; then, with g the gradient of the state, backwards in time
 
     g += C gy                                   the state's own output
     gC = sum_d h gy    gB = sum_d g step u      gu = step sum_n g B + D gy

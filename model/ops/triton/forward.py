@@ -3,8 +3,8 @@
 A program (one warp, see `parts.py`) walks BT steps at a time through one chunk of one sample, one group k and a
 block of its channels, the recurrence in registers. Inputs have their channels side by side in memory; B and C are read
 once for all channels of a block. With CROSS, step t of direction k reads and writes the pixel that this direction
-visits: nothing is reordered in memory. With SUM the program takes all directions in turn and adds into y (it alone
-owns these pixels and channels, so without atomics and with the same bits each time).
+visits: nothing is reordered in memory. With SUM the program takes all directions in turn and adds into y; no other
+program writes these pixels and channels, so there are no atomics and the bits are the same every time.
 
 A sequence cut into chunks takes three passes: the end of each chunk from a zero state (OUT off), `carry_kernel`, and
 each chunk again from its true start. Backward: `backward.py`. Sizes: tasks are (b, k, chunk).
@@ -106,7 +106,7 @@ def forward_kernel(  # noqa: C901 - a kernel is one function: its registers are 
                 here = wide(places[q], WIDE)
                 value = load(x_row + here * (x_l * VEC_D), on_d, MASK_D)
                 step, _slope = step_size(dt_row + here * (s_l * VEC_S), on_d, ranks, shift, R, SOFTPLUS, MASK_D)
-                step = tl.where(base + q * Q + i < end, step, 0.0)  # past the end a step leaves the state as it is
+                step = tl.where(base + q * Q + i < end, step, 0.0)  # past the end a step leaves the state unchanged
                 if SHARE:
                     value += plain_sum(mixes[q], lane, 1, Q, PN)
                 values, steps = values + (value,), steps + (step,)
@@ -119,7 +119,7 @@ def forward_kernel(  # noqa: C901 - a kernel is one function: its registers are 
                 if OUT:
                     out = tl.sum(h * load(C_row + there * (C_l * VEC_N), on_n, MASK_N), 0, keep_dims=True)
                     outs = push(outs, out, lane, s, 1, Q, False)
-            if OUT:  # after all loads: the compiler may not move a load before a store
+            if OUT:  # after all loads: the compiler cannot move a load before a store
                 for q in tl.static_range(BT // Q):
                     here, on = wide(places[q], WIDE), on_d & once & (base + q * Q + i < end)
                     out = plain_sum(outs[q], lane, 1, Q, PN) + skip * values[q]
@@ -140,7 +140,7 @@ def carry_kernel(
     A, first, sums, ends, chunks,
     K: tl.constexpr, CH: tl.constexpr, N: tl.constexpr, FIRST: tl.constexpr, BACK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Hand the state from chunk to chunk: ends (B, K, chunks, CH, N) become each chunk's start, in place.
+    """Carry the state from chunk to chunk: ends (B, K, chunks, CH, N) become each chunk's start, in place.
 
     first (B, K, CH, N): what enters the first chunk (BACK: the last one), zero unless FIRST; sums (B, K, chunks, CH).
     """

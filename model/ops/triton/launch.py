@@ -28,13 +28,13 @@ from lemamba.model.ops.triton.plan import (
 )
 from lemamba.model.ops.triton.tune import choose
 
-# Products and sums fuse whatever the Triton at hand does by default: half the arithmetic of these kernels.
+# Fuse products and sums, whatever this version of Triton does by default: half the arithmetic of these kernels.
 OPTIONS = {"num_warps": 1, "num_stages": 1, "enable_fp_fusion": True}
 _FAR = 2**31 - 1  # distances beyond this need 64-bit arithmetic in the kernels
 
 
 def packed(x: Tensor) -> Tensor:
-    """Return x (…, C, L) with its channels side by side, rows beginning where vectors may: itself or a copy."""
+    """Return x (…, C, L) with its channels side by side, rows aligned for vector loads: itself or a copy."""
     unit = vector(x.shape[-2])
     aligned = x.data_ptr() % (unit * x.element_size()) == 0
     side_by_side = x.stride(-2) == 1 or x.shape[-2] == 1
@@ -44,7 +44,7 @@ def packed(x: Tensor) -> Tensor:
 
 
 def table(x: Tensor) -> Tensor:
-    """Return a parameter or state as contiguous float32 that begins where vectors may (slices of one buffer do not)."""
+    """Return a parameter or state as contiguous float32, aligned for vector loads (slices of one buffer are not)."""
     x = x.detach().float().contiguous()
     return x if x.data_ptr() % 16 == 0 else x.clone()
 
@@ -97,7 +97,7 @@ def saved_shape(shape: Shape) -> tuple[int, ...]:
 
 
 def saved_type(x: Tensor) -> torch.dtype:
-    """Return the type in which forward keeps states: half the memory where the inputs are no more precise."""
+    """Return the dtype in which forward keeps states: half the memory where the inputs are no more precise."""
     return torch.bfloat16 if x.element_size() < 4 else torch.float32
 
 

@@ -37,7 +37,7 @@ static void pack_vector(const float *src, int64_t K, int64_t channels, float *ds
         for (int64_t k = 0; k < K; k++) memcpy(dst + k * row, src + k * channels, (size_t)channels * 4);
 }
 
-/* (rows of channels channels, N) -> [vectors][padded N][V], times `scale`, within MAX_RATE, zero padded. */
+/* (channels, N) -> [vectors][padded N][V], times `scale`, within MAX_RATE, zero padded. */
 static void pack_matrix(const float *src, int64_t channels, int64_t N, float scale, float *dst) {
     int64_t wide = padded(N);
     zero(dst, ceil_div(channels, V) * wide * V);

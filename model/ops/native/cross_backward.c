@@ -12,7 +12,7 @@ typedef struct {
     Kept *kept;                                   /* [t] */
     vf (*sum_dt)[NB];                             /* [rank / NB][t][n] */
     float *rows_B, *rows_C, *rows_dt, *rows_gate; /* [t][n] gradients */
-    float *g, *shared, *gshared, *none;           /* states; none: zeros */
+    float *g, *shared, *gshared, *none;           /* states; none: zeros, before the first tile */
     float *gx, *gstep;                            /* [vector][t][lane] */
 } Scratch;
 
@@ -33,7 +33,7 @@ static Scratch make_scratch(const Plan *p, float **work) {
     return s;
 }
 
-/* From the gradients of the scan's input and step to those of x, dt, skip, bias, W and rho; gx becomes that of u. */
+/* From the gradients of the scan's input and step to those of x, dt and the parameters; s->gx becomes that of u. */
 static void finish_tile(const Cross *c, const Plan *p, const Tile *tile, Scratch *s, const Tables *sums, int64_t k,
                         int64_t j, float *gx, int add) {
     int64_t o = j * T * V, at = k * p->row + j * V, w = k * p->rank * p->row + j * p->rank * V;
@@ -66,8 +66,9 @@ static void finish_tile(const Cross *c, const Plan *p, const Tile *tile, Scratch
     }
 }
 
-/* Gradient of the gate, sum_d gu_td rho_d shared_dn, a product of matrices: states side by side, so that nothing is
- * summed over lanes. shared: (D, N) as the caller has it. Rows up to a multiple of INTERLEAVE are written. */
+/* Gradient of the gate, sum_d gu_td rho_d shared_dn, a product of matrices with states in the lanes, so that nothing is
+ * summed over lanes. shared: (channels, N), as the caller stores it. Rows up to a multiple of INTERLEAVE are written.
+ */
 static void gate_gradient(const Cross *c, const Plan *p, int steps, const Scratch *s, const float *shared,
                           const float *rho) {
     for (int64_t n = 0; n < c->N; n += V) {

@@ -6,7 +6,7 @@
  */
 #include "common.h"
 
-#define PIXELS 8         /* neighbouring results side by side in registers */
+#define PIXELS 8         /* neighbouring results held in registers */
 #define BAND (128 << 10) /* floats of a band: half of a second cache of a megabyte */
 
 #define LARGEST 11 /* kernel sides that are compiled: 5, 7, 9, 11 */
@@ -145,7 +145,7 @@ int depthwise_forward(const Depthwise *c) {
     return failed;
 }
 
-/* Gradients of band `item` of vector j; `sums` [tap][lane] and then the bias's are added to. */
+/* Gradients of band `item` of vector j; added to `sums`: [tap][lane], then the bias's. */
 static void backward_band(const Depthwise *c, const Layout *l, int64_t item, int64_t j, const float *flipped,
                           float *band, float *gband, float *sums) {
     int64_t image = c->height * c->width * c->channels, b = item / l->bands, y0 = item % l->bands * l->rows;

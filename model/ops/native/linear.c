@@ -57,7 +57,7 @@ INLINE void block(const int high, int64_t inner, const float *a, int64_t row, in
  * apart. */
 static void product(int64_t rows, int64_t inner, int64_t columns, const float *a, int64_t row, int64_t step,
                     const float *b, int64_t b_row, float *out, int64_t out_row, const float *start, int add) {
-    int64_t next = b_row ? 1 : inner; /* floats from column to column of a panel's start */
+    int64_t next = b_row ? 1 : inner; /* floats between the starts of two panels, per column */
     if (!b_row) b_row = PANEL;
     for (int64_t j = 0; j < columns; j += PANEL) {
         const float *panel = b + j * next, *s = start ? start + j : NULL;
@@ -121,7 +121,7 @@ static void backward_rows(const Linear *c, int64_t from, int64_t to, const float
                     (int)c->add);
         if (c->gweight) {
             const float *x = c->x + i * c->x_row;
-            int whole = c->inner % PANEL == 0; /* panels: as they are */
+            int whole = c->inner % PANEL == 0; /* x already consists of panels */
             if (!whole) pack_rows(x, c->x_row, rows, c->inner, work);
             product(c->outer, rows, c->inner, g, 1, c->gy_row, whole ? x : work, whole ? c->x_row : 0, sums, c->inner,
                     NULL, 1);

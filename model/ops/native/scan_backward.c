@@ -1,7 +1,7 @@
 /* The selective scan, backward; see scan.h.
  *
- * A task is walked from its last tile to its first; each tile's states are computed again from the state before it,
- * which forward has kept.
+ * scan_backward at the end gives each thread groups of a part of the batch; backward_task walks a sequence from its
+ * last tile to its first and computes the states of a tile again from the state before it, which forward has kept.
  */
 #include "scan.h"
 
@@ -9,11 +9,11 @@ typedef struct {
     float *A, *D, *delta_bias; /* gradients of one part of the batch, packed */
 } Sums;
 
-/* Scratch of a backward task, [vector][t][lane] or [t][n]. A span holds what is read, and later the gradients that are
- * written; a tile is small enough for the first cache. */
+/* Scratch of a backward task, [vector][t][lane] or [t][n]. A span holds what is read and later the gradients to be
+ * written; a tile fits the first cache. */
 typedef struct {
     float *B, *C, *gB, *gC;               /* of the span */
-    float *u, *delta, *dy;                /* of the span; u and delta end as their gradients */
+    float *u, *delta, *dy;                /* of the span; u and delta are replaced by their gradients */
     float *step, *slope, *x, *gx, *gstep; /* of the tile */
     Kept *kept;
     float *g, *initial_state; /* states */
@@ -35,7 +35,7 @@ static ScanScratch scan_scratch(const Packed *p, float *work) {
     return w;
 }
 
-/* What the span before this one reads and what this one writes. */
+/* What the next span, the one before this in time, reads, and what this one writes. */
 INLINE PreloadQueue preload_of_span(const Scan *s, int64_t task, int64_t t0, int64_t calls) {
     int64_t L = s->length, at = task * s->channels * L + t0;
     int64_t before =
@@ -73,7 +73,8 @@ static void write_span(const Scan *s, const Packed *p, int64_t task, int64_t t0,
     }
 }
 
-/* From the gradients of x and step to those of u and delta, in their place, of skip and of the bias; from step t on. */
+/* From the gradients of x and step of a tile, which starts at step t of the span, to those of u and delta, which
+ * replace them, and of D and delta_bias. */
 static void finish_tile_of_scan(const Packed *p, int64_t k, int t, int steps, ScanScratch *w, Sums sums) {
     for (int64_t j = 0; j < p->vectors; j++) {
         vf skip = load(p->D + (k * p->vectors + j) * V);
@@ -114,7 +115,7 @@ static void backward_task(const Scan *s, const Packed *p, int64_t b, int64_t k, 
                 for (int64_t j = 0; j < p->vectors; j++) {
                     int64_t o = j * T * V, q = (j * wide + n) * V;
                     preload_step(&next);
-                    if (tile) preload_l2(h + q - p->state, NB * V); /* of the tile that follows */
+                    if (tile) preload_l2(h + q - p->state, NB * V); /* of the next tile, the one before */
                     backward_tile(steps, (int)wide, w->step + o, w->x + o, w->dy + (j * SPAN + t) * V,
                                   w->B + t * wide + n, w->C + t * wide + n, p->A2 + k * p->state + q, h + q, w->g + q,
                                   sums.A + q, w->gx + o, w->gstep + o, w->kept, j == 0);

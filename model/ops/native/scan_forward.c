@@ -1,4 +1,5 @@
-/* The selective scan, forward; see scan.h. */
+/* The selective scan, forward: scan_forward at the end gives each thread groups, or part of the channels of one;
+ * forward_task walks its sequence span by span and tile by tile. See scan.h. */
 #include "scan.h"
 
 /* Floats that forward keeps for backward: the state before every tile but the first. */
@@ -6,7 +7,7 @@ int64_t scan_saved_floats(int64_t batch, int64_t K, int64_t D, int64_t N, int64_
     return batch * K * (ceil_div(length, T) - 1) * ceil_div(D, V) * V * padded(N);
 }
 
-/* One task for vectors of channels `from` .. `to`. */
+/* One group of one sample, for the vectors of channels `from` .. `to`. */
 static void forward_task(const Scan *s, const Packed *p, int64_t b, int64_t k, int64_t from, int64_t to, float *work) {
     int64_t L = s->length, N = s->N, wide = p->wide, task = b * s->K + k;
     float *B = take(&work, SPAN * wide), *C = take(&work, SPAN * wide), *h = take(&work, p->state);
@@ -21,7 +22,7 @@ static void forward_task(const Scan *s, const Packed *p, int64_t b, int64_t k, i
         for (int64_t j = from; j < to; j++) {
             int lanes = min_i64(V, s->channels - j * V);
             int64_t first = (task * s->channels + from * V) * L, at = (task * s->channels + j * V) * L + t0;
-            /* other channels, later steps, or the task that this thread is likely to take next */
+            /* other channels, later steps, or the task that this thread is likely to do next */
             int64_t then = j + 1 < to      ? at + V * L
                            : t0 + SPAN < L ? first + t0 + SPAN
                                            : first + s->threads * s->channels * L;

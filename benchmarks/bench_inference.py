@@ -59,7 +59,7 @@ GPU_MODES = [Mode("fp16", "fp16"), Mode("fp16, compiled", "fp16", compile=True)]
 
 
 class Contender:
-    """One mode with a network of its own: its result on all images, and the times of its turns."""
+    """One mode with a separate network: its result on all images, and the times of its turns."""
 
     def __init__(self, mode: Mode, model: torch.nn.Module, images: list[torch.Tensor], batch: int) -> None:
         self.mode, self.images = mode, images

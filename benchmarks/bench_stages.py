@@ -1,6 +1,6 @@
 """What each step of speeding up LE-Mamba on a CPU gave: `python -m benchmarks.bench_stages`.
 
-Every stage runs in processes of its own that differ in environment variables only; the stages take turns, round by
+Every stage runs in separate processes that differ in environment variables only; the stages take turns, round by
 round. One thread, processor time (not elapsed time), the first quartile of all runs: other work on the machine shares
 caches and memory and so only ever adds. LE-Mamba tiny, 8 bands, 64x64. Results go to benchmarks/results/.
 """
@@ -66,7 +66,7 @@ def measure(repeats: int) -> dict[str, list[float]]:
 
 
 def run_stage(settings: dict[str, str], repeats: int) -> dict[str, list[float]]:
-    """Measure in a process with these environment variables, and none of ours besides."""
+    """Measure in a process with these environment variables and none of our others."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "LEMAMBA_"))}
     kept = {k: v for k, v in os.environ.items() if k == "LEMAMBA_CACHE"}
     command = [sys.executable, "-m", "benchmarks.bench_stages", "--one", str(repeats)]

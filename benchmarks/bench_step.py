@@ -3,7 +3,7 @@
 Three tables. The loop: `engine.training.fit` as `accelerate_main.py` sets it up, on the demo set, whose steps are
 timed in turns with the bare step (forward, loss, backward, clip, optimizer, EMA) on the same batch; the loop's
 own cost is the time between two steps (loading, logging, agreeing) plus what its step takes beyond the bare one.
---grad_ckpt: LE-Mamba tiny, batch 4 of 64 x 64, each setting in a process of its own, peak memory of a step beyond what
+--grad_ckpt: LE-Mamba tiny, batch 4 of 64 x 64, each setting in a separate process, peak memory of a step beyond what
 the process had before. --channels_last: FusionNet, the two layouts in turns. Results go to benchmarks/results/.
 """
 
@@ -157,7 +157,7 @@ def one_step(model: torch.nn.Module, batch: int, side: int = 64, layout=torch.co
 
 
 def memory_of_a_step(checkpointing: bool) -> None:
-    """Print peak memory of the first step and the median time of the next five (run in a process of its own)."""
+    """Print peak memory of the first step and the median time of the next five (run in a separate process)."""
     torch.manual_seed(0)
     model = build_model("LEMamba", img_channel=8, condition_channel=1, out_channel=8).train()
     model.set_grad_checkpointing(checkpointing)
@@ -172,7 +172,7 @@ def memory_of_a_step(checkpointing: bool) -> None:
 
 
 def checkpoint_rows() -> dict:
-    """Run both settings, each in a process of its own."""
+    """Run both settings, each in a separate process."""
     rows = {}
     for name in ("plain", "grad_ckpt"):
         command = [sys.executable, "-m", "benchmarks.bench_step", "--memory", name]

@@ -1,7 +1,7 @@
 """Compile what `benchmarks.gpu` will measure, several cells of its table at once: `python -m benchmarks.gpu_warm`.
 
 Compiling takes most of a first run, and one process compiles one kernel after another. Here each cell runs once in a
-process of its own, forward and backward with every configuration, and leaves its kernels in Triton's cache. What these
+separate process, forward and backward with every configuration, and leaves its kernels in Triton's cache. What these
 processes measure is worth nothing, as they disturb each other: the choices go to a folder that is thrown away.
 """
 

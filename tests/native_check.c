@@ -28,14 +28,14 @@ static float *numbers(int64_t count, float low, float high) {
 static double worst(double most, double a, double b) { return fmax(most, fabs(a - b)); }
 
 int main(void) {
-    Scan s = {.batch = BATCH, .K = K, .D = D, .N = N, .length = L, .softplus = 1, .threads = 1};
+    Scan s = {.batch = BATCH, .K = K, .channels = D, .N = N, .length = L, .delta_softplus = 1, .threads = 1};
     s.u = numbers(BATCH * KD * L, -1, 1), s.delta = numbers(BATCH * KD * L, -3, 1), s.A = numbers(KD * N, -1.5f, -0.5f);
     s.B = numbers(BATCH * K * N * L, -1, 1), s.C = numbers(BATCH * K * N * L, -1, 1);
-    s.skip = numbers(KD, -1, 1), s.bias = numbers(KD, -1, 1), s.gy = numbers(BATCH * KD * L, -1, 1);
+    s.D = numbers(KD, -1, 1), s.delta_bias = numbers(KD, -1, 1), s.gy = numbers(BATCH * KD * L, -1, 1);
     s.y = floats(BATCH * KD * L), s.last = floats(BATCH * KD * N),
     s.saved = floats(scan_saved_floats(BATCH, K, D, N, L));
     s.gu = floats(BATCH * KD * L), s.gdelta = floats(BATCH * KD * L), s.gA = floats(KD * N);
-    s.gB = floats(BATCH * K * N * L), s.gC = floats(BATCH * K * N * L), s.gskip = floats(KD), s.gbias = floats(KD);
+    s.gB = floats(BATCH * K * N * L), s.gC = floats(BATCH * K * N * L), s.gD = floats(KD), s.gdelta_bias = floats(KD);
     if (scan_forward(&s) || scan_backward(&s)) return 1;
 
     static double gA[KD][N], gB[BATCH * K * N * L], gC[BATCH * K * N * L], h[L + 1][N], decay[L][N];
@@ -44,7 +44,7 @@ int main(void) {
         int64_t d = c % KD, row = c * L, group = (c / KD * K + d / D) * N * L;
         double step[L], slope[L], g[N] = {0};
         for (int64_t t = 0; t < L; t++) {
-            double raw = (double)s.delta[row + t] + s.bias[d], y = (double)s.skip[d] * s.u[row + t];
+            double raw = (double)s.delta[row + t] + s.delta_bias[d], y = (double)s.D[d] * s.u[row + t];
             step[t] = log1p(exp(raw)), slope[t] = 1 / (1 + exp(-raw));
             for (int64_t n = 0; n < N; n++) {
                 decay[t][n] = exp(step[t] * s.A[d * N + n]);
@@ -66,7 +66,7 @@ int main(void) {
                 gstep += g[n] * h[t][n] * s.A[d * N + n];
                 gA[d][n] += g[n] * h[t][n] * step[t];
             }
-            gu_off = worst(gu_off, gx * step[t] + out * s.skip[d], s.gu[row + t]);
+            gu_off = worst(gu_off, gx * step[t] + out * s.D[d], s.gu[row + t]);
             gdelta_off = worst(gdelta_off, (gstep + gx * s.u[row + t]) * slope[t], s.gdelta[row + t]);
         }
     }

@@ -6,6 +6,7 @@ Shapes: u, delta (B, KD, L); A (KD, N); B, C (B, K, N, L); states (B, KD, N).
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,11 @@ import torch.utils.checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from lemamba.model.ops import available_backends, selective_scan
+from lemamba.model.ops.native import scan as native_scan
+from lemamba.model.ops.native.build import SOURCES
+from lemamba.model.ops.scan import backends, selective
+from lemamba.model.ops.scan.backends import BACKENDS
+from lemamba.model.ops.scan.interface import Backend, ScanInputs
 from lemamba.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -287,6 +293,12 @@ def test_the_native_operator_is_one_operator():
         run(inputs, "cpp")
     assert counter.get_total_flops() == 9 * 2 * 6 * 40 * 4
 
+    y, last = operator(*arguments)  # called directly it saves nothing, so its backward reruns forward
+    given = torch.autograd.grad(y.square().sum() + last.square().sum(), list(inputs.values()))
+    y, last = run(inputs, "cpp")
+    expected = torch.autograd.grad(y.square().sum() + last.square().sum(), list(inputs.values()))
+    assert all(torch.equal(a, b) for a, b in zip(given, expected, strict=True))
+
     def loss(u, others):
         y, last = selective_scan(u, **others, delta_softplus=True, return_last_state=True, backend="cpp")
         return y.square().sum() + last.square().sum()
@@ -331,6 +343,33 @@ def test_forcing_a_backend(monkeypatch):
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="mamba_ssm was asked for but is not available"):
             selective_scan(**inputs, backend="mamba_ssm")
+
+
+def test_a_backend_is_what_it_declares(monkeypatch):
+    def scan(inputs: ScanInputs):
+        return torch.full_like(inputs.u, 7.0), inputs.u.new_zeros(*inputs.u.shape[:2], inputs.A.shape[1])
+
+    new = Backend("new", lambda: (True, "for this test"), scan, devices=("cpu",), state_gradient=False)
+    monkeypatch.setattr(backends, "BACKENDS", {"new": new, **BACKENDS})
+    monkeypatch.setattr(selective, "BACKENDS", backends.BACKENDS)
+    inputs = {k: v.detach().float() for k, v in make(1, 1, 2, 2, 4).items()}
+    state = inputs.pop("initial_state")
+    assert available_backends()["new"].available
+    assert (selective_scan(**inputs) == 7).all()
+    assert not (selective_scan(**inputs, initial_state=state) == 7).all()  # auto skips it
+    with pytest.raises(UserError, match="new was asked for but cannot serve this call: it has no initial state"):
+        selective_scan(**inputs, initial_state=state, backend="new")
+    with pytest.raises(UserError, match="it computes in float32"):
+        selective_scan(**{k: v.double() for k, v in inputs.items()}, backend="new")
+
+
+@pytest.mark.parametrize(("header", "name"), [("scan.h", "Scan"), ("cross.h", "Cross"), ("cross.h", "Rows")])
+def test_the_c_structs_have_the_fields_of_their_python_twins(header, name):
+    source = re.sub(r"/\*.*?\*/", "", (SOURCES / header).read_text(), flags=re.DOTALL)
+    (body,) = re.findall(rf"typedef struct {{([^}}]*)}} {name};", source)
+    declared = [re.findall(r"(\w+)\s*(?:,|$)", line.strip()) for line in body.split(";")]
+    twin = getattr(native_scan, f"_{name}")
+    assert [field for line in declared for field in line] == [field for field, _ in twin._fields_]
 
 
 _PRINT = """

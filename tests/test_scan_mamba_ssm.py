@@ -16,8 +16,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lemamba.model.ops import available_backends, selective_scan
-from lemamba.model.ops.scan import mamba_ssm_backend as scan_mamba_ssm
-from lemamba.model.ops.scan import reference as scan_reference
+from lemamba.model.ops.scan import mamba_ssm_backend, reference
+from lemamba.model.ops.scan.interface import ScanInputs
 from lemamba.utils.errors import UserError
 
 SIZES = (2, 2, 3, 4, 9)  # B, K, D, N, L
@@ -30,7 +30,7 @@ def _fwd(u, delta, A, B, C, D, z, delta_bias, softplus):
     assert u.shape[2] <= 2048
     inputs = [None if t is None else t.float() for t in (u, delta, A, B, C, D, delta_bias)]
     with torch.no_grad():
-        y, last = scan_reference.selective_scan(*inputs, softplus, None)
+        y, last = reference.scan(ScanInputs(*inputs, softplus))
     states = torch.stack((torch.full_like(last, float("nan")), last), dim=-1).flatten(2)[:, :, None]
     return [y.to(u.dtype), states]
 
@@ -45,7 +45,7 @@ def _bwd(u, delta, A, B, C, D, z, delta_bias, gy, states, out, gz, softplus, rec
         for t in inputs:
             if t is not None:
                 t.requires_grad_()
-        y, _ = scan_reference.selective_scan(*inputs, softplus, None)
+        y, _ = reference.scan(ScanInputs(*inputs, softplus))
         grads = iter(torch.autograd.grad(y, [t for t in inputs if t is not None], gy.float()))
         return [None if t is None else next(grads) for t in inputs]
 
@@ -75,7 +75,7 @@ def make(dtype=torch.float32, batch: int = SIZES[0]) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)], ids=str)
 def test_outputs_and_gradients(stand_in, dtype, tolerance):
     inputs = make(dtype)
-    y, last = scan_mamba_ssm.selective_scan(*inputs.values(), True, None)
+    y, last = mamba_ssm_backend.scan(ScanInputs(*inputs.values(), True))
     assert y.dtype == dtype
     assert last.dtype == torch.float32
     assert not last.requires_grad  # the package has no gradient through it
@@ -92,11 +92,11 @@ def test_outputs_and_gradients(stand_in, dtype, tolerance):
 
 
 def test_is_one_operator(stand_in):
-    arguments = (*make().values(), True)
+    arguments = (*make().values(), True, None)
     operator = torch.ops.lemamba.scan_mamba_ssm
     assert len(operator(*arguments)) == 2
     torch.library.opcheck(operator.default, arguments)
-    torch.library.opcheck(operator.default, (*arguments[:5], None, None, False))
+    torch.library.opcheck(operator.default, (*arguments[:5], None, None, False, None))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         operator(*arguments)
     batch, K, D, N, L = SIZES
@@ -106,7 +106,7 @@ def test_is_one_operator(stand_in):
 def test_fake_results_need_no_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "selective_scan_cuda", None)  # importing it fails
     inputs = {k: v.detach().to("meta") for k, v in make(torch.bfloat16).items()}
-    y, last = torch.ops.lemamba.scan_mamba_ssm(*inputs.values(), True)
+    y, last = torch.ops.lemamba.scan_mamba_ssm(*inputs.values(), True, None)
     assert y.shape == inputs["u"].shape
     assert y.dtype == torch.bfloat16
     assert last.shape == (SIZES[0], *inputs["A"].shape)
@@ -114,7 +114,7 @@ def test_fake_results_need_no_package(monkeypatch):
 
 def test_zero_batch(stand_in):
     inputs = make(batch=0)
-    y, last = scan_mamba_ssm.selective_scan(*inputs.values(), True, None)
+    y, last = mamba_ssm_backend.scan(ScanInputs(*inputs.values(), True))
     grads = torch.autograd.grad(y.sum(), list(inputs.values()))
     assert y.shape == inputs["u"].shape
     assert last.shape == (0, *inputs["A"].shape)
@@ -124,7 +124,7 @@ def test_zero_batch(stand_in):
 def test_an_initial_state_is_refused():
     inputs = make()
     with pytest.raises(UserError, match="takes no initial state"):
-        scan_mamba_ssm.selective_scan(*inputs.values(), True, torch.zeros(2, 6, 4))
+        mamba_ssm_backend.scan(ScanInputs(*inputs.values(), True, torch.zeros(2, 6, 4)))
 
 
 @pytest.mark.gpu

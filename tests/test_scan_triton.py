@@ -44,7 +44,7 @@ LARGER_CROSSES = [(2, 4, 64, 32, 2, 24, 20), (700, 4, 32, 16, 2, 8, 8), (1, 4, 6
 
 @pytest.fixture
 def interpreter():
-    """Triton decides when it is imported whether to interpret, so these tests need a process of their own."""
+    """Triton decides when it is imported whether to interpret, so these tests need a separate process."""
     if os.environ.get("TRITON_INTERPRET") != "1":
         pytest.skip("run by test_kernels_in_the_interpreter, in a process with TRITON_INTERPRET=1")
     before = torch.are_deterministic_algorithms_enabled()
@@ -246,9 +246,8 @@ def test_nan_stays_visible_interpreted(interpreter):
 def test_operators_interpreted(interpreter):
     """Two results, and all that torch.library can check: schema, fake results, autograd, tracing."""
     inputs = scan_inputs(2, 1, 2, 2, 1)
-    u, delta, A, B, C, D, bias, initial = inputs.values()
-    arguments = (u.unflatten(1, (1, 2)), delta.unflatten(1, (1, 2)), A, B, C, D, bias, True, initial)
-    arguments = tuple(v.detach().requires_grad_() if isinstance(v, torch.Tensor) else v for v in arguments)
+    *tensors, initial = (v.detach().requires_grad_() for v in inputs.values())
+    arguments = (*tensors, True, initial)
     operator = torch.ops.lemamba.scan_triton
     assert len(operator(*arguments)) == 2
     torch.library.opcheck(operator.default, arguments)

@@ -25,12 +25,12 @@ if not hasattr(triton.language, "gather"):
     pytest.skip(f"triton {triton.__version__} lacks what the kernels use", allow_module_level=True)
 
 INTEGERS = ("L", "H", "W", "length", "chunks")
-ROWS = ("x", "dt", "B", "C", "gate", "gy")
+ROWS = ("x", "dt", "Bt", "Ct", "gate", "gy")
 BIN = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
 def options(shape: Shape, config: Config) -> dict:
-    """Return the flags that `triton_launch.Plan` would give the kernels."""
+    """Return the flags that `launch.Plan` would give the kernels."""
     sizes = tile(shape, config)
     ones = {"chunks": 1, "W": 1} if shape.cross else {"chunks": 1, "H": 1, "W": 1}  # Triton makes 1 a constant
     return {

@@ -1,6 +1,6 @@
 """The C kernels for vectors of every width, not only this machine's: one source, three widths, two architectures.
 
-On x86 the kernels' own tests run again with a compiler that is told of a lesser processor. For 64-bit ARM the scan is
+On x86 the kernels' own tests run again with a compiler whose target has narrower vectors. For 64-bit ARM the scan is
 cross-compiled and run in an emulator, where there are both, against its definition in double (`native_check.c`).
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from lemamba.model.ops.native import build as native_build
+from lemamba.model.ops.native import build
 
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = [f"tests/test_{name}.py" for name in ("scan", "cross_scan", "linear", "gate", "depthwise")]
@@ -37,11 +37,11 @@ def test_kernels_of_narrower_vectors(tmp_path, processor, lanes, needs):
     compiler.write_text(f'#!/bin/sh\nexec cc "$@" -march={processor}\n')  # the last -march counts
     compiler.chmod(0o755)
     environment = {**os.environ, "CC": str(compiler), "LEMAMBA_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "2"}
-    told = subprocess.run(
+    reported = subprocess.run(
         [sys.executable, "-c", "from lemamba.model.ops.native.build import lanes; print(lanes())"],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert int(told.stdout) == lanes
+    assert int(reported.stdout) == lanes
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-k", SELECTED, *TESTS],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
@@ -57,9 +57,9 @@ def test_the_scan_in_c_equals_its_definition(tmp_path, target):
     missing = [tool for tool in (compiler, *emulator) if not shutil.which(tool)]
     if missing:
         pytest.skip(f"needs {missing[0]}")
-    sources = native_build.SOURCES
+    sources = build.SOURCES
     kernels, program = tmp_path / "kernels.o", tmp_path / "check"
-    flags = [f for f in native_build._COMMON if f not in ("-shared", "-fPIC")]
+    flags = [f for f in build._COMMON if f not in ("-shared", "-fPIC")]
     subprocess.run([compiler, *flags, "-fopenmp", "-c", sources / "all.c", "-o", kernels], check=True)
     subprocess.run(
         [compiler, "-std=gnu11", "-O1", *static, "-fopenmp", "-I", sources, CHECK, kernels, "-o", program, "-lm"],

@@ -1,7 +1,7 @@
 """How freed memory is kept, said once before torch starts.
 
 A training step allocates and frees about a gigabyte in blocks of megabytes. glibc hands such blocks back to the
-kernel at once, and the next step pays for every page again: about a tenth of its time (docs/performance.md). Here
+kernel at once, and the next step pays for every page again: about a tenth of its time (docs/engineering_log.md). Here
 glibc is told to keep them. The peak of a process does not change, only what it holds between two peaks.
 """
 

@@ -1,1 +1,1 @@
-"""Layers used by more than one architecture."""
+"""Layers that several networks use: convolutions, linear layers, Mamba, SS2D, windows, drop path, residual blocks."""

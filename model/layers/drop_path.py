@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class DropPath(nn.Module):
@@ -19,8 +18,8 @@ class DropPath(nn.Module):
             raise ValueError(f"drop path rate must lie in [0, 1), given {rate}")
         self.rate = rate
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return `x` (B, …) with some samples set to zero."""
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `x` (B, …) with the branch of some samples set to zero and the others scaled."""
         if self.rate == 0.0 or not self.training:
             return x
         keep = 1.0 - self.rate

@@ -1,11 +1,10 @@
-"""A linear layer whose result may be cut into parts. Shapes: x (…, I), parts (…, O_i)."""
+"""A linear layer whose result may be cut into parts. Shapes: x (…, I), result (…, O), parts (…, O_i)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lemamba.model.ops.native.linear import linear, linear_parts
 
@@ -13,8 +12,10 @@ from lemamba.model.ops.native.linear import linear, linear_parts
 class Linear(nn.Linear):
     """`torch.nn.Linear` with the project's product on a CPU (`lemamba.model.ops.native.linear`)."""
 
-    def forward(self, x: torch.Tensor, sizes: Sequence[int] | None = None) -> torch.Tensor | list[torch.Tensor]:
-        """Map x (…, I) to (…, O), or, given sizes that add up to O, to a list of (…, O_i)."""
-        if sizes is None:
-            return linear(x, self.weight, self.bias)
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x (…, I) to (…, O)."""
+        return linear(x, self.weight, self.bias)
+
+    def parts(self, x: Tensor, sizes: Sequence[int]) -> list[Tensor]:
+        """Map x (…, I) to tensors (…, O_i) of the given sizes, which add up to O."""
         return linear_parts(x, self.weight, self.bias, sizes)

@@ -9,16 +9,18 @@ R = ceil(c / 16) rank of dt. Everything is channels last: (B, H, W, ·).
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from einops import rearrange
+from torch import Tensor, nn
 
 from lemamba.model.layers.conv import DepthwiseConv
 from lemamba.model.layers.drop_path import DropPath
-from lemamba.model.layers.dt import draw_dt_bias
 from lemamba.model.layers.linear import Linear
+from lemamba.model.layers.mamba import draw_dt_bias
 from lemamba.model.ops.native.gate import gelu_gate
 from lemamba.model.ops.native.linear import linear_parts
 from lemamba.model.ops.scan.cross import cross_selective_scan
@@ -37,20 +39,20 @@ class GatedMlp(nn.Module):
         self.fc1 = Linear(channels, 2 * hidden)
         self.fc2 = Linear(hidden, channels)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Map x (…, c) to (…, c)."""
-        a, b = self.fc1(x, (self.hidden, self.hidden))
+        a, b = self.fc1.parts(x, (self.hidden, self.hidden))
         return self.fc2(gelu_gate(a, b))
 
 
-def project_state(weight: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+def project_state(weight: Tensor, state: Tensor) -> Tensor:
     """Apply one matrix per direction: weight (K * D, D', 1) and state (B, K * D', N) give (B, K * D, N).
 
-    States are float32 or float64 whatever type the weights have, and stay so.
+    The result has the states' dtype, float32 or float64, whatever the weights' is.
     """
-    B, KDp, N = state.shape
-    W = weight.to(state.dtype).view(K, -1, weight.shape[1])
-    return torch.einsum("kde,bken->bkdn", W, state.view(B, K, KDp // K, N)).reshape(B, -1, N)
+    W = rearrange(weight.to(state.dtype), "(k d) e 1 -> k d e", k=K)
+    projected = torch.einsum("kde,bken->bkdn", W, rearrange(state, "b (k e) n -> b k e n", k=K))
+    return rearrange(projected, "b k d n -> b (k d) n")
 
 
 class SS2D(nn.Module):
@@ -61,11 +63,10 @@ class SS2D(nn.Module):
         d_state: state size N.
         kernel: side of the depth-wise convolution.
         ssm_ratio: D = ssm_ratio * c.
-        prev_inner: inner channels D' of the block whose state arrives; None = takes no state and owns no W1, G, rho.
-        skip_inner: inner channels of the encoder block whose state arrives through the skip; None = owns no W2 and
-            adds a skip state unprojected.
-        state_grad: "detached" cuts the state where the scan puts it out (as published), "full" lets its gradient
-            through.
+        prev_inner: inner channels D' of the block whose state is shared; None: takes no state, has no W1, G, rho.
+        skip_inner: inner channels of the encoder block whose state comes through the skip; None: has no W2 and adds
+            the skip state unprojected.
+        state_grad: "detached" detaches the state that the scan returns (as published), "full" keeps its gradient.
     """
 
     FLOAT32_PARAMETERS = ("A_log", "D", "dt_bias")
@@ -94,7 +95,10 @@ class SS2D(nn.Module):
         self.dt_bias = nn.Parameter(torch.empty(K, D))
         self.A_log = nn.Parameter(torch.empty(K * D, N))
         self.D = nn.Parameter(torch.empty(K * D))
-        self.W1 = self.G = self.rho = self.W2 = None
+        self.W1: nn.Parameter | None = None
+        self.G: nn.Parameter | None = None
+        self.rho: nn.Parameter | None = None
+        self.W2: nn.Parameter | None = None
         if prev_inner is not None:
             self.W1 = nn.Parameter(torch.empty(K * D, prev_inner, 1))
             self.G = nn.Parameter(torch.empty(K * N, D, 1))
@@ -120,8 +124,8 @@ class SS2D(nn.Module):
             if weight is not None:
                 nn.init.normal_(weight)
 
-    def _apply(self, fn, recurse: bool = True):  # noqa: ANN001, ANN202 - torch's own hook, its signature
-        """Move or cast the module, but keep A_log, D and dt_bias in at least float32: bf16 would ruin the decays."""
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SS2D:
+        """Move or cast the module, but keep A_log, D and dt_bias in float32 or wider: bf16 would ruin the decays."""
         kept = {name: getattr(self, name).detach() for name in self.FLOAT32_PARAMETERS}
         super()._apply(fn, recurse)
         for name, before in kept.items():
@@ -130,10 +134,10 @@ class SS2D(nn.Module):
                 parameter.data = before.to(parameter.device)
         return self
 
-    def shared_state(self, prev: torch.Tensor | None, skip: torch.Tensor | None) -> torch.Tensor | None:
+    def shared_state(self, prev: Tensor | None, skip: Tensor | None) -> Tensor | None:
         """Combine the previous block's state and the encoder's: s = W1 prev (+ W2 skip); (B, K * D, N) or None.
 
-        The skip state counts only where a previous state exists; without W2 it is added as it is.
+        Without a previous state the skip state is ignored; without W2 it is added unprojected.
         """
         if prev is None or self.W1 is None:
             return None
@@ -142,22 +146,19 @@ class SS2D(nn.Module):
             s = s + (skip if self.W2 is None else project_state(self.W2, skip))
         return s
 
-    def scan(
-        self, x: torch.Tensor, prev: torch.Tensor | None, skip: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def scan(self, x: Tensor, prev: Tensor | None, skip: Tensor | None) -> tuple[Tensor, Tensor]:
         """Scan x (B, H, W, D) in four directions: y (B, H, W, D) and the last state (B, K * D, N)."""
         R, N = self.dt_rank, self.d_state
         s = self.shared_state(prev, skip)
-        weights = [*self.x_proj.split((R, N, N), dim=1)]
-        if s is not None:
+        weights = list(self.x_proj.split((R, N, N), dim=1))  # (K, ·, D)
+        if s is not None and self.G is not None:
             weights.append(self.G.view(K, N, -1))
-        # One product yields dt, Bt, Ct and the gate, each of all directions: all read the unmodified x.
+        # One product yields dt, Bt, Ct and the gate of all directions: all read the unmodified x.
         weight = torch.cat([part.flatten(0, 1) for part in weights])
         parts = linear_parts(x, weight, None, [K * part.shape[1] for part in weights])
-        parts = (part.view(*x.shape[:3], K, -1).permute(0, 3, 4, 1, 2) for part in parts)  # (B, K, ·, H, W)
-        dt, Bt, Ct, *gate = parts
+        dt, Bt, Ct, *gate = [rearrange(part, "b h w (k n) -> b k n h w", k=K) for part in parts]
         y, last = cross_selective_scan(
-            x.permute(0, 3, 1, 2),
+            rearrange(x, "b h w d -> b d h w"),
             dt,
             Bt,
             Ct,
@@ -169,13 +170,11 @@ class SS2D(nn.Module):
             gate=gate[0] if gate else None,
             rho=None if s is None else self.rho,
         )
-        return y.permute(0, 2, 3, 1), last.detach() if self.state_grad == "detached" else last
+        return rearrange(y, "b d h w -> b h w d"), last.detach() if self.state_grad == "detached" else last
 
-    def forward(
-        self, x: torch.Tensor, prev: torch.Tensor | None = None, skip: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Map x (B, H, W, c) to the same shape and give the last state (B, K * D, N)."""
-        x, z = self.in_proj(x, (self.inner, self.inner))
+    def forward(self, x: Tensor, prev: Tensor | None = None, skip: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map x (B, H, W, c) to the same shape; also return the last state (B, K * D, N)."""
+        x, z = self.in_proj.parts(x, (self.inner, self.inner))
         x = F.silu(self.conv(self.conv_norm(x)))
         y, last = self.scan(x, prev, skip)
         return self.out_proj(self.out_norm(y) * F.silu(z)), last
@@ -191,7 +190,7 @@ class VSSBlock(nn.Module):
         **ss2d: arguments of `SS2D`.
     """
 
-    def __init__(self, channels: int, *, mlp_ratio: float, drop_path: float = 0.0, **ss2d) -> None:
+    def __init__(self, channels: int, *, mlp_ratio: float, drop_path: float = 0.0, **ss2d: Any) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(channels, eps=1e-6)
         self.ss2d = SS2D(channels, **ss2d)
@@ -199,10 +198,8 @@ class VSSBlock(nn.Module):
         self.mlp = GatedMlp(channels, mlp_ratio)
         self.drop_path = DropPath(drop_path)
 
-    def forward(
-        self, x: torch.Tensor, prev: torch.Tensor | None = None, skip: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Map x (B, H, W, c) to the same shape and give the last state (B, K * D, N)."""
+    def forward(self, x: Tensor, prev: Tensor | None = None, skip: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map x (B, H, W, c) to the same shape; also return the last state (B, K * D, N)."""
         y, state = self.ss2d(self.norm1(x), prev, skip)
         x = x + self.drop_path(y)
         x = x + self.drop_path(self.mlp(self.norm2(x)))

@@ -26,7 +26,7 @@ from torch import Tensor
 
 SOURCES = Path(__file__).resolve().parent
 _COMMON = ("-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
-# Tried in this order: everything for this very processor; without OpenMP (one thread); without knowing the processor.
+# Tried in this order: for this processor with OpenMP; without OpenMP (one thread); for processors of its kind.
 _VARIANTS = (
     ("-march=native", "-fopenmp"),
     ("-march=native",),
@@ -54,7 +54,7 @@ def _compilers() -> list[list[str]]:
 
 
 def _processor() -> str:
-    """Return what -march=native depends on: a library made for another processor must not be loaded."""
+    """Return what -march=native depends on: a library compiled for another processor must not be loaded."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
         lines = info.read_text(errors="replace").splitlines()
@@ -64,7 +64,7 @@ def _processor() -> str:
 
 
 def _writable_folder() -> Path:
-    """Return the cache folder, or a temporary one that goes with the process when the cache cannot be written."""
+    """Return the cache folder, or one that is deleted at exit when the cache cannot be written."""
     folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -77,14 +77,12 @@ def _writable_folder() -> Path:
 
 
 def _compile(command: list[str], flags: tuple[str, ...], target: Path) -> str | None:
-    """Compile into `target`; return None, or the compiler's first complaint."""
+    """Compile into `target`; return None, or the compiler's first error."""
     handle, name = tempfile.mkstemp(dir=target.parent, suffix=".part")
     os.close(handle)
     try:
-        done = subprocess.run(
-            [*command, *_COMMON, *flags, str(SOURCES / "all.c"), "-o", name, "-lm"],
-            capture_output=True, text=True, timeout=300, check=False,
-        )  # fmt: skip
+        command = [*command, *_COMMON, *flags, str(SOURCES / "all.c"), "-o", name, "-lm"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
         if done.returncode == 0:
             Path(name).replace(target)
             return None
@@ -97,7 +95,7 @@ def _compile(command: list[str], flags: tuple[str, ...], target: Path) -> str | 
 
 
 def _build() -> tuple[ctypes.CDLL | None, str]:
-    """Return the loaded library and how it was made, or None and why not."""
+    """Return the loaded library and how it was compiled, or None and why not."""
     compilers = _compilers()
     if not compilers:
         return None, "no C compiler: none of $CC, cc, gcc, clang is on PATH (on Debian and Ubuntu: apt-get install gcc)"
@@ -136,35 +134,43 @@ def library() -> tuple[ctypes.CDLL | None, str]:
         return _built()
 
 
+def count(function: str, *sizes: int) -> int:
+    """Call a C function from integers to an integer."""
+    called = getattr(_loaded(function), function)
+    called.restype, called.argtypes = ctypes.c_int64, [ctypes.c_int64] * len(sizes)
+    return called(*sizes)
+
+
 def lanes() -> int:
     """Return how many float32 numbers a vector of the compiled kernels holds (4, 8 or 16), 0 without them."""
-    found, _ = library()
-    return 0 if found is None else found.vector_lanes()
+    return 0 if library()[0] is None else count("vector_lanes")
 
 
 @torch.compiler.assume_constant_result
 def serves(variable: str, least: int) -> bool:
-    """Tell whether a layer's compiled kernel is used: from `least` lanes on, or as the environment `variable` says.
+    """Return whether a layer's compiled kernel is used: from `least` lanes on, or as the environment `variable` says.
 
-    The variable's values are cpp (wherever there are kernels), torch (never), anything else the choice by lanes.
+    The variable is cpp (wherever there are kernels), torch (never), or anything else (by the number of lanes).
     """
     wanted = os.environ.get(variable, "")
     return wanted != "torch" and lanes() >= (1 if wanted == "cpp" else least)
 
 
-def fill(structure: ctypes.Structure, tensors: dict[str, Tensor | None], **numbers: int) -> ctypes.Structure:
-    """Set a C structure's fields from tensors (None is a null pointer) and numbers."""
-    for name, tensor in tensors.items():
-        setattr(structure, name, None if tensor is None else tensor.data_ptr())
-    for name, number in numbers.items():
-        setattr(structure, name, number)
+def fill(structure: ctypes.Structure, **fields: Tensor | ctypes.Structure | int | None) -> ctypes.Structure:
+    """Set fields of a C structure and return it: a tensor becomes a pointer to its data, None a null pointer."""
+    for name, value in fields.items():
+        setattr(structure, name, value.data_ptr() if isinstance(value, Tensor) else value)
     return structure
 
 
 def run(function: str, structure: ctypes.Structure) -> None:
-    """Run a C function on a filled structure; ctypes lets go of the interpreter lock meanwhile."""
+    """Run a C function on a filled structure; ctypes releases the interpreter lock meanwhile."""
+    if getattr(_loaded(function), function)(ctypes.byref(structure)):
+        raise MemoryError(f"{function}: no memory for the kernel's scratch space")
+
+
+def _loaded(function: str) -> ctypes.CDLL:
     found, reason = library()
     if found is None:
         raise RuntimeError(f"{function}: {reason}")
-    if getattr(found, function)(ctypes.byref(structure)):
-        raise MemoryError(f"{function}: no memory for the kernel's scratch space")
+    return found

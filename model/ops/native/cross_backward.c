@@ -1,16 +1,18 @@
 /* The scan of an image in K directions, backward; see cross.h.
  *
- * A direction is walked from its last tile to its first; each tile's states are computed again from the state before
- * it, which forward has kept. What belongs to all samples (A, W, bias, skip, rho) is summed per part of the batch.
+ * cross_backward at the end gives each thread a part of the batch, or one direction of it. backward_direction walks a
+ * direction from its last tile to its first and computes the states of a tile again from the state before it, which
+ * forward has kept; backward_tile_of turns the gradients of the recurrence into those of the inputs. Gradients of the
+ * parameters are summed per part of the batch.
  */
-#include "cross.h"
+#include "cross_tile.h"
 
-/* Scratch of a backward task beside the tile. */
+/* Scratch of a backward task, in addition to its tile. */
 typedef struct {
     Kept *kept;                                   /* [t] */
     vf (*sum_dt)[NB];                             /* [rank / NB][t][n] */
     float *rows_B, *rows_C, *rows_dt, *rows_gate; /* [t][n] gradients */
-    float *g, *shared, *gshared, *none;           /* states; none: zeros */
+    float *g, *shared, *gshared, *none;           /* states; none: zeros, before the first tile */
     float *gx, *gstep;                            /* [vector][t][lane] */
 } Scratch;
 
@@ -31,55 +33,56 @@ static Scratch make_scratch(const Plan *p, float **work) {
     return s;
 }
 
-/* From the gradients of the scan's input and step to those of x, dt, skip, bias, W and rho; gx becomes that of u. */
-static void finish_tile(const Cross *c, const Plan *p, const Tile *tile, Scratch *s, const Plan *sums, int64_t k,
+/* From the gradients of the scan's input and step to those of x, dt and the parameters; s->gx becomes that of u. */
+static void finish_tile(const Cross *c, const Plan *p, const Tile *tile, Scratch *s, const Tables *sums, int64_t k,
                         int64_t j, float *gx, int add) {
     int64_t o = j * T * V, at = k * p->row + j * V, w = k * p->rank * p->row + j * p->rank * V;
-    int lanes = smaller(V, c->D - j * V);
-    vf skip = load(p->skip + at), gskip = load(sums->skip + at), gbias = load(sums->bias + at);
+    int lanes = min_i64(V, c->channels - j * V);
+    vf skip = load(p->tables.D + at), gD = load(sums->D + at), gbias = load(sums->dt_bias + at);
     vf grho = load(sums->rho + at);
     for (int t = 0; t < tile->path.steps; t++) {
         int64_t i = o + t * V;
         vf u = load(tile->u + i), out = load(tile->y + i), to_x = load(s->gx + i);
         vf gu = to_x * load(tile->step + i) + out * skip;
-        vf gstep = (load(s->gstep + i) * all(LN2) + to_x * u) * load(tile->slope + i);
-        gskip += out * u;
+        vf gstep = (load(s->gstep + i) * splat(LN2) + to_x * u) * load(tile->slope + i);
+        gD += out * u;
         gbias += gstep;
-        if (c->shared) grho += gu * load(tile->mix + i);
+        if (c->shared_state) grho += gu * load(tile->mix + i);
         store(s->gx + i, gu);
         store(s->gstep + i, gstep);
-        float *dst = gx + (tile->path.b * p->length + tile->path.at[t]) * c->D + j * V;
+        float *dst = gx + (tile->path.b * p->length + tile->path.at[t]) * c->channels + j * V;
         store_part(dst, add ? load_part(dst, lanes) + gu : gu, lanes);
     }
-    store(sums->skip + at, gskip), store(sums->bias + at, gbias), store(sums->rho + at, grho);
+    store(sums->D + at, gD), store(sums->dt_bias + at, gbias), store(sums->rho + at, grho);
     for (int64_t r = 0; r < c->R; r++) {
         vf(*sum)[NB] = s->sum_dt + r / NB * T;
-        vf weight = load(p->W + w + r * V), gweight = load(sums->W + w + r * V);
+        vf weight = load(p->tables.dt_weight + w + r * V), gweight = load(sums->dt_weight + w + r * V);
         for (int t = 0; t < tile->path.steps; t++) {
             vf gstep = load(s->gstep + o + t * V);
-            gweight += gstep * all(tile->dt[t * p->rank + r]);
+            gweight += gstep * splat(tile->dt[t * p->rank + r]);
             sum[t][r % NB] = j ? gstep * weight + sum[t][r % NB] : gstep * weight;
         }
-        store(sums->W + w + r * V, gweight);
+        store(sums->dt_weight + w + r * V, gweight);
     }
 }
 
-/* Gradient of the gate, sum_d gu_td rho_d shared_dn, a product of matrices: states side by side, so that nothing is
- * summed over lanes. shared: (D, N) as the caller has it. Rows up to a multiple of ABREAST are written. */
+/* Gradient of the gate, sum_d gu_td rho_d shared_dn, a product of matrices with states in the lanes, so that nothing is
+ * summed over lanes. shared: (channels, N), as the caller stores it. Rows up to a multiple of INTERLEAVE are written.
+ */
 static void gate_gradient(const Cross *c, const Plan *p, int steps, const Scratch *s, const float *shared,
                           const float *rho) {
     for (int64_t n = 0; n < c->N; n += V) {
-        int lanes = smaller(V, c->N - n);
-        for (int t = 0; t < steps; t += ABREAST) {
-            vf sum[ABREAST];
-            for (int i = 0; i < ABREAST; i++) sum[i] = all(0.0f);
-            for (int64_t d = 0; d < c->D; d++) {
-                vf row = load_part(shared + d * c->N + n, lanes) * all(rho[d]);
+        int lanes = min_i64(V, c->N - n);
+        for (int t = 0; t < steps; t += INTERLEAVE) {
+            vf sum[INTERLEAVE];
+            for (int i = 0; i < INTERLEAVE; i++) sum[i] = splat(0.0f);
+            for (int64_t d = 0; d < c->channels; d++) {
+                vf row = load_part(shared + d * c->N + n, lanes) * splat(rho[d]);
                 const float *g = s->gx + (d / V * T + t) * V + d % V;
                 UNROLL
-                for (int i = 0; i < ABREAST; i++) sum[i] += row * all(g[i * V]);
+                for (int i = 0; i < INTERLEAVE; i++) sum[i] += row * splat(g[i * V]);
             }
-            for (int i = 0; i < ABREAST; i++) store_part(s->rows_gate + (t + i) * p->wide + n, sum[i], lanes);
+            for (int i = 0; i < INTERLEAVE; i++) store_part(s->rows_gate + (t + i) * p->wide + n, sum[i], lanes);
         }
     }
 }
@@ -93,7 +96,7 @@ INLINE void shared_gradient(int steps, const int count, vf rho, const float *gu,
     for (int t = 0; t < steps; t++) {
         vf g = load(gu + t * V) * rho;
         UNROLL
-        for (int n = 0; n < count; n++) sum[n] += g * all(gate[t * wide + n]);
+        for (int n = 0; n < count; n++) sum[n] += g * splat(gate[t * wide + n]);
     }
     UNROLL
     for (int n = 0; n < count; n++) store(gshared + n * V, sum[n]);
@@ -102,8 +105,8 @@ INLINE void shared_gradient(int steps, const int count, vf rho, const float *gu,
 static void backward_sharing(const Cross *c, const Plan *p, const Tile *tile, const Scratch *s) {
     int64_t k = tile->path.k, wide = p->wide;
     int steps = tile->path.steps;
-    const float *rho = p->rho + k * p->row;
-    gate_gradient(c, p, steps, s, c->shared + (tile->path.b * c->K + k) * c->D * c->N, rho);
+    const float *rho = p->tables.rho + k * p->row;
+    gate_gradient(c, p, steps, s, c->shared_state + (tile->path.b * c->K + k) * c->channels * c->N, rho);
     for (int64_t j = 0; j < p->vectors; j++) {
         const float *gu = s->gx + j * T * V;
         float *gshared = s->gshared + j * wide * V;
@@ -114,23 +117,30 @@ static void backward_sharing(const Cross *c, const Plan *p, const Tile *tile, co
     }
 }
 
-static void backward_tile_of(const Cross *c, const Plan *p, Tile *tile, Scratch *s, const Plan *sums, Path *next,
+/* Write rows of a tile, `count` floats each, to their pixels in dst (batch, pixels, K, count). */
+static void scatter(const Cross *c, const Tile *tile, const float *rows, int64_t wide, int64_t count, float *dst) {
+    const Path *path = &tile->path;
+    dst += (path->b * c->height * c->width * c->K + path->k) * count;
+    for (int t = 0; t < path->steps; t++) copy(dst + path->at[t] * c->K * count, rows + t * wide, (int)count);
+}
+
+static void backward_tile_of(const Cross *c, const Plan *p, Tile *tile, Scratch *s, const Tables *sums, Path *next,
                              const float *h, float *gx, int add) {
-    int steps = tile->path.steps, pixels = (int)ceil_div(T, p->wide / NB * p->vectors); /* asked for at a time */
+    int steps = tile->path.steps, pixels = (int)ceil_div(T, p->wide / NB * p->vectors); /* preloaded at a time */
     int64_t b = tile->path.b, k = tile->path.k;
     const float *gy = c->gy.data + b * c->gy.batch;
     for (int64_t j = 0; j < p->vectors; j++)
         for (int t = 0; t < steps; t++)
             store(tile->y + (j * T + t) * V,
-                  load_part(gy + tile->path.at[t] * c->gy.pixel + j * V, smaller(V, c->D - j * V)));
+                  load_part(gy + tile->path.at[t] * c->gy.pixel + j * V, min_i64(V, c->channels - j * V)));
     zero(s->gx, 2 * T * p->row);
     for (int64_t n = 0; n < p->wide; n += NB) {
         for (int64_t j = 0; j < p->vectors; j++) {
             int64_t o = j * T * V, q = (j * p->wide + n) * V;
-            ask_path(c, next, pixels, gx, 1);
-            if (h != s->none) expect_near(h + q - p->state, NB * V);
+            preload_path(c, next, pixels, gx, 1);
+            if (h != s->none) preload_l1(h + q - p->state, NB * V);
             backward_tile(steps, (int)p->wide, tile->step + o, tile->x + o, tile->y + o, tile->B + n, tile->C + n,
-                          p->A2 + k * p->state + q, h + q, s->g + q, sums->A2 + k * p->state + q, s->gx + o,
+                          p->tables.A2 + k * p->state + q, h + q, s->g + q, sums->A2 + k * p->state + q, s->gx + o,
                           s->gstep + o, s->kept, j == 0);
         }
         sum_lanes(steps, s->kept->B, KEPT, s->rows_B + n, (int)p->wide);
@@ -138,64 +148,64 @@ static void backward_tile_of(const Cross *c, const Plan *p, Tile *tile, Scratch 
     }
     for (int64_t j = 0; j < p->vectors; j++) finish_tile(c, p, tile, s, sums, k, j, gx, add);
     for (int64_t r = 0; r < p->rank; r += NB) sum_lanes(steps, s->sum_dt[r / NB * T], NB, s->rows_dt + r, (int)p->rank);
-    scatter(c->gB, b, k, c->K, p->length, tile->path.at, steps, c->N, p->wide, s->rows_B);
-    scatter(c->gC, b, k, c->K, p->length, tile->path.at, steps, c->N, p->wide, s->rows_C);
-    scatter(c->gdt, b, k, c->K, p->length, tile->path.at, steps, c->R, p->rank, s->rows_dt);
-    if (c->shared) {
+    scatter(c, tile, s->rows_B, p->wide, c->N, c->gBt);
+    scatter(c, tile, s->rows_C, p->wide, c->N, c->gCt);
+    scatter(c, tile, s->rows_dt, p->rank, c->R, c->gdt);
+    if (c->shared_state) {
         backward_sharing(c, p, tile, s);
-        scatter(c->ggate, b, k, c->K, p->length, tile->path.at, steps, c->N, p->wide, s->rows_gate);
+        scatter(c, tile, s->rows_gate, p->wide, c->N, c->ggate);
     }
 }
 
-static void backward_direction(const Cross *c, const Plan *p, Tile *tile, Scratch *s, const Plan *sums, int64_t b,
+static void backward_direction(const Cross *c, const Plan *p, Tile *tile, Scratch *s, const Tables *sums, int64_t b,
                                int64_t k, float *gx, int add) {
-    int64_t task = b * c->K + k, states = task * c->D * c->N;
+    int64_t task = b * c->K + k, states = task * c->channels * c->N;
     zero(s->g, p->state);
-    if (c->glast) pack_state(c->glast + states, c->D, c->N, s->g);
-    if (c->shared) {
-        pack_state(c->shared + states, c->D, c->N, s->shared);
+    if (c->glast) pack_state(c->glast + states, c->channels, c->N, s->g);
+    if (c->shared_state) {
+        pack_state(c->shared_state + states, c->channels, c->N, s->shared);
         zero(s->gshared, p->state);
     }
     Path next = path(c, b, k, (p->tiles - 1) * T);
     for (int64_t i = p->tiles - 1; i >= 0; i--) {
         const float *h = i ? c->saved + (task * (p->tiles - 1) + i - 1) * p->state : s->none;
-        fill_tile(c, p, tile, &next, 0, p->vectors, c->shared ? s->shared : NULL, 1);
+        fill_tile(c, p, tile, &next, 0, p->vectors, c->shared_state ? s->shared : NULL, 1);
         if (i) next = path(c, b, k, (i - 1) * T);
         else if (k + 1 < c->K) next = path(c, b, k + 1, (p->tiles - 1) * T);
         else next = path(c, b + 1, 0, (p->tiles - 1) * T);
         backward_tile_of(c, p, tile, s, sums, &next, h, gx, add);
     }
-    if (c->shared) unpack_state(s->gshared, 0, p->vectors, c->D, c->N, c->gshared + states);
+    if (c->shared_state) unpack_state(s->gshared, 0, p->vectors, c->channels, c->N, c->gshared_state + states);
 }
 
 /* Sum the parts' gradients in order and write them in the caller's shapes. */
 static void write_sums(const Cross *c, const Plan *p, float *sums, int64_t parts) {
-    Plan total = *p;
-    sum_parts(sums, parts, p->sum_floats);
-    point(c, &total, sums);
+    sum_parts(sums, parts, p->table_floats);
+    Tables total = tables_in(c, p, sums);
     for (int64_t k = 0; k < c->K; k++) {
-        unpack_state(total.A2 + k * p->state, 0, p->vectors, c->D, c->N, c->gA + k * c->D * c->N);
-        for (int64_t d = 0; d < c->D; d++)
+        unpack_state(total.A2 + k * p->state, 0, p->vectors, c->channels, c->N, c->gA + k * c->channels * c->N);
+        for (int64_t d = 0; d < c->channels; d++)
             for (int64_t r = 0; r < c->R; r++)
-                c->gW[(k * c->D + d) * c->R + r] = total.W[k * p->rank * p->row + (d / V * p->rank + r) * V + d % V];
+                c->gdt_weight[(k * c->channels + d) * c->R + r] =
+                    total.dt_weight[k * p->rank * p->row + (d / V * p->rank + r) * V + d % V];
     }
-    unpack_vector(total.skip, c->K, c->D, c->gskip);
-    unpack_vector(total.bias, c->K, c->D, c->gbias);
-    unpack_vector(total.rho, c->K, c->D, c->grho);
+    unpack_vector(total.D, c->K, c->channels, c->gD);
+    unpack_vector(total.dt_bias, c->K, c->channels, c->gdt_bias);
+    unpack_vector(total.rho, c->K, c->channels, c->grho);
 }
 
 /* Returns 0, or 1 when there is no memory. */
 int cross_backward(const Cross *c) {
     Plan p = plan(c);
-    int64_t parts = smaller(c->batch, MAX_PARTS), image = c->batch * p.length * c->D;
-    int apart =
-        parts < c->threads && c->K > 1 && image; /* few samples: each direction by itself, with a gx of its own */
-    float *sums = cleared((parts ? parts : 1) * p.sum_floats), *copies = apart ? floats((c->K - 1) * image) : NULL;
-    int failed = !p.A2 || !sums;
+    int64_t parts = min_i64(c->batch, MAX_PARTS), image = c->batch * p.length * c->channels;
+    /* few samples: each direction by itself, with its own gx */
+    int apart = parts < c->threads && c->K > 1 && image;
+    float *sums = cleared((parts ? parts : 1) * p.table_floats), *copies = apart ? floats((c->K - 1) * image) : NULL;
+    int failed = !p.tables.A2 || !sums;
     if (apart && !copies) apart = 0; /* slower, same bits */
 #pragma omp parallel num_threads((int)c->threads) if (c->threads > 1)
     {
-        float *block = p.A2 && sums ? cleared(tile_floats(&p) + scratch_floats(&p)) : NULL, *work = block;
+        float *block = p.tables.A2 && sums ? cleared(tile_floats(&p) + scratch_floats(&p)) : NULL, *work = block;
         Tile tile;
         Scratch scratch;
         if (block) {
@@ -209,8 +219,7 @@ int cross_backward(const Cross *c) {
 #pragma omp for schedule(dynamic, 1)
         for (int64_t i = 0; i < parts * c->K / together; i++) {
             int64_t part = i * together / c->K, first = i * together % c->K;
-            Plan own = p;
-            point(c, &own, sums + part * p.sum_floats);
+            Tables own = tables_in(c, &p, sums + part * p.table_floats);
             for (int64_t b = part * c->batch / parts; block && b < (part + 1) * c->batch / parts; b++)
                 for (int64_t k = first; k < first + together; k++) {
                     float *gx = apart && k ? copies + (k - 1) * image : c->gx;
@@ -230,6 +239,6 @@ int cross_backward(const Cross *c) {
     if (!failed) write_sums(c, &p, sums, parts);
     free(copies);
     free(sums);
-    free(p.A2);
+    free(p.tables.A2);
     return failed;
 }

@@ -1,7 +1,7 @@
 """Depth-wise convolutions of channels-last maps on a CPU, same size out, forward and backward.
 
-torch's library has no good kernel for the gradient of large depth-wise weights: it takes seven times as long as
-`native/depthwise.c` (docs/performance.md). That serves float32 and sides of 5 to 11; everything else goes to
+For the gradient of large depth-wise weights torch takes seven times as long as `depthwise.c`
+(docs/engineering_log.md), which serves float32 and kernel sides of 5 to 11; everything else goes to
 `torch.nn.functional.conv2d`. `LEMAMBA_DEPTHWISE=cpp` or `torch` forces one of the two.
 
 Shapes: x (B, H, W, c), weight (c, 1, k, k), bias (c); result (B, H, W, c).
@@ -10,6 +10,7 @@ Shapes: x (B, H, W, c), weight (c, 1, k, k), bias (c); result (B, H, W, c).
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from lemamba.model.ops.native.build import fill, run, serves
-from lemamba.model.ops.scan.registration import register_cpu
+from lemamba.model.ops.registration import register
 
 VARIABLE = "LEMAMBA_DEPTHWISE"
 _SIDES = (5, 7, 9, 11)
@@ -25,7 +26,7 @@ _WIDE_LANES = 8
 
 
 class _Depthwise(ctypes.Structure):
-    """`Depthwise` of native/depthwise.c, field by field."""
+    """`Depthwise` of depthwise.c, field by field."""
 
     _fields_ = [(n, ctypes.c_int64) for n in ("batch", "height", "width", "channels", "kernel", "threads")]
     _fields_ += [(n, ctypes.c_void_p) for n in ("x", "weight", "bias", "y", "gy", "gx", "gweight", "gbias")]
@@ -34,7 +35,7 @@ class _Depthwise(ctypes.Structure):
 def _call(function: str, weight: Tensor, shape: torch.Size, **tensors: Tensor | None) -> None:
     """Run a C function on a map of `shape` (B, H, W, c)."""
     structure = _Depthwise(*shape, weight.shape[-1], torch.get_num_threads())
-    run(function, fill(structure, {"weight": weight, **tensors}))
+    run(function, fill(structure, weight=weight, **tensors))
 
 
 def _forward_cpu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -53,18 +54,16 @@ def _backward_cpu(gy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor
     return gx, gweight, gbias
 
 
-def _forward_fake(x, weight, bias):
+def _forward_fake(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return x.new_empty(x.shape)
 
 
-def _backward_fake(gy, x, weight):
+def _backward_fake(gy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return x.new_empty(x.shape), weight.new_empty(weight.shape), weight.new_empty(weight.shape[0])
 
 
-_forward = register_cpu(
-    "depthwise_cpp", "(Tensor x, Tensor weight, Tensor? bias) -> Tensor", _forward_cpu, _forward_fake
-)
-_backward = register_cpu(
+_forward = register("depthwise_cpp", "(Tensor x, Tensor weight, Tensor? bias) -> Tensor", _forward_cpu, _forward_fake)
+_backward = register(
     "depthwise_cpp_backward",
     "(Tensor gy, Tensor x, Tensor weight) -> (Tensor, Tensor, Tensor)",
     _backward_cpu,
@@ -76,31 +75,31 @@ class _DepthwiseConv(torch.autograd.Function):
     """The operator with its gradient."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias):
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.has_bias = bias is not None
         return _forward(x, weight, bias)
 
     @staticmethod
-    def backward(ctx, gy):
+    def backward(ctx: Any, gy: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         gx, gweight, gbias = _backward(gy, *ctx.saved_tensors)
         return gx, gweight, gbias if ctx.has_bias else None
 
 
 @register_flop_formula(_forward)
-def _flops(x_shape, weight_shape, *_args, out_shape=None, **_kwargs) -> int:
+def _flops(x_shape: torch.Size, weight_shape: torch.Size, *_args: Any, out_shape: Any = None, **_kwargs: Any) -> int:
     return 2 * x_shape.numel() * weight_shape[-1] ** 2
 
 
 @register_flop_formula(_backward)
-def _backward_flops(_gy_shape, x_shape, weight_shape, *_args, out_shape=None, **_kwargs) -> int:
+def _backward_flops(_gy_shape: torch.Size, x_shape: torch.Size, weight_shape: torch.Size, **_kwargs: Any) -> int:
     return 4 * x_shape.numel() * weight_shape[-1] ** 2
 
 
 def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Convolve x (B, H, W, c) channel by channel with weight (c, 1, k, k), k odd, borders padded with zeros.
+    """Convolve x (B, H, W, c) channel by channel with weight (c, 1, k, k), k odd, zero padded to the same size.
 
-    Any floating dtype and device; under autocast the cast is torch's.
+    Any floating dtype and device; under autocast torch casts.
     """
     served = (
         x.device.type == "cpu"

@@ -12,21 +12,21 @@ typedef struct {
  * Phi(-|x|) = exp(-x^2 / 2) q(t), t = 1 / (1 + 0.28 |x|), q a polynomial of degree 9 fitted for the smallest relative
  * error, 5e-8 before rounding; rounded, about 4e-7. */
 INLINE vf normal(vf x, vf *density) {
-    vf magnitude = at_least(x, all(0.0f) - x);
-    vf power = exp2_v(x * x * all(-0.5f * LOG2E));
-    vf t = all(1.0f) / (all(1.0f) + magnitude * all(0.28f));
-    vf q = all(0.022789944f);
-    q = q * t + all(-0.0833588168f);
-    q = q * t + all(0.0697674304f);
-    q = q * t + all(0.0208546463f);
-    q = q * t + all(0.053253904f);
-    q = q * t + all(0.0920810476f);
-    q = q * t + all(0.10092967f);
-    q = q * t + all(0.111994945f);
-    q = q * t + all(0.111687258f);
+    vf magnitude = at_least(x, splat(0.0f) - x);
+    vf power = exp2_v(x * x * splat(-0.5f * LOG2E));
+    vf t = splat(1.0f) / (splat(1.0f) + magnitude * splat(0.28f));
+    vf q = splat(0.022789944f);
+    q = q * t + splat(-0.0833588168f);
+    q = q * t + splat(0.0697674304f);
+    q = q * t + splat(0.0208546463f);
+    q = q * t + splat(0.053253904f);
+    q = q * t + splat(0.0920810476f);
+    q = q * t + splat(0.10092967f);
+    q = q * t + splat(0.111994945f);
+    q = q * t + splat(0.111687258f);
     vf tail = q * t * power;
-    *density = power * all(0.39894228f);
-    return where_negative(x, tail, all(1.0f) - tail);
+    *density = power * splat(0.39894228f);
+    return where_negative(x, tail, splat(1.0f) - tail);
 }
 
 INLINE void forward_part(const Gate *c, int64_t i, int lanes) {

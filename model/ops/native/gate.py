@@ -1,28 +1,29 @@
 """The gate of a gated MLP on a CPU, a * GELU(b), forward and backward in one pass over memory each.
 
-`native/gate.c` serves float32; everything else is torch's GELU and product. `LEMAMBA_GATE=cpp` or `torch` forces one.
+`gate.c` serves float32; everything else is torch's GELU and product. `LEMAMBA_GATE=cpp` or `torch` forces one.
 
-Shapes: a, b and the result alike.
+Shapes: a, b and the result have the same shape.
 """
 
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lemamba.model.ops.native.build import fill, run, serves
-from lemamba.model.ops.scan.registration import register_cpu
+from lemamba.model.ops.registration import register
 
 VARIABLE = "LEMAMBA_GATE"
 _WIDE_LANES = 8
-_SMALL = 1 << 14  # numbers below which a call costs more than it saves
+_SMALL = 1 << 14  # elements below which a call costs more than it saves
 
 
 class _Gate(ctypes.Structure):
-    """`Gate` of native/gate.c, field by field."""
+    """`Gate` of gate.c, field by field."""
 
     _fields_ = [(n, ctypes.c_int64) for n in ("count", "threads")]
     _fields_ += [(n, ctypes.c_void_p) for n in ("a", "b", "gy", "y", "ga", "gb")]
@@ -32,7 +33,7 @@ def _forward_cpu(a: Tensor, b: Tensor) -> Tensor:
     """Return a * GELU(b), packed; float32."""
     a, b = a.contiguous(), b.contiguous()
     y = torch.empty_like(a)
-    run("gate_forward", fill(_Gate(y.numel(), torch.get_num_threads()), {"a": a, "b": b, "y": y}))
+    run("gate_forward", fill(_Gate(y.numel(), torch.get_num_threads()), a=a, b=b, y=y))
     return y
 
 
@@ -40,21 +41,20 @@ def _backward_cpu(gy: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Return the gradients of a and b."""
     gy, a, b = gy.contiguous(), a.contiguous(), b.contiguous()
     ga, gb = torch.empty_like(a), torch.empty_like(a)
-    tensors = {"a": a, "b": b, "gy": gy, "ga": ga, "gb": gb}
-    run("gate_backward", fill(_Gate(a.numel(), torch.get_num_threads()), tensors))
+    run("gate_backward", fill(_Gate(a.numel(), torch.get_num_threads()), a=a, b=b, gy=gy, ga=ga, gb=gb))
     return ga, gb
 
 
-def _forward_fake(a, b):
+def _forward_fake(a: Tensor, b: Tensor) -> Tensor:
     return a.new_empty(a.shape)
 
 
-def _backward_fake(gy, a, b):
+def _backward_fake(gy: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return a.new_empty(a.shape), a.new_empty(a.shape)
 
 
-_forward = register_cpu("gate_cpp", "(Tensor a, Tensor b) -> Tensor", _forward_cpu, _forward_fake)
-_backward = register_cpu(
+_forward = register("gate_cpp", "(Tensor a, Tensor b) -> Tensor", _forward_cpu, _forward_fake)
+_backward = register(
     "gate_cpp_backward", "(Tensor gy, Tensor a, Tensor b) -> (Tensor, Tensor)", _backward_cpu, _backward_fake
 )
 
@@ -63,12 +63,12 @@ class _GeluGate(torch.autograd.Function):
     """The operator with its gradient."""
 
     @staticmethod
-    def forward(ctx, a, b):
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
         ctx.save_for_backward(a, b)
         return _forward(a, b)
 
     @staticmethod
-    def backward(ctx, gy):
+    def backward(ctx: Any, gy: Tensor) -> tuple[Tensor, Tensor]:
         return _backward(gy, *ctx.saved_tensors)
 
 

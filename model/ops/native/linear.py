@@ -1,11 +1,11 @@
-"""Linear layers on a CPU: x W^T + bias, its outer axis cut into parts that are written apart, forward and backward.
+"""Linear layers on a CPU: x W^T + bias, its outer axis split into parts that are separate tensors, with gradients.
 
-Two reasons to do without torch's own product. Its library picks kernels by the maker's name of a processor and on some
-uses half the width that is there (docs/performance.md). And a layer whose result is cut into parts (x and z, or dt, B
-and C of a scan) writes each part by itself here, so that backward concatenates nothing.
+Two reasons not to use torch's own product: its library chooses kernels by the vendor of a processor and on some uses
+half the vector width (docs/engineering_log.md); and a layer whose result is split into parts (x and z, or dt, B and C
+of a scan) writes each part to its own tensor here, so that backward concatenates nothing.
 
-`native/linear.c` serves float32 on processors with 512-bit vectors; everything else, and calls too small to be worth
-it, go to `torch.nn.functional.linear`. `LEMAMBA_LINEAR=cpp` or `torch` forces one of the two.
+`linear.c` serves float32 on processors with 512-bit vectors; everything else, and small calls, go to
+`torch.nn.functional.linear`. `LEMAMBA_LINEAR=cpp` or `torch` forces one of the two.
 
 Shapes: x (…, I), weight (O, I), bias (O); parts (…, O_i) with sum of O_i = O.
 """
@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from lemamba.model.ops.native.build import run, serves
-from lemamba.model.ops.scan.registration import register_cpu
+from lemamba.model.ops.native.build import fill, run, serves
+from lemamba.model.ops.registration import register
 
 VARIABLE = "LEMAMBA_LINEAR"
 _WIDE_LANES = 16  # float32 lanes of the vectors from which the kernel beats torch's product
@@ -29,14 +30,14 @@ _SMALL = 1 << 18  # multiplications below which a call costs more than it saves
 
 
 class _Linear(ctypes.Structure):
-    """`Linear` of native/linear.c, field by field."""
+    """`Linear` of linear.c, field by field."""
 
-    _fields_ = [(n, ctypes.c_int64) for n in ("rows", "inner", "outer", "threads", "x_row", "g_row", "more")]
-    _fields_ += [(n, ctypes.c_void_p) for n in ("x", "W", "bias", "out", "g", "gx", "gW", "gbias")]
+    _fields_ = [(n, ctypes.c_int64) for n in ("rows", "inner", "outer", "threads", "x_row", "gy_row", "add")]
+    _fields_ += [(n, ctypes.c_void_p) for n in ("x", "weight", "bias", "y", "gy", "gx", "gweight", "gbias")]
 
 
 def _rows(x: Tensor) -> tuple[Tensor, int]:
-    """Return x and the distance of its rows in floats; a copy where they are not evenly spaced."""
+    """Return x and the distance of its rows in floats; a copy if they are not evenly spaced."""
     if x.is_contiguous():
         return x, x.shape[-1]
     flat = x.flatten(0, -2)
@@ -45,7 +46,8 @@ def _rows(x: Tensor) -> tuple[Tensor, int]:
     return x.contiguous(), x.shape[-1]
 
 
-def _at(tensor: Tensor | None, offset: int = 0) -> int | None:
+def _at(tensor: Tensor | None, offset: int) -> int | None:
+    """Return the address of a float of a tensor, counted from its first."""
     return None if tensor is None else tensor.data_ptr() + 4 * offset
 
 
@@ -57,12 +59,10 @@ def _forward_cpu(x: Tensor, weight: Tensor, bias: Tensor | None, sizes: Sequence
     inner, threads = weight.shape[1], torch.get_num_threads()
     parts, first = [], 0
     for size in sizes:
-        out = x.new_empty(*shape, size)
-        structure = _Linear(out.numel() // max(size, 1), inner, size, threads, row, 0, 0)
-        structure.x, structure.W, structure.bias = _at(x), _at(weight, first * inner), _at(bias, first)
-        structure.out = _at(out)
-        run("linear_forward", structure)
-        parts.append(out)
+        y = x.new_empty(*shape, size)
+        call = _Linear(y.numel() // max(size, 1), inner, size, threads, x_row=row)
+        run("linear_forward", fill(call, x=x, weight=_at(weight, first * inner), bias=_at(bias, first), y=y))
+        parts.append(y)
         first += size
     return parts
 
@@ -76,28 +76,27 @@ def _backward_cpu(grads: Sequence[Tensor], x: Tensor, weight: Tensor) -> list[Te
     gx, gweight, gbias = x.new_empty(shape), torch.empty_like(weight), weight.new_empty(weight.shape[0])
     first = 0
     for grad in grads:
-        g, g_row = _rows(grad)
-        size = g.shape[-1]
-        structure = _Linear(gx.numel() // inner, inner, size, threads, x_row, g_row, int(first > 0))
-        structure.x, structure.W, structure.g = _at(x), _at(weight, first * inner), _at(g)
-        structure.gx, structure.gW, structure.gbias = _at(gx), _at(gweight, first * inner), _at(gbias, first)
-        run("linear_backward", structure)
+        gy, gy_row = _rows(grad)
+        size, start = gy.shape[-1], first * inner
+        call = _Linear(gx.numel() // inner, inner, size, threads, x_row, gy_row, add=int(first > 0))
+        fill(call, x=x, weight=_at(weight, start), gy=gy, gx=gx, gweight=_at(gweight, start), gbias=_at(gbias, first))
+        run("linear_backward", call)
         first += size
     return [gx, gweight, gbias]
 
 
-def _forward_fake(x, weight, bias, sizes):
+def _forward_fake(x: Tensor, weight: Tensor, bias: Tensor | None, sizes: Sequence[int]) -> list[Tensor]:
     return [x.new_empty(*x.shape[:-1], size) for size in sizes]
 
 
-def _backward_fake(grads, x, weight):
+def _backward_fake(grads: Sequence[Tensor], x: Tensor, weight: Tensor) -> list[Tensor]:
     return [x.new_empty(x.shape), weight.new_empty(weight.shape), weight.new_empty(weight.shape[0])]
 
 
-_forward = register_cpu(
+_forward = register(
     "linear_cpp", "(Tensor x, Tensor weight, Tensor? bias, int[] sizes) -> Tensor[]", _forward_cpu, _forward_fake
 )
-_backward = register_cpu(
+_backward = register(
     "linear_cpp_backward", "(Tensor[] grads, Tensor x, Tensor weight) -> Tensor[]", _backward_cpu, _backward_fake
 )
 
@@ -106,33 +105,33 @@ class _LinearParts(torch.autograd.Function):
     """The operator with its gradient."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias, sizes):
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, sizes: Sequence[int]) -> tuple[Tensor, ...]:
         ctx.save_for_backward(x, weight)
         ctx.has_bias = bias is not None
         return tuple(_forward(x, weight, bias, sizes))
 
     @staticmethod
-    def backward(ctx, *grads):
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         gx, gweight, gbias = _backward(list(grads), x, weight)
         return gx, gweight, gbias if ctx.has_bias else None, None
 
 
 @register_flop_formula(_forward)
-def _flops(x_shape, weight_shape, *_args, out_shape=None, **_kwargs) -> int:
+def _flops(x_shape: torch.Size, weight_shape: torch.Size, *_args: Any, out_shape: Any = None, **_kwargs: Any) -> int:
     return 2 * x_shape.numel() * weight_shape[0]
 
 
 @register_flop_formula(_backward)
-def _backward_flops(_grads_shape, x_shape, weight_shape, *_args, out_shape=None, **_kwargs) -> int:
+def _backward_flops(_grads_shape: Any, x_shape: torch.Size, weight_shape: torch.Size, **_kwargs: Any) -> int:
     return 4 * x_shape.numel() * weight_shape[0]
 
 
 def linear_parts(x: Tensor, weight: Tensor, bias: Tensor | None, sizes: Sequence[int]) -> list[Tensor]:
-    """Apply a linear layer and cut its result: x (…, I) gives len(sizes) tensors (…, O_i), sum of O_i = O.
+    """Apply a linear layer and split its result: x (…, I) gives len(sizes) tensors (…, O_i), sum of O_i = O.
 
-    The parts are packed where the kernel serves the call and views of one tensor where torch does. Any floating dtype
-    and device; under autocast the cast is torch's.
+    The parts are contiguous where the kernel serves the call, and views of one tensor where torch does. Any floating
+    dtype and device; under autocast torch casts.
     """
     served = (
         x.device.type == "cpu"

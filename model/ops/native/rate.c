@@ -15,15 +15,15 @@ int64_t exp_rate(int64_t repeats, int64_t threads, float *out) {
         for (int i = 0; i < RATE_FLOATS; i++) x[i] = -20.0f * (float)i / RATE_FLOATS, y[i] = 0.0f;
         for (int64_t r = 0; r < repeats; r++) {
             for (int i = 0; i < RATE_FLOATS; i += V) {
-                vf v = at_most(at_least(load(x + i), all(-126.0f)), all(127.0f));
-                vf shifted = v + all(12582912.0f), f = v - (shifted - all(12582912.0f));
-                vf p = all(1.535336194e-04f);
-                p = p * f + all(1.339887440e-03f);
-                p = p * f + all(9.618437357e-03f);
-                p = p * f + all(5.550332471e-02f);
-                p = p * f + all(2.402264791e-01f);
-                p = p * f + all(6.931472029e-01f);
-                p = p * f + all(1.0f);
+                vf v = at_most(at_least(load(x + i), splat(-126.0f)), splat(127.0f));
+                vf shifted = v + splat(12582912.0f), f = v - (shifted - splat(12582912.0f));
+                vf p = splat(1.535336194e-04f);
+                p = p * f + splat(1.339887440e-03f);
+                p = p * f + splat(9.618437357e-03f);
+                p = p * f + splat(5.550332471e-02f);
+                p = p * f + splat(2.402264791e-01f);
+                p = p * f + splat(6.931472029e-01f);
+                p = p * f + splat(1.0f);
                 store(y + i, (vf)((vi)p + ((vi)shifted << 23)));
             }
             __asm__ volatile("" : : "r"(y), "r"(x) : "memory"); /* keeps the compiler from dropping repeats */

@@ -1,22 +1,22 @@
 /* The selective scan, backward; see scan.h.
  *
- * A task is walked from its last tile to its first; each tile's states are computed again from the state before it,
- * which forward has kept.
+ * scan_backward at the end gives each thread groups of a part of the batch; backward_task walks a sequence from its
+ * last tile to its first and computes the states of a tile again from the state before it, which forward has kept.
  */
 #include "scan.h"
 
 typedef struct {
-    float *A, *skip, *bias; /* gradients of one part of the batch, packed */
+    float *A, *D, *delta_bias; /* gradients of one part of the batch, packed */
 } Sums;
 
-/* Scratch of a backward task, [vector][t][lane] or [t][n]. A span holds what is read, and later the gradients that are
- * written; a tile is small enough for the first cache. */
+/* Scratch of a backward task, [vector][t][lane] or [t][n]. A span holds what is read and later the gradients to be
+ * written; a tile fits the first cache. */
 typedef struct {
     float *B, *C, *gB, *gC;               /* of the span */
-    float *u, *delta, *dy;                /* of the span; u and delta end as their gradients */
+    float *u, *delta, *dy;                /* of the span; u and delta are replaced by their gradients */
     float *step, *slope, *x, *gx, *gstep; /* of the tile */
     Kept *kept;
-    float *g, *initial; /* states */
+    float *g, *initial_state; /* states */
 } ScanScratch;
 
 static int64_t scan_scratch_floats(const Packed *p) {
@@ -31,20 +31,21 @@ static ScanScratch scan_scratch(const Packed *p, float *work) {
     w.step = take(&work, tile), w.slope = take(&work, tile), w.x = take(&work, tile);
     w.gx = take(&work, tile), w.gstep = take(&work, tile);
     w.kept = (Kept *)take(&work, T * sizeof(Kept) / 4);
-    w.g = take(&work, p->state), w.initial = take(&work, p->state);
+    w.g = take(&work, p->state), w.initial_state = take(&work, p->state);
     return w;
 }
 
-/* What the span before this one reads and what this one writes. */
-INLINE Ahead ahead_of_span(const Scan *s, int64_t task, int64_t t0, int64_t calls) {
-    int64_t L = s->length, at = task * s->D * L + t0;
-    int64_t before = t0 ? at - SPAN : at + s->K * s->D * L + (L - 1) / SPAN * SPAN; /* else the next sample's last */
-    Ahead next = {{s->u + before, s->delta + before, s->gy + before, s->gu + at, s->gdelta + at},
-                  L,
-                  5,
-                  (int)s->D,
-                  smaller(SPAN, L)};
-    spread(&next, calls);
+/* What the next span, the one before this in time, reads, and what this one writes. */
+INLINE PreloadQueue preload_of_span(const Scan *s, int64_t task, int64_t t0, int64_t calls) {
+    int64_t L = s->length, at = task * s->channels * L + t0;
+    int64_t before =
+        t0 ? at - SPAN : at + s->K * s->channels * L + (L - 1) / SPAN * SPAN; /* else the next sample's last */
+    PreloadQueue next = {{s->u + before, s->delta + before, s->gy + before, s->gu + at, s->gdelta + at},
+                         L,
+                         5,
+                         (int)s->channels,
+                         min_i64(SPAN, L)};
+    preload_in(&next, calls);
     return next;
 }
 
@@ -53,8 +54,8 @@ static void read_span(const Scan *s, const Packed *p, int64_t task, int64_t t0, 
     transpose(s->B + row, L, (int)s->N, steps, w->B, p->wide);
     transpose(s->C + row, L, (int)s->N, steps, w->C, p->wide);
     for (int64_t j = 0; j < p->vectors; j++) {
-        int lanes = smaller(V, s->D - j * V);
-        int64_t at = (task * s->D + j * V) * L + t0, o = j * SPAN * V;
+        int lanes = min_i64(V, s->channels - j * V);
+        int64_t at = (task * s->channels + j * V) * L + t0, o = j * SPAN * V;
         transpose(s->u + at, L, lanes, steps, w->u + o, V);
         transpose(s->delta + at, L, lanes, steps, w->delta + o, V);
         transpose(s->gy + at, L, lanes, steps, w->dy + o, V);
@@ -66,54 +67,55 @@ static void write_span(const Scan *s, const Packed *p, int64_t task, int64_t t0,
     transpose(w->gB, p->wide, steps, (int)s->N, s->gB + row, L);
     transpose(w->gC, p->wide, steps, (int)s->N, s->gC + row, L);
     for (int64_t j = 0; j < p->vectors; j++) {
-        int64_t at = (task * s->D + j * V) * L + t0, o = j * SPAN * V;
-        transpose(w->u + o, V, steps, smaller(V, s->D - j * V), s->gu + at, L);
-        transpose(w->delta + o, V, steps, smaller(V, s->D - j * V), s->gdelta + at, L);
+        int64_t at = (task * s->channels + j * V) * L + t0, o = j * SPAN * V;
+        transpose(w->u + o, V, steps, min_i64(V, s->channels - j * V), s->gu + at, L);
+        transpose(w->delta + o, V, steps, min_i64(V, s->channels - j * V), s->gdelta + at, L);
     }
 }
 
-/* From the gradients of x and step to those of u and delta, in their place, of skip and of the bias; from step t on. */
+/* From the gradients of x and step of a tile, which starts at step t of the span, to those of u and delta, which
+ * replace them, and of D and delta_bias. */
 static void finish_tile_of_scan(const Packed *p, int64_t k, int t, int steps, ScanScratch *w, Sums sums) {
     for (int64_t j = 0; j < p->vectors; j++) {
-        vf skip = load(p->skip + (k * p->vectors + j) * V);
-        vf gskip = load(sums.skip + j * V), gbias = load(sums.bias + j * V);
+        vf skip = load(p->D + (k * p->vectors + j) * V);
+        vf gD = load(sums.D + j * V), gdelta_bias = load(sums.delta_bias + j * V);
         float *u = w->u + (j * SPAN + t) * V, *delta = w->delta + (j * SPAN + t) * V, *dy = w->dy + (j * SPAN + t) * V;
         for (int64_t i = 0, o = j * T * V; i < steps * V; i += V, o += V) {
             vf in = load(u + i), out = load(dy + i), to_x = load(w->gx + o);
-            vf gdelta = (load(w->gstep + o) * all(LN2) + to_x * in) * load(w->slope + o);
-            gskip += out * in;
-            gbias += gdelta;
+            vf gdelta = (load(w->gstep + o) * splat(LN2) + to_x * in) * load(w->slope + o);
+            gD += out * in;
+            gdelta_bias += gdelta;
             store(delta + i, gdelta);
             store(u + i, to_x * load(w->step + o) + out * skip);
         }
-        store(sums.skip + j * V, gskip), store(sums.bias + j * V, gbias);
+        store(sums.D + j * V, gD), store(sums.delta_bias + j * V, gdelta_bias);
     }
 }
 
 static void backward_task(const Scan *s, const Packed *p, int64_t b, int64_t k, Sums sums, ScanScratch *w) {
     int64_t L = s->length, N = s->N, wide = p->wide, task = b * s->K + k;
     zero(w->g, 2 * p->state);
-    if (s->glast) pack_state(s->glast + task * s->D * N, s->D, N, w->g);
-    if (s->initial) pack_state(s->initial + task * s->D * N, s->D, N, w->initial);
+    if (s->glast) pack_state(s->glast + task * s->channels * N, s->channels, N, w->g);
+    if (s->initial_state) pack_state(s->initial_state + task * s->channels * N, s->channels, N, w->initial_state);
     for (int64_t t0 = (L - 1) / SPAN * SPAN; t0 >= 0; t0 -= SPAN) {
-        int length = smaller(SPAN, L - t0);
-        Ahead next = ahead_of_span(s, task, t0, ceil_div(length, T) * (wide / NB) * p->vectors);
+        int length = min_i64(SPAN, L - t0);
+        PreloadQueue next = preload_of_span(s, task, t0, ceil_div(length, T) * (wide / NB) * p->vectors);
         read_span(s, p, task, t0, length, w);
         for (int t = (length - 1) / T * T; t >= 0; t -= T) {
             int64_t tile = (t0 + t) / T;
-            int steps = smaller(T, length - t);
-            const float *h = tile ? s->saved + (task * (p->tiles - 1) + tile - 1) * p->state : w->initial;
+            int steps = min_i64(T, length - t);
+            const float *h = tile ? s->saved + (task * (p->tiles - 1) + tile - 1) * p->state : w->initial_state;
             for (int64_t j = 0; j < p->vectors; j++) {
                 int64_t o = j * T * V, at = (j * SPAN + t) * V;
-                activate(s, steps, p->bias + (k * p->vectors + j) * V, w->u + at, w->delta + at, w->step + o, w->x + o,
-                         w->slope + o);
+                activate(s, steps, p->delta_bias + (k * p->vectors + j) * V, w->u + at, w->delta + at, w->step + o,
+                         w->x + o, w->slope + o);
             }
             zero(w->gx, 2 * p->vectors * T * V);
             for (int64_t n = 0; n < wide; n += NB) {
                 for (int64_t j = 0; j < p->vectors; j++) {
                     int64_t o = j * T * V, q = (j * wide + n) * V;
-                    ask(&next);
-                    if (tile) expect(h + q - p->state, NB * V); /* of the tile that follows */
+                    preload_step(&next);
+                    if (tile) preload_l2(h + q - p->state, NB * V); /* of the next tile, the one before */
                     backward_tile(steps, (int)wide, w->step + o, w->x + o, w->dy + (j * SPAN + t) * V,
                                   w->B + t * wide + n, w->C + t * wide + n, p->A2 + k * p->state + q, h + q, w->g + q,
                                   sums.A + q, w->gx + o, w->gstep + o, w->kept, j == 0);
@@ -125,13 +127,14 @@ static void backward_task(const Scan *s, const Packed *p, int64_t b, int64_t k, 
         }
         write_span(s, p, task, t0, length, w);
     }
-    if (s->ginitial) unpack_state(w->g, 0, p->vectors, s->D, N, s->ginitial + task * s->D * N);
+    if (s->ginitial_state)
+        unpack_state(w->g, 0, p->vectors, s->channels, N, s->ginitial_state + task * s->channels * N);
 }
 
 /* Returns 0, or 1 when there is no memory. */
 int scan_backward(const Scan *s) {
     Packed p = pack_scan(s);
-    int64_t parts = smaller(s->batch, MAX_PARTS), row = p.vectors * V, K = s->K;
+    int64_t parts = min_i64(s->batch, MAX_PARTS), row = p.vectors * V, K = s->K;
     int64_t count = K * (p.state + 2 * row);
     float *sums = cleared((parts ? parts : 1) * count);
     int failed = !p.A2 || !sums;
@@ -158,9 +161,9 @@ int scan_backward(const Scan *s) {
     if (!failed) {
         sum_parts(sums, parts, count);
         for (int64_t k = 0; k < K; k++)
-            unpack_state(sums + k * p.state, 0, p.vectors, s->D, s->N, s->gA + k * s->D * s->N);
-        unpack_vector(sums + K * p.state, K, s->D, s->gskip);
-        unpack_vector(sums + K * (p.state + row), K, s->D, s->gbias);
+            unpack_state(sums + k * p.state, 0, p.vectors, s->channels, s->N, s->gA + k * s->channels * s->N);
+        unpack_vector(sums + K * p.state, K, s->channels, s->gD);
+        unpack_vector(sums + K * (p.state + row), K, s->channels, s->gdelta_bias);
     }
     free(sums);
     free(p.A2);

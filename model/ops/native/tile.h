@@ -1,18 +1,18 @@
-/* The recurrence on one tile: at most T steps, V channels side by side, NB states at a time in registers.
+/* The recurrence on one tile: at most T steps, V channels in the lanes, NB states at a time in registers.
  *
  *     h_t = 2^(step_t A2) h_{t-1} + x_t B_t          A2 = A log2(e), x_t = step_t u_t
  *     y_t += C_t . h_t
  *
  * A tile is laid out [t][lane]; A2, h and their gradients [n][lane]; B and C rows [t][n], `ld` floats apart.
  * Lanes are channels, so nothing is summed across lanes forward, and any N works without waste.
- * Backward recomputes the tile's states from the one before it: no state is kept but one per tile.
+ * Backward recomputes the states of a tile from the one before it: one state per tile is kept.
  */
 #ifndef LEMAMBA_TILE_H
 #define LEMAMBA_TILE_H
 
 #include "vector.h"
 
-#define T 16 /* steps of a tile: what backward keeps of NB states and of its vectors stays in the first cache */
+#define T 16 /* steps of a tile: what backward keeps of NB states for them fits the first cache */
 #define NB 4 /* states per pass: the padding unit of N */
 
 #define DEFINE_FORWARD(NAME, COUNT)                                                                                  \
@@ -22,13 +22,13 @@
         UNROLL                                                                                                       \
         for (int n = 0; n < COUNT; n++) a[n] = load(A2 + n * V), s[n] = load(h + n * V);                             \
         for (int t = 0; t < steps; t++) {                                                                            \
-            vf d = load(step + t * V), in = load(x + t * V), even = load(y + t * V), odd = all(0.0f);                \
+            vf d = load(step + t * V), in = load(x + t * V), even = load(y + t * V), odd = splat(0.0f);              \
             UNROLL                                                                                                   \
             for (int n = 0; n < COUNT; n += 2) {                                                                     \
-                s[n] = decay_v(d, a[n]) * s[n] + in * all(B[t * ld + n]);                                            \
-                s[n + 1] = decay_v(d, a[n + 1]) * s[n + 1] + in * all(B[t * ld + n + 1]);                            \
-                even += s[n] * all(C[t * ld + n]);                                                                   \
-                odd += s[n + 1] * all(C[t * ld + n + 1]);                                                            \
+                s[n] = decay_v(d, a[n]) * s[n] + in * splat(B[t * ld + n]);                                          \
+                s[n + 1] = decay_v(d, a[n + 1]) * s[n + 1] + in * splat(B[t * ld + n + 1]);                          \
+                even += s[n] * splat(C[t * ld + n]);                                                                 \
+                odd += s[n + 1] * splat(C[t * ld + n + 1]);                                                          \
             }                                                                                                        \
             store(y + t * V, even + odd);                                                                            \
         }                                                                                                            \
@@ -46,9 +46,9 @@ INLINE void forward_tile(int steps, int N, int n, const float *step, const float
     else forward_4(steps, step, x, y, B + n, C + n, N, A2 + n * V, h + n * V);
 }
 
-/* What backward keeps of NB states at one step: the decays and states it computes again, and the sums over vectors of
- * channels that will be summed over lanes. Side by side, not in arrays of their own: a load waits for an older store
- * whose address has the same last twelve bits, and arrays of whole pages have the same. */
+/* What backward keeps of NB states at one step: recomputed decays and states, and the sums over vectors of channels
+ * that will be summed over lanes. One struct, not four arrays: a load waits for an older store whose address has the
+ * same last twelve bits, as the same elements of page-sized arrays have. */
 typedef struct {
     vf decay[NB], before[NB], B[NB], C[NB];
 } Kept;
@@ -57,8 +57,8 @@ typedef struct {
 /* Backward of NB states of a tile.
  *
  * dy (steps, lanes). h: state before the tile. g: gradient of the state after the tile, in; before it, out.
- * Added to: gA (of A2), gx, gstep (of step through the decay, without ln 2), kept[t].B and kept[t].C, per lane; these
- * two start anew when `first`.
+ * Added to: gA (of A2), gx, gstep (of step through the decay, without ln 2), kept[t].B and kept[t].C, per lane; the
+ * last two are set, not added to, when `first`.
  */
 INLINE void backward_tile_(int steps, int ld, const float *step, const float *x, const float *dy, const float *B,
                            const float *C, const float *A2, const float *h, float *g, float *gA, float *gx,
@@ -73,7 +73,7 @@ INLINE void backward_tile_(int steps, int ld, const float *step, const float *x,
             vf decay = decay_v(d, a[n]);
             kept[t].before[n] = s[n];
             kept[t].decay[n] = decay;
-            s[n] = decay * s[n] + in * all(B[t * ld + n]);
+            s[n] = decay * s[n] + in * splat(B[t * ld + n]);
         }
     }
     UNROLL
@@ -84,10 +84,10 @@ INLINE void backward_tile_(int steps, int ld, const float *step, const float *x,
         Kept *k = kept + t;
         UNROLL
         for (int n = 0; n < NB; n++) {
-            vf now = grad[n] + out * all(C[t * ld + n]);
+            vf now = grad[n] + out * splat(C[t * ld + n]);
             k->C[n] = first ? s[n] * out : s[n] * out + k->C[n];
             k->B[n] = first ? now * in : now * in + k->B[n];
-            to_x += now * all(B[t * ld + n]);
+            to_x += now * splat(B[t * ld + n]);
             grad[n] = now * k->decay[n];
             s[n] = k->before[n];
             vf through = grad[n] * s[n];

@@ -1,7 +1,7 @@
-/* Vectors of floats in plain C: width, loads, 2^x, softplus, transposition.
+/* Vectors of floats in plain C: width, loads, 2^x, softplus, transposition, prefetching.
  *
- * GNU vector extensions (gcc, clang), so the same source serves AVX-512, AVX2, SSE and NEON; a few operations that
- * the extensions lack have x86 forms below. V is the number of lanes. Everything is float32.
+ * GNU vector extensions (gcc, clang), so the same source serves AVX-512, AVX2, SSE and NEON; operations that the
+ * extensions lack have x86 forms below. V is the number of lanes. Everything is float32.
  */
 #ifndef LEMAMBA_VECTOR_H
 #define LEMAMBA_VECTOR_H
@@ -25,7 +25,8 @@ typedef float vf __attribute__((vector_size(4 * V)));
 typedef int32_t vi __attribute__((vector_size(4 * V)));
 typedef float v4 __attribute__((vector_size(16)));
 #define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 8") /* at once, so that small arrays live in registers */
+#define UNROLL _Pragma("GCC unroll 8") /* completely, so that small arrays live in registers */
+#define UNROLL_16 _Pragma("GCC unroll 16")
 
 INLINE vf load(const float *p) {
     vf v;
@@ -41,7 +42,7 @@ INLINE v4 load4(const float *p) {
 INLINE void store4(float *p, v4 v) { memcpy(p, &v, sizeof v); }
 
 /* The same number in every lane. */
-INLINE vf all(float x) {
+INLINE vf splat(float x) {
 #if V == 16
     return (vf)_mm512_set1_ps(x);
 #elif V == 8
@@ -57,7 +58,7 @@ INLINE vf load_part(const float *p, int n) {
 #if V == 16
     return (vf)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
 #else
-    vf v = all(0.0f);
+    vf v = splat(0.0f);
     memcpy(&v, p, (size_t)n * 4);
     return v;
 #endif
@@ -72,7 +73,7 @@ INLINE void store_part(float *p, vf v, int n) {
 #endif
 }
 
-/* Larger and smaller of x and a bound; a NaN in x stays NaN. */
+/* Maximum and minimum of x and a bound; a NaN in x stays NaN. */
 INLINE vf at_least(vf x, vf low) {
 #if V == 16
     return (vf)_mm512_max_ps((__m512)low, (__m512)x);
@@ -101,7 +102,7 @@ INLINE vf where_negative(vf x, vf a, vf b) {
     return (vf)_mm512_mask_blend_ps(_mm512_cmp_ps_mask((__m512)x, _mm512_setzero_ps(), _CMP_LT_OQ), (__m512)b,
                                     (__m512)a);
 #else
-    vi negative = (vi)(x < all(0.0f));
+    vi negative = (vi)(x < splat(0.0f));
     return (vf)((negative & (vi)a) | (~negative & (vi)b));
 #endif
 }
@@ -114,18 +115,18 @@ INLINE vf exp2_v(vf x) {
     vf n = (vf)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     vf f = x - n;
 #else
-    x = at_most(at_least(x, all(-125.0f)), all(127.0f));
-    const vf magic = all(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer in the low bits */
+    x = at_most(at_least(x, splat(-125.0f)), splat(127.0f));
+    const vf magic = splat(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer in the low bits */
     vf shifted = x + magic;
     vf f = x - (shifted - magic);
 #endif
-    vf p = all(1.535336194e-04f);
-    p = p * f + all(1.339887440e-03f);
-    p = p * f + all(9.618437357e-03f);
-    p = p * f + all(5.550332471e-02f);
-    p = p * f + all(2.402264791e-01f);
-    p = p * f + all(6.931472029e-01f);
-    p = p * f + all(1.0f);
+    vf p = splat(1.535336194e-04f);
+    p = p * f + splat(1.339887440e-03f);
+    p = p * f + splat(9.618437357e-03f);
+    p = p * f + splat(5.550332471e-02f);
+    p = p * f + splat(2.402264791e-01f);
+    p = p * f + splat(6.931472029e-01f);
+    p = p * f + splat(1.0f);
 #if V == 16 && defined(__AVX512DQ__)
     return (vf)_mm512_scalef_ps((__m512)p, (__m512)n);
 #else
@@ -136,11 +137,11 @@ INLINE vf exp2_v(vf x) {
 #define LOG2E 1.44269504088896341f
 #define LN2 0.69314718055994531f
 
-#define MOST_STEP 0x1p40f
-#define MOST_RATE 0x1p26f
+#define MAX_STEP 0x1p40f
+#define MAX_RATE 0x1p26f
 
-/* 2^(d a), a state's decay, for |d| up to MOST_STEP and |a| up to MOST_RATE: what rounding leaves of their product then
- * has a finite cube, and the decay is 0 where it should be.
+/* 2^(d a), the decay of a state, for |d| up to MAX_STEP and |a| up to MAX_RATE: the rounding error of their product
+ * then has a finite cube, and the decay is 0 where it should be.
  *
  * With AVX-512 it is 2^k 2^(i/16) 2^f, |f| <= 1/32: the second factor from a table in one register, the third of degree
  * 3, relative error 2e-9 before rounding, its linear term exactly ln 2 for the same reason as the 1 in exp2_v. 10
@@ -150,12 +151,12 @@ INLINE vf decay_v(vf d, vf a) {
     const __m512 table = _mm512_setr_ps(1.0f, 1.04427373f, 1.09050775f, 1.13878858f, 1.18920708f, 1.24185777f,
                                         1.29683959f, 1.35425556f, 1.41421354f, 1.47682619f, 1.54221082f, 1.61049032f,
                                         1.68179286f, 1.75625217f, 1.8340081f, 1.91520655f);
-    const vf magic = all(786432.0f); /* 1.5 * 2^19: adding it rounds to sixteenths, i in the lowest four bits */
+    const vf magic = splat(786432.0f); /* 1.5 * 2^19: adding it rounds to sixteenths, i in the lowest four bits */
     vf shifted = (vf)_mm512_fmadd_ps((__m512)d, (__m512)a, (__m512)magic), n = shifted - magic;
     vf f = (vf)_mm512_fmsub_ps((__m512)d, (__m512)a, (__m512)n);
-    vf p = all(5.550428135e-02f) * f + all(2.402342701e-01f);
-    p = p * f + all(LN2);
-    p = p * f + all(1.0f);
+    vf p = splat(5.550428135e-02f) * f + splat(2.402342701e-01f);
+    p = p * f + splat(LN2);
+    p = p * f + splat(1.0f);
     p *= (vf)_mm512_permutexvar_ps((__m512i)shifted, table);
     return (vf)_mm512_scalef_ps((__m512)p, (__m512)n); /* rounds n down to k */
 #else
@@ -163,53 +164,54 @@ INLINE vf decay_v(vf d, vf a) {
 #endif
 }
 
-/* A step, within what decay_v takes. */
-INLINE vf decay_step(vf d) { return at_most(at_least(d, all(-MOST_STEP)), all(MOST_STEP)); }
+/* A step, clamped to the range of decay_v. */
+INLINE vf decay_step(vf d) { return at_most(at_least(d, splat(-MAX_STEP)), splat(MAX_STEP)); }
 
 /* 1 / x for x of ordinary size. Division takes as long as 16 multiplications here; an approximation and one step of
  * Newton's method take 5. */
 INLINE vf reciprocal_v(vf x) {
 #if V == 16
     vf r = (vf)_mm512_rcp14_ps((__m512)x);
-    return r * (all(2.0f) - x * r);
+    return r * (splat(2.0f) - x * r);
 #else
-    return all(1.0f) / x;
+    return splat(1.0f) / x;
 #endif
 }
 
-/* Vectors of one call of softplus_v; without AVX-512 there are half the registers. */
-#define ABREAST (V == 16 ? 8 : 4)
+/* Vectors that one call of softplus_v works on; without AVX-512 there are half as many registers. */
+#define INTERLEAVE (V == 16 ? 8 : 4)
 
-/* softplus(x) = max(x, 0) + log(1 + exp(-|x|)) in place and, where asked for, its derivative, the logistic function.
+/* softplus(x) = max(x, 0) + log(1 + exp(-|x|)) in place and, unless `slope` is NULL, its derivative, the logistic
+ * function.
  *
- * Every operation waits for the one before, some forty long, and a processor looks too short a way ahead to work on
- * many vectors at a time; hence ABREAST of them, in three shorter chains. */
+ * Each of about forty operations waits for the one before, and a processor does not look far enough ahead to overlap
+ * several vectors; hence INTERLEAVE of them at once, in three shorter chains. */
 INLINE void softplus_v(vf *x, vf *slope) {
-    vf z[ABREAST], more[ABREAST], inverse[ABREAST];
+    vf z[INTERLEAVE], more[INTERLEAVE], inverse[INTERLEAVE];
     UNROLL
-    for (int i = 0; i < ABREAST; i++) {
-        vf positive = at_least(x[i], all(0.0f)), magnitude = at_most(positive + positive - x[i], all(126.0f));
-        z[i] = decay_v(magnitude, all(-LOG2E));
+    for (int i = 0; i < INTERLEAVE; i++) {
+        vf positive = at_least(x[i], splat(0.0f)), magnitude = at_most(positive + positive - x[i], splat(126.0f));
+        z[i] = decay_v(magnitude, splat(-LOG2E));
     }
     UNROLL
-    for (int i = 0; i < ABREAST; i++) {
-        more[i] = z[i] + all(1.0f);
-        inverse[i] = reciprocal_v(more[i] * (more[i] + all(1.0f))); /* one for both quotients */
+    for (int i = 0; i < INTERLEAVE; i++) {
+        more[i] = z[i] + splat(1.0f);
+        inverse[i] = reciprocal_v(more[i] * (more[i] + splat(1.0f))); /* one for both quotients */
     }
     UNROLL
-    for (int i = 0; i < ABREAST; i++) {
+    for (int i = 0; i < INTERLEAVE; i++) {
         vf s = z[i] * more[i] * inverse[i]; /* z / (z + 2): log(1 + z) = 2 artanh(s), s <= 1/3 */
         vf q = s * s;
-        vf p = all(2.817834143e-01f);
-        p = p * q + all(2.796060113e-01f);
-        p = p * q + all(4.002491042e-01f);
-        p = p * q + all(6.666631468e-01f);
-        p = p * q + all(2.000000008e+00f);
+        vf p = splat(2.817834143e-01f);
+        p = p * q + splat(2.796060113e-01f);
+        p = p * q + splat(4.002491042e-01f);
+        p = p * q + splat(6.666631468e-01f);
+        p = p * q + splat(2.000000008e+00f);
         if (slope) {
-            vf part = (more[i] + all(1.0f)) * inverse[i];
+            vf part = (more[i] + splat(1.0f)) * inverse[i];
             slope[i] = where_negative(x[i], z[i] * part, part);
         }
-        x[i] = at_least(x[i], all(0.0f)) + s * p;
+        x[i] = at_least(x[i], splat(0.0f)) + s * p;
     }
 }
 
@@ -364,33 +366,36 @@ INLINE void copy(float *dst, const float *src, int count) {
     }
 }
 
-/* Ask for a row that will be read or written soon: rows far apart defeat the hardware's own prefetcher and, where their
- * distance is a power of two, the first cache; hence into the second. A function that does nothing but this must be
- * INLINE too: gcc takes calls without effect away. */
-INLINE void expect(const float *src, int columns) {
+/* Prefetch a row into the second cache, to be read or written soon: rows far apart defeat the hardware's prefetcher
+ * and, where their distance is a power of two, the first cache. A function that only prefetches must be INLINE: gcc
+ * removes calls without effect. */
+INLINE void preload_l2(const float *src, int columns) {
     for (int c = 0; c < columns; c += 16) __builtin_prefetch(src + c, 0, 2);
 }
 
-/* The same for a row that is used next, into the first cache. */
-INLINE void expect_near(const float *src, int columns) {
+/* Prefetch a row that is used next into the first cache. */
+INLINE void preload_l1(const float *src, int columns) {
     for (int c = 0; c < columns; c += 16) __builtin_prefetch(src + c, 0, 3);
 }
 
-/* Rows of several arrays of one shape, a few rows at each of several calls of `ask`: a processor waits for
- * two or three dozen lines at a time, and one request more keeps waiting the loads that are needed now. */
+/* Rows of several arrays of one shape, to be prefetched a few at each call of preload_step: a processor has two or
+ * three dozen loads in flight, and one more prefetch delays the loads that are needed now. */
 typedef struct {
     const float *array[5];
     int64_t row; /* floats from row to row */
     int arrays, rows, columns;
-    int each, a, r; /* rows a call; the array and row that come next */
-} Ahead;
+    int per_call, a, r; /* rows per call; the next array and row */
+} PreloadQueue;
 
-INLINE void spread(Ahead *w, int64_t calls) { w->each = (int)((w->arrays * w->rows + calls - 1) / calls); }
+/* Spread the queue over `calls` calls of preload_step. */
+INLINE void preload_in(PreloadQueue *q, int64_t calls) {
+    q->per_call = (int)((q->arrays * q->rows + calls - 1) / calls);
+}
 
-INLINE void ask(Ahead *w) {
-    for (int i = 0; i < w->each && w->a < w->arrays; i++) {
-        expect(w->array[w->a] + w->r * w->row, w->columns);
-        if (++w->r == w->rows) w->r = 0, w->a++;
+INLINE void preload_step(PreloadQueue *q) {
+    for (int i = 0; i < q->per_call && q->a < q->arrays; i++) {
+        preload_l2(q->array[q->a] + q->r * q->row, q->columns);
+        if (++q->r == q->rows) q->r = 0, q->a++;
     }
 }
 

@@ -1,34 +1,25 @@
-"""Which backend of the selective scan serves a call, and why the others do not.
+"""Choose the backend of a scan: the first one that works here and serves the call.
 
-Order of `auto`: triton, mamba_ssm, cpp, torch; `reference` only when it is asked for. `LEMAMBA_SCAN=name` in the
-environment or `backend=` in a call forces one. Probing is lazy: `cpp` compiles at its first use, not at import.
+`LEMAMBA_SCAN=name` in the environment or `backend=` in a call forces one. To add a backend, write a module with a
+`BACKEND` (see `interface.Backend`) and add it to the list below.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
 from dataclasses import dataclass
-from types import ModuleType
 
 import torch
 
+from lemamba.model.ops.native import scan as native
+from lemamba.model.ops.scan import mamba_ssm_backend, reference, torch_backend
+from lemamba.model.ops.scan.interface import Backend
+from lemamba.model.ops.triton import scan as triton
 from lemamba.utils.errors import UserError, nearest
 
 VARIABLE = "LEMAMBA_SCAN"
-# name -> module with `probe() -> (works here, reason)`,
-# and `selective_scan(...)`.
-_MODULES = {
-    "triton": "lemamba.model.ops.triton.scan",
-    "mamba_ssm": "lemamba.model.ops.scan.mamba_ssm_backend",
-    "cpp": "lemamba.model.ops.native.scan",
-    "torch": "lemamba.model.ops.scan.torch_backend",
-    "reference": "lemamba.model.ops.scan.reference",
-}
-# Backends with a fused four-direction kernel -> module with `cross_scan(...)`.
-_FUSED = {"cpp": "lemamba.model.ops.native.cross", "triton": "lemamba.model.ops.triton.cross"}
-NAMES = tuple(_MODULES)
-_LOADED: dict[str, ModuleType] = {}
+_MODULES = (triton, mamba_ssm_backend, native, torch_backend, reference)  # the order in which `auto` tries them
+BACKENDS: dict[str, Backend] = {module.BACKEND.name: module.BACKEND for module in _MODULES}
 
 
 @dataclass(frozen=True)
@@ -40,32 +31,14 @@ class BackendState:
     reason: str
 
 
-def _load(dotted: str) -> ModuleType:
-    """Import a module once; afterwards torch.compile sees a dictionary, not an import."""
-    if dotted not in _LOADED:
-        _LOADED[dotted] = importlib.import_module(dotted)
-    return _LOADED[dotted]
-
-
-def module_of(name: str) -> ModuleType:
-    """Return the module that implements backend `name`."""
-    return _load(_MODULES[name])
-
-
-def fused_of(name: str) -> ModuleType | None:
-    """Return the module with backend `name`'s fused four-direction scan, or None."""
-    return _load(_FUSED[name]) if name in _FUSED else None
-
-
 def state_of(name: str) -> BackendState:
     """Return the state of one backend; the first call for `cpp` compiles it (a few seconds)."""
-    available, reason = module_of(name).probe()
-    return BackendState(name, available, reason)
+    return BackendState(name, *BACKENDS[name].probe())
 
 
 def available_backends() -> dict[str, BackendState]:
     """Return every backend's state and reason, in the order in which `auto` tries them."""
-    return {name: state_of(name) for name in NAMES}
+    return {name: state_of(name) for name in BACKENDS}
 
 
 def _forced(requested: str | None) -> str | None:
@@ -75,28 +48,10 @@ def _forced(requested: str | None) -> str | None:
         source, name = VARIABLE, os.environ.get(VARIABLE)
     if name in (None, "", "auto"):
         return None
-    if name not in _MODULES:
-        known = ", ".join(("auto", *NAMES))
-        raise UserError(f'expected {source} to be one of {known}, given "{name}"{nearest(name, NAMES)}')
+    if name not in BACKENDS:
+        known = ", ".join(("auto", *BACKENDS))
+        raise UserError(f'expected {source} to be one of {known}, given "{name}"{nearest(name, BACKENDS)}')
     return name
-
-
-def _refusal(name: str, device: str, dtype: torch.dtype, state_grad: bool) -> str | None:
-    """Return why a working backend cannot serve this kind of call, or None."""
-    if name in ("torch", "reference"):
-        return None
-    if dtype == torch.float64:
-        return "it computes in float32"
-    if name == "cpp" and device != "cpu":
-        return f"it works on CPU tensors, these are on {device}"
-    if name == "triton" and device != "cuda" and not module_of("triton").interpreted():
-        return f"it works on CUDA tensors, these are on {device}"
-    if name == "mamba_ssm":
-        if device != "cuda":
-            return f"it works on CUDA tensors, these are on {device}"
-        if state_grad:
-            return "it has no initial state and no gradient through its last state"
-    return None
 
 
 @torch.compiler.assume_constant_result
@@ -112,19 +67,16 @@ def choose(requested: str | None, device: str, dtype: torch.dtype, state_grad: b
     Raises:
         UserError: an unknown name, or a forced backend that does not work here or for this call.
     """
-    forced = _forced(requested)
-    if forced is not None:
-        state = state_of(forced)
-        if not state.available:
-            raise UserError(f"backend {forced} was asked for but is not available: {state.reason}; use auto")
-        refusal = _refusal(forced, device, dtype, state_grad)
-        if refusal:
-            raise UserError(f"backend {forced} was asked for but cannot serve this call: {refusal}; use auto or torch")
-        fused_of(forced)
-        return forced
-    for name in NAMES:
-        interpreted = name == "triton" and device != "cuda"  # the interpreter is for tests: only when forced
-        if not interpreted and _refusal(name, device, dtype, state_grad) is None and state_of(name).available:
-            fused_of(name)  # loaded here, outside of what torch.compile traces
-            return name
-    return "reference"
+    name = _forced(requested)
+    if name is None:  # `torch` serves every call, so there is always one
+        return next(
+            backend.name
+            for backend in BACKENDS.values()
+            if backend.automatic and not backend.refusal(device, dtype, state_grad) and backend.probe()[0]
+        )
+    state, refusal = state_of(name), BACKENDS[name].refusal(device, dtype, state_grad)
+    if not state.available:
+        raise UserError(f"backend {name} was asked for but is not available: {state.reason}; use auto")
+    if refusal:
+        raise UserError(f"backend {name} was asked for but cannot serve this call: {refusal}; use auto or torch")
+    return name

@@ -1,6 +1,6 @@
 """Backend `mamba_ssm`: the CUDA operator of the package mamba-ssm, where it is installed (requirements-gpu.txt).
 
-It has no initial state and drops the gradient that arrives through its last state, so `auto` takes it only where
+It takes no initial state and drops the gradient that arrives through its last state, so `auto` chooses it only where
 neither is asked for. This is the only file that imports it: the extension module itself, not the package's Python
 front, which imports much more. Half types go in uncast; u, delta, B and C then have u's type.
 """
@@ -8,16 +8,16 @@ front, which imports much more. Half types go in uncast; u, delta, B and C then 
 from __future__ import annotations
 
 import importlib.util
-import math
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lemamba.model.ops.scan.registration import ScanKernel, register
+from lemamba.model.ops.registration import ScanKernel, register_scan
+from lemamba.model.ops.scan.interface import Backend, ScanInputs, given
 from lemamba.utils.errors import UserError
 
-HALF_INPUTS = True
 CHUNK = 2048  # steps between the states that the package's forward keeps
 
 
@@ -29,90 +29,57 @@ def probe() -> tuple[bool, str]:
     if not torch.cuda.is_available():
         return False, "torch finds no CUDA GPU"
     try:
-        import selective_scan_cuda  # noqa: F401
+        _extension()
     except ImportError as error:
         return False, f"selective_scan_cuda does not load: {error}"
     return True, "CUDA operator of mamba-ssm; no gradient through the state"
 
 
-def _fwd(u, delta, A, B, C, D, delta_bias, delta_softplus):
-    """Call the package's forward: (y, the states at the ends of its chunks (B, KD, chunks, 2N))."""
+def _extension() -> Any:
     import selective_scan_cuda
 
-    u, delta, A, B, C = (v.contiguous() for v in (u, delta.to(u.dtype), A, B.to(u.dtype), C.to(u.dtype)))
-    y, states, *_ = selective_scan_cuda.fwd(u, delta, A, B, C, D, None, delta_bias, delta_softplus)
-    return y, states
+    return selective_scan_cuda
 
 
-def _forward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    save: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _sequences(inputs: ScanInputs) -> list[Tensor]:
+    """Return u, delta, A, B, C the way the package wants them."""
+    u, delta, A, B, C = inputs[:5]
+    return [t.contiguous() for t in (u, delta.to(u.dtype), A, B.to(u.dtype), C.to(u.dtype))]
+
+
+def _forward(inputs: ScanInputs, save: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Return y (B, KD, L) in u's dtype, the last state (B, KD, N) and, where `save`, the chunks' states."""
-    if not u.numel():
-        return _fake(u, delta, A, B, C, D, delta_bias, delta_softplus, save=save)
-    y, states = _fwd(u, delta, A, B, C, D, delta_bias, delta_softplus)
-    last = states[:, :, -1, 1::2].contiguous()  # decay products and states alternate
+    if inputs.initial_state is not None:
+        raise UserError("backend mamba_ssm takes no initial state, one was given; use triton or torch")
+    *_, D, delta_bias, delta_softplus, _ = inputs
+    y, states, *_ = _extension().fwd(*_sequences(inputs), D, None, delta_bias, delta_softplus)
+    last = states[:, :, -1, 1::2].contiguous()  # (B, KD, chunks, 2N): decay products and states alternate
     return y, last, states if save else states.new_empty(0)
 
 
-def _backward(gy, glast, u, delta, A, B, C, D, delta_bias, delta_softplus, saved) -> list[Tensor]:
-    """Return the gradients of the tensor inputs that are given, in their order; `glast` has no way in."""
-    given = [v for v in (u, delta, A, B, C, D, delta_bias) if v is not None]
-    if not u.numel():
-        return [torch.zeros_like(v, memory_format=torch.contiguous_format) for v in given]
-    import selective_scan_cuda
-
-    first = [v.contiguous() for v in (u, delta.to(u.dtype), A, B.to(u.dtype), C.to(u.dtype))]
-    grads = selective_scan_cuda.bwd(
-        *first, D, None, delta_bias, gy.to(u.dtype).contiguous(), saved, None, None, delta_softplus, False
-    )
-    kept = [g for g, v in zip(grads[:7], (u, delta, A, B, C, D, delta_bias), strict=True) if v is not None]
-    return [g.to(v.dtype).contiguous() for g, v in zip(kept, given, strict=True)]
+def _backward(gy: Tensor, _glast: Tensor | None, saved: Tensor, inputs: ScanInputs) -> dict[str, Tensor]:
+    """Return the gradients by name; the package has none through the last state."""
+    *_, D, delta_bias, delta_softplus, _ = inputs
+    gy = gy.to(inputs.u.dtype).contiguous()
+    gradients = _extension().bwd(*_sequences(inputs), D, None, delta_bias, gy, saved, None, None, delta_softplus, False)
+    named = dict(zip(inputs._fields, gradients[:7], strict=False))
+    return {name: named[name].to(t.dtype).contiguous() for name, t in given(inputs).items()}
 
 
-def _fake(u, delta, A, B, C, D, delta_bias, delta_softplus, *, save):
-    """Allocate the outputs."""
-    last = u.new_empty(*u.shape[:2], A.shape[1], dtype=torch.float32)
+def _outputs(inputs: ScanInputs, save: bool) -> tuple[Tensor, Tensor, Tensor]:
+    u, N = inputs.u, inputs.A.shape[1]
+    last = u.new_empty(*u.shape[:2], N, dtype=torch.float32)
     chunks = -(-u.shape[2] // CHUNK)
-    saved = last.new_empty(*u.shape[:2], chunks, 2 * A.shape[1]) if save else last.new_empty(0)
-    return u.new_empty(u.shape), last, saved
+    return u.new_empty(u.shape), last, last.new_empty(*u.shape[:2], chunks, 2 * N) if save else last.new_empty(0)
 
 
-scan_op = register(
+def _gradients(inputs: ScanInputs) -> dict[str, Tensor]:
+    return {name: t.new_empty(t.shape) for name, t in given(inputs).items()}
+
+
+# `everywhere`: tests replace the package by one that works on the CPU.
+scan = register_scan(
     "scan_mamba_ssm",
-    ScanKernel(
-        forward=_forward,
-        backward=_backward,
-        fake=_fake,
-        gradient_like=lambda t: t.new_empty(t.shape),
-        states=lambda u, delta, A, *_: math.prod(u) * A[1],
-        device="cuda",
-        everywhere=True,  # where the package is replaced by one that works on the CPU, in tests
-        state_gradient=False,
-    ),
+    ScanKernel(ScanInputs, _forward, _backward, _outputs, _gradients, "cuda", everywhere=True, state_gradient=False),
 )
-
-
-def selective_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    initial_state: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """Return y (B, KD, L) in u's dtype and the last state (B, KD, N), float32, without a gradient."""
-    if initial_state is not None:
-        raise UserError("backend mamba_ssm takes no initial state, one was given; use triton or torch")
-    return scan_op(u, delta, A, B, C, D, delta_bias, delta_softplus)
+BACKEND = Backend("mamba_ssm", probe, scan, devices=("cuda",), half_inputs=True, state_gradient=False)

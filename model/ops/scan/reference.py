@@ -10,24 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-def probe() -> tuple[bool, str]:
-    """Tell that it works everywhere."""
-    return True, "sequential definition, for tests"
+from lemamba.model.ops.scan.interface import Backend, ScanInputs
 
 
-def selective_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    initial_state: Tensor | None,
-) -> tuple[Tensor, Tensor]:
+def scan(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     """Return y (B, KD, L) and the last state (B, KD, N), in the dtype of the inputs."""
+    u, delta, A, B, C, D, delta_bias, delta_softplus, initial_state = inputs
     batch, channels, _ = u.shape
     per_group = channels // B.shape[1]
     if delta_bias is not None:
@@ -47,3 +35,6 @@ def selective_scan(
     if D is not None:
         y = y + D[:, None] * u
     return y, h
+
+
+BACKEND = Backend("reference", lambda: (True, "sequential definition, for tests"), scan, float64=True, automatic=False)

@@ -5,7 +5,7 @@
     y_t = C_t . h_t + D u_t
 
 Source: Gu & Dao, "Mamba" (arXiv 2312.00752), section 3. Legend: B batch, K groups (scan directions), KD = K * D
-channels of which each group serves D, N state size, L length. Which backend serves a call: `model.ops.scan.backends`.
+channels of which each group serves D, N state size, L length. Which backend serves a call: `backends.py`.
 """
 
 from __future__ import annotations
@@ -13,44 +13,36 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lemamba.model.ops.scan.backends import available_backends, choose, module_of
+from lemamba.model.ops.scan.backends import BACKENDS, available_backends, choose
+from lemamba.model.ops.scan.interface import ScanInputs, cast, given
 from lemamba.utils.errors import UserError
 
 __all__ = ["available_backends", "compute_dtype", "selective_scan"]
 
 
-def _expect(name: str, given: Tensor, *shape: int) -> None:
-    """Raise a `UserError` unless `given` has this shape."""
-    if tuple(given.shape) != shape:
-        raise UserError(f"expected {name} of shape {shape}, given {tuple(given.shape)}; see selective_scan's docstring")
-
-
-def _check(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, per_channel: dict, state: Tensor | None) -> None:
-    """Check all shapes and devices before any kernel sees a pointer."""
+def _check(inputs: ScanInputs) -> None:
+    """Check all shapes and devices before any kernel gets a pointer."""
+    u, A, B = inputs.u, inputs.A, inputs.B
     if u.dim() != 3 or u.shape[2] == 0:
         raise UserError(f"expected u of shape (B, KD, L) with L >= 1, given {tuple(u.shape)}; add the missing axis")
     batch, channels, length = u.shape
-    _expect("delta", delta, batch, channels, length)
     if A.dim() != 2 or A.shape[0] != channels or A.shape[1] == 0:
-        raise UserError(
-            f"expected A of shape ({channels}, N) with N >= 1, given {tuple(A.shape)}; give a row a channel"
-        )
+        raise UserError(f"expected A of shape ({channels}, N) with N >= 1, given {tuple(A.shape)}; one row per channel")
     states = A.shape[1]
     if B.dim() != 4 or B.shape[1] == 0 or channels % B.shape[1]:
         raise UserError(
             f"expected B of shape ({batch}, K, {states}, {length}) with K dividing {channels}, given {tuple(B.shape)}; "
             "add the group axis"
         )
-    _expect("B", B, batch, B.shape[1], states, length)
-    _expect("C", C, *B.shape)
-    for name, value in per_channel.items():
-        if value is not None:
-            _expect(name, value, channels)
-    if state is not None:
-        _expect("initial_state", state, batch, channels, states)
-    others = {"delta": delta, "A": A, "B": B, "C": C, **per_channel, "initial_state": state}
-    for name, value in others.items():
-        if value is not None and value.device != u.device:
+    sequence, group = (batch, channels, length), (batch, B.shape[1], states, length)
+    shapes = {"u": sequence, "delta": sequence, "A": (channels, states), "B": group, "C": group}
+    shapes |= {"D": (channels,), "delta_bias": (channels,), "initial_state": (batch, channels, states)}
+    for name, value in given(inputs).items():
+        if tuple(value.shape) != shapes[name]:
+            raise UserError(
+                f"expected {name} of shape {shapes[name]}, given {tuple(value.shape)}; see selective_scan's docstring"
+            )
+        if value.device != u.device:
             raise UserError(f"expected {name} on {u.device} like u, given {value.device}; move it there")
 
 
@@ -96,17 +88,12 @@ def selective_scan(
         UserError: a shape that does not fit (names argument, shape given, shape expected), or a forced backend that
             does not work here.
     """
-    _check(u, delta, A, B, C, {"D": D, "delta_bias": delta_bias}, initial_state)
+    inputs = ScanInputs(u, delta, A, B, C, D, delta_bias, delta_softplus, initial_state)
+    _check(inputs)
     dtype = compute_dtype(u.dtype)
-    with_grad = torch.is_grad_enabled()
-    state_grad = initial_state is not None or (with_grad and return_last_state)
-    name = choose(backend, u.device.type, dtype, state_grad)
-    module = module_of(name)
-    half = getattr(module, "HALF_INPUTS", False)  # the kernel loads half types itself and computes in float32
-    sequences = [x if half else x.to(dtype) for x in (u, delta, B, C)]
-    A, D, delta_bias, state = (None if x is None else x.to(dtype) for x in (A, D, delta_bias, initial_state))
-    u_in, delta, B, C = sequences
+    state_grad = initial_state is not None or (torch.is_grad_enabled() and return_last_state)
+    backend_used = BACKENDS[choose(backend, u.device.type, dtype, state_grad)]
     with torch.autocast(u.device.type, enabled=False):  # a recurrence in a half type would lose the state
-        y, last = module.selective_scan(u_in, delta, A, B, C, D, delta_bias, delta_softplus, state)
+        y, last = backend_used.scan(cast(inputs, dtype, backend_used.half_inputs))
     y = y.to(u.dtype)
     return (y, last) if return_last_state else y

@@ -1,11 +1,11 @@
 """Backend `torch`: the selective scan in torch operations only, for any device and any floating dtype.
 
-The sequence is cut into P parts that are stepped side by side, so a long sequence costs about sqrt(L) large operations
+The sequence is cut into P parts that are stepped in parallel, so a long sequence costs about sqrt(L) large operations
 instead of L small ones: (1) every part from a zero state gives its end, (2) the ends are carried from part to part with
 the parts' total decay, (3) every part again from its true start gives y. Decays are products of numbers below 1; the
 cumulative-log form (divide by a running product) overflows and is not used.
 
-An own autograd.Function keeps only the state at every S-th step and recomputes the others in backward: plain autograd
+The autograd.Function keeps only the state at every S-th step and recomputes the others in backward: plain autograd
 would keep all L * N states of every channel.
 
 Legend: T steps of a part, M = P * batch, K groups, D channels of a group, N state size. Time-first inside:
@@ -15,18 +15,16 @@ step, x (T, M, K, D); B, C (T, M, K, N); A (K, N, D); states (M, K, N, D).
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_ELEMENTS_PER_STEP = 1 << 18  # below this an operation's overhead outweighs its work, so more parts go side by side
+from lemamba.model.ops.scan.interface import Backend, ScanInputs
 
-
-def probe() -> tuple[bool, str]:
-    """Tell that it works everywhere."""
-    return True, "torch operations, any device"
+_ELEMENTS_PER_STEP = 1 << 18  # below this an operation's overhead outweighs its work, so more parts run in parallel
 
 
 def _decay(step: Tensor, A: Tensor) -> Tensor:
@@ -40,11 +38,11 @@ def _advance(h: Tensor, decay: Tensor, x: Tensor, B: Tensor) -> Tensor:
 
 
 def _carry(starts: Tensor, decays: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
-    """Hand a state from part to part.
+    """Carry the state from part to part.
 
     Args:
         starts: state before the first part (batch, K, N, D).
-        decays: total decay of each part (P, batch, K, N, D), in the order of travel.
+        decays: total decay of each part (P, batch, K, N, D), in the order they are visited.
         ends: what each part adds, from a zero state; same shape.
 
     Returns:
@@ -58,10 +56,12 @@ def _carry(starts: Tensor, decays: Tensor, ends: Tensor) -> tuple[Tensor, Tensor
 
 
 class _ChunkedScan(torch.autograd.Function):
-    """y_t = C_t . h_t with h_t = exp(step_t A) h_{t-1} + B_t x_t, parts side by side, states recomputed in backward."""
+    """y_t = C_t . h_t with h_t = exp(step_t A) h_{t-1} + B_t x_t; parts in parallel, states recomputed in backward."""
 
     @staticmethod
-    def forward(ctx, step, x, A, B, C, first, parts):
+    def forward(
+        ctx: Any, step: Tensor, x: Tensor, A: Tensor, B: Tensor, C: Tensor, first: Tensor, parts: int
+    ) -> tuple[Tensor, Tensor]:
         """Return y (T, M, K, D) and the last state (batch, K, N, D)."""
         length, rows = step.shape[:2]
         batch = first.shape[0]
@@ -87,7 +87,7 @@ class _ChunkedScan(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gy, glast):
+    def backward(ctx: Any, gy: Tensor, glast: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of step, x, A, B, C and the first state; the number of parts has none."""
         step, x, A, B, C, decays, kept = ctx.saved_tensors
         length, (parts, batch) = step.shape[0], decays.shape[:2]
@@ -114,7 +114,7 @@ class _ChunkedScan(torch.autograd.Function):
         return gstep, gx, gA.sum(0), gB, gC, g.unflatten(0, (parts, batch))[0], None
 
     @staticmethod
-    def _gradient_at_ends(step, A, C, gy, glast, decays):
+    def _gradient_at_ends(step: Tensor, A: Tensor, C: Tensor, gy: Tensor, glast: Tensor, decays: Tensor) -> Tensor:
         """Return the gradient of the state after each part (M, K, N, D): step (1) and (2) backwards in time."""
         parts = decays.shape[0]
         if parts == 1:
@@ -138,18 +138,9 @@ def _time_first(x: Tensor, groups: int, parts: int, steps: int) -> Tensor:
     return x.permute(4, 3, 0, 1, 2).flatten(1, 2).contiguous()
 
 
-def selective_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    initial_state: Tensor | None,
-) -> tuple[Tensor, Tensor]:
+def scan(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     """Return y (B, KD, L) and the last state (B, KD, N), in the dtype of the inputs."""
+    u, delta, A, B, C, D, delta_bias, delta_softplus, initial_state = inputs
     batch, channels, length = u.shape
     groups, states = B.shape[1], A.shape[1]
     per_step = max(batch * channels * states, 1)
@@ -175,3 +166,6 @@ def selective_scan(
     if D is not None:
         y = y + D[:, None] * u
     return y, last.transpose(2, 3).reshape(batch, channels, states)
+
+
+BACKEND = Backend("torch", lambda: (True, "torch operations, any device"), scan, float64=True)

@@ -1,7 +1,7 @@
 """Triton kernel of the selective scan, backward. Tile and path: `parts.py`, passes: `forward.py`.
 
-From the end of a chunk to its beginning, BT steps at a time: the states and decays of these steps are computed again
-from the state that forward kept and stay in registers; then, with g the gradient of the state, backwards in time
+From the end of a chunk to its beginning, BT steps at a time: the states and decays of these steps are recomputed from
+the state that forward kept and stay in registers; then, with g the gradient of the state, backwards in time
 
     g += C gy                                   the state's own output
     gC = sum_d h gy    gB = sum_d g step u      gu = step sum_n g B + D gy
@@ -13,6 +13,8 @@ every time.
 """
 
 from __future__ import annotations
+
+from typing import no_type_check
 
 import triton
 import triton.language as tl
@@ -35,9 +37,10 @@ from lemamba.model.ops.triton.parts import (
 
 
 @triton.jit
+@no_type_check  # the language is Triton's: tuples grow
 def backward_kernel(  # noqa: C901 - a kernel is one function: its registers are what it is about
-    x, dt, B, C, gate, A, D, weight, bias, shared, rho, saved, gy, arriving,
-    gx, gdt, gB, gC, ggate, gA, gD, gweight, gbias, gshared, grho, leaving,
+    x, dt, Bt, Ct, A, D, dt_weight, dt_bias, shared_state, gate, rho, saved, gy, arriving,
+    gx, gdt, gBt, gCt, gA, gD, gdt_weight, gdt_bias, gshared_state, ggate, grho, leaving,
     x_b, x_k, x_l, s_b, s_k, s_l, B_b, B_k, B_l, C_b, C_k, C_l, g_b, g_k, g_l, y_b, y_k, y_l,
     L, H, W, length, chunks,
     K: tl.constexpr, CH: tl.constexpr, N: tl.constexpr, R: tl.constexpr,
@@ -49,8 +52,9 @@ def backward_kernel(  # noqa: C901 - a kernel is one function: its registers are
     """Backward over chunks of `length` steps (a multiple of BT).
 
     arriving, leaving (tasks, CH, N): gradient of the state after and before the chunk. gx (B, K, L, CH), with SUM
-    (B, L, CH); gdt (B, K, L, CH), with R (blocks, B, K, L, R); gB, gC, ggate (blocks, B, K, L, N); gA, gshared
-    (tasks, CH, N); gD, gbias, grho (tasks, CH); gweight (tasks, R, CH). All in the order of memory, not of the path.
+    (B, L, CH); gdt (B, K, L, CH), with R (blocks, B, K, L, R); gBt, gCt, ggate (blocks, B, K, L, N); gA,
+    gshared_state (tasks, CH, N); gD, gdt_bias, grho (tasks, CH); gdt_weight (tasks, R, CH). All in the order of
+    memory, not of the path.
     """
     blocks = tl.cdiv(CH, RD * PD)
     program = tl.program_id(0)
@@ -77,25 +81,25 @@ def backward_kernel(  # noqa: C901 - a kernel is one function: its registers are
         row = k * CH + d
         a = tl.load(A + k * CH * N + dn, mask=on_dn, other=0.0) * LOG2E
         skip = tl.load(D + row, mask=on_d, other=0.0)
-        shift = tl.load(bias + row, mask=on_d, other=0.0)
+        shift = tl.load(dt_bias + row, mask=on_d, other=0.0)
         ranks, sum_ranks = (), ()
         for r in tl.static_range(R):  # tuples of Triton only add
-            ranks = ranks + (tl.load(weight + (k * R + r) * CH + d, mask=on_d, other=0.0),)
+            ranks = ranks + (tl.load(dt_weight + (k * R + r) * CH + d, mask=on_d, other=0.0),)
             sum_ranks = sum_ranks + (tl.zeros((1, RD, PD * PN), tl.float32),)
         bk, kk = b * K + k, b * 0 + k  # in 64 bits
         at_task = bk * chunks + chunk
         state = at_task * CH * N + dn
         x_row, y_row = x + (b * x_b + kk * x_k) * VEC_D + d, gy + (b * y_b + kk * y_k) * VEC_D + d
         dt_row = dt + (b * s_b + kk * s_k) * VEC_S + (lane * 0 if R > 0 else d)
-        B_row, C_row = B + (b * B_b + kk * B_k) * VEC_N + n, C + (b * C_b + kk * C_k) * VEC_N + n
+        B_row, C_row = Bt + (b * B_b + kk * B_k) * VEC_N + n, Ct + (b * C_b + kk * C_k) * VEC_N + n
         # this program's part of each gradient, in the order of memory
         bkl = ((block * samples + b) * K + k) * L
-        gB_row, gC_row = gB + bkl * N + n, gC + bkl * N + n
+        gB_row, gC_row = gBt + bkl * N + n, gCt + bkl * N + n
         gdt_row = gdt + bkl * R + lane * 0 if R > 0 else gdt + bk * L * CH + d
         gx_row = gx + (b if SUM else bk) * L * CH + d
         if SHARE:
             gate_row, ggate_row = gate + (b * g_b + kk * g_k) * VEC_N + n, ggate + bkl * N + n
-            mixing = tl.load(shared + bk * CH * N + dn, mask=on_dn, other=0.0)
+            mixing = tl.load(shared_state + bk * CH * N + dn, mask=on_dn, other=0.0)
             by = tl.load(rho + row, mask=on_d, other=0.0)
             sum_shared = tl.zeros((RN, RD, PD * PN), tl.float32)
             sum_rho = tl.zeros((1, RD, PD * PN), tl.float32)
@@ -146,8 +150,8 @@ def backward_kernel(  # noqa: C901 - a kernel is one function: its registers are
                 there, step, into = kept[s]
                 out = from_lane(outs[s // Q], home + s % Q)
                 g += load(C_row + there * (C_l * VEC_N), on_n, MASK_N) * out
-                Bt = load(B_row + there * (B_l * VEC_N), on_n, MASK_N)
-                to_x = push(to_x, tl.sum(g * Bt, 0, keep_dims=True), lane, BT - 1 - s, 1, Q, True)
+                weight_in = load(B_row + there * (B_l * VEC_N), on_n, MASK_N)
+                to_x = push(to_x, tl.sum(g * weight_in, 0, keep_dims=True), lane, BT - 1 - s, 1, Q, True)
                 to_B = push(to_B, tl.sum(g * into, 1, keep_dims=True), lane, BT - 1 - s, PN, QD, True)
                 to_C = push(to_C, tl.sum(states[s + 1] * out, 1, keep_dims=True), lane, BT - 1 - s, PN, QD, True)
                 g = g * decays[s]
@@ -200,12 +204,12 @@ def backward_kernel(  # noqa: C901 - a kernel is one function: its registers are
         # the lanes of a channel have the sums of their own steps
         first_lane = on_d & (lane % PN == 0)
         tl.store(gD + at_task * CH + d, plain_sum(sum_D, lane, 1, 1, Q), mask=first_lane)
-        tl.store(gbias + at_task * CH + d, plain_sum(sum_bias, lane, 1, 1, Q), mask=first_lane)
+        tl.store(gdt_bias + at_task * CH + d, plain_sum(sum_bias, lane, 1, 1, Q), mask=first_lane)
         for r in tl.static_range(R):
-            to_weight = gweight + (at_task * R + r) * CH + d
+            to_weight = gdt_weight + (at_task * R + r) * CH + d
             tl.store(to_weight, plain_sum(sum_ranks[r], lane, 1, 1, Q), mask=first_lane)
         if SHARE:
-            tl.store(gshared + state, sum_shared, mask=on_dn)
+            tl.store(gshared_state + state, sum_shared, mask=on_dn)
             tl.store(grho + at_task * CH + d, plain_sum(sum_rho, lane, 1, 1, Q), mask=first_lane)
         if SUM:
             tl.debug_barrier()  # the next direction reads what this one wrote

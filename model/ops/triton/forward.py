@@ -3,14 +3,16 @@
 A program (one warp, see `parts.py`) walks BT steps at a time through one chunk of one sample, one group k and a
 block of its channels, the recurrence in registers. Inputs have their channels side by side in memory; B and C are read
 once for all channels of a block. With CROSS, step t of direction k reads and writes the pixel that this direction
-visits: nothing is reordered in memory. With SUM the program takes all directions in turn and adds into y (it alone
-owns these pixels and channels, so without atomics and with the same bits each time).
+visits: nothing is reordered in memory. With SUM the program takes all directions in turn and adds into y; no other
+program writes these pixels and channels, so there are no atomics and the bits are the same every time.
 
 A sequence cut into chunks takes three passes: the end of each chunk from a zero state (OUT off), `carry_kernel`, and
 each chunk again from its true start. Backward: `backward.py`. Sizes: tasks are (b, k, chunk).
 """
 
 from __future__ import annotations
+
+from typing import no_type_check
 
 import triton
 import triton.language as tl
@@ -32,8 +34,9 @@ from lemamba.model.ops.triton.parts import (
 
 
 @triton.jit
+@no_type_check  # the language is Triton's: tuples grow
 def forward_kernel(  # noqa: C901 - a kernel is one function: its registers are what it is about
-    x, dt, B, C, gate, A, D, weight, bias, shared, rho, initial, y, last, saved, sums,
+    x, dt, Bt, Ct, A, D, dt_weight, dt_bias, shared_state, gate, rho, initial_state, y, last, saved, sums,
     x_b, x_k, x_l, s_b, s_k, s_l, B_b, B_k, B_l, C_b, C_k, C_l, g_b, g_k, g_l, y_b, y_k, y_l,
     L, H, W, length, chunks,
     K: tl.constexpr, CH: tl.constexpr, N: tl.constexpr, R: tl.constexpr,
@@ -45,8 +48,8 @@ def forward_kernel(  # noqa: C901 - a kernel is one function: its registers are 
 ):  # fmt: skip
     """Forward over chunks of `length` steps.
 
-    y is written by its strides; last, initial (tasks, CH, N); saved (B, K, cdiv(L, BT), CH, N): the state before every
-    BT steps; sums (tasks, CH): a chunk's step sizes added up (written where OUT is off).
+    y is written by its strides; last, initial_state (tasks, CH, N); saved (B, K, cdiv(L, BT), CH, N): the state before
+    every BT steps; sums (tasks, CH): a chunk's step sizes added up (written where OUT is off).
     """
     blocks = tl.cdiv(CH, RD * PD)
     program = tl.program_id(0)
@@ -67,22 +70,22 @@ def forward_kernel(  # noqa: C901 - a kernel is one function: its registers are 
         row = k * CH + d
         a = tl.load(A + k * CH * N + dn, mask=on_dn, other=0.0) * LOG2E
         skip = tl.load(D + row, mask=on_d, other=0.0)
-        shift = tl.load(bias + row, mask=on_d, other=0.0)
+        shift = tl.load(dt_bias + row, mask=on_d, other=0.0)
         ranks = ()
         for r in tl.static_range(R):
-            ranks = ranks + (tl.load(weight + (k * R + r) * CH + d, mask=on_d, other=0.0),)
+            ranks = ranks + (tl.load(dt_weight + (k * R + r) * CH + d, mask=on_d, other=0.0),)
         bk, kk = b * K + k, b * 0 + k  # in 64 bits
         state = (bk * chunks + chunk) * CH * N + dn
         x_row, y_row = x + (b * x_b + kk * x_k) * VEC_D + d, y + (b * y_b + kk * y_k) * VEC_D + d
         dt_row = dt + (b * s_b + kk * s_k) * VEC_S + (lane * 0 if R > 0 else d)
-        B_row, C_row = B + (b * B_b + kk * B_k) * VEC_N + n, C + (b * C_b + kk * C_k) * VEC_N + n
+        B_row, C_row = Bt + (b * B_b + kk * B_k) * VEC_N + n, Ct + (b * C_b + kk * C_k) * VEC_N + n
         if SHARE:
             gate_row = gate + (b * g_b + kk * g_k) * VEC_N + n
-            mixing = tl.load(shared + bk * CH * N + dn, mask=on_dn, other=0.0)
+            mixing = tl.load(shared_state + bk * CH * N + dn, mask=on_dn, other=0.0)
             mixing *= tl.load(rho + row, mask=on_d, other=0.0)
         h = tl.zeros((RN, RD, PD * PN), tl.float32)
         if INITIAL:
-            h = tl.load(initial + state, mask=on_dn, other=0.0)
+            h = tl.load(initial_state + state, mask=on_dn, other=0.0)
         total = tl.zeros((1, RD, PD * PN), tl.float32)
         place, down = path_start(begin + i, k, H, W, L, CROSS, False)
         stride = path_stride(k, H, W, L, Q, CROSS, False)
@@ -103,7 +106,7 @@ def forward_kernel(  # noqa: C901 - a kernel is one function: its registers are 
                 here = wide(places[q], WIDE)
                 value = load(x_row + here * (x_l * VEC_D), on_d, MASK_D)
                 step, _slope = step_size(dt_row + here * (s_l * VEC_S), on_d, ranks, shift, R, SOFTPLUS, MASK_D)
-                step = tl.where(base + q * Q + i < end, step, 0.0)  # past the end a step leaves the state as it is
+                step = tl.where(base + q * Q + i < end, step, 0.0)  # past the end a step leaves the state unchanged
                 if SHARE:
                     value += plain_sum(mixes[q], lane, 1, Q, PN)
                 values, steps = values + (value,), steps + (step,)
@@ -116,7 +119,7 @@ def forward_kernel(  # noqa: C901 - a kernel is one function: its registers are 
                 if OUT:
                     out = tl.sum(h * load(C_row + there * (C_l * VEC_N), on_n, MASK_N), 0, keep_dims=True)
                     outs = push(outs, out, lane, s, 1, Q, False)
-            if OUT:  # after all loads: the compiler may not move a load before a store
+            if OUT:  # after all loads: the compiler cannot move a load before a store
                 for q in tl.static_range(BT // Q):
                     here, on = wide(places[q], WIDE), on_d & once & (base + q * Q + i < end)
                     out = plain_sum(outs[q], lane, 1, Q, PN) + skip * values[q]
@@ -132,11 +135,12 @@ def forward_kernel(  # noqa: C901 - a kernel is one function: its registers are 
 
 
 @triton.jit
+@no_type_check  # the language is Triton's: tuples grow
 def carry_kernel(
     A, first, sums, ends, chunks,
     K: tl.constexpr, CH: tl.constexpr, N: tl.constexpr, FIRST: tl.constexpr, BACK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Hand the state from chunk to chunk: ends (B, K, chunks, CH, N) become each chunk's start, in place.
+    """Carry the state from chunk to chunk: ends (B, K, chunks, CH, N) become each chunk's start, in place.
 
     first (B, K, CH, N): what enters the first chunk (BACK: the last one), zero unless FIRST; sums (B, K, chunks, CH).
     """
@@ -156,8 +160,9 @@ def carry_kernel(
 
 
 @triton.jit
+@no_type_check  # the language is Triton's: tuples grow
 def reverse_kernel(
-    dt, C, gy, A, weight, bias, ends, sums,
+    x, dt, Bt, Ct, A, D, dt_weight, dt_bias, shared_state, gate, rho, gy, ends, sums,
     s_b, s_k, s_l, C_b, C_k, C_l, y_b, y_k, y_l, L, H, W, length, chunks,
     K: tl.constexpr, CH: tl.constexpr, N: tl.constexpr, R: tl.constexpr,
     CROSS: tl.constexpr, SOFTPLUS: tl.constexpr,
@@ -179,13 +184,13 @@ def reverse_kernel(
     end = tl.minimum(begin + length, L)
     row = k * CH + d
     a = tl.load(A + k * CH * N + dn, mask=on_dn, other=0.0) * LOG2E
-    shift = tl.load(bias + row, mask=on_d, other=0.0)
+    shift = tl.load(dt_bias + row, mask=on_d, other=0.0)
     ranks = ()
     for r in tl.static_range(R):
-        ranks = ranks + (tl.load(weight + (k * R + r) * CH + d, mask=on_d, other=0.0),)
+        ranks = ranks + (tl.load(dt_weight + (k * R + r) * CH + d, mask=on_d, other=0.0),)
     kk = b * 0 + k  # in 64 bits
     dt_row = dt + (b * s_b + kk * s_k) * VEC_S + (lane * 0 if R > 0 else d)
-    y_row, C_row = gy + (b * y_b + kk * y_k) * VEC_D + d, C + (b * C_b + kk * C_k) * VEC_N + n
+    y_row, C_row = gy + (b * y_b + kk * y_k) * VEC_D + d, Ct + (b * C_b + kk * C_k) * VEC_N + n
     g = tl.zeros((RN, RD, PD * PN), tl.float32)
     total = tl.zeros((1, RD, PD * PN), tl.float32)
     rounds = tl.cdiv(end - begin, BT)

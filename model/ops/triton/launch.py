@@ -1,8 +1,9 @@
 """Launch the Triton kernels: rows in memory, buffers, the passes over chunks, forward and backward.
 
-One `Call` serves the plain scan and the four-direction scan; what they differ in is flags. All images are flat here:
-x (B, D, L) or (B, K, D, L), dt (B, K, R or D, L), B, C, gate (B, K, N, L). The kernels want channels side by side in
-memory; other layouts are copied, half types stay half. Partial sums are added here, in a fixed order.
+One `Call` serves both scans, which differ in flags: to the kernels the plain scan is a `CrossInputs` of sequences whose
+dt_weight is empty. All images are flat here: x (B, D, L) or (B, K, D, L), dt (B, K, R or D, L), Bt, Ct, gate
+(B, K, N, L). The kernels need channels side by side in memory; other layouts are copied, half types stay half. Partial
+sums are added here, in a fixed order.
 
 Legend: see `plan.py`; tasks are (b, k, chunk).
 """
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lemamba.model.ops.scan.interface import SEQUENCES, CrossInputs, given, replace_tensors
 from lemamba.model.ops.triton.plan import (
     Config,
     Shape,
@@ -23,16 +25,16 @@ from lemamba.model.ops.triton.plan import (
     steps,
     tile,
     vector,
-)  # fmt: skip
+)
 from lemamba.model.ops.triton.tune import choose
 
-# Products and sums fuse whatever the Triton at hand does by default: half the arithmetic of these kernels.
+# Fuse products and sums, whatever this version of Triton does by default: half the arithmetic of these kernels.
 OPTIONS = {"num_warps": 1, "num_stages": 1, "enable_fp_fusion": True}
 _FAR = 2**31 - 1  # distances beyond this need 64-bit arithmetic in the kernels
 
 
 def packed(x: Tensor) -> Tensor:
-    """Return x (…, C, L) with its channels side by side, rows beginning where vectors may: itself or a copy."""
+    """Return x (…, C, L) with its channels side by side, rows aligned for vector loads: itself or a copy."""
     unit = vector(x.shape[-2])
     aligned = x.data_ptr() % (unit * x.element_size()) == 0
     side_by_side = x.stride(-2) == 1 or x.shape[-2] == 1
@@ -42,54 +44,51 @@ def packed(x: Tensor) -> Tensor:
 
 
 def table(x: Tensor) -> Tensor:
-    """Return a parameter or state as contiguous float32 that begins where vectors may (slices of one buffer do not)."""
+    """Return a parameter or state as contiguous float32, aligned for vector loads (slices of one buffer are not)."""
     x = x.detach().float().contiguous()
     return x if x.data_ptr() % 16 == 0 else x.clone()
 
 
 @dataclass(frozen=True)
 class Call:
-    """The tensors of a call, packed, and its kind. Tables and states are contiguous float32.
+    """The inputs of a call, packed; parameters and states are contiguous float32.
 
-    weight, shared, gate, rho and initial may be None; `size` is (H, W) of an image, (0, 0) of a sequence.
+    The weight of dt is (K, R, D), with R = 0 where dt are the step sizes themselves; `size` is (H, W) of an image,
+    (0, 0) of sequences.
     """
 
-    x: Tensor
-    dt: Tensor
-    B: Tensor
-    C: Tensor
-    A: Tensor
-    skip: Tensor
-    bias: Tensor
-    weight: Tensor | None
-    shared: Tensor | None
-    gate: Tensor | None
-    rho: Tensor | None
-    initial: Tensor | None
+    inputs: CrossInputs
+    initial_state: Tensor | None
     softplus: bool
     size: tuple[int, int]
 
     @staticmethod
-    def prepare(**given) -> Call:
-        """Pack the rows, make the tables contiguous."""
-        rows = {n: packed(given[n].detach()) for n in ("x", "dt", "B", "C", "gate") if given.get(n) is not None}
-        tables = ("A", "skip", "bias", "weight", "shared", "rho", "initial")
-        held = {n: table(given[n]) for n in tables if given.get(n) is not None}
-        if "weight" in held:
-            held["weight"] = held["weight"].transpose(1, 2).contiguous()  # (K, R, D): a lane's channels side by side
-        return Call(**{**given, **rows, **held})
+    def prepare(
+        inputs: CrossInputs,
+        initial_state: Tensor | None = None,
+        softplus: bool = True,
+        size: tuple[int, int] = (0, 0),
+    ) -> Call:
+        """Pack the inputs, those of an image already flat: (…, L) in place of (…, H, W)."""
+        inputs = replace_tensors(inputs, lambda name, t: packed(t.detach()) if name in SEQUENCES else table(t))
+        weight = inputs.dt_weight.transpose(1, 2).contiguous()  # the channels of a lane side by side
+        initial_state = None if initial_state is None else table(initial_state)
+        return Call(inputs._replace(dt_weight=weight), initial_state, softplus, size)
+
+    def pointers(self) -> list[Tensor]:
+        """Return the inputs in their order, for a kernel; A in place of those it does not read."""
+        return [self.inputs.A if t is None or not t.numel() else t for t in self.inputs]
 
     def shape(self, backward: bool) -> Shape:
         """Return the sizes a configuration is chosen by."""
-        batch, K, N, L = self.B.shape
-        R = 0 if self.weight is None else self.dt.shape[2]
-        half = self.x.element_size() < 4
-        cross, share = self.size[0] > 0, self.gate is not None
-        return Shape(batch, K, self.x.shape[-2], N, R, L, cross, share, half, backward)
+        x, Bt = self.inputs.x, self.inputs.Bt
+        batch, K, N, L = Bt.shape
+        R, cross, share = self.inputs.dt_weight.shape[1], self.size[0] > 0, self.inputs.gate is not None
+        return Shape(batch, K, x.shape[-2], N, R, L, cross, share, x.element_size() < 4, backward)
 
     def new(self, *sizes: int) -> Tensor:
         """Return an uninitialised float32 tensor."""
-        return self.x.new_empty(sizes, dtype=torch.float32)
+        return self.inputs.x.new_empty(sizes, dtype=torch.float32)
 
 
 def saved_shape(shape: Shape) -> tuple[int, ...]:
@@ -98,7 +97,7 @@ def saved_shape(shape: Shape) -> tuple[int, ...]:
 
 
 def saved_type(x: Tensor) -> torch.dtype:
-    """Return the type in which forward keeps states: half the memory where the inputs are no more precise."""
+    """Return the dtype in which forward keeps states: half the memory where the inputs are no more precise."""
     return torch.bfloat16 if x.element_size() < 4 else torch.float32
 
 
@@ -122,22 +121,23 @@ class Plan:
         self.unit_n, self.unit_d = vector(shape.N), vector(shape.D)
         self.unit_s = self.unit_d if shape.R == 0 else 1
         sizes = tile(shape, config)
-        rows = [t for t in (call.x, call.dt, call.B, call.C, call.gate, *more) if t is not None]
-        far = shape.L * max(shape.D, shape.N, shape.R, *(t.stride(-1) for t in rows)) > _FAR
-        self.path = {"L": shape.L, "H": max(call.size[0], 1), "W": max(call.size[1], 1), "length": self.length,
-                     "chunks": self.chunks}  # fmt: skip
-        self.flags = {
-            "K": shape.K, "CH": shape.D, "N": shape.N, "R": shape.R,
-            "CROSS": shape.cross, "SOFTPLUS": call.softplus, "WIDE": far, **sizes, "BT": steps(shape.L),
-            "MASK_N": sizes["RN"] * sizes["PN"] != shape.N, "MASK_D": shape.D % (sizes["RD"] * sizes["PD"]) != 0,
-            "VEC_N": self.unit_n, "VEC_D": self.unit_d, "VEC_S": self.unit_s,
-        }  # fmt: skip
+        rows = [t for name, t in given(call.inputs).items() if name in SEQUENCES]
+        far = shape.L * max(shape.D, shape.N, shape.R, *(t.stride(-1) for t in (*rows, *more))) > _FAR
+        height, width = call.size
+        self.path = {"L": shape.L, "H": max(height, 1), "W": max(width, 1)}
+        self.path |= {"length": self.length, "chunks": self.chunks}
+        self.flags = {"K": shape.K, "CH": shape.D, "N": shape.N, "R": shape.R, **sizes, "BT": steps(shape.L)}
+        self.flags |= {"CROSS": shape.cross, "SOFTPLUS": call.softplus, "WIDE": far}
+        self.flags["MASK_N"] = sizes["RN"] * sizes["PN"] != shape.N
+        self.flags["MASK_D"] = shape.D % (sizes["RD"] * sizes["PD"]) != 0
+        self.flags |= {"VEC_N": self.unit_n, "VEC_D": self.unit_d, "VEC_S": self.unit_s}
         self.options = {} if interpreted() else OPTIONS
 
     def rows(self, *names: str) -> list[int]:
-        """Return the strides of rows: x dt B C gate of the call."""
+        """Return the strides of inputs: of all that have rows, or of those named."""
         unit = {"x": self.unit_d, "dt": self.unit_s}
-        return [s for n in names for s in _strides(getattr(self.call, n), unit.get(n, self.unit_n))]
+        names = names or ("x", "dt", "Bt", "Ct", "gate")
+        return [s for n in names for s in _strides(getattr(self.call.inputs, n), unit.get(n, self.unit_n))]
 
     def grid(self, merge: bool) -> tuple[int]:
         """Return the number of programs."""
@@ -147,59 +147,60 @@ class Plan:
         """Turn the chunks' ends into their starts, in place."""
         from lemamba.model.ops.triton.forward import carry_kernel
 
-        width = 1024 if interpreted() else 128
+        width, A = 1024 if interpreted() else 128, self.call.inputs.A
+        sizes = {"K": self.shape.K, "CH": self.shape.D, "N": self.shape.N, "BLOCK": width}
+        options = {} if interpreted() else {"enable_fp_fusion": True}
         grid = (self.shape.B * self.shape.K, -(-self.shape.D * self.shape.N // width))
-        carry_kernel[grid](
-            self.call.A, self.call.A if first is None else first, sums, ends, self.chunks,
-            K=self.shape.K, CH=self.shape.D, N=self.shape.N, FIRST=first is not None, BACK=back, BLOCK=width,
-            **({} if interpreted() else {"enable_fp_fusion": True}),
-        )  # fmt: skip
+        start = A if first is None else first
+        carry_kernel[grid](A, start, sums, ends, self.chunks, FIRST=first is not None, BACK=back, **sizes, **options)
 
 
-def _forward_pass(plan: Plan, initial, y, last, saved, sums, out: bool) -> None:
-    """Run the forward kernel once over all chunks."""
+def _forward_pass(
+    plan: Plan,
+    initial: Tensor | None,
+    y: Tensor | None,
+    last: Tensor,
+    saved: Tensor | None,
+    sums: Tensor | None,
+) -> None:
+    """Run the forward kernel once over all chunks; without `y` for the ends of the chunks only."""
     from lemamba.model.ops.triton.forward import forward_kernel
 
-    c, none, merge = plan.call, plan.call.A, plan.config.merge
-    tensors = [c.weight, c.shared, c.gate, c.rho, initial, y, saved, sums]
-    weight, shared, gate, rho, start, result, keep, totals = (none if t is None else t for t in tensors)
+    call, merge = plan.call, plan.config.merge
+    start, result, keep, totals = (call.inputs.A if t is None else t for t in (initial, y, saved, sums))
     forward_kernel[plan.grid(merge)](
-        c.x, c.dt, c.B, c.C, gate, c.A, c.skip, weight, c.bias, shared, rho, start, result, last, keep, totals,
-        *plan.rows("x", "dt", "B", "C", "gate"), *_strides(y, plan.unit_d), **plan.path, **plan.flags,
-        SHARE=plan.shape.share, INITIAL=initial is not None, SAVE=saved is not None, OUT=out, SUM=merge,
-        **plan.options,
+        *call.pointers(), start, result, last, keep, totals,
+        *plan.rows(), *_strides(y, plan.unit_d), **plan.path, **plan.flags, **plan.options,
+        SHARE=plan.shape.share, INITIAL=initial is not None, SAVE=saved is not None, OUT=y is not None, SUM=merge,
     )  # fmt: skip
 
 
 def _forward(plan: Plan, dtype: torch.dtype, save: bool) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return y (B, D, L) of an image or (B, K, D, L) of sequences, the last state, and the kept states."""
-    call, s = plan.call, plan.shape
-    one = plan.config.merge
-    y = torch.empty(
-        (s.B, s.L, s.D) if one else (s.B, s.K, s.L, s.D), device=call.x.device,
-        dtype=torch.float32 if s.cross else dtype,
-    ).transpose(-1, -2)  # fmt: skip
+    call, s, merged, x = plan.call, plan.shape, plan.config.merge, plan.call.inputs.x
+    sizes = (s.B, s.L, s.D) if merged else (s.B, s.K, s.L, s.D)
+    y = x.new_empty(sizes, dtype=torch.float32 if s.cross else dtype).transpose(-1, -2)
     last = call.new(*plan.tasks, s.D, s.N)
-    saved = call.x.new_empty(saved_shape(s), dtype=saved_type(call.x)) if save else None
-    initial = call.initial
+    saved = x.new_empty(saved_shape(s), dtype=saved_type(x)) if save else None
+    initial = call.initial_state
     if plan.chunks > 1:
         sums, starts = call.new(*plan.tasks, s.D), torch.empty_like(last)
-        _forward_pass(plan, None, None, starts, None, sums, False)
+        _forward_pass(plan, None, None, starts, None, sums)
         plan.carry(initial, sums, starts, False)
         initial = starts
-    _forward_pass(plan, initial, y, last, saved, None, True)
+    _forward_pass(plan, initial, y, last, saved, None)
     if s.cross:
-        y = (y if one else y.sum(1)).to(dtype)
+        y = (y if merged else y.sum(1)).to(dtype)
     return y, last[:, :, -1].reshape(s.B, s.K * s.D, s.N), saved
 
 
-def forward(call: Call, dtype: torch.dtype, save: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Run forward: y in `dtype` as of `_forward`, last (B, K*D, N), saved (empty unless `save`)."""
-    shape = call.shape(False)
-    with torch.cuda.device_of(call.x):  # Triton launches on the current device
-        config = choose(shape, lambda c: _forward(Plan(call, shape, c), dtype, save))
-        y, last, saved = _forward(Plan(call, shape, config), dtype, save)
-    return y, last, call.x.new_empty(0, dtype=saved_type(call.x)) if saved is None else saved
+def forward(call: Call, save: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Run forward: y in x's dtype as of `_forward`, last (B, K*D, N), saved (empty unless `save`)."""
+    x, shape = call.inputs.x, call.shape(False)
+    with torch.cuda.device_of(x):  # Triton launches on the current device
+        config = choose(shape, lambda c: _forward(Plan(call, shape, c), x.dtype, save))
+        y, last, saved = _forward(Plan(call, shape, config), x.dtype, save)
+    return y, last, x.new_empty(0, dtype=saved_type(x)) if saved is None else saved
 
 
 def _arriving(plan: Plan, gy: Tensor, glast: Tensor | None) -> Tensor | None:
@@ -208,67 +209,76 @@ def _arriving(plan: Plan, gy: Tensor, glast: Tensor | None) -> Tensor | None:
         return glast
     from lemamba.model.ops.triton.forward import reverse_kernel
 
-    c, s = plan.call, plan.shape
-    ends, sums = c.new(*plan.tasks, s.D, s.N), c.new(*plan.tasks, s.D)
+    call, s = plan.call, plan.shape
+    ends, sums = call.new(*plan.tasks, s.D, s.N), call.new(*plan.tasks, s.D)
     reverse_kernel[plan.grid(False)](
-        c.dt, c.C, gy, c.A, c.A if c.weight is None else c.weight, c.bias, ends, sums,
-        *plan.rows("dt", "C"), *_strides(gy, plan.unit_d), **plan.path, **plan.flags, **plan.options,
+        *call.pointers(), gy, ends, sums,
+        *plan.rows("dt", "Ct"), *_strides(gy, plan.unit_d), **plan.path, **plan.flags, **plan.options,
     )  # fmt: skip
     plan.carry(glast, sums, ends, True)
     return ends
 
 
 def _backward(plan: Plan, gy: Tensor, glast: Tensor | None, saved: Tensor) -> dict[str, Tensor]:
-    """Return all gradients by name, in the shapes of the call's tensors."""
+    """Return the gradients by name, in the shapes of the call's inputs; `initial_state` too where there is one."""
     from lemamba.model.ops.triton.backward import backward_kernel
 
-    c, s, merge, blocks = plan.call, plan.shape, plan.config.merge, plan.blocks
+    call, s, merge, blocks, inputs = plan.call, plan.shape, plan.config.merge, plan.blocks, plan.call.inputs
     arriving = _arriving(plan, gy, glast)
-    pixels, tasks, none = (s.B, s.K, s.L), plan.tasks, c.A
-    gx = torch.empty(
-        (s.B, s.L, s.D) if merge else (*pixels, s.D), device=gy.device, dtype=torch.float32 if s.cross else c.x.dtype
+    steps, tasks, unused = (s.B, s.K, s.L), plan.tasks, inputs.A
+
+    def per_state() -> Tensor:  # of every step, summed over the channels of a block
+        return call.new(blocks, *steps, s.N)
+
+    parts = CrossInputs(
+        x=gy.new_empty((s.B, s.L, s.D) if merge else (*steps, s.D), dtype=torch.float32 if s.cross else inputs.x.dtype),
+        dt=call.new(blocks, *steps, s.R) if s.R else gy.new_empty((*steps, s.D), dtype=inputs.dt.dtype),
+        Bt=per_state(),
+        Ct=per_state(),
+        A=call.new(*tasks, s.D, s.N),
+        D=call.new(*tasks, s.D),
+        dt_weight=call.new(*tasks, s.R, s.D) if s.R else unused,
+        dt_bias=call.new(*tasks, s.D),
+        shared_state=call.new(*tasks, s.D, s.N) if s.share else unused,
+        gate=per_state() if s.share else unused,
+        rho=call.new(*tasks, s.D) if s.share else unused,
     )
-    gdt = c.new(blocks, *pixels, s.R) if s.R else torch.empty((*pixels, s.D), device=gy.device, dtype=c.dt.dtype)
-    gB, gC = c.new(blocks, *pixels, s.N), c.new(blocks, *pixels, s.N)
-    gA, leaving, gD, gbias = c.new(*tasks, s.D, s.N), c.new(*tasks, s.D, s.N), c.new(*tasks, s.D), c.new(*tasks, s.D)
-    gweight = c.new(*tasks, s.R, s.D) if s.R else none
-    ggate, gshared, grho = (
-        (c.new(blocks, *pixels, s.N), c.new(*tasks, s.D, s.N), c.new(*tasks, s.D)) if s.share else (none, none, none)
-    )
-    optional = (none if t is None else t for t in (c.weight, c.shared, c.gate, c.rho, arriving))
-    weight, shared, gate, rho, arrives = optional
+    leaving = call.new(*tasks, s.D, s.N)
     backward_kernel[plan.grid(merge)](
-        c.x, c.dt, c.B, c.C, gate, c.A, c.skip, weight, c.bias, shared, rho, saved, gy, arrives,
-        gx, gdt, gB, gC, ggate, gA, gD, gweight, gbias, gshared, grho, leaving,
-        *plan.rows("x", "dt", "B", "C", "gate"), *_strides(gy, plan.unit_d), **plan.path, **plan.flags,
-        SHARE=s.share, ARRIVING=arriving is not None, SUM=merge, **plan.options,
+        *call.pointers(), saved, gy, unused if arriving is None else arriving, *parts, leaving,
+        *plan.rows(), *_strides(gy, plan.unit_d), **plan.path, **plan.flags, **plan.options,
+        SHARE=s.share, ARRIVING=arriving is not None, SUM=merge,
     )  # fmt: skip
 
-    def total(g: Tensor, like: Tensor) -> Tensor:
-        """Add up channel blocks: rows (B, K, C, L)."""
-        return (g[0] if g.shape[0] == 1 else g.sum(0)).to(like.dtype).transpose(-1, -2)
+    def total(part: Tensor, like: Tensor) -> Tensor:
+        """Add up the channel blocks (blocks, B, K, L, C) and return (B, K, C, L)."""
+        return (part[0] if blocks == 1 else part.sum(0)).to(like.dtype).transpose(-1, -2)
 
-    gx = gx.sum(1) if s.cross and not merge else gx
-    grads = {
-        "x": gx.to(c.x.dtype).transpose(-1, -2), "dt": total(gdt, c.dt) if s.R else gdt.transpose(-1, -2),
-        "B": total(gB, c.B), "C": total(gC, c.C), "A": gA.sum((0, 2)).view_as(c.A),
-        "skip": gD.sum((0, 2)).flatten(), "bias": gbias.sum((0, 2)).flatten(),
-    }  # fmt: skip
-    if s.R:
-        grads["weight"] = gweight.sum((0, 2)).transpose(1, 2).contiguous()
-    if s.share:
-        grads |= {"shared": gshared.sum(2).flatten(1, 2), "gate": total(ggate, c.gate)}
-        grads["rho"] = grho.sum((0, 2)).flatten()
-    if c.initial is not None:
-        grads["initial"] = leaving[:, :, 0].reshape(s.B, s.K * s.D, s.N)
-    return grads
+    gx = parts.x.sum(1) if s.cross and not merge else parts.x
+    gradients = {
+        "x": gx.to(inputs.x.dtype).transpose(-1, -2),
+        "dt": total(parts.dt, inputs.dt) if s.R else parts.dt.transpose(-1, -2),
+        "Bt": total(parts.Bt, inputs.Bt),
+        "Ct": total(parts.Ct, inputs.Ct),
+        "A": parts.A.sum((0, 2)).view_as(inputs.A),
+        "D": parts.D.sum((0, 2)).flatten(),
+        "dt_weight": parts.dt_weight.sum((0, 2)).transpose(1, 2).contiguous() if s.R else unused,
+        "dt_bias": parts.dt_bias.sum((0, 2)).flatten(),
+    }
+    if parts.shared_state is not None and inputs.gate is not None and parts.gate is not None and parts.rho is not None:
+        gradients["shared_state"] = parts.shared_state.sum(2).flatten(1, 2)
+        gradients["gate"] = total(parts.gate, inputs.gate)
+        gradients["rho"] = parts.rho.sum((0, 2)).flatten()
+    if call.initial_state is not None:
+        gradients["initial_state"] = leaving[:, :, 0].reshape(s.B, s.K * s.D, s.N)
+    return gradients
 
 
 def backward(call: Call, gy: Tensor, glast: Tensor | None, saved: Tensor) -> dict[str, Tensor]:
-    """Run backward: gradients of the call's tensors by name; gy as y, glast (B, K*D, N) or None."""
+    """Run backward: gradients by name, as of `_backward`; gy as y, glast (B, K*D, N) or None."""
     gy = packed(gy.detach())
     glast = None if glast is None else table(glast)
     shape = call.shape(True)
-    with torch.cuda.device_of(call.x):
+    with torch.cuda.device_of(call.inputs.x):
         config = choose(shape, lambda c: _backward(Plan(call, shape, c, gy), gy, glast, saved))
         return _backward(Plan(call, shape, config, gy), gy, glast, saved)

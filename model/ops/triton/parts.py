@@ -1,22 +1,22 @@
-"""Pieces of the Triton kernels of the scan: the tile of a program, sums over lanes, the path through an image, steps.
+"""Building blocks of the Triton kernels: the tile of a program, sums over lanes, the path through an image, steps.
 
 A program is one warp. It holds the states of BD channels times BN state indices in registers as a tensor
-(RN, RD, lane): the first two axes lie in each lane's registers, and with PD * PN = 32
+(RN, RD, lane): the first two axes are registers of a lane, and with PD * PN = 32
 
     n = (PN-1 - lane % PN) * RN + rn,   d = block * BD + (PD-1 - lane // PN) * RD + rd,   BN = RN * PN, BD = RD * PD
 
-A lane's n (and d) are neighbours in memory and are loaded as one vector; lanes count down because the compiler would
-put lanes along ascending addresses. All tensors have all 32 lanes on their one last axis: whatever order of axes the
+A lane's n (and d) are neighbours in memory and are loaded as one vector; lanes count down because the compiler
+would put lanes along ascending addresses. All tensors have all 32 lanes on their last axis: whatever order of axes the
 compiler prefers, a lane's part is the same and nothing is exchanged between layouts. For the same reason offsets of
-whole tiles say that the lane axis has neighbours: RD then comes last where the compiler orders axes.
+whole tiles are declared contiguous along the lane axis: the compiler then orders RD last.
 
 What depends on step and channel only (step sizes, softplus, the input, addresses) is not computed by all PN lanes of a
-channel: BT steps are taken together, lane i of them loads and computes step i and hands its values out (`from_lane`)
-when that step's turn comes. The same way back: sums over lanes are exchanged so that each lane ends with the sum of its
-own step (`push`), half the shuffles of a sum that all lanes know, and continues with it alone.
+channel: BT steps are processed together, lane i loads and computes step i and passes its values on (`from_lane`) when
+that step is due. Conversely, sums over lanes are exchanged so that each lane ends with the sum of its step (`push`):
+half the shuffles of a sum that all lanes know.
 
-Exponentials are powers of two of prescaled arguments, one instruction each. Part of them as polynomials would not pay:
-one costs about 10 instructions, and instructions are what bounds these kernels.
+Exponentials are powers of two of prescaled arguments, one instruction each. Polynomials for part of them
+would not pay: one costs about 10 instructions, and instructions are the bottleneck of these kernels.
 
 Legend: t step, k direction or group, R rank of dt (0: the step sizes themselves come in), L steps.
 """
@@ -30,13 +30,13 @@ from lemamba.model.ops.triton.plan import interpreted
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
-# Triton's interpreter knows no inline assembly; it decides at the same moment, when a kernel is decorated.
+# Triton's interpreter has no inline assembly. Triton, too, decides when a kernel is decorated whether to interpret it.
 _INTERPRETED = tl.constexpr(interpreted())
 
 
 @triton.jit
 def exp2(x):
-    """Return 2^x; results below the smallest normal number are 0, which spares three instructions."""
+    """Return 2^x; results below the smallest normal number are 0, which saves three instructions."""
     if _INTERPRETED:
         y = tl.exp2(x)
     else:
@@ -55,13 +55,13 @@ def tile(block, RN: tl.constexpr, RD: tl.constexpr, PD: tl.constexpr, PN: tl.con
 
 @triton.jit
 def from_lane(x, lane):
-    """Return x of the given lane, for each lane another one or the same."""
+    """Return, in each lane, x of the lane whose number is given there."""
     return tl.gather(x, tl.broadcast_to(lane, x.shape), 2)
 
 
 @triton.jit
 def plain_sum(x, lane, STRIDE: tl.constexpr, FIRST: tl.constexpr, SIZE: tl.constexpr):
-    """Add up over SIZE / FIRST lanes that lie STRIDE * FIRST apart; all of them get the sum."""
+    """Sum over SIZE / FIRST lanes that lie STRIDE * FIRST apart; all of them get the sum."""
     for bit in tl.static_range(5):
         if (FIRST << bit) < SIZE:
             x += from_lane(x, lane ^ (STRIDE * (FIRST << bit)))
@@ -70,11 +70,11 @@ def plain_sum(x, lane, STRIDE: tl.constexpr, FIRST: tl.constexpr, SIZE: tl.const
 
 @triton.jit
 def push(stack, x, lane, m: tl.constexpr, STRIDE: tl.constexpr, Q: tl.constexpr, BACK: tl.constexpr):
-    """Take the m-th of several summands over lanes (BACK: their steps descend); returns what is still to be merged.
+    """Add the m-th of several summands over lanes (BACK: their steps descend); return what is still to be merged.
 
     Two tensors of steps that differ in one bit become one: the lane whose own number has that bit keeps the later step
-    and gives the earlier one away, the lane at distance STRIDE << bit does the opposite. After Q steps lane i has, of
-    log2(Q) of the lane bits, the sum for step i: three instructions and one shuffle a value.
+    and passes on the earlier one, the lane at distance STRIDE << bit does the opposite. After Q steps lane i has, of
+    log2(Q) of the lane bits, the sum for step i: three instructions and one shuffle per value.
     """
     for bit in tl.static_range(5):
         if (2 << bit) <= Q and (m + 1) % (2 << bit) == 0:
@@ -87,7 +87,7 @@ def push(stack, x, lane, m: tl.constexpr, STRIDE: tl.constexpr, Q: tl.constexpr,
 
 @triton.jit
 def load(pointers, on, MASK: tl.constexpr):
-    """Load float32 values, 0 where not `on`; without MASK everything is known to exist (a mask costs instructions)."""
+    """Load values as float32, 0 where not `on`; without MASK all are in range (a mask costs instructions)."""
     if MASK:
         values = tl.load(pointers, mask=on, other=0.0)
     else:
@@ -97,10 +97,10 @@ def load(pointers, on, MASK: tl.constexpr):
 
 @triton.jit
 def path_start(t, k, H, W, L, CROSS: tl.constexpr, BACK: tl.constexpr):
-    """Return where step t of direction k lies in memory, and how far it is along its column.
+    """Return the place of step t of direction k in memory, and its row in its column.
 
-    Directions are rows, columns, rows reversed, columns reversed. BACK: the path will be walked from its end. Rows of
-    the image matter in odd directions only; elsewhere `path_next` leaves the second result as it is.
+    Directions are rows, columns, rows reversed, columns reversed. BACK: the path will be walked from its end. The
+    row is used in odd directions only; elsewhere `path_next` leaves it unchanged.
     """
     place, row = t, t * 0
     if CROSS:
@@ -143,7 +143,7 @@ def path_next(place, row, stride, H, CROSS: tl.constexpr):
 
 @triton.jit
 def wide(place, WIDE: tl.constexpr):
-    """Return a place in 64 bits where distances do not fit 32."""
+    """Return a place in 64 bits if distances do not fit 32."""
     if WIDE:
         place = place.to(tl.int64)
     return place
@@ -170,9 +170,9 @@ def softplus(x):
 
 @triton.jit
 def step_size(pointers, on, ranks, shift, R: tl.constexpr, SOFTPLUS: tl.constexpr, MASK: tl.constexpr):
-    """Return the step sizes (1, RD, 32) and their derivative to what comes before the softplus.
+    """Return the step sizes (1, RD, 32) and their derivative with respect to the input of the softplus.
 
-    Pointers to step sizes (1, RD, 32), or with R to dt (1, 1, 32), which the R weights `ranks` (1, RD, 32) expand.
+    Pointers are to step sizes (1, RD, 32) or, with R > 0, to dt (1, 1, 32), expanded by R weights `ranks` (1, RD, 32).
     """
     if R > 0:
         raw = shift

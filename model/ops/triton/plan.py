@@ -1,7 +1,7 @@
-"""How the Triton kernels are cut for a shape: tile, chunks of the sequence, one or all directions a program.
+"""How the Triton kernels divide a shape: tile, chunks of the sequence, one or all directions per program.
 
-`heuristic` needs no GPU; `candidates` is what `tune.py` measures. The number of steps between kept states does
-not depend on either: what forward keeps has one shape, known before anything runs.
+`heuristic` needs no GPU; `candidates` is what `tune.py` measures. The number of steps between kept states depends on
+neither, so what forward keeps has one shape, known before anything runs.
 
 Legend: B batch, K groups, D channels of a group, N states, R rank of dt (0: none), L steps. BD, BN, RN, RD, PD, PN: see
 `parts.py`.
@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from itertools import product
 
 LANES = 32
-STEPS = 4  # between kept states: in backward their states and decays are all in registers; 8 steps of them spill
-VECTOR = 4  # neighbours that a lane may own
-WARPS_A_PROCESSOR = 8  # below this a GPU's schedulers wait for memory
+STEPS = 4  # between kept states; backward holds the states and decays of all in registers, 8 steps would spill
+VECTOR = 4  # neighbouring elements that a lane may own
+WARPS_PER_PROCESSOR = 8  # below this a GPU's schedulers wait for memory
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a choice may depend on."""
+    """What a configuration may depend on."""
 
     B: int
     K: int
@@ -37,7 +37,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Config:
-    """RN, RD: states and channels of a lane; chunks of the sequence; merge: one program takes all directions."""
+    """RN, RD: states and channels per lane; chunks of the sequence; merge: one program takes all directions."""
 
     RN: int
     RD: int
@@ -46,7 +46,7 @@ class Config:
 
 
 def interpreted() -> bool:
-    """Tell whether Triton's interpreter runs the kernels on the CPU."""
+    """Return whether Triton's interpreter runs the kernels on the CPU."""
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on")
 
 
@@ -56,12 +56,12 @@ def power_of_two(n: int) -> int:
 
 
 def steps(L: int) -> int:
-    """Return how many steps lie between kept states."""
+    """Return the number of steps between kept states."""
     return min(STEPS, power_of_two(L))
 
 
 def vector(size: int) -> int:
-    """Return how many neighbours among `size` a lane may own: rows must begin at multiples of it."""
+    """Return how many neighbours among `size` a lane may own; rows must begin at multiples of it."""
     return VECTOR if size % VECTOR == 0 else 1
 
 
@@ -78,13 +78,13 @@ def channel_blocks(shape: Shape, config: Config) -> int:
 
 
 def chunk_length(shape: Shape, config: Config) -> int:
-    """Return the steps of a chunk: a multiple of the steps between kept states."""
+    """Return the number of steps of a chunk, a multiple of the steps between kept states."""
     every = steps(shape.L)
     return -(-shape.L // (config.chunks * every)) * every
 
 
 def _register_choices(shape: Shape) -> list[tuple[int, int]]:
-    """Return the pairs (RN, RD) that fit the sizes, at most 16 states a lane."""
+    """Return the pairs (RN, RD) that fit the sizes, at most 16 states per lane."""
     BN, least = power_of_two(shape.N), max(1, power_of_two(shape.N) // LANES)
     RNs = [VECTOR if shape.N % VECTOR == 0 and least <= VECTOR else least]
     RDs = [r for r in (4, 2, 1) if r == 1 or (shape.D % VECTOR == 0 and r * LANES * RNs[0] // BN <= 2 * shape.D)]
@@ -92,17 +92,17 @@ def _register_choices(shape: Shape) -> list[tuple[int, int]]:
 
 
 def _cut(shape: Shape, RN: int, RD: int, processors: int) -> Config:
-    """Return the chunks and the merging that fill `processors` with this tile."""
+    """Return the configuration of this tile whose chunks and merging fill `processors`."""
     whole = Config(RN, RD, 1, False)
     warps = shape.B * shape.K * channel_blocks(shape, whole)
-    wanted = processors * WARPS_A_PROCESSOR
+    wanted = processors * WARPS_PER_PROCESSOR
     if warps < wanted // 2 and shape.L >= 256:  # a chunked scan computes its exponentials twice
         return Config(RN, RD, min(-(-wanted // warps), shape.L // 64), False)
     return Config(RN, RD, 1, shape.cross and shape.K > 1 and warps // shape.K >= wanted)
 
 
 def heuristic(shape: Shape, processors: int) -> Config:
-    """Return a configuration from sizes alone: wide tiles forward, 8 states a lane backward (registers)."""
+    """Return a configuration from sizes alone: wide tiles forward, 8 states per lane backward (registers)."""
     choices = _register_choices(shape)
     most = 8 if shape.backward else 16
     RN, RD = max((c for c in choices if c[0] * c[1] <= most), default=choices[-1], key=lambda c: (c[0] * c[1], c[0]))
@@ -110,7 +110,7 @@ def heuristic(shape: Shape, processors: int) -> Config:
 
 
 def fits(shape: Shape, config: Config) -> bool:
-    """Tell whether a remembered configuration can serve this shape."""
+    """Return whether a remembered configuration can serve this shape."""
     registers = (config.RN, config.RD) in _register_choices(shape)
     return (
         registers
@@ -120,11 +120,11 @@ def fits(shape: Shape, config: Config) -> bool:
 
 
 def candidates(shape: Shape, processors: int) -> list[Config]:
-    """Return what is worth measuring, the heuristic's choice first."""
+    """Return the configurations worth measuring, the heuristic's first."""
     found = [heuristic(shape, processors)]
     for RN, RD in _register_choices(shape):
         if (RN * RD < 4 and shape.N >= 4) or (shape.backward and RN * RD > 8):
-            continue  # too little work a lane; too many registers
+            continue  # too little work per lane; too many registers
         cut = _cut(shape, RN, RD, processors)
         found.append(cut)
         if cut.chunks > 1:

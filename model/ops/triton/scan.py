@@ -1,28 +1,27 @@
-"""Backend `triton`: kernels for CUDA GPUs as the torch.library operator `lemamba::scan_triton` (see `registration.py`).
+"""Backend `triton`: kernels for CUDA GPUs as `lemamba::scan_triton` and `lemamba::cross_scan_triton`.
 
-Half types are loaded as they are and computed in float32; y has u's type. On a machine without a GPU the kernels run in
-Triton's interpreter (TRITON_INTERPRET=1, for tests: very slow).
-
-Shapes: u, delta (B, K, D, L); A (K*D, N); B, C (B, K, N, L); skip, bias (K*D); states (B, K*D, N), float32.
+Half types are loaded as they are and computed in float32; y has the input's type. In the scan of an image the kernels
+order the directions by index arithmetic, expand the step from its rank-R factor, mix in the shared state and sum over
+directions. Channels-last memory ((B, H, W, .)) with rows at multiples of four elements is read in place, anything else
+is packed first. On a machine without a GPU the kernels run in Triton's interpreter (TRITON_INTERPRET=1, for tests: very
+slow).
 """
 
 from __future__ import annotations
 
 import importlib.util
-import math
 
 import torch
 from torch import Tensor
 
-from lemamba.model.ops.scan.registration import ScanKernel, register
+from lemamba.model.ops.registration import ScanKernel, register_scan
+from lemamba.model.ops.scan.interface import SEQUENCES, Backend, CrossInputs, ScanInputs, given
 from lemamba.model.ops.triton.launch import Call, backward, forward, saved_shape, saved_type
 from lemamba.model.ops.triton.plan import Shape, interpreted
 
-HALF_INPUTS = True
-
 
 def probe() -> tuple[bool, str]:
-    """Tell whether the kernels can run here, and why not."""
+    """Return whether the kernels can run here, and why not."""
     if importlib.util.find_spec("triton") is None:
         return False, "triton is not installed"
     if not interpreted() and not torch.cuda.is_available():
@@ -36,85 +35,107 @@ def probe() -> tuple[bool, str]:
     return True, f"CUDA kernels on {torch.cuda.get_device_name()}"
 
 
-def row_gradient(t: Tensor) -> Tensor:
-    """Return an empty tensor for the gradient of t: rows (B, K, C, L) have their channels side by side in memory."""
-    if t.dim() != 4:
-        return t.new_empty(t.shape)
-    return t.new_empty((*t.shape[:2], t.shape[3], t.shape[2])).transpose(-1, -2)
+def _kept(like: Tensor, shape: Shape, save: bool) -> tuple[Tensor, Tensor]:
+    """Return empty last states (B, K*D, N) and what forward keeps for backward."""
+    last = like.new_empty(shape.B, shape.K * shape.D, shape.N, dtype=torch.float32)
+    return last, like.new_empty(saved_shape(shape) if save else 0, dtype=saved_type(like))
 
 
-def _call(u, delta, A, B, C, skip, bias, softplus, initial) -> Call:
-    return Call.prepare(
-        x=u, dt=delta, B=B, C=C, A=A, skip=skip, bias=bias, weight=None, shared=None, gate=None, rho=None,
-        initial=initial, softplus=softplus, size=(0, 0),
-    )  # fmt: skip
+# The plain scan. The kernels see its groups: u (B, K, D, L), with the channels of a step side by side in memory.
 
 
-def _forward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    skip: Tensor,
-    bias: Tensor,
-    softplus: bool,
-    initial: Tensor | None,
-    save: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return y (B, K, D, L), the last state and, where `save`, the states backward starts from."""
-    if not u.numel():
-        return _fake(u, delta, A, B, C, skip, bias, softplus, initial, save=save)
-    return forward(_call(u, delta, A, B, C, skip, bias, softplus, initial), u.dtype, save)
+def _empty_rows(t: Tensor, K: int) -> Tensor:
+    """Return an empty tensor like t, in the memory the kernels write: u and delta (B, K*D, L), B and C (B, K, N, L)."""
+    if t.dim() == 4:
+        return t.new_empty((*t.shape[:2], t.shape[3], t.shape[2])).transpose(-1, -2)
+    batch, channels, L = t.shape
+    return t.new_empty(batch, K, L, channels // K).transpose(-1, -2).flatten(1, 2)
 
 
-def _backward(gy, glast, u, delta, A, B, C, skip, bias, softplus, initial, saved) -> list[Tensor]:
-    """Return the gradients of the tensor inputs that are given, in their order."""
-    given = [t for t in (u, delta, A, B, C, skip, bias, initial) if t is not None]
-    if not u.numel():
-        return [row_gradient(t).zero_() for t in given]
-    grads = backward(_call(u, delta, A, B, C, skip, bias, softplus, initial), gy, glast, saved)
-    names = ["x", "dt", "A", "B", "C", "skip", "bias", *(["initial"] if initial is not None else [])]
-    return [grads[name].to(t.dtype) for name, t in zip(names, given, strict=True)]
+def _scan_call(inputs: ScanInputs) -> Call:
+    u, delta, A, B, C, D, delta_bias, delta_softplus, initial_state = inputs
+    K = B.shape[1]
+    u, delta = u.unflatten(1, (K, -1)), delta.unflatten(1, (K, -1))
+    zeros, no_rank = A.new_zeros(A.shape[0]), A.new_empty(K, u.shape[2], 0)
+    D, delta_bias = (zeros if v is None else v for v in (D, delta_bias))
+    return Call.prepare(CrossInputs(u, delta, B, C, A, D, no_rank, delta_bias), initial_state, delta_softplus)
 
 
-def _fake(u, delta, A, B, C, skip, bias, softplus, initial, *, save):
-    """Allocate the outputs."""
-    batch, K, D, L = u.shape
-    last = u.new_empty(batch, K * D, A.shape[1], dtype=torch.float32)
-    shape = Shape(batch, K, D, A.shape[1], 0, L, False, False, False, False)
-    return row_gradient(u), last, last.new_empty(saved_shape(shape) if save else 0, dtype=saved_type(u))
+def _scan_outputs(inputs: ScanInputs, save: bool) -> tuple[Tensor, Tensor, Tensor]:
+    (batch, channels, L), K, N = inputs.u.shape, inputs.B.shape[1], inputs.A.shape[1]
+    shape = Shape(batch, K, channels // K, N, 0, L, False, False, False, False)
+    return _empty_rows(inputs.u, K), *_kept(inputs.u, shape, save)
 
 
-scan_op = register(
+def _scan_gradients(inputs: ScanInputs) -> dict[str, Tensor]:
+    K, named = inputs.B.shape[1], given(inputs).items()
+    return {name: _empty_rows(t, K) if name in SEQUENCES else t.new_empty(t.shape) for name, t in named}
+
+
+def _scan_forward(inputs: ScanInputs, save: bool) -> tuple[Tensor, Tensor, Tensor]:
+    y, last, saved = forward(_scan_call(inputs), save)
+    return y.flatten(1, 2), last, saved
+
+
+def _scan_backward(gy: Tensor, glast: Tensor | None, saved: Tensor, inputs: ScanInputs) -> dict[str, Tensor]:
+    found = backward(_scan_call(inputs), gy.unflatten(1, (inputs.B.shape[1], -1)), glast, saved)
+    named = {"u": "x", "delta": "dt", "B": "Bt", "C": "Ct", "delta_bias": "dt_bias"}
+    gradients = {name: found[named.get(name, name)].to(t.dtype) for name, t in given(inputs).items()}
+    return {name: g.flatten(1, 2) if name in ("u", "delta") else g for name, g in gradients.items()}
+
+
+# The scan of an image in several directions. The kernels see it flat: (…, H*W).
+
+
+def _empty_image(t: Tensor) -> Tensor:
+    """Return an empty tensor like t, (B, C, H, W) or (B, K, C, H, W), with its channels last in memory."""
+    *lead, channels, height, width = t.shape
+    return t.new_empty((*lead, height, width, channels)).movedim(-1, -3)
+
+
+def _cross_call(inputs: CrossInputs) -> Call:
+    flat = {name: t.flatten(-2) for name, t in given(inputs).items() if name in SEQUENCES}
+    height, width = inputs.x.shape[2:]
+    return Call.prepare(inputs._replace(**flat), size=(height, width))
+
+
+def _cross_outputs(inputs: CrossInputs, save: bool) -> tuple[Tensor, Tensor, Tensor]:
+    (batch, D, height, width), (K, R), N = inputs.x.shape, inputs.dt.shape[1:3], inputs.A.shape[1]
+    shape = Shape(batch, K, D, N, R, height * width, True, False, False, False)
+    return _empty_image(inputs.x), *_kept(inputs.x, shape, save)
+
+
+def _cross_gradients(inputs: CrossInputs) -> dict[str, Tensor]:
+    named = given(inputs).items()
+    return {name: _empty_image(t) if name in SEQUENCES else t.new_empty(t.shape) for name, t in named}
+
+
+def _cross_forward(inputs: CrossInputs, save: bool) -> tuple[Tensor, Tensor, Tensor]:
+    y, last, saved = forward(_cross_call(inputs), save)
+    return y.unflatten(-1, inputs.x.shape[2:]), last, saved
+
+
+def _cross_backward(gy: Tensor, glast: Tensor | None, saved: Tensor, inputs: CrossInputs) -> dict[str, Tensor]:
+    found, pixels = backward(_cross_call(inputs), gy.flatten(-2), glast, saved), inputs.x.shape[2:]
+    gradients = {name: found[name].to(t.dtype) for name, t in given(inputs).items()}
+    return {name: g.unflatten(-1, pixels) if name in SEQUENCES else g for name, g in gradients.items()}
+
+
+# `everywhere`: the interpreter runs on the CPU.
+scan = register_scan(
     "scan_triton",
-    ScanKernel(
-        forward=_forward,
-        backward=_backward,
-        fake=_fake,
-        gradient_like=row_gradient,
-        states=lambda u, delta, A, *_: math.prod(u) * A[1],
-        device="cuda",
-        everywhere=True,  # the interpreter runs on the CPU
-    ),
+    ScanKernel(ScanInputs, _scan_forward, _scan_backward, _scan_outputs, _scan_gradients, "cuda", everywhere=True),
 )
-
-
-def selective_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    initial_state: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """Return y (B, KD, L) in u's dtype and the last state (B, KD, N), float32."""
-    groups = (B.shape[1], u.shape[1] // B.shape[1])
-    u, delta = u.unflatten(1, groups), delta.unflatten(1, groups)
-    zeros = A.new_zeros(A.shape[0])
-    skip, bias = (zeros if v is None else v for v in (D, delta_bias))
-    y, last = scan_op(u, delta, A, B, C, skip, bias, delta_softplus, initial_state)
-    return y.flatten(1, 2), last
+cross_scan = register_scan(
+    "cross_scan_triton",
+    ScanKernel(CrossInputs, _cross_forward, _cross_backward, _cross_outputs, _cross_gradients, "cuda", everywhere=True),
+)
+BACKEND = Backend(
+    "triton",
+    probe,
+    scan,
+    cross_scan,
+    devices=("cuda", "cpu") if interpreted() else ("cuda",),
+    half_inputs=True,
+    automatic=not interpreted(),
+)

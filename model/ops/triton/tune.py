@@ -1,9 +1,9 @@
-"""Which configuration the Triton kernels use for a shape: measured once on the GPU at hand, then remembered.
+"""Choose the configuration of the Triton kernels for a shape: measured once on this GPU, then remembered.
 
 Shapes of one class (same sizes but batch and length, and these in powers of two) share a choice. Choices are kept in
-the cache folder (`native_build.cache_folder`), in a file named by GPU, Triton version and kernel sources.
-`LEMAMBA_TUNE=0`, `torch.use_deterministic_algorithms(True)` and the interpreter take the heuristic instead; while a
-CUDA graph is recorded, what was chosen before it. The same configuration gives the same bits.
+the cache folder (`native.build.cache_folder`), in a file named by GPU, Triton version and kernel sources.
+`LEMAMBA_TUNE=0`, `torch.use_deterministic_algorithms(True)` and the interpreter use the heuristic instead; while a
+CUDA graph is recorded, only choices made before are used. The same configuration gives the same bits.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import statistics
 import tempfile
 from collections.abc import Callable
 from dataclasses import astuple
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -41,14 +41,14 @@ def processors() -> int:
 
 
 def wanted() -> bool:
-    """Tell whether choices may come from measurements."""
+    """Return whether choices may come from measurements."""
     if os.environ.get(VARIABLE, "1") == "0" or torch.are_deterministic_algorithms_enabled():
         return False
     return torch.cuda.is_available()
 
 
 def _capturing() -> bool:
-    """Tell whether a CUDA graph is being recorded: then nothing can be timed, and nothing new be loaded."""
+    """Return whether a CUDA graph is being recorded: then nothing can be timed and no kernel loaded."""
     return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
@@ -68,7 +68,7 @@ def table_path() -> Path:
 
 
 def _read(path: Path) -> dict[str, list]:
-    """Return the choices in a file; none where it is missing or broken."""
+    """Return the choices in a file; none if it is missing or damaged."""
     try:
         table = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -86,7 +86,7 @@ def _kept(path: Path, name: str) -> Config | None:
 
 
 def _remember(path: Path, name: str, config: Config) -> None:
-    """Add a choice to the file; where it cannot be written the choice lives as long as the process."""
+    """Add a choice to the file; if it cannot be written, the choice lasts as long as the process."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         table = {**_read(path), name: list(astuple(config))}
@@ -98,7 +98,7 @@ def _remember(path: Path, name: str, config: Config) -> None:
         return
 
 
-def milliseconds(run: Callable[[], None]) -> float:
+def milliseconds(run: Callable[[], object]) -> float:
     """Return the median time of a run on the GPU, after one that compiles."""
     run()
     times = []
@@ -112,18 +112,20 @@ def milliseconds(run: Callable[[], None]) -> float:
     return statistics.median(times)
 
 
-def _measured(shape: Shape, run: Callable[[Config], None], timer: Callable[[Callable[[], None]], float]) -> Config:
-    """Return the fastest candidate; one that fails (registers, shared memory) is passed over."""
+def _measured(shape: Shape, run: Callable[[Config], object], timer: Callable[[Callable[[], object]], float]) -> Config:
+    """Return the fastest candidate; one that fails (registers, shared memory) is skipped."""
     times = {}
     for config in candidates(shape, processors()):
         try:
-            times[config] = timer(lambda c=config: run(c))
-        except Exception:  # noqa: BLE001 - whatever a compiler throws: the next candidate may work
+            times[config] = timer(partial(run, config))
+        except Exception:  # noqa: BLE001 - compilers raise anything: the next candidate may work
             continue
-    return min(times, key=times.get) if times else heuristic(shape, processors())
+    return min(times, key=times.__getitem__) if times else heuristic(shape, processors())
 
 
-def choose(shape: Shape, run: Callable[[Config], None], timer: Callable | None = None) -> Config:
+def choose(
+    shape: Shape, run: Callable[[Config], object], timer: Callable[[Callable[[], object]], float] | None = None
+) -> Config:
     """Return the configuration for a shape.
 
     Args:

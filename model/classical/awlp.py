@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lemamba.model.classical.base import EPS, Classical, Window, Windows, column
+from lemamba.model.classical.base import EPS, Classical, Windows, column
 from lemamba.model.classical.filters import pyramid_low_pass, pyramid_margin, resize_low_pass, resize_margin
 from lemamba.model.classical.mtf_glp import Matching, matching
 from lemamba.model.classical.statistics import gather
+from lemamba.operators.window import Window
 from lemamba.utils.registry import register_model
 
 

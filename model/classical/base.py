@@ -12,60 +12,17 @@ the 2.2e-16 that the published code adds to denominators.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lemamba.operators.window import Window
 from lemamba.utils.errors import UserError
 from lemamba.utils.geometry import Geometry
 from lemamba.utils.sensors import Sensor, get_sensor
 
 EPS = 2.2e-16  # added to denominators by the published toolbox
-_ALL = (slice(None), slice(None))
-
-
-@dataclass
-class Window:
-    """A part of an image with its margins, or a whole image.
-
-    Attributes:
-        ms: (1, C, h, w).
-        lms: (1, C, H, W).
-        pan: (1, 1, H, W).
-        geometry: of these three, where pixel (0, 0) is the window's.
-        inner: rows and columns of lms and pan without the margins.
-        inner_ms: the same of ms; neighbouring windows share no pixel of it.
-        valid: (H, W) inside the margins, True where there is data; None = everywhere.
-        valid_ms: (h, w) the same of ms.
-    """
-
-    ms: Tensor
-    lms: Tensor
-    pan: Tensor
-    geometry: Geometry
-    inner: tuple[slice, slice] = _ALL
-    inner_ms: tuple[slice, slice] = _ALL
-    valid: Tensor | None = None
-    valid_ms: Tensor | None = None
-
-    def crop(self, x: Tensor) -> Tensor:
-        """Cut the margins off an image (1, F, H, W)."""
-        return x[..., self.inner[0], self.inner[1]]
-
-    def fine(self, *images: Tensor) -> Tensor:
-        """Features (F, n) at the valid PAN pixels inside the margins, from images (1, ·, H, W)."""
-        return _valid(torch.cat([self.crop(x)[0] for x in images]), self.valid)
-
-    def coarse(self, *images: Tensor) -> Tensor:
-        """Features (F, n) at the valid MS pixels inside the margins, from images (1, ·, h, w)."""
-        cut = [x[0][..., self.inner_ms[0], self.inner_ms[1]] for x in images]
-        return _valid(torch.cat(cut), self.valid_ms)
-
-
-def _valid(features: Tensor, valid: Tensor | None) -> Tensor:
-    return features.flatten(1) if valid is None else features[:, valid]
 
 
 Windows = Callable[[], Iterable[Window]]

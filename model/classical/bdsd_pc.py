@@ -11,11 +11,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lemamba.model.classical.base import Classical, Window, Windows
+from lemamba.model.classical.base import Classical, Windows
 from lemamba.model.classical.statistics import gather
-from lemamba.operators import imresize, mtf_filter, sample
+from lemamba.operators import decimate, imresize, mtf_filter
 from lemamba.operators.mtf import REACH as MTF_REACH
-from lemamba.utils.geometry import Geometry
+from lemamba.operators.window import Window
 from lemamba.utils.registry import register_model
 
 
@@ -72,8 +72,8 @@ def square_root(normal: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
 class BDSDPC(Classical):
     """Details from all bands and the PAN, weights learned one scale down: PAN's non-negative, the bands' non-positive.
 
-    The published code takes the low-resolution PAN at a fixed offset, right for ratio 4 and the toolboxes' geometry;
-    there it is r/2, and elsewhere where the low-resolution bands lie, (r - 1)/2.
+    The published code takes the low-resolution PAN at a fixed offset, right for ratio 4; here it is ratio // 2. Bands
+    and PAN both lie on PAN's grid, so the geometry of the pair does not enter.
     """
 
     @property
@@ -84,14 +84,11 @@ class BDSDPC(Classical):
     def fit(self, windows: Windows) -> Tensor:
         """Learn one set of weights (C, C + 1) per band."""
         r, bands = self.ratio, len(self.gains)
-        toolbox = self.geometry == Geometry.toolbox(r)
-        grid = self.geometry if toolbox else Geometry.corners(r)
 
         def features(w: Window) -> tuple[Tensor]:
             low = imresize(w.lms, 1 / r, "bicubic")
             smooth = mtf_filter(low, self.gains, self.scale)
-            filtered = mtf_filter(w.pan, self.sensor.pan_gain, self.scale)
-            low_pan = sample(filtered, grid, tuple(low.shape[-2:]))
+            low_pan = decimate(mtf_filter(w.pan, self.sensor.pan_gain, self.scale), r)
             return (_coarse(w, torch.cat([low_pan, -smooth, low - smooth], dim=1), r),)
 
         (moments,) = gather(map(features, windows()))

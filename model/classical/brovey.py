@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lemamba.model.classical.base import EPS, Classical, Window
+from lemamba.model.classical.base import EPS, Classical
+from lemamba.operators.window import Window
 from lemamba.utils.registry import register_model
 
 

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lemamba.model.classical.base import EPS, Classical, Window, Windows, column
+from lemamba.model.classical.base import EPS, Classical, Windows, column
 from lemamba.model.classical.filters import ideal_low_pass
 from lemamba.model.classical.statistics import gather, percentile, quotient, solve
 from lemamba.operators.mtf import REACH as MTF_REACH
+from lemamba.operators.window import Window
 from lemamba.utils.registry import register_model
 
 _FOUR_BANDS = (0.95, 0.45, 0.40, 0.05)  # blue, green, red, near infrared

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lemamba.model.classical.base import Classical, Window, Windows, column
+from lemamba.model.classical.base import Classical, Windows, column
 from lemamba.model.classical.statistics import Moments, gather, quotient
+from lemamba.operators.window import Window
 from lemamba.utils.registry import register_model
 
 

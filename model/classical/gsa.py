@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lemamba.model.classical.base import Classical, Window, Windows
+from lemamba.model.classical.base import Classical, Windows
 from lemamba.model.classical.filters import pyramid_low_pass, pyramid_margin
 from lemamba.model.classical.gs import Substitution, substitute, substitution
 from lemamba.model.classical.statistics import gather, solve
 from lemamba.operators import sample
+from lemamba.operators.window import Window
 from lemamba.utils.registry import register_model
 
 

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lemamba.model.classical.base import EPS, Classical, Window, Windows
+from lemamba.model.classical.base import EPS, Classical, Windows
 from lemamba.model.classical.mtf_glp import Matching, matching
 from lemamba.model.classical.statistics import gather
 from lemamba.operators import imresize
+from lemamba.operators.window import Window
 from lemamba.utils.registry import register_model
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lemamba.model.classical.base import Classical, Window, Windows, column
+from lemamba.model.classical.base import Classical, Windows, column
 from lemamba.model.classical.filters import glp_low_pass, glp_margin
 from lemamba.model.classical.statistics import Moments, gather, quotient
+from lemamba.operators.window import Window
 from lemamba.utils.registry import register_model
 
 

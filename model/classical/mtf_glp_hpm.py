@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lemamba.model.classical.base import EPS, Window
+from lemamba.model.classical.base import EPS
 from lemamba.model.classical.mtf_glp import MatchedPyramid, Matching
+from lemamba.operators.window import Window
 from lemamba.utils.registry import register_model
 
 

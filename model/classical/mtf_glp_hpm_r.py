@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lemamba.model.classical.base import EPS, Window, Windows, column
+from lemamba.model.classical.base import EPS, Windows, column
 from lemamba.model.classical.mtf_glp_fs import Pyramid
 from lemamba.model.classical.statistics import quotient
+from lemamba.operators.window import Window
 from lemamba.utils.registry import register_model
 
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lemamba.model.classical.base import Classical, Window, Windows, column
+from lemamba.model.classical.base import Classical, Windows, column
 from lemamba.model.classical.filters import resize_low_pass, resize_margin
 from lemamba.model.classical.statistics import correlation, gather, quotient, solve
+from lemamba.operators.window import Window
 from lemamba.utils.registry import register_model
 
 _BETA = 0.95  # the paper's normalisation of the high-frequency injection

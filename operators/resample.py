@@ -1,9 +1,9 @@
 """Resampling at any phase: MS on to PAN's grid and a low-passed image on to MS's, whatever the geometry of the pair.
 
-The kernel is the Lagrange polynomial through the 12 nearest samples of each axis. Half-way between two samples its
-weights are those of the published 23-tap half-band filter (`interp23`), which is the Lagrange interpolator of that
-length (Deslauriers and Dubuc, 1989; Aiazzi et al., 2002); the other phases extend it. Geometries that `interp23`
-reaches go through `interp23` itself, so that published digits are kept.
+Geometries that the published 23-tap interpolation reaches (ratios that are powers of two, whole offsets) go through
+`interp23` itself, so that published digits are kept. Elsewhere the kernel is the Lagrange polynomial through the
+nearest samples of each axis, the family that the half-band filter belongs to (Deslauriers and Dubuc, 1989): through 6
+samples for interpolation, which no method preferred 12 to, and through 4 between the pixels of a low-passed image.
 Legend: h w size of MS, H W size of PAN, r ratio.
 """
 
@@ -19,61 +19,68 @@ from lemamba.operators.banded import Blocks, apply_to_columns, apply_to_rows, ba
 from lemamba.operators.interp23 import interp23
 from lemamba.utils.geometry import Geometry
 
-TAPS = 12  # samples of one axis that enter a result
-REACH = TAPS // 2
+INTERPOLATION_TAPS = 6
+DECIMATION_TAPS = 4
+MARGIN = 12  # MS pixels around a window that its interpolation looks at: interp23's 6 * (1 + 1/2 + 1/4 + …)
 _BLOCK = 64  # outputs per block
 Border = Literal["mirror", "circular"]
 Positions = tuple[float, float, int]  # first, step, count
 
 
-def lagrange_weights(fraction: Tensor) -> Tensor:
-    """Return the weights of the 12 samples around a point.
+def lagrange_weights(fraction: Tensor, taps: int) -> Tensor:
+    """Return the weights of the samples around a point.
 
     Args:
-        fraction: (m,) float64 in [0, 1), distance from the sample before the point, which is number 5 of the 12.
+        fraction: (m,) float64 in [0, 1), distance from the sample before the point, the middle one of the first half.
+        taps: number of samples, even.
 
     Returns:
-        (m, 12) float64; rows sum to 1, and polynomials up to degree 11 are reproduced.
+        (m, taps) float64; rows sum to 1, and polynomials up to degree taps - 1 are reproduced.
     """
-    node = torch.arange(TAPS, dtype=torch.float64) - (REACH - 1)
+    node = torch.arange(taps, dtype=torch.float64) - (taps // 2 - 1)
     weights = []
-    for k in range(TAPS):
-        others = node[torch.arange(TAPS) != k]
+    for k in range(taps):
+        others = node[torch.arange(taps) != k]
         weights.append(((fraction[:, None] - others) / (node[k] - others)).prod(dim=1))
     return torch.stack(weights, dim=1)
 
 
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)  # a cached inference tensor could not serve training later
-def _blocks(n: int, positions: Positions, border: Border, dtype: torch.dtype, device: torch.device) -> Blocks:
+def _blocks(
+    n: int, positions: Positions, taps: int, border: Border, dtype: torch.dtype, device: torch.device
+) -> Blocks:
     first, step, count = positions
     place = first + step * torch.arange(count, dtype=torch.float64)
     nearest = place.round()
     place = torch.where((place - nearest).abs() < 1e-9, nearest, place)  # samples pass through unchanged
     below = place.floor()
-    index = below.long()[:, None] + torch.arange(1 - REACH, REACH + 1)
+    index = below.long()[:, None] + torch.arange(1 - taps // 2, taps // 2 + 1)
     if border == "circular":
         index = index % n
     else:
         wrapped = index % (2 * n)
         index = torch.where(wrapped < n, wrapped, 2 * n - 1 - wrapped)
-    return banded_blocks(lagrange_weights(place - below), index, _BLOCK, dtype, device)
+    return banded_blocks(lagrange_weights(place - below, taps), index, _BLOCK, dtype, device)
 
 
-def resample(x: Tensor, rows: Positions, columns: Positions, *, border: Border = "mirror") -> Tensor:
+def resample(
+    x: Tensor, rows: Positions, columns: Positions, *, taps: int = INTERPOLATION_TAPS, border: Border = "mirror"
+) -> Tensor:
     """Read `x` at evenly spaced places.
 
     Args:
         x: (..., n, m), floating point. Half types are computed in float32.
         rows, columns: (first, step, count) in indices of `x`; they may lie outside.
+        taps: samples of each axis that enter a result, even.
         border: what lies outside: "mirror" repeats the edge sample (MATLAB's "symmetric"), "circular" wraps.
 
     Returns:
         (..., rows count, columns count), dtype of `x`. Gradients flow.
     """
     work = x if x.dtype in (torch.float32, torch.float64) else x.float()
-    work = apply_to_rows(work, _blocks(x.shape[-2], rows, border, work.dtype, work.device))
-    work = apply_to_columns(work, _blocks(x.shape[-1], columns, border, work.dtype, work.device))
+    work = apply_to_rows(work, _blocks(x.shape[-2], rows, taps, border, work.dtype, work.device))
+    work = apply_to_columns(work, _blocks(x.shape[-1], columns, taps, border, work.dtype, work.device))
     return work.to(x.dtype)
 
 
@@ -114,9 +121,6 @@ def _doubled(ms: Tensor, r: int, before: tuple[int, int], size: tuple[int, int])
     return interp23(ms, r)[..., cuts[0] : cuts[0] + size[0], cuts[1] : cuts[1] + size[1]]
 
 
-MARGIN = 2 * REACH  # MS pixels around a window that its interpolation looks at: 6 * (1 + 1/2 + 1/4 + …) < 12
-
-
 def sample(x: Tensor, geometry: Geometry, size: tuple[int, int]) -> Tensor:
     """Take the samples of a low-passed image that lie under MS pixels: the decimation of Wald's protocol.
 
@@ -136,4 +140,4 @@ def sample(x: Tensor, geometry: Geometry, size: tuple[int, int]) -> Tensor:
         if None not in taken:
             return x[..., taken[0], taken[1]]
     rows, columns = zip(geometry.offset, geometry.ratio, size, strict=True)
-    return resample(x, rows, columns)
+    return resample(x, rows, columns, taps=DECIMATION_TAPS)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from lemamba.operators.resample import MARGIN, interpolate
 from lemamba.utils.geometry import Geometry
@@ -170,5 +171,17 @@ def cut_windows(
                 take(ms, rows.wide, columns.wide), take(pan, rows.pan, columns.pan), geometry, rows, columns
             )
             if valid is not None:
-                window = replace(window, valid=valid[slice(*box[0]), slice(*box[1])])
+                own = valid[slice(*box[0]), slice(*box[1])]
+                window = replace(window, valid=own, valid_ms=covered(valid, geometry, (rows, columns)))
             yield box, window
+
+
+def covered(valid: Tensor, geometry: Geometry, axes: tuple[Axis, Axis]) -> Tensor:
+    """Return which MS pixels of a window (`Axis.inner_ms`) have data in all PAN pixels that they cover."""
+    reach = math.ceil(max(geometry.ratio) / 2)
+    gaps = F.max_pool2d((~valid)[None, None].float(), 2 * reach + 1, stride=1, padding=reach)[0, 0] > 0
+    for dim, axis in enumerate(axes):
+        own = torch.arange(axis.inner_ms[0], axis.inner_ms[1], dtype=torch.float64) + axis.ms[0]
+        centre = (geometry.offset[dim] + own * geometry.ratio[dim]).round().long().clamp(0, valid.shape[dim] - 1)
+        gaps = gaps.index_select(dim, centre)
+    return ~gaps

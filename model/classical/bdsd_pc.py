@@ -8,12 +8,14 @@ Shapes: lms and sr (B, C, H, W), pan (B, 1, H, W); K = C + 1 regressors.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from lemamba.model.classical.base import Classical, Windows
 from lemamba.model.classical.statistics import gather
-from lemamba.operators import decimate, imresize, mtf_filter
+from lemamba.operators import imresize, mtf_filter
 from lemamba.operators.mtf import REACH as MTF_REACH
 from lemamba.operators.window import Window
 from lemamba.utils.registry import register_model
@@ -72,8 +74,8 @@ def square_root(normal: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
 class BDSDPC(Classical):
     """Details from all bands and the PAN, weights learned one scale down: PAN's non-negative, the bands' non-positive.
 
-    The published code takes the low-resolution PAN at a fixed offset, right for ratio 4; here it is ratio // 2. Bands
-    and PAN both lie on PAN's grid, so the geometry of the pair does not enter.
+    The published code takes the low-resolution PAN at a fixed offset, right for ratio 4; here it is the PAN pixel
+    nearest to the centres of MS pixels, which is the published one there.
     """
 
     @property
@@ -84,11 +86,12 @@ class BDSDPC(Classical):
     def fit(self, windows: Windows) -> Tensor:
         """Learn one set of weights (C, C + 1) per band."""
         r, bands = self.ratio, len(self.gains)
+        first = [math.floor(offset + 0.5) % r for offset in self.geometry.offset]
 
         def features(w: Window) -> tuple[Tensor]:
             low = imresize(w.lms, 1 / r, "bicubic")
             smooth = mtf_filter(low, self.gains, self.scale)
-            low_pan = decimate(mtf_filter(w.pan, self.sensor.pan_gain, self.scale), r)
+            low_pan = mtf_filter(w.pan, self.sensor.pan_gain, self.scale)[..., first[0] :: r, first[1] :: r]
             return (_coarse(w, torch.cat([low_pan, -smooth, low - smooth], dim=1), r),)
 
         (moments,) = gather(map(features, windows()))

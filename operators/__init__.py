@@ -8,6 +8,17 @@ from lemamba.operators.decimate import decimate
 from lemamba.operators.imresize import imresize
 from lemamba.operators.interp23 import interp23
 from lemamba.operators.mtf import mtf_filter, mtf_kernel
+from lemamba.operators.resample import interpolate, resample, sample
 from lemamba.operators.ssim import ssim_map
 
-__all__ = ["decimate", "imresize", "interp23", "mtf_filter", "mtf_kernel", "ssim_map"]
+__all__ = [
+    "decimate",
+    "imresize",
+    "interp23",
+    "interpolate",
+    "mtf_filter",
+    "mtf_kernel",
+    "resample",
+    "sample",
+    "ssim_map",
+]

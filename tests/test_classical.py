@@ -13,8 +13,10 @@ from lemamba.model import build_model, list_models, model_entry
 from lemamba.model.classical.bdsd_pc import non_negative_least_squares
 from lemamba.model.classical.filters import binomial_low_pass
 from lemamba.model.classical.mf import half_gradient
-from lemamba.model.classical.statistics import percentile, regress
+from lemamba.operators import mtf_filter, sample
+from lemamba.operators.window import cut_windows
 from lemamba.utils.errors import UserError
+from lemamba.utils.geometry import Geometry
 
 GOLDEN = {
     "EXP": "EXP",
@@ -146,8 +148,8 @@ def test_missing_pixels_stay_local_or_are_refused(name):
 
 
 def test_undefined_ratio_and_bands_are_user_errors():
-    with pytest.raises(UserError, match="GSA is defined for ratio 4, given 8"):
-        method("GSA", ratio=8)
+    with pytest.raises(UserError, match="MF is defined for ratio 2, 4, 8, 16, given 3"):
+        method("MF", ratio=3)
     with pytest.raises(UserError, match="one PAN band, given 3"):
         build_model("GS", img_channel=31, condition_channel=3, out_channel=31)
     with pytest.raises(UserError, match="IKONOS has 4 bands, the data have 8"):
@@ -181,24 +183,6 @@ def test_half_gradient_against_scipy():
         assert np.array_equal(half_gradient(x)[0, band].numpy(), expected)
 
 
-@pytest.mark.parametrize("percent", [0.0, 0.3, 1.0, 50.0, 99.9, 100.0])
-def test_percentile_against_numpy(percent):
-    x = torch.rand(2, 3, 11, 13, dtype=torch.float64)
-    expected = np.percentile(x.flatten(2).numpy(), percent, axis=-1, method="hazen")
-    assert np.allclose(percentile(x, percent)[..., 0, 0].numpy(), expected, rtol=1e-14)
-
-
-def test_regression_against_numpy_and_with_dependent_bands():
-    x, y = torch.rand(2, 5, 9, 8, dtype=torch.float64), torch.rand(2, 3, 9, 8, dtype=torch.float64)
-    found = regress(y, x)
-    for image in range(2):
-        expected = np.linalg.lstsq(x[image].flatten(1).T.numpy(), y[image].flatten(1).T.numpy(), rcond=None)[0].T
-        assert np.allclose(found[image].numpy(), expected, rtol=1e-10)
-    x[:, 4] = x[:, 0]
-    twin = regress(y, x)
-    assert torch.allclose(twin[..., 4], twin[..., 0], rtol=1e-6)
-
-
 @pytest.mark.parametrize("seed", range(20))
 def test_constrained_least_squares_against_scipy(seed):
     rng = np.random.default_rng(seed)
@@ -209,3 +193,89 @@ def test_constrained_least_squares_against_scipy(seed):
     assert (found >= 0).all()
     assert np.allclose(found, expected, rtol=1e-8, atol=1e-10 * np.abs(expected).max())
     assert np.isclose(np.linalg.norm(A @ found - b), norm, rtol=1e-10)
+
+
+GEOMETRIES = {
+    "toolbox 4": Geometry.toolbox(4),
+    "corners 4": Geometry.corners(4),
+    "corners 3": Geometry.corners(3),
+    "corners 6": Geometry.corners(6),
+    "landsat": Geometry((2.0, 2.0), (0.0, 0.0)),
+    "uneven": Geometry((4.015, 4.0), (1.3, 1.5)),
+}
+
+
+def ground(side: int) -> torch.Tensor:
+    """Four bands with texture of several sizes, (1, 4, side, side)."""
+    shared = sum(
+        torch.nn.functional.interpolate(torch.rand(1, 1, side // k, side // k, dtype=torch.float64), size=(side, side))
+        for k in (32, 8, 2)
+    )
+    own = torch.nn.functional.interpolate(
+        torch.rand(1, 4, 6, 6, dtype=torch.float64), size=(side, side), mode="bicubic"
+    )
+    return shared * 0.3 + own + 0.2
+
+
+def observed(geometry: Geometry, side: int = 192):
+    """A pair of the ground in this geometry, and the ground."""
+    truth = ground(side)
+    size = tuple(int((side - 1 - o) // r) + 1 for o, r in zip(geometry.offset, geometry.ratio, strict=True))
+    ms = sample(mtf_filter(truth, 0.3, geometry.ratio[0]), geometry, size)
+    return ms, truth.mean(1, keepdim=True), truth
+
+
+def in_windows(name: str, geometry: Geometry, ms, pan, side: int, valid=None) -> torch.Tensor:
+    """Fuse window by window, with margins."""
+    fuser = build_model(
+        name, img_channel=4, condition_channel=1, out_channel=4, ratio=geometry.nominal, geometry=geometry
+    )
+    windows = lambda: (w for _, w in cut_windows(ms, pan, geometry, side, fuser.margin, valid))  # noqa: E731
+    fitted, fused = fuser.fit(windows), torch.empty(1, 4, *pan.shape[-2:], dtype=torch.float64)
+    for (rows, columns), window in cut_windows(ms, pan, geometry, side, fuser.margin, valid):
+        fused[..., slice(*rows), slice(*columns)] = window.crop(fuser.inject(window, fitted))
+    return fused
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize("name", NAMES)
+def test_windows_equal_the_whole_image(name, geometry):
+    """Statistics by accumulation and margins: neither the size of windows nor their borders show."""
+    geometry = GEOMETRIES[geometry]
+    if geometry.nominal not in model_entry(name).ratios:
+        pytest.skip(f"{name} is not defined for ratio {geometry.nominal}")
+    ms, pan, _ = observed(geometry)
+    whole = in_windows(name, geometry, ms, pan, 192)
+    for side in (48, 60):
+        assert (in_windows(name, geometry, ms, pan, side) - whole).abs().max() <= 1e-8
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_error_does_not_depend_on_the_geometry(name):
+    """At most 1.1 times the error in the toolboxes' geometry, away from the borders."""
+    inside = (slice(None), slice(None), slice(40, -40), slice(40, -40))
+    for group in (("toolbox 4", "corners 4", "uneven"), ("toolbox 2", "corners 2", "landsat")):
+        errors = {}
+        for key in group:
+            convention, _, ratio = key.partition(" ")
+            geometry = getattr(Geometry, convention)(int(ratio)) if ratio else GEOMETRIES[key]
+            torch.manual_seed(7)
+            ms, pan, truth = observed(geometry, 320)
+            fused = in_windows(name, geometry, ms, pan, 320)
+            errors[key] = float(((fused - truth)[inside] ** 2).mean() ** 0.5)
+        assert max(errors.values()) <= 1.1 * errors[group[0]], errors
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if not model_entry(n).tileable])
+def test_statistics_use_valid_pixels_only(name):
+    """What stands in pixels without data, and in those that filters mix with it, changes nothing far from them."""
+    geometry = Geometry.corners(4)
+    ms, pan, _ = observed(geometry, 384)
+    valid = torch.ones(384, 384, dtype=torch.bool)
+    valid[:, :192] = False
+    fused = []
+    for value in (0.0, 3.0):
+        filled, dark = ms.clone(), pan.clone()
+        filled[..., :16], dark[..., :64] = value, value
+        fused.append(in_windows(name, geometry, filled, dark, 96, valid)[..., 192:])
+    assert (fused[0] - fused[1]).abs().max() <= 1e-9

@@ -1,23 +1,35 @@
-"""What all classical methods have in common: the constructor, the float64 inside, the checks.
+"""What all classical methods have in common: a first pass that gathers statistics, a second that injects details.
 
-Shapes: ms (B, C, h, w), lms and sr (B, C, H, W), pan (B, 1, H, W), H = ratio * h. Statistics are per image, never
-over the batch. Data may be digital numbers or [0, 1]: every method here is equivariant to a common scale up to the
-2.2e-16 that the published code adds to denominators.
+A method defines `fit`, which looks at windows of the image as often as it needs to and returns what it has learnt, and
+`inject`, which fuses one window with it. A whole image is one window; a scene of any size is many, with margins so that
+filters see the true neighbours (`lemamba.engine.fusing`). Both give the same image.
+
+Shapes: ms (1, C, h, w), lms and sr (1, C, H, W), pan (1, 1, H, W). Statistics are per image, never over the batch, and
+over valid pixels only. Data may be digital numbers or [0, 1]: every method here is equivariant to a common scale up to
+the 2.2e-16 that the published code adds to denominators.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from lemamba.operators.window import Window
 from lemamba.utils.errors import UserError
+from lemamba.utils.geometry import Geometry
 from lemamba.utils.sensors import Sensor, get_sensor
 
 EPS = 2.2e-16  # added to denominators by the published toolbox
 
 
+Windows = Callable[[], Iterable[Window]]
+
+
 class Classical(nn.Module):
-    """Base of the classical methods; a subclass defines `fuse` on float64 tensors.
+    """Base of the classical methods; a subclass defines `fit` and `inject`.
 
     Args:
         img_channel: C, bands of ms and lms.
@@ -25,12 +37,17 @@ class Classical(nn.Module):
         out_channel: bands of sr, equal to C.
         ratio: H / h.
         sensor: name of the sensor (or a `Sensor`), for methods that use its MTF gains.
+        geometry: where MS pixels lie under PAN pixels; None = the research toolboxes' convention, offset r/2.
+
+    Attributes:
+        margin: PAN pixels around a window that its result depends on.
 
     Raises:
         UserError: band counts that the method is not defined for, or a sensor with another number of bands.
     """
 
     single_guide = True
+    margin = 0
 
     def __init__(
         self,
@@ -40,6 +57,7 @@ class Classical(nn.Module):
         *,
         ratio: int = 4,
         sensor: str | Sensor = "none",
+        geometry: Geometry | None = None,
     ) -> None:
         super().__init__()
         name = getattr(self, "model_name", type(self).__name__)
@@ -48,16 +66,34 @@ class Classical(nn.Module):
         if self.single_guide and condition_channel != 1:
             raise UserError(f"{name} takes one PAN band, given {condition_channel}; choose another method")
         self.ratio = ratio
+        self.geometry = geometry or Geometry.toolbox(ratio)
         self.sensor = get_sensor(sensor)
         self.gains = self.sensor.gains(img_channel)
+
+    @property
+    def scale(self) -> float:
+        """The ratio that filters are made for: the true one, which need not be whole."""
+        return (self.geometry.ratio[0] * self.geometry.ratio[1]) ** 0.5
 
     def forward(self, ms: Tensor, lms: Tensor, pan: Tensor) -> Tensor:
         """Fuse in float64 and return sr (B, C, H, W) in the dtype of lms; nothing is clipped or rounded."""
         self._check(ms, lms, pan)
-        return self.fuse(ms.double(), lms.double(), pan.double()).to(lms.dtype)
+        fused = []
+        for image in zip(ms.double(), lms.double(), pan.double(), strict=True):
+            window = Window(*(x[None] for x in image), self.geometry)
+            fused.append(self.inject(window, self.fit(lambda window=window: [window])))
+        return torch.cat(fused).to(lms.dtype)
 
-    def fuse(self, ms: Tensor, lms: Tensor, pan: Tensor) -> Tensor:
-        """Compute sr from float64 tensors."""
+    def fit(self, windows: Windows) -> Any:
+        """Gather what the method needs to know of the whole image; None where it needs nothing.
+
+        Args:
+            windows: gives all windows of the image, as often as it is called.
+        """
+        return None
+
+    def inject(self, window: Window, fitted: Any) -> Tensor:
+        """Fuse a window with what `fit` returned; the margins of the result (1, C, H, W) mean nothing."""
         raise NotImplementedError
 
     def _check(self, ms: Tensor, lms: Tensor, pan: Tensor) -> None:
@@ -79,6 +115,6 @@ class Classical(nn.Module):
                     )
 
 
-def constant_like(x: Tensor, values: tuple[float, ...]) -> Tensor:
-    """Give one constant per band as (1, C, 1, 1), on the device and in the dtype of `x`."""
-    return torch.tensor(values, dtype=x.dtype, device=x.device).view(1, -1, 1, 1)
+def column(values: Tensor, like: Tensor) -> Tensor:
+    """Give one number per band as (1, C, 1, 1), on the device and in the dtype of `like`."""
+    return values.to(like).view(1, -1, 1, 1)

@@ -10,13 +10,14 @@ from __future__ import annotations
 from torch import Tensor
 
 from lemamba.model.classical.base import EPS, Classical
+from lemamba.operators.window import Window
 from lemamba.utils.registry import register_model
 
 
-@register_model("Brovey", tasks=("pansharpening",), ratios=(2, 4, 8, 16), classical=True)
+@register_model("Brovey", ratios=(2, 3, 4, 5, 6, 7, 8, 16), classical=True)
 class Brovey(Classical):
     """``sr_b = lms_b * pan / (mean of lms over bands + 2.2e-16)``: pixel by pixel, so tiles equal the whole."""
 
-    def fuse(self, ms: Tensor, lms: Tensor, pan: Tensor) -> Tensor:
-        """Fuse float64 images; a pixel where all bands are 0 stays 0."""
-        return lms * (pan / (lms.mean(dim=1, keepdim=True) + EPS))
+    def inject(self, window: Window, fitted: None) -> Tensor:
+        """Fuse a window; a pixel where all bands are 0 stays 0."""
+        return window.lms * (window.pan / (window.lms.mean(dim=1, keepdim=True) + EPS))

@@ -8,15 +8,16 @@ from __future__ import annotations
 from torch import Tensor
 
 from lemamba.model.classical.base import Classical
+from lemamba.operators.window import Window
 from lemamba.utils.registry import register_model
 
 
-@register_model("EXP", ratios=(2, 4, 8, 16), classical=True)
+@register_model("EXP", ratios=(2, 3, 4, 5, 6, 7, 8, 16), classical=True)
 class EXP(Classical):
     """Interpolation (23-tap polynomial, as in the data); the guide is ignored, so any number of its bands will do."""
 
     single_guide = False
 
-    def fuse(self, ms: Tensor, lms: Tensor, pan: Tensor) -> Tensor:
-        """Return a copy of lms (B, C, H, W)."""
-        return lms.clone()
+    def inject(self, window: Window, fitted: None) -> Tensor:
+        """Return a copy of lms."""
+        return window.lms.clone()

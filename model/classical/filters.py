@@ -1,6 +1,6 @@
 """The low-pass filters of the classical methods, on top of `operators`.
 
-Images (B, C, H, W), float64. `ideal_low_pass` is the toolbox's "LPfilterGauss", `binomial_low_pass` its "LPfilter".
+Images (1, C, H, W). `ideal_low_pass` is the toolbox's "LPfilterGauss", `binomial_low_pass` its "LPfilter".
 Source: the pansharpening toolbox of Vivone et al. (IEEE GRSM 2015 and 2021).
 """
 
@@ -11,36 +11,56 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lemamba.operators import decimate, imresize, interp23, mtf_filter
+from lemamba.operators import imresize, interpolate, mtf_filter, sample
+from lemamba.operators.mtf import REACH as MTF_REACH
+from lemamba.operators.resample import MARGIN
+from lemamba.utils.geometry import Geometry
 
 _IDEAL_GAIN = 0.3
 _IDEAL_SPAN = 41  # the kernel's length, where MTF kernels use the length minus one
 _BINOMIAL = tuple(t / 16 for t in (1, 4, 6, 4, 1))
+BINOMIAL_REACH = 8
+BINOMIAL_RATIO = 4  # what the binomial is made for: gain 0.282 at 1/8
 
 
-def ideal_low_pass(x: Tensor, ratio: int) -> Tensor:
+def ideal_low_pass(x: Tensor, ratio: float) -> Tensor:
     """Gaussian low-pass with gain 0.3 at the cut frequency 1/ratio; the border is replicated."""
     return mtf_filter(x, _IDEAL_GAIN, ratio, span=_IDEAL_SPAN)
 
 
-def glp_low_pass(x: Tensor, gains: Sequence[float], ratio: int) -> Tensor:
+def glp_low_pass(pan: Tensor, gains: Sequence[float], geometry: Geometry, size: tuple[int, int]) -> Tensor:
     """Generalised Laplacian pyramid: MTF filter, decimate, interpolate. One gain per band of the result.
 
     Args:
-        x: (B, 1, H, W), then every band is its low-pass under another gain, or (B, C, H, W).
-        gains: C Nyquist gains.
-        ratio: resolution ratio.
+        pan: (1, 1, H, W).
+        gains: C Nyquist gains; equal ones are computed once.
+        geometry: of the pair.
+        size: (h, w) of ms.
 
     Returns:
-        (B, C, H, W).
+        (1, C, H, W).
     """
-    filtered = mtf_filter(x.expand(-1, len(gains), -1, -1), gains, ratio)
-    return interp23(decimate(filtered, ratio), ratio)
+    scale = (geometry.ratio[0] * geometry.ratio[1]) ** 0.5
+    distinct = sorted(set(gains))
+    filtered = mtf_filter(pan.expand(-1, len(distinct), -1, -1), distinct, scale)
+    low = interpolate(sample(filtered, geometry, size), geometry, tuple(pan.shape[-2:]))
+    return low[:, [distinct.index(g) for g in gains]] if len(distinct) > 1 else low.expand(-1, len(gains), -1, -1)
+
+
+def glp_margin(ratio: float) -> int:
+    """PAN pixels that `glp_low_pass` looks at around a window."""
+    return int(MARGIN * ratio) + MTF_REACH + int(ratio) + 1
 
 
 def resize_low_pass(x: Tensor, ratio: int) -> Tensor:
     """Shrink and enlarge by bicubic ``imresize``."""
-    return imresize(imresize(x, 1 / ratio, "bicubic"), ratio, "bicubic")
+    low = imresize(imresize(x, 1 / ratio, "bicubic"), ratio, "bicubic")
+    return low[..., : x.shape[-2], : x.shape[-1]]
+
+
+def resize_margin(ratio: int) -> int:
+    """PAN pixels that `resize_low_pass` looks at around a window, in whole MS pixels."""
+    return 5 * ratio
 
 
 def _mirror(x: Tensor, dim: int, margin: int) -> Tensor:
@@ -52,7 +72,10 @@ def _mirror(x: Tensor, dim: int, margin: int) -> Tensor:
 
 def _binomial_valid(x: Tensor, dim: int) -> Tensor:
     n = x.shape[dim] - len(_BINOMIAL) + 1
-    return sum(tap * x.narrow(dim, i, n) for i, tap in enumerate(_BINOMIAL))
+    total = _BINOMIAL[0] * x.narrow(dim, 0, n)
+    for i, tap in enumerate(_BINOMIAL[1:], start=1):
+        total = total + tap * x.narrow(dim, i, n)
+    return total
 
 
 def binomial_low_pass(x: Tensor) -> Tensor:
@@ -65,3 +88,16 @@ def binomial_low_pass(x: Tensor) -> Tensor:
         for extends in (True, True, False, False):
             x = _binomial_valid(_mirror(x, dim, 4) if extends else x, dim)
     return x
+
+
+def pyramid_low_pass(x: Tensor, ratio: float) -> Tensor:
+    """Low-pass of GSA and AWLP: the published binomial at ratio 4, else the Gaussian of gain 0.3 at 1/ratio.
+
+    The binomial is made for ratio 4 and defined for no other; its gain there, 0.282, is next to the Gaussian's.
+    """
+    return binomial_low_pass(x) if ratio == BINOMIAL_RATIO else ideal_low_pass(x, ratio)
+
+
+def pyramid_margin(ratio: float) -> int:
+    """PAN pixels that `pyramid_low_pass` looks at around a window."""
+    return BINOMIAL_REACH if ratio == BINOMIAL_RATIO else MTF_REACH

@@ -7,33 +7,68 @@ Shapes: lms and sr (B, C, H, W), pan (B, 1, H, W).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import torch
 from torch import Tensor
 
-from lemamba.model.classical.base import Classical
-from lemamba.model.classical.statistics import cov, mean, quotient, sd
+from lemamba.model.classical.base import Classical, Windows, column
+from lemamba.model.classical.statistics import Moments, gather, quotient
+from lemamba.operators.window import Window
 from lemamba.utils.registry import register_model
 
 
-def inject(lms: Tensor, detail: Tensor, intensity: Tensor) -> Tensor:
-    """Add ``cov(I, M_b)/var(I) * detail`` to each band; the mean of the band is kept.
+@dataclass(frozen=True)
+class Substitution:
+    """What component substitution needs: ``sr_b = lms_b + gain_b (pan_gain (pan - pan_mean) - (I - mean I))``.
+
+    Attributes:
+        weights: (C,) of the bands in the intensity ``I = sum_b weights_b lms_b``.
+        intensity_mean: mean of I.
+        pan_mean, pan_gain: of the matched PAN.
+        gain: (C,) injection gains ``cov(I, M_b) / var(I)``.
+    """
+
+    weights: Tensor
+    intensity_mean: float
+    pan_mean: float
+    pan_gain: float
+    gain: Tensor
+
+
+def substitution(moments: Moments, weights: Tensor, matched: bool) -> Substitution:
+    """Derive the substitution from the moments of [lms, pan] and the weights of the intensity.
 
     Args:
-        lms: (B, C, H, W).
-        detail: (B, 1, H, W).
-        intensity: (B, 1, H, W), of mean zero.
+        moments: of C bands of lms, then pan.
+        weights: (C,).
+        matched: give pan the deviation of the intensity (GS); GSA's intensity has PAN's scale already.
     """
-    gain = quotient(cov(intensity, lms), cov(intensity, intensity))
-    fused = lms + gain * detail
-    return fused - mean(fused) + mean(lms)
+    bands = len(weights)
+    covariance = moments.covariance[:bands, :bands] @ weights
+    variance = weights @ covariance
+    pan_gain = quotient(variance.clamp_min(0).sqrt(), moments.sd(bands)) if matched else torch.tensor(1.0)
+    mean = float(weights @ moments.mean[:bands])
+    return Substitution(weights, mean, float(moments.mean[bands]), float(pan_gain), quotient(covariance, variance))
 
 
-@register_model("GS", tasks=("pansharpening",), ratios=(2, 4, 8, 16), classical=True, tileable=False)
+def substitute(window: Window, found: Substitution) -> Tensor:
+    """Inject PAN minus intensity into every band of a window."""
+    intensity = (window.lms * column(found.weights, window.lms)).sum(1, keepdim=True) - found.intensity_mean
+    detail = (window.pan - found.pan_mean) * found.pan_gain - intensity
+    return window.lms + column(found.gain, window.lms) * detail
+
+
+@register_model("GS", ratios=(2, 3, 4, 5, 6, 7, 8, 16), classical=True, tileable=False)
 class GS(Classical):
     """Gram-Schmidt: the PAN, matched to the intensity, replaces it."""
 
-    def fuse(self, ms: Tensor, lms: Tensor, pan: Tensor) -> Tensor:
-        """Fuse float64 images."""
-        intensity = lms.mean(dim=1, keepdim=True)
-        intensity = intensity - mean(intensity)
-        matched = (pan - mean(pan)) * quotient(sd(intensity), sd(pan))
-        return inject(lms, matched - intensity, intensity)
+    def fit(self, windows: Windows) -> Substitution:
+        """Learn gains from the moments of lms and pan."""
+        (moments,) = gather((w.fine(w.lms, w.pan),) for w in windows())
+        bands = len(self.gains)
+        return substitution(moments, torch.full((bands,), 1 / bands, dtype=torch.float64), matched=True)
+
+    def inject(self, window: Window, fitted: Substitution) -> Tensor:
+        """Fuse a window."""
+        return substitute(window, fitted)

@@ -9,23 +9,36 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lemamba.model.classical.base import Classical
-from lemamba.model.classical.filters import binomial_low_pass
-from lemamba.model.classical.gs import inject
-from lemamba.model.classical.statistics import combine, mean, regress, with_ones
-from lemamba.operators import decimate
+from lemamba.model.classical.base import Classical, Windows
+from lemamba.model.classical.filters import pyramid_low_pass, pyramid_margin
+from lemamba.model.classical.gs import Substitution, substitute, substitution
+from lemamba.model.classical.statistics import gather, solve
+from lemamba.operators import sample
+from lemamba.operators.window import Window
 from lemamba.utils.registry import register_model
 
 
-@register_model("GSA", tasks=("pansharpening",), ratios=(4,), classical=True, tileable=False)
+@register_model("GSA", tasks=("pansharpening",), ratios=(2, 3, 4, 5, 6, 7, 8, 16), classical=True, tileable=False)
 class GSA(Classical):
-    """Adaptive Gram-Schmidt. Ratio 4 only: its low-pass filter is a fixed 17-tap binomial made for it."""
+    """Adaptive Gram-Schmidt; the low-pass PAN is the published binomial's at ratio 4 (`pyramid_low_pass`)."""
 
-    def fuse(self, ms: Tensor, lms: Tensor, pan: Tensor) -> Tensor:
-        """Fuse float64 images."""
-        pan = pan - mean(pan)
-        smooth = decimate(binomial_low_pass(pan), self.ratio)
-        weights = regress(smooth, with_ones(ms - mean(ms)))[..., 1:]  # the intercept goes with the mean below
-        intensity = combine(weights, lms - mean(lms))
-        intensity = intensity - mean(intensity)
-        return inject(lms, pan - intensity, intensity)
+    @property
+    def margin(self) -> int:
+        """PAN pixels around a window that its result depends on."""
+        return pyramid_margin(self.ratio) + 2 * self.ratio
+
+    def fit(self, windows: Windows) -> Substitution:
+        """Regress the low-pass PAN on ms, then learn gains from the moments of lms and pan."""
+
+        def features(w: Window) -> tuple[Tensor, Tensor]:
+            smooth = sample(pyramid_low_pass(w.pan, self.ratio), w.geometry, tuple(w.ms.shape[-2:]))
+            return w.coarse(w.ms, smooth), w.fine(w.lms, w.pan)
+
+        low, fine = gather(map(features, windows()))
+        bands = len(self.gains)
+        weights = solve(low.covariance[:bands, :bands], low.covariance[:bands, bands:])[:, 0]
+        return substitution(fine, weights, matched=False)
+
+    def inject(self, window: Window, fitted: Substitution) -> Tensor:
+        """Fuse a window."""
+        return substitute(window, fitted)

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lemamba.model.classical.base import EPS, Classical
-from lemamba.model.classical.statistics import match, sd
+from lemamba.model.classical.base import EPS, Classical, Windows
+from lemamba.model.classical.mtf_glp import Matching, matching
+from lemamba.model.classical.statistics import gather
 from lemamba.operators import imresize
+from lemamba.operators.window import Window
 from lemamba.utils.registry import register_model
 
 
@@ -35,18 +37,32 @@ def _extreme(x: Tensor, outside: float, choose: Callable[[Tensor, Tensor], Tenso
     return result
 
 
-@register_model("MF", tasks=("pansharpening",), ratios=(4,), classical=True, tileable=False)
+@register_model("MF", tasks=("pansharpening",), ratios=(2, 4, 8, 16), classical=True, tileable=False)
 class MF(Classical):
-    """Two levels of half gradients and decimation, brought back by bilinear enlargement. Ratio 4 only.
+    """Half gradients and decimation, level by level, brought back by bilinear enlargement. Ratios that are powers of 2.
 
-    The decimations take offsets 1 and 0, so that the low-pass image lies half a pixel off: so it is published.
+    A level halves the image, so a ratio of 3 has no pyramid. At ratio 4 the decimations take offsets 1 and 0, so that
+    the low-pass image lies half a pixel off: so it is published. Other ratios go on in turns.
     """
 
-    def fuse(self, ms: Tensor, lms: Tensor, pan: Tensor) -> Tensor:
-        """Fuse float64 images."""
-        matched = match(pan, lms, sd(pan))
-        smooth = half_gradient(matched)[..., 1::2, 1::2]
-        smooth = half_gradient(smooth)[..., 0::2, 0::2]
-        for _ in range(2):
+    @property
+    def margin(self) -> int:
+        """PAN pixels around a window that its result depends on, in whole MS pixels."""
+        return 4 * self.ratio
+
+    def fit(self, windows: Windows) -> Matching:
+        """Learn the matching of PAN to the bands."""
+        (moments,) = gather((w.fine(w.lms, w.pan),) for w in windows())
+        bands = len(self.gains)
+        return matching(moments, bands, moments.sd(bands))
+
+    def inject(self, window: Window, fitted: Matching) -> Tensor:
+        """Fuse a window; gains are not negative, so the pyramid of PAN serves all bands."""
+        levels = self.ratio.bit_length() - 1
+        smooth = window.pan
+        for level in range(levels):
+            first = (level + 1) % 2
+            smooth = half_gradient(smooth)[..., first::2, first::2]
+        for _ in range(levels):
             smooth = imresize(smooth, 2, "bilinear")
-        return lms * (matched / (smooth + EPS))
+        return window.lms * (fitted.matched(window.pan) / (fitted.matched(smooth) + EPS))

@@ -9,18 +9,41 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lemamba.model.classical.base import Classical
-from lemamba.model.classical.filters import glp_low_pass
-from lemamba.model.classical.statistics import cov, quotient
+from lemamba.model.classical.base import Classical, Windows, column
+from lemamba.model.classical.filters import glp_low_pass, glp_margin
+from lemamba.model.classical.statistics import Moments, gather, quotient
+from lemamba.operators.window import Window
 from lemamba.utils.registry import register_model
 
 
-@register_model("MTF-GLP-FS", tasks=("pansharpening",), ratios=(2, 4, 8), classical=True, tileable=False)
-class MTFGLPFS(Classical):
+class Pyramid(Classical):
+    """Base of MTF-GLP-FS and MTF-GLP-HPM-R: PAN's low-pass version for every band, without matching."""
+
+    @property
+    def margin(self) -> int:
+        """PAN pixels around a window that its result depends on."""
+        return glp_margin(self.ratio)
+
+    def smooth(self, window: Window) -> Tensor:
+        """Return the low-pass PAN of every band (1, C, H, W)."""
+        return glp_low_pass(window.pan, self.gains, window.geometry, tuple(window.ms.shape[-2:]))
+
+    def moments(self, windows: Windows) -> Moments:
+        """Gather the moments of [lms, smooth, pan]: 2 C + 1 features."""
+        return gather((w.fine(w.lms, self.smooth(w), w.pan),) for w in windows())[0]
+
+
+@register_model(
+    "MTF-GLP-FS", tasks=("pansharpening",), ratios=(2, 3, 4, 5, 6, 7, 8, 16), classical=True, tileable=False
+)
+class MTFGLPFS(Pyramid):
     """``M_b + g_b (P - lowpass_b(P))`` with ``g_b = cov(M_b, P) / cov(lowpass_b(P), P)``; no histogram matching."""
 
-    def fuse(self, ms: Tensor, lms: Tensor, pan: Tensor) -> Tensor:
-        """Fuse float64 images."""
-        smooth = glp_low_pass(pan, self.gains, self.ratio)
-        gain = quotient(cov(lms, pan), cov(smooth, pan))
-        return lms + gain * (pan - smooth)
+    def fit(self, windows: Windows) -> Tensor:
+        """Learn the gains (C,)."""
+        to_pan, bands = self.moments(windows).covariance[-1], len(self.gains)
+        return quotient(to_pan[:bands], to_pan[bands : 2 * bands])
+
+    def inject(self, window: Window, fitted: Tensor) -> Tensor:
+        """Fuse a window."""
+        return window.lms + column(fitted, window.lms) * (window.pan - self.smooth(window))

@@ -10,15 +10,18 @@ from __future__ import annotations
 from torch import Tensor
 
 from lemamba.model.classical.base import EPS
-from lemamba.model.classical.mtf_glp import MatchedPyramid
+from lemamba.model.classical.mtf_glp import MatchedPyramid, Matching
+from lemamba.operators.window import Window
 from lemamba.utils.registry import register_model
 
 
-@register_model("MTF-GLP-HPM", tasks=("pansharpening",), ratios=(2, 4, 8), classical=True, tileable=False)
+@register_model(
+    "MTF-GLP-HPM", tasks=("pansharpening",), ratios=(2, 3, 4, 5, 6, 7, 8, 16), classical=True, tileable=False
+)
 class MTFGLPHPM(MatchedPyramid):
     """``M_b * P_b / lowpass(P_b)``."""
 
-    def fuse(self, ms: Tensor, lms: Tensor, pan: Tensor) -> Tensor:
-        """Fuse float64 images."""
-        matched, smooth = self.pyramid(lms, pan)
-        return lms * (matched / (smooth + EPS))
+    def inject(self, window: Window, fitted: Matching) -> Tensor:
+        """Fuse a window."""
+        matched, smooth = self.pyramid(window, fitted)
+        return window.lms * (matched / (smooth + EPS))

@@ -9,22 +9,31 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lemamba.model.classical.base import EPS, Classical
-from lemamba.model.classical.filters import glp_low_pass
-from lemamba.model.classical.statistics import cov, mean, quotient
+from lemamba.model.classical.base import EPS, Windows, column
+from lemamba.model.classical.mtf_glp_fs import Pyramid
+from lemamba.model.classical.statistics import quotient
+from lemamba.operators.window import Window
 from lemamba.utils.registry import register_model
 
 
-@register_model("MTF-GLP-HPM-R", tasks=("pansharpening",), ratios=(2, 4, 8), classical=True, tileable=False)
-class MTFGLPHPMR(Classical):
+@register_model(
+    "MTF-GLP-HPM-R", tasks=("pansharpening",), ratios=(2, 3, 4, 5, 6, 7, 8, 16), classical=True, tileable=False
+)
+class MTFGLPHPMR(Pyramid):
     """``M_b (P + c_b) / (lowpass_b(P) + c_b)`` with ``c_b = mean(M_b)/g_b - mean(P)``, g_b the regression gain.
 
     Numerator and denominator are multiplied by g_b, so that a band without correlation (g_b = 0) stays as it is.
     """
 
-    def fuse(self, ms: Tensor, lms: Tensor, pan: Tensor) -> Tensor:
-        """Fuse float64 images."""
-        smooth = glp_low_pass(pan, self.gains, self.ratio)
-        gain = quotient(cov(lms, smooth), cov(smooth, smooth))
-        offset = mean(lms) - gain * mean(pan)
-        return lms * (quotient(gain * pan + offset, gain * (smooth + EPS) + offset))
+    def fit(self, windows: Windows) -> tuple[Tensor, Tensor]:
+        """Learn gains and offsets, (C,) each."""
+        moments, bands = self.moments(windows), len(self.gains)
+        own = moments.covariance[bands : 2 * bands, bands : 2 * bands].diagonal()
+        gain = quotient(moments.covariance[:bands, bands : 2 * bands].diagonal(), own)
+        return gain, moments.mean[:bands] - gain * moments.mean[-1]
+
+    def inject(self, window: Window, fitted: tuple[Tensor, Tensor]) -> Tensor:
+        """Fuse a window."""
+        gain, offset = (column(x, window.lms) for x in fitted)
+        smooth = self.smooth(window)
+        return window.lms * quotient(gain * window.pan + offset, gain * (smooth + EPS) + offset)

@@ -1,31 +1,101 @@
-"""Statistics and regression per image, as the classical methods use them.
+"""Statistics that classical methods gather over a scene, window by window, equal to those of the whole image.
 
-Images (B, C, H, W), float64; means and deviations come back as (B, C, 1, 1). Deviation, variance and covariance
-divide by N - 1. A quotient of statistics is 0 where its denominator is 0 (a constant band has no detail to scale).
+`Moments` holds count, means, covariances and range of some features; windows are merged by the formulas of Chan, Golub
+and LeVeque (1983), so that neither the order nor the size of the windows matters beyond rounding. Deviation, variance
+and covariance divide by N - 1. A quotient of statistics is 0 where its denominator is 0 (a constant band has no detail
+to scale).
+Legend: F features, n pixels, C bands. Features of a window are (F, n), valid pixels only.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-_AXES = (-2, -1)
+_CHUNK = 2**16  # pixels whose products are summed at once: they stay in the cache
+_BINS = 2**16
+_RANK = 1e-13  # singular values of a normal matrix below this share of the largest one count as 0
 
 
-def mean(x: Tensor) -> Tensor:
-    """Mean of every band: (B, C, H, W) -> (B, C, 1, 1)."""
-    return x.mean(dim=_AXES, keepdim=True)
+@dataclass
+class Moments:
+    """Count, means (F,), covariances (F, F), smallest and largest values (F,) of features, float64 on the CPU."""
+
+    count: int
+    mean: Tensor
+    covariance: Tensor
+    smallest: Tensor
+    largest: Tensor
+
+    def sd(self, i: int | slice) -> Tensor:
+        """Standard deviation of features."""
+        return self.covariance.diagonal()[i].clamp_min(0).sqrt()
+
+    def part(self, features: slice) -> Moments:
+        """Return the moments of some of the features."""
+        return Moments(
+            self.count,
+            self.mean[features],
+            self.covariance[features, features],
+            self.smallest[features],
+            self.largest[features],
+        )
+
+    def second(self) -> Tensor:
+        """Mean products (F, F) without subtracting means."""
+        return self.covariance * ((self.count - 1) / max(self.count, 1)) + torch.outer(self.mean, self.mean)
 
 
-def sd(x: Tensor) -> Tensor:
-    """Standard deviation of every band: (B, C, H, W) -> (B, C, 1, 1)."""
-    return x.std(dim=_AXES, keepdim=True)
+class _Sums:
+    """Moments under construction."""
+
+    def __init__(self) -> None:
+        self.count, self.mean, self.scatter = 0, torch.zeros(0), torch.zeros(0)
+        self.smallest, self.largest = torch.zeros(0), torch.zeros(0)
+
+    def add(self, x: Tensor) -> None:
+        for chunk in x.split(_CHUNK, dim=1):
+            self._merge(chunk.double().cpu())
+
+    def _merge(self, x: Tensor) -> None:
+        n = x.shape[1]
+        if n == 0:
+            return
+        mean = x.mean(1)
+        centred = x - mean[:, None]
+        scatter = centred @ centred.T
+        low, high = x.amin(1), x.amax(1)
+        if self.count:
+            step = mean - self.mean
+            total = self.count + n
+            scatter = scatter + self.scatter + torch.outer(step, step) * (self.count * n / total)
+            mean = self.mean + step * (n / total)
+            low, high = torch.minimum(low, self.smallest), torch.maximum(high, self.largest)
+        self.count, self.mean, self.scatter, self.smallest, self.largest = self.count + n, mean, scatter, low, high
+
+    def finish(self) -> Moments:
+        covariance = self.scatter / max(self.count - 1, 1)
+        return Moments(self.count, self.mean, covariance, self.smallest, self.largest)
 
 
-def cov(x: Tensor, y: Tensor) -> Tensor:
-    """Covariance of the bands of `x` and `y`, which broadcast against each other: -> (B, C, 1, 1)."""
-    product = ((x - mean(x)) * (y - mean(y))).sum(dim=_AXES, keepdim=True)
-    return product / (x.shape[-2] * x.shape[-1] - 1)
+def gather(features: Iterable[tuple[Tensor, ...]]) -> tuple[Moments, ...]:
+    """Gather the moments of several groups of features in one pass.
+
+    Args:
+        features: for every window one (F, n) tensor per group.
+
+    Returns:
+        One `Moments` per group.
+    """
+    sums: list[_Sums] = []
+    for groups in features:
+        sums = sums or [_Sums() for _ in groups]
+        for total, group in zip(sums, groups, strict=True):
+            total.add(group)
+    return tuple(total.finish() for total in sums)
 
 
 def quotient(x: Tensor, y: Tensor) -> Tensor:
@@ -34,69 +104,57 @@ def quotient(x: Tensor, y: Tensor) -> Tensor:
     return torch.where(zero, 0.0, x / torch.where(zero, 1.0, y))
 
 
-def corr(x: Tensor, y: Tensor) -> Tensor:
-    """Pearson correlation of the bands of `x` and `y`; 0 where one of them is constant."""
-    return quotient(cov(x, y), sd(x) * sd(y))
+def correlation(covariance: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Pearson correlation from a covariance and two deviations; 0 where one of them is 0."""
+    return quotient(covariance, first * second)
 
 
-def match(pan: Tensor, target: Tensor, deviation: Tensor) -> Tensor:
-    """Histogram-match `pan` to each band of `target`: ``(P - mean P) sd(M_b) / deviation + mean M_b``.
+def solve(normal: Tensor, right: Tensor) -> Tensor:
+    """Least squares from a normal matrix (K, K) and right-hand sides (K, T): the solution (K, T) of least norm."""
+    scale = normal.diagonal().clamp_min(0).sqrt()
+    scale = torch.where(scale > 0, scale, 1.0)
+    values, vectors = torch.linalg.eigh(normal / torch.outer(scale, scale))
+    kept = values > _RANK * values.amax().clamp_min(1e-300)
+    inverse = torch.where(kept, 1 / torch.where(kept, values, 1.0), 0.0)
+    return (vectors @ (inverse[:, None] * (vectors.T @ (right / scale[:, None])))) / scale[:, None]
+
+
+def percentile(windows: Callable[[], Iterable[Tensor]], moments: Moments, percent: float) -> Tensor:
+    """Percentile of every feature by linear interpolation between the points (i - 0.5)/n.
+
+    Exact: the values of the two ranks concerned are found by a histogram and a second look at one of its cells.
 
     Args:
-        pan: (B, 1, H, W).
-        target: (B, C, H, W).
-        deviation: (B, 1, 1, 1), the deviation that the method takes for the PAN.
+        windows: gives the features of every window, (F, n), as often as it is called.
+        moments: of the same features.
+        percent: 0 to 100.
+
+    Returns:
+        (F,) float64.
     """
-    return (pan - mean(pan)) * quotient(sd(target), deviation) + mean(target)
-
-
-def percentile(x: Tensor, percent: float) -> Tensor:
-    """Percentile of every band by linear interpolation between the points (i - 0.5)/n: (B, C, H, W) -> (B, C, 1, 1)."""
-    flat = x.flatten(2)
-    n = flat.shape[-1]
-    position = min(max(percent / 100 * n - 0.5, 0.0), n - 1.0)
+    position = min(max(percent / 100 * moments.count - 0.5, 0.0), moments.count - 1.0)
     low = int(position)
-    below = flat.kthvalue(low + 1, dim=-1).values
-    above = flat.kthvalue(min(low + 2, n), dim=-1).values
-    return (below + (position - low) * (above - below))[..., None, None]
+    ranks = (low, min(low + 1, moments.count - 1))
+    span = (moments.largest - moments.smallest).clamp_min(1e-300)
 
+    def cells(x: Tensor) -> Tensor:
+        return ((x - moments.smallest[:, None]) / span[:, None] * _BINS).long().clamp_(0, _BINS - 1)
 
-def with_ones(x: Tensor) -> Tensor:
-    """Prepend a band of ones (the intercept) to (B, C, H, W)."""
-    return torch.cat([torch.ones_like(x[:, :1]), x], dim=1)
-
-
-def reduced_system(y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Reduce the least-squares problem "each band of y from the bands of x" to K + T equations by a QR factorisation.
-
-    Args:
-        y: (B, T, H, W) targets.
-        x: (B, K, H, W) regressors.
-
-    Returns:
-        (B, n, K) matrix and (B, n, T) right-hand sides on the CPU, with the same solutions and residuals.
-    """
-    K = x.shape[1]
-    table = torch.cat([x, y], dim=1).flatten(2).transpose(1, 2)
-    R = torch.linalg.qr(table, mode="r").R.cpu()
-    return R[..., :K], R[..., K:]
-
-
-def regress(y: Tensor, x: Tensor) -> Tensor:
-    """Least squares, unweighted, over all pixels, without an intercept of its own (see `with_ones`).
-
-    Args:
-        y: (B, T, H, W) targets.
-        x: (B, K, H, W) regressors; where they are linearly dependent the solution of least norm is taken.
-
-    Returns:
-        (B, T, K) coefficients.
-    """
-    matrix, right = reduced_system(y, x)
-    solution = torch.linalg.lstsq(matrix, right, driver="gelsy").solution
-    return solution.transpose(1, 2).to(y.device)
-
-
-def combine(weights: Tensor, x: Tensor) -> Tensor:
-    """Weighted sums of bands: weights (B, T, K), x (B, K, H, W) -> (B, T, H, W)."""
-    return torch.einsum("btk,bkhw->bthw", weights, x)
+    counts = torch.zeros(len(moments.mean), _BINS, dtype=torch.long)
+    for x in windows():
+        for f, row in enumerate(cells(x.double().cpu())):
+            counts[f] += torch.bincount(row, minlength=_BINS)
+    before = counts.cumsum(1)
+    wanted = [torch.searchsorted(before, torch.full((len(before), 1), rank + 1))[:, 0] for rank in ranks]
+    kept: list[list[Tensor]] = [[] for _ in moments.mean]
+    for x in windows():
+        x = x.double().cpu()
+        for f, (values, row) in enumerate(zip(x, cells(x), strict=True)):
+            kept[f].append(values[(row >= wanted[0][f]) & (row <= wanted[1][f])])
+    result = []
+    for f, parts in enumerate(kept):
+        values = torch.cat(parts).sort().values
+        first = int(before[f, wanted[0][f] - 1]) if wanted[0][f] > 0 else 0
+        below, above = (float(values[rank - first]) for rank in ranks)
+        result.append(below + (position - low) * (above - below))
+    return torch.tensor(result, dtype=torch.float64)

@@ -1,0 +1,143 @@
+"""Resampling at any phase: MS on to PAN's grid and a low-passed image on to MS's, whatever the geometry of the pair.
+
+Geometries that the published 23-tap interpolation reaches (ratios that are powers of two, whole offsets) go through
+`interp23` itself, so that published digits are kept. Elsewhere the kernel is the Lagrange polynomial through the
+nearest samples of each axis, the family that the half-band filter belongs to (Deslauriers and Dubuc, 1989): through 6
+samples for interpolation, which no method preferred 12 to, and through 4 between the pixels of a low-passed image.
+Legend: h w size of MS, H W size of PAN, r ratio.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lemamba.operators.banded import Blocks, apply_to_columns, apply_to_rows, banded_blocks
+from lemamba.operators.interp23 import interp23
+from lemamba.utils.geometry import Geometry
+
+INTERPOLATION_TAPS = 6
+DECIMATION_TAPS = 4
+MARGIN = 12  # MS pixels around a window that its interpolation looks at: interp23's 6 * (1 + 1/2 + 1/4 + …)
+_BLOCK = 64  # outputs per block
+Border = Literal["mirror", "circular"]
+Positions = tuple[float, float, int]  # first, step, count
+
+
+def lagrange_weights(fraction: Tensor, taps: int) -> Tensor:
+    """Return the weights of the samples around a point.
+
+    Args:
+        fraction: (m,) float64 in [0, 1), distance from the sample before the point, the middle one of the first half.
+        taps: number of samples, even.
+
+    Returns:
+        (m, taps) float64; rows sum to 1, and polynomials up to degree taps - 1 are reproduced.
+    """
+    node = torch.arange(taps, dtype=torch.float64) - (taps // 2 - 1)
+    weights = []
+    for k in range(taps):
+        others = node[torch.arange(taps) != k]
+        weights.append(((fraction[:, None] - others) / (node[k] - others)).prod(dim=1))
+    return torch.stack(weights, dim=1)
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)  # a cached inference tensor could not serve training later
+def _blocks(
+    n: int, positions: Positions, taps: int, border: Border, dtype: torch.dtype, device: torch.device
+) -> Blocks:
+    first, step, count = positions
+    place = first + step * torch.arange(count, dtype=torch.float64)
+    nearest = place.round()
+    place = torch.where((place - nearest).abs() < 1e-9, nearest, place)  # samples pass through unchanged
+    below = place.floor()
+    index = below.long()[:, None] + torch.arange(1 - taps // 2, taps // 2 + 1)
+    if border == "circular":
+        index = index % n
+    else:
+        wrapped = index % (2 * n)
+        index = torch.where(wrapped < n, wrapped, 2 * n - 1 - wrapped)
+    return banded_blocks(lagrange_weights(place - below, taps), index, _BLOCK, dtype, device)
+
+
+def resample(
+    x: Tensor, rows: Positions, columns: Positions, *, taps: int = INTERPOLATION_TAPS, border: Border = "mirror"
+) -> Tensor:
+    """Read `x` at evenly spaced places.
+
+    Args:
+        x: (..., n, m), floating point. Half types are computed in float32.
+        rows, columns: (first, step, count) in indices of `x`; they may lie outside.
+        taps: samples of each axis that enter a result, even.
+        border: what lies outside: "mirror" repeats the edge sample (MATLAB's "symmetric"), "circular" wraps.
+
+    Returns:
+        (..., rows count, columns count), dtype of `x`. Gradients flow.
+    """
+    work = x if x.dtype in (torch.float32, torch.float64) else x.float()
+    work = apply_to_rows(work, _blocks(x.shape[-2], rows, taps, border, work.dtype, work.device))
+    work = apply_to_columns(work, _blocks(x.shape[-1], columns, taps, border, work.dtype, work.device))
+    return work.to(x.dtype)
+
+
+def interpolate(ms: Tensor, geometry: Geometry, size: tuple[int, int], *, border: Border | None = None) -> Tensor:
+    """Interpolate MS on to PAN's grid.
+
+    Args:
+        ms: (B, C, h, w), floating point.
+        geometry: of this pair of images (`Geometry.window` for a part of one).
+        size: (H, W) of PAN.
+        border: see `resample`; None = "circular", as published, where the geometry is the toolboxes' and `size` is r
+            times that of ms, else "mirror".
+
+    Returns:
+        lms (B, C, H, W): exactly `interp23` where the ratio is a power of two and the offsets are whole numbers.
+    """
+    h, w = ms.shape[-2:]
+    if geometry.doubles:
+        r = int(geometry.ratio[0])
+        before = tuple(int(o) - r // 2 for o in geometry.offset)  # PAN index of the first pixel that interp23 gives
+        if border in (None, "circular") and before == (0, 0) and tuple(size) == (r * h, r * w):
+            return interp23(ms, r)
+        if r > 1 and border in (None, "mirror"):
+            return _doubled(ms, r, (before[0], before[1]), size)
+    rows, columns = ((-o / q, 1 / q, n) for o, q, n in zip(geometry.offset, geometry.ratio, size, strict=True))
+    return resample(ms, rows, columns, border=border or "mirror")
+
+
+def _doubled(ms: Tensor, r: int, before: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """`interp23` of mirrored samples, cut to PAN pixels 0 … size; `before` as in `interpolate`."""
+    cuts = []
+    for dim, first, count in zip((-2, -1), before, size, strict=True):
+        n = ms.shape[dim]
+        low, high = (0 - first) // r - MARGIN, -(-(count - first) // r) + MARGIN  # MS samples that enter
+        index = torch.arange(low, high, device=ms.device) % (2 * n)
+        ms = ms.index_select(dim, torch.where(index < n, index, 2 * n - 1 - index))
+        cuts.append(-first - low * r)
+    return interp23(ms, r)[..., cuts[0] : cuts[0] + size[0], cuts[1] : cuts[1] + size[1]]
+
+
+def sample(x: Tensor, geometry: Geometry, size: tuple[int, int]) -> Tensor:
+    """Take the samples of a low-passed image that lie under MS pixels: the decimation of Wald's protocol.
+
+    Args:
+        x: (B, C, H, W), floating point, low-passed.
+        geometry: of the pair.
+        size: (h, w) of MS.
+
+    Returns:
+        (B, C, h, w): a view where every MS pixel lies on a pixel of `x`, else interpolated between its pixels.
+    """
+    if geometry.whole:
+        taken = []
+        for n, offset, ratio, count in zip(x.shape[-2:], geometry.offset, geometry.ratio, size, strict=True):
+            last = int(offset) + int(ratio) * (count - 1)
+            taken.append(slice(int(offset), last + 1, int(ratio)) if offset >= 0 and last < n else None)
+        if None not in taken:
+            return x[..., taken[0], taken[1]]
+    rows, columns = zip(geometry.offset, geometry.ratio, size, strict=True)
+    return resample(x, rows, columns, taps=DECIMATION_TAPS)

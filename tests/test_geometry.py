@@ -1,0 +1,125 @@
+"""Geometry of a pair, and resampling at any phase."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lemamba.operators import decimate, interp23, interpolate, resample, sample
+from lemamba.operators.resample import lagrange_weights
+from lemamba.operators.window import cut_windows
+from lemamba.utils.errors import UserError
+from lemamba.utils.geometry import Geometry
+
+LANDSAT = Geometry((2.0, 2.0), (0.0, 0.0))
+
+
+def smooth(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    return (torch.sin(rows / 9.7)[:, None] * torch.cos(columns / 11.3)[None])[None, None]
+
+
+def places(geometry: Geometry, size: tuple[int, int]) -> list[torch.Tensor]:
+    return [
+        o + r * torch.arange(n, dtype=torch.float64)
+        for o, r, n in zip(geometry.offset, geometry.ratio, size, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("ratio", [2, 4, 8])
+def test_the_toolboxes_geometry_gives_the_published_digits(ratio):
+    ms = torch.rand(2, 3, 9, 7, dtype=torch.float64)
+    size = (9 * ratio, 7 * ratio)
+    assert torch.equal(interpolate(ms, Geometry.toolbox(ratio), size), interp23(ms, ratio))
+    pan = torch.rand(2, 1, *size, dtype=torch.float64)
+    assert torch.equal(sample(pan, Geometry.toolbox(ratio), (9, 7)), decimate(pan, ratio))
+
+
+@pytest.mark.parametrize("offset", [-3.0, 0.0, 1.0, 5.0])
+def test_whole_offsets_are_the_published_kernel_shifted(offset):
+    ms = torch.rand(1, 1, 40, 40, dtype=torch.float64)
+    shifted = interpolate(ms, Geometry((4.0, 4.0), (offset, 2.0)), (160, 160), border="mirror")
+    published = interp23(ms, 4)
+    move = int(offset) - 2
+    inner = slice(60, 100)
+    assert torch.allclose(shifted[..., inner, inner], published[..., 60 - move : 100 - move, inner], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        Geometry.toolbox(4),
+        Geometry.corners(2),
+        Geometry.corners(3),
+        Geometry.corners(4),
+        Geometry.corners(6),
+        LANDSAT,
+        Geometry((4.015, 3.98), (1.37, -0.2)),
+    ],
+    ids=str,
+)
+def test_smooth_ground_comes_back_where_it_was(geometry):
+    """A shift by a tenth of a PAN pixel would be an error of 0.01."""
+    size = tuple(int(160 // r) for r in geometry.ratio)
+    ms = smooth(*places(geometry, size))
+    grid = torch.arange(150, dtype=torch.float64)
+    ground = smooth(grid, grid)
+    lms = interpolate(ms, geometry, (150, 150))
+    assert (lms - ground)[..., 50:100, 50:100].abs().max() < 2e-3
+    down = sample(ground, geometry, size)
+    inner = slice(5, 150 // 8)
+    assert (down - ms)[..., inner, inner].abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("taps", [4, 6, 12])
+def test_the_kernel_reproduces_polynomials(taps):
+    x = torch.linspace(-1, 1, 30, dtype=torch.float64)
+    values = (x[:, None] ** torch.arange(taps, dtype=torch.float64)).T  # one polynomial a row
+    first, step = 10.3, 0.37
+    found = resample(values[None], (0.0, 1.0, taps), (first, step, 12), taps=taps)
+    at = -1 + (first + step * torch.arange(12, dtype=torch.float64)) * 2 / 29
+    assert torch.allclose(found[0], (at[:, None] ** torch.arange(taps, dtype=torch.float64)).T, atol=1e-11)
+
+
+def test_weights_sum_to_one_and_pass_samples_through():
+    weights = lagrange_weights(torch.tensor([0.0, 0.2, 0.5], dtype=torch.float64), 6)
+    assert torch.allclose(weights.sum(1), torch.ones(3, dtype=torch.float64))
+    assert weights[0].tolist() == [0, 0, 1, 0, 0, 0]
+    assert torch.allclose(weights[2], weights[2].flip(0))
+
+
+def test_borders():
+    x = torch.arange(4.0, dtype=torch.float64).expand(1, 1, 4, 4)
+    outside = (-2.0, 1.0, 8)
+    assert resample(x, (0.0, 1.0, 4), outside)[0, 0, 0].tolist() == [1, 0, 0, 1, 2, 3, 3, 2]
+    assert resample(x, (0.0, 1.0, 4), outside, border="circular")[0, 0, 0].tolist() == [2, 3, 0, 1, 2, 3, 0, 1]
+
+
+def test_gradients():
+    x = torch.rand(1, 1, 7, 6, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda t: interpolate(t, Geometry.corners(3), (20, 18)), x)
+
+
+@pytest.mark.parametrize(
+    "geometry", [Geometry.toolbox(4), Geometry.corners(3), LANDSAT, Geometry((4.015, 4.0), (1.5, 0.2))]
+)
+def test_windows_share_out_the_pixels(geometry):
+    """Every PAN pixel and every MS pixel whose centre lies in PAN belongs to exactly one window."""
+    H, W = 61, 48
+    size = tuple(
+        int((n - 0.5 - 1e-9 - o) // r) + 1 for n, o, r in zip((H, W), geometry.offset, geometry.ratio, strict=True)
+    )
+    ms = torch.arange(float(size[0] * size[1]), dtype=torch.float64).view(1, 1, *size)
+    pan = torch.arange(float(H * W), dtype=torch.float64).view(1, 1, H, W)
+    fine, coarse = [], []
+    for _, window in cut_windows(ms, pan, geometry, 16, 8):
+        fine.append(window.fine(window.pan))
+        coarse.append(window.coarse(window.ms))
+        assert window.lms.shape[-2:] == window.pan.shape[-2:]
+    assert torch.cat(fine, 1)[0].sort().values.tolist() == list(range(H * W))
+    assert torch.cat(coarse, 1)[0].sort().values.tolist() == list(range(ms.numel()))
+
+
+@pytest.mark.parametrize(("ratio", "offset"), [(0.5, 0.0), (100.0, 0.0), (4.0, float("nan"))])
+def test_impossible_geometries_are_user_errors(ratio, offset):
+    with pytest.raises(UserError, match="expected ratios from 1 to 64"):
+        Geometry((ratio, ratio), (offset, offset))

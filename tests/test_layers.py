@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("operators", "model", "datasets", "losses", "metrics", "reporting", "engine", "utils", "commands")
 OURS = ("lemamba", *PACKAGES, "benchmarks", "tests")
 UTILS_LEAVES = (
+    "geometry",
     "sensors",
     "registry",
     "errors",

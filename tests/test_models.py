@@ -147,5 +147,5 @@ def test_configuration_builds_the_network(name):
 
 @pytest.mark.parametrize("name", ALL)
 def test_undeclared_ratio_is_an_error(name):
-    with pytest.raises(UserError, match=r"is defined for ratio .* given 3"):
-        build_model(name, img_channel=4, condition_channel=guide_of(name), out_channel=4, ratio=3)
+    with pytest.raises(UserError, match=r"is defined for ratio .* given 9"):
+        build_model(name, img_channel=4, condition_channel=guide_of(name), out_channel=4, ratio=9)

@@ -59,7 +59,7 @@ def substitute(window: Window, found: Substitution) -> Tensor:
     return window.lms + column(found.gain, window.lms) * detail
 
 
-@register_model("GS", ratios=(2, 3, 4, 5, 6, 7, 8, 16), classical=True, tileable=False)
+@register_model("GS", tasks=("pansharpening",), ratios=(2, 3, 4, 5, 6, 7, 8, 16), classical=True, tileable=False)
 class GS(Classical):
     """Gram-Schmidt: the PAN, matched to the intensity, replaces it."""
 

@@ -23,6 +23,7 @@ from lemamba.engine.weights.card_tables import (
     table,
     training_rows,
 )
+from lemamba.metrics import INDICES
 
 CARD = "README.md"
 _TASKS = {
@@ -30,7 +31,7 @@ _TASKS = {
     "hmif": "a hyperspectral image of {bands} bands and a sharp one of {guide} bands become one sharp image",
 }
 _MEANING = {"best": "the validation with the best {metric}", "last": "where the training stood last"}
-_UNITS = {"sam": "sam (degrees)", "psnr": "psnr (dB)"}
+_UNITS = {name: f"{name} ({index.unit})" for name, index in INDICES.items() if index.unit}
 
 
 def folder_card(path: Path, facts: Facts, size: int) -> str:

@@ -32,7 +32,8 @@ def _moments(image: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
         if bool(flat.any()):
             flat = flat & (blocks.amax(dim=-1) == blocks.amin(dim=-1))
         parts.append((mean, covariance, flat))
-    return tuple(torch.cat(p) for p in zip(*parts, strict=True))
+    means, covariances, flats = zip(*parts, strict=True)
+    return torch.cat(means), torch.cat(covariances), torch.cat(flats)
 
 
 def _pairs(mean: Tensor, covariance: Tensor, flat: Tensor, published: bool) -> Tensor:

@@ -13,7 +13,6 @@ from torch import Tensor
 from lemamba.metrics.block_q import band_quality
 from lemamba.metrics.full_inputs import check_full
 from lemamba.metrics.index import register_index
-from lemamba.metrics.inputs import as_mask
 
 
 @register_index("d_lambda_qnr", heading="D_lambda (QNR)", direction=-1, protocol="full", column=4)
@@ -35,6 +34,6 @@ def d_lambda(sr: Tensor, lms: Tensor, *, published: bool = False, mask: Tensor |
     Returns:
         (B,) float64; NaN for a single band. Differentiable.
     """
-    sr, lms, _, mask = check_full(sr, lms, None, ratio=1, published=published, mask=as_mask(mask, sr))
+    sr, lms, mask = check_full(sr, lms, ratio=1, published=published, mask=mask)
     q_sr, q_lms = (band_quality(x, published=published, mask=mask) for x in (sr, lms))
     return d_lambda_from(q_sr, q_lms, bands=sr.shape[1])

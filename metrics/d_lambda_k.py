@@ -12,14 +12,13 @@ from torch import Tensor
 
 from lemamba.metrics.full_inputs import check_full, gains_of
 from lemamba.metrics.index import register_index
-from lemamba.metrics.inputs import as_mask
 from lemamba.metrics.q2n import q2n
 from lemamba.operators import mtf_filter
 from lemamba.utils.sensors import Sensor
 
 
 def const_of(lms: Tensor, const: float | None) -> float | Tensor:
-    """Return the peak value: what is given, else per image 1 where max(lms) <= 1 (and "more than 1" elsewhere)."""
+    """Return the peak value: `const` if given, else per image 1 where max(lms) <= 1 and a number above 1 elsewhere."""
     if const is not None:
         return const
     return torch.where(lms.amax(dim=(1, 2, 3)) <= 1, 1.0, 2.0)
@@ -50,7 +49,7 @@ def d_lambda_k(
     Returns:
         (B,) float64. The rounding makes its gradient zero.
     """
-    sr, lms, _, mask = check_full(sr, lms, None, ratio=ratio, published=published, mask=as_mask(mask, sr))
+    sr, lms, mask = check_full(sr, lms, ratio=ratio, published=published, mask=mask)
     gains = gains_of(sensor, sr.shape[1], published)
     peak = const_of(lms, const)
     scores = []

@@ -10,9 +10,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from lemamba.metrics.block_q import band_quality
-from lemamba.metrics.full_inputs import check_full
+from lemamba.metrics.full_inputs import check_full, check_pan
 from lemamba.metrics.index import register_index
-from lemamba.metrics.inputs import as_mask
 from lemamba.operators import imresize, interp23
 
 
@@ -49,7 +48,8 @@ def d_s(
     Returns:
         (B,) float64. Differentiable.
     """
-    sr, lms, pan, mask = check_full(sr, lms, pan, ratio=ratio, published=published, mask=as_mask(mask, sr))
+    sr, lms, mask = check_full(sr, lms, ratio=ratio, published=published, mask=mask)
+    pan = check_pan(pan, sr, mask)
     q_sr = band_quality(sr, pan, published=published, mask=mask)
     q_lms = band_quality(lms, low_pass_pan(pan, ratio), published=published, mask=mask)
     return d_s_from(q_sr, q_lms)

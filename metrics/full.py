@@ -15,9 +15,8 @@ from torch import Tensor
 
 from lemamba.metrics.block_q import band_quality
 from lemamba.metrics.d_s import low_pass_pan
-from lemamba.metrics.full_inputs import check_full, gains_of
+from lemamba.metrics.full_inputs import check_full, check_pan, gains_of
 from lemamba.metrics.index import register_index, registered
-from lemamba.metrics.inputs import as_mask
 from lemamba.metrics.parallel import run_all
 from lemamba.utils.errors import UserError
 from lemamba.utils.sensors import Sensor
@@ -79,7 +78,8 @@ def full_resolution(
         UserError: shapes that do not fit, NaN, sides no multiple of 32, a wrong number of bands for the sensor.
     """
     gains_of(sensor, sr.shape[1], published)
-    sr, lms, pan, mask = check_full(sr, lms, pan, ratio=ratio, published=published, mask=as_mask(mask, sr))
+    sr, lms, mask = check_full(sr, lms, ratio=ratio, published=published, mask=mask)
+    pan = check_pan(pan, sr, mask)
     _check_ms(ms, lms, ratio)
     options = {"ratio": ratio, "sensor": sensor, "const": const, "published": published, "bands": sr.shape[1]}
     indices = registered("full")

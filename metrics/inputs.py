@@ -105,9 +105,10 @@ def mean_valid(values: Tensor, valid: Tensor | None, dim: int | tuple[int, ...])
     return torch.where(valid, values, 0.0).sum(dim=dim) / valid.sum(dim=dim)
 
 
-def plane_chunks(planes: int, H: int, W: int, device: torch.device) -> Iterator[slice]:
-    """Slices over (B*C) planes: on a CPU few enough to stay in its cache, elsewhere all at once."""
-    step = max(1, _PLANE_BUDGET // (H * W)) if device.type == "cpu" else planes
+def plane_chunks(x: Tensor) -> Iterator[slice]:
+    """Slices over the planes of x (K, H, W): on a CPU few enough to stay in its cache, elsewhere all at once."""
+    planes, H, W = x.shape
+    step = max(1, _PLANE_BUDGET // (H * W)) if x.device.type == "cpu" else planes
     for start in range(0, planes, step):
         yield slice(start, start + step)
 

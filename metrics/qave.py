@@ -76,6 +76,6 @@ def qave(sr: Tensor, gt: Tensor, *, mask: Tensor | None = None) -> Tensor:
     scores = []
     for i, (x, y) in enumerate(zip(sr, gt, strict=True)):
         v = None if valid is None else valid[i]
-        chunks = plane_chunks(*x.shape, x.device)
-        scores.append(torch.cat([mean_valid(q_map(x[c], y[c]), v, (1, 2)) for c in chunks]).mean())
+        bands = [mean_valid(q_map(x[c], y[c]), v, (1, 2)) for c in plane_chunks(x)]
+        scores.append(torch.cat(bands).mean())
     return torch.stack(scores)

@@ -41,7 +41,7 @@ def scc(sr: Tensor, gt: Tensor, *, mask: Tensor | None = None) -> Tensor:
     valid = None if mask is None else windows_valid(mask, 3)
     sums = []
     for x, y, v in zip(sr, gt, valid if valid is not None else [None] * len(sr), strict=True):
-        sums.append(torch.stack([_products(x[c], y[c], v) for c in plane_chunks(*x.shape, x.device)]).sum(dim=0))
+        sums.append(torch.stack([_products(x[c], y[c], v) for c in plane_chunks(x)]).sum(dim=0))
     cross, power_sr, power_gt = torch.stack(sums, dim=1)
     return cross / (power_sr * power_gt).sqrt()
 

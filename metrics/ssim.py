@@ -36,7 +36,7 @@ def ssim(sr: Tensor, gt: Tensor, *, const: float, mask: Tensor | None = None) ->
     scores = []
     for i, (x, y) in enumerate(zip(sr, gt, strict=True)):
         v = None if valid is None else valid[i]
-        bands = [_band_means(x[c], y[c], const, v) for c in plane_chunks(*x.shape, x.device)]
+        bands = [_band_means(x[c], y[c], const, v) for c in plane_chunks(x)]
         scores.append(torch.cat(bands).mean())
     return torch.stack(scores)
 

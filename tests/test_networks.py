@@ -364,10 +364,10 @@ def test_documented_methods_exist_with_these_ratios(title):
     assert rows
     for name, _, ratios, *rest in rows:
         entry = model_entry(name)
-        assert (entry.name, entry.classical) == (name, title == "Classical")
+        assert (entry.name, entry.family) == (name, title.lower())
         assert ratios == ", ".join(map(str, entry.ratios))
-        if entry.classical:
-            assert rest == ["yes" if entry.tileable else "no"]
+        if title == "Classical":
+            assert rest == ["yes" if entry.traits.tileable else "no"]
 
 
 @pytest.mark.parametrize("row", documented("Learned"), ids=lambda row: row[0])

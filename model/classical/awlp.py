@@ -16,7 +16,7 @@ from lemamba.model.classical.statistics import match, sd
 from lemamba.utils.registry import register_model
 
 
-@register_model("AWLP", tasks=("pansharpening",), ratios=(4,), classical=True, tileable=False)
+@register_model("AWLP", tasks=("pansharpening",), ratios=(4,), family="classical", tileable=False)
 class AWLP(Classical):
     """Details of the matched PAN in proportion to each band's share of the intensity.
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lemamba.utils.errors import UserError
+from lemamba.utils.registry import FAMILIES
 from lemamba.utils.sensors import Sensor, get_sensor
 
 EPS = 2.2e-16  # added to denominators by the published toolbox
@@ -31,6 +32,8 @@ class Classical(nn.Module):
     """
 
     single_guide = True
+    model_name: str
+    traits = FAMILIES["classical"]
 
     def __init__(
         self,
@@ -69,7 +72,7 @@ class Classical(nn.Module):
             )
         if ms.shape[1] != len(self.gains):
             raise UserError(f"built for {len(self.gains)} bands, given ms {tuple(ms.shape)}; build it for these data")
-        if not getattr(self, "tileable", True):  # one NaN would spread over the whole image, or stop the regression
+        if not self.traits.tileable:  # one NaN would spread over the whole image, or stop the regression
             for name, image in (("ms", ms), ("lms", lms), ("pan", pan)):
                 bad = image.numel() - int(image.isfinite().sum())
                 if bad:

@@ -25,7 +25,7 @@ def haze(lms: Tensor) -> Tensor:
     return lms.amin(dim=(-2, -1), keepdim=True)
 
 
-@register_model("BT-H", tasks=("pansharpening",), ratios=(2, 4, 8), classical=True, tileable=False)
+@register_model("BT-H", tasks=("pansharpening",), ratios=(2, 4, 8), family="classical", tileable=False)
 class BTH(Classical):
     """Contrast-based (multiplicative) injection after subtracting the haze of every band."""
 

@@ -52,7 +52,10 @@ def _mirror(x: Tensor, dim: int, margin: int) -> Tensor:
 
 def _binomial_valid(x: Tensor, dim: int) -> Tensor:
     n = x.shape[dim] - len(_BINOMIAL) + 1
-    return sum(tap * x.narrow(dim, i, n) for i, tap in enumerate(_BINOMIAL))
+    total = torch.zeros((), dtype=x.dtype, device=x.device)
+    for i, tap in enumerate(_BINOMIAL):
+        total = total + tap * x.narrow(dim, i, n)
+    return total
 
 
 def binomial_low_pass(x: Tensor) -> Tensor:

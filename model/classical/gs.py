@@ -27,7 +27,7 @@ def inject(lms: Tensor, detail: Tensor, intensity: Tensor) -> Tensor:
     return fused - mean(fused) + mean(lms)
 
 
-@register_model("GS", tasks=("pansharpening",), ratios=(2, 4, 8, 16), classical=True, tileable=False)
+@register_model("GS", tasks=("pansharpening",), ratios=(2, 4, 8, 16), family="classical", tileable=False)
 class GS(Classical):
     """Gram-Schmidt: the PAN, matched to the intensity, replaces it."""
 

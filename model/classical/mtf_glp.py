@@ -25,7 +25,7 @@ class MatchedPyramid(Classical):
         return matched, glp_low_pass(matched, self.gains, self.ratio)
 
 
-@register_model("MTF-GLP", tasks=("pansharpening",), ratios=(2, 4, 8), classical=True, tileable=False)
+@register_model("MTF-GLP", tasks=("pansharpening",), ratios=(2, 4, 8), family="classical", tileable=False)
 class MTFGLP(MatchedPyramid):
     """``M_b + P_b - lowpass(P_b)``."""
 

@@ -8,8 +8,6 @@ from lemamba.metrics.inputs import BLOCK, as_mask, blank, check_images, check_sa
 from lemamba.utils.errors import UserError
 from lemamba.utils.sensors import Sensor, get_sensor
 
-_PUBLISHED_ALIAS = {"QB": "IKONOS", "GF2": "IKONOS"}  # the published script scores these with the IKONOS gains
-
 
 def check_ratio(ratio: int, published: bool) -> int:
     """Refuse a ratio that interp23 is not defined for; the published interpolation is wrong beyond 4."""
@@ -21,11 +19,9 @@ def check_ratio(ratio: int, published: bool) -> int:
 
 
 def gains_of(sensor: str | Sensor, bands: int, published: bool = False) -> tuple[float, ...]:
-    """MTF gains per band; published: those of IKONOS for QB and GF2."""
+    """Return the MTF gains per band; published: those that the published scripts use (IKONOS for QB and GF2)."""
     sensor = get_sensor(sensor)
-    if published:
-        sensor = get_sensor(_PUBLISHED_ALIAS.get(sensor.name, sensor))
-    return sensor.gains(bands)
+    return get_sensor((published and sensor.published_gains) or sensor).gains(bands)
 
 
 def check_full(

@@ -18,7 +18,7 @@ from lemamba.datasets.alignment import ALWAYS_READ, alpha_bands, open_aligned
 from lemamba.datasets.h5 import rgb_indexes
 from lemamba.utils.errors import UserError
 from lemamba.utils.formats.bounds import MAX_COMPRESSION
-from lemamba.utils.sensors import SENSORS
+from lemamba.utils.sensors import find_sensor
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def scene_from_mat(path: Path, data: Mapping[str, np.ndarray]) -> Scene:
     return _scene(
         np.moveaxis(ms, -1, 0),
         pan[None],
-        sensor if sensor and sensor.lower() in SENSORS else None,
+        sensor if sensor and find_sensor(sensor) else None,
         2.0**bits - 1 if bits and 1 < bits <= 32 else None,
         (path,),
         rgb_indexes(data.get("RGB_indexes"), ms.shape[2]),

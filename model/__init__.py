@@ -75,8 +75,14 @@ def build_model(name: str, **kwargs: Any) -> nn.Module:
 
     Args:
         name: registered name, e.g. ``"LEMamba"``; case, ``-`` and ``_`` do not matter.
-        **kwargs: constructor arguments: ``img_channel`` (C), ``condition_channel`` (P), ``out_channel`` (C),
-            ``ratio`` (H/h, default 4) and the architecture's own.
+        **kwargs: constructor arguments. Every method has
+
+            - ``img_channel``: C, bands of ms and lms;
+            - ``condition_channel``: P, bands of pan; networks stack or embed a guide of several bands;
+            - ``out_channel``: bands of sr; equal to C, since most networks add lms to their output;
+            - ``ratio``: H / h, default 4; networks that work at the full size only are the same for every ratio.
+
+            The classes document their other arguments, and where these four differ.
 
     Raises:
         UserError: unknown name, an argument that is unknown, missing or of a wrong type, or a ratio the method is not

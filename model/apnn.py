@@ -21,10 +21,7 @@ class APNN(nn.Module):
     """A-PNN. 79,880 parameters for 8 bands and 61,124 for 4 (P = 1).
 
     Args:
-        img_channel: C, bands of ms and lms.
-        condition_channel: P, bands of pan; a guide of several bands is stacked likewise.
-        out_channel: bands of sr; equal to C, since lms is added.
-        ratio: H / h; the network works at the full size only and is the same for every ratio.
+        img_channel, condition_channel, out_channel, ratio: see `lemamba.model.build_model`.
         widths: feature maps after the first and the second convolution (48, 32 in the paper).
     """
 

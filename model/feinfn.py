@@ -7,7 +7,7 @@ Shapes: ms (B, C, h, w), lms and sr (B, C, H, W), pan (B, P, H, W), H = r * h; f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -53,12 +53,12 @@ def _axis(fine: int, coarse: int, shift: float, like: Tensor) -> tuple[Tensor, T
     return cell.long(), (2 * centre - 2 * cell - 1).to(like.dtype)
 
 
-def four_neighbours(size: tuple[int, int], feature: Tensor) -> Iterator[tuple[Callable[[Tensor], Tensor], Tensor]]:
-    """Give, for each of the four cells around every fine pixel, a function that gathers and the relative position.
+def four_neighbours(size: Sequence[int], feature: Tensor) -> Iterator[tuple[Callable[[Tensor], Tensor], Tensor]]:
+    """Yield, for each of the four cells around every fine pixel, a gather function and the relative position.
 
     Args:
         size: (H, W) of the fine grid.
-        feature: (B, c, h, w), tells the coarse grid; at the border the outermost cell is taken.
+        feature: (B, c, h, w) on the coarse grid; at the border the outermost cell is taken.
 
     Yields:
         (gather, offset): gather maps (B, c, h, w) to (B, c, H, W), offset is (B, 2, H, W) in half cells.
@@ -82,7 +82,7 @@ def blend(predictions: list[Tensor]) -> Tensor:
     return (stacked[:, :-1] * stacked[:, -1:].softmax(dim=-1)).sum(dim=-1)
 
 
-def reading_order_code(size: tuple[int, int], like: Tensor) -> Tensor:
+def reading_order_code(size: Sequence[int], like: Tensor) -> Tensor:
     """Sine and cosine of a pixel's number in reading order (1, 2, H, W); other sizes than 4096 pixels resample it."""
     n = torch.arange(_TABLE, device=like.device, dtype=torch.float32)
     table = torch.stack([n.sin(), n.cos()])[None]
@@ -153,9 +153,7 @@ class FeINFN(nn.Module):
     size.
 
     Args:
-        img_channel: C, bands of ms and lms.
-        condition_channel: P, bands of pan.
-        out_channel: bands of sr; equal to C, since lms is added.
+        img_channel, condition_channel, out_channel: see `lemamba.model.build_model`.
         ratio: H / h; the weights are the same for every ratio.
         width: features of both encoders (128 in the paper).
         depth: residual blocks of each encoder (4).
@@ -183,6 +181,7 @@ class FeINFN(nn.Module):
         self.fourier = FourierQuery(width, tuple(hidden), queried)
         self.decoder = GaborDecoder(queried, out_channel, decoder_width, 3, omega=30.0, scale=10.0)
         edges = torch.tensor([[0.0, -1.0, 0.0], [-1.0, 1.0, -1.0], [0.0, -1.0, 0.0]])
+        self.edges: Tensor
         self.register_buffer("edges", edges.expand(width, 1, 3, 3).clone(), persistent=False)
 
     def forward(self, ms: Tensor, lms: Tensor, pan: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ Shapes: ms (B, C, h, w) is not used, lms and sr (B, C, H, W), pan (B, P, H, W); 
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,9 +28,11 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, L, c) to (B, L, c)."""
-        q, k, v = self.qkv(self.norm(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = rearrange(
+            self.qkv(self.norm(x)), "b l (three heads c) -> three b heads l c", three=3, heads=self.heads
+        )
         y = F.scaled_dot_product_attention(q, k, v)
-        return x + self.project(y.transpose(1, 2).flatten(2))
+        return x + self.project(rearrange(y, "b heads l c -> b l (heads c)"))
 
 
 class FeedForward(nn.Module):
@@ -56,10 +59,7 @@ class Fusformer(nn.Module):
     how the authors test on large images. The paper enlarges bicubically; here lms is what the data give.
 
     Args:
-        img_channel: C, bands of ms and lms.
-        condition_channel: P, bands of pan.
-        out_channel: bands of sr; equal to C, since lms is added.
-        ratio: H / h; the network works at the full size only and is the same for every ratio.
+        img_channel, condition_channel, out_channel, ratio: see `lemamba.model.build_model`.
         width: token width (48 in the paper).
         heads: attention heads (3).
         depth: encoder layers and decoder layers (2 each).

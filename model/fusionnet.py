@@ -23,10 +23,8 @@ class FusionNet(nn.Module):
     """FusionNet. 78,632 parameters for 8 bands and 76,324 for 4, as published.
 
     Args:
-        img_channel: C, bands of ms and lms.
+        img_channel, out_channel, ratio: see `lemamba.model.build_model`.
         condition_channel: P, 1 (or C: one guide band per MS band); the difference pan - lms is undefined otherwise.
-        out_channel: bands of sr; equal to C, since lms is added.
-        ratio: H / h; the network works at the full size only and is the same for every ratio.
         width: feature maps (32 in the paper).
         depth: residual blocks (4 in the paper).
     """

@@ -22,8 +22,7 @@ class HSRNet(nn.Module):
     order of its input, so here they are simply stacked.
 
     Args:
-        img_channel: C, bands of ms and lms.
-        condition_channel: P, bands of pan.
+        img_channel, condition_channel: see `lemamba.model.build_model`.
         out_channel: bands of sr; equal to C, since the channel attention is made from ms.
         ratio: H / h.
         width: feature maps of the residual blocks (64 in the paper).

@@ -79,10 +79,7 @@ class LAGNet(nn.Module):
     The bias is made from the mean of the map it sees: tiles of the size of the training patches are its regime.
 
     Args:
-        img_channel: C, bands of ms and lms.
-        condition_channel: P, bands of pan; a guide of several bands is stacked likewise.
-        out_channel: bands of sr; equal to C, since lms is added.
-        ratio: H / h; the network works at the full size only and is the same for every ratio.
+        img_channel, condition_channel, out_channel, ratio: see `lemamba.model.build_model`.
         width: feature maps (32 in the paper).
         depth: residual blocks (5 in the paper).
     """

@@ -8,6 +8,7 @@ Shapes: ms (B, C, h, w) is not used, lms and sr (B, C, H, W), pan (B, P, H, W); 
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -41,7 +42,8 @@ class ExchangeBlock(nn.Module):
 
     def tokens(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return (query, key, value), each (B, heads, c / heads, H * W), query and key of unit length over pixels."""
-        q, k, v = self.qkv(_normed(self.norm1, x)).flatten(2).unflatten(1, (3, self.heads, -1)).unbind(1)
+        qkv = self.qkv(_normed(self.norm1, x))
+        q, k, v = rearrange(qkv, "b (three heads c) h w -> three b heads c (h w)", three=3, heads=self.heads)
         return F.normalize(q, dim=-1), F.normalize(k, dim=-1), v
 
     def forward(self, guide: Tensor, cube: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,10 +86,7 @@ class MIMOSST(nn.Module):
     would never train. ``outputs=3`` adds it, and `forward_scales` gives what a loss on all sizes needs.
 
     Args:
-        img_channel: C, bands of ms and lms.
-        condition_channel: P, bands of pan.
-        out_channel: bands of sr; equal to C, since lms is added.
-        ratio: H / h; the network works at the full size only and is the same for every ratio.
+        img_channel, condition_channel, out_channel, ratio: see `lemamba.model.build_model`.
         width: features of a stream (48 in the paper).
         heads: heads of the exchange (1).
         outputs: sizes that `forward_scales` gives, 1 to 3.

@@ -40,10 +40,7 @@ class MSDCNN(nn.Module):
     """MSDCNN. 228,556 parameters for 8 bands and 189,852 for 4 (P = 1), as published.
 
     Args:
-        img_channel: C, bands of ms and lms.
-        condition_channel: P, bands of pan; a guide of several bands is stacked likewise.
-        out_channel: bands of sr.
-        ratio: H / h; the network works at the full size only and is the same for every ratio.
+        img_channel, condition_channel, out_channel, ratio: see `lemamba.model.build_model`.
     """
 
     def __init__(self, img_channel: int, condition_channel: int, out_channel: int, *, ratio: int = 4) -> None:

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +43,7 @@ class State(NamedTuple):
 
 @dataclass(frozen=True)
 class StageSettings:
-    """What the blocks of one stage have in common; `local_*` are None where the stage has no window."""
+    """Settings that the blocks of one stage share; `local_*` are None where the stage has no window."""
 
     channels: int
     window: int | None
@@ -55,7 +55,7 @@ class StageSettings:
 
     @property
     def has_local(self) -> bool:
-        """Whether blocks of this stage have a local part."""
+        """Return whether blocks of this stage have a local part."""
         return self.window is not None and self.local_d_state is not None
 
     @property
@@ -128,14 +128,14 @@ class LEVM(nn.Module):
     def forward(
         self, x: torch.Tensor, guide: torch.Tensor, prev: State | None = None, skip: State | None = None
     ) -> tuple[torch.Tensor, State]:
-        """Map x (B, H, W, c), guided by guide (B, H, W, P), to the same shape and give the block's final states."""
+        """Map x (B, H, W, c), guided by guide (B, H, W, P), to the same shape; also return the final states."""
         # A 1x1 convolution is a matrix product over channels; as such its result is channels last whatever P is.
         embedded = F.linear(guide, self.guide_point.weight.flatten(1), self.guide_point.bias)
         x = x + self.guide_depth(embedded)
 
         local_state, grid = None, (0, 0)
-        if self.local is not None:
-            size = x.shape[1:3]
+        if self.local is not None and self.window is not None:
+            size = (x.shape[1], x.shape[2])
             grid = (size[0] // self.window, size[1] // self.window)
             local, local_state = self.local(
                 window_partition(x, self.window), self._local(prev, grid), self._local(skip, grid)
@@ -147,7 +147,7 @@ class LEVM(nn.Module):
 
     def _local(self, state: State | None, grid: tuple[int, int]) -> torch.Tensor | None:
         """Return the local state brought to this stage's windows, or None where this block takes none."""
-        if state is None or state.local is None or self.local.ss2d.W1 is None:
+        if state is None or state.local is None or self.local is None or self.local.ss2d.W1 is None:
             return None
         return resize_window_states(state.local, state.grid, grid)
 
@@ -158,7 +158,7 @@ class _BlockMaker:
     Args:
         count: blocks in all.
         drop_path_rate: of the last one.
-        common: arguments of `LEVM` that all blocks have in common.
+        common: arguments of `LEVM` that all blocks share.
     """
 
     def __init__(self, count: int, drop_path_rate: float, common: dict[str, Any]) -> None:
@@ -203,8 +203,15 @@ class LEMamba(nn.Module):
             the published configuration files that change nothing here.
 
     H and W may be anything: images are padded by reflection to the multiple that the halvings and windows need
-    (16 for the published variants) and the result is cut back.
+    (16 for the published variants) and the result is cropped.
     """
+
+    # For a type checker, iterating over a ModuleList yields bare Modules.
+    encoders: Any
+    downs: Any
+    middle: Any
+    ups: Any
+    decoders: Any
 
     def __init__(
         self,
@@ -296,7 +303,8 @@ class LEMamba(nn.Module):
         guides = self._guides(pad_to_multiple(pan, self.multiple))
 
         x = conv_channels_last(self.head, padded.permute(0, 2, 3, 1))
-        skips, state = [], None
+        skips: list[tuple[torch.Tensor, State | None]] = []
+        state: State | None = None
         for blocks, down, guide in zip(self.encoders, self.downs, guides, strict=False):
             x, state = self._chain(blocks, x, guide, state if self.share_across_stages else None)
             skips.append((x, state))
@@ -326,8 +334,8 @@ class LEMamba(nn.Module):
         return levm(*inputs)
 
     def _chain(
-        self, blocks: nn.ModuleList, x: torch.Tensor, guide: torch.Tensor, state: State | None
-    ) -> tuple[torch.Tensor, State]:
+        self, blocks: Iterable[Any], x: torch.Tensor, guide: torch.Tensor, state: State | None
+    ) -> tuple[torch.Tensor, State | None]:
         """Run blocks that each take the state of the one before; `state` is what the first receives."""
         for levm in blocks:
             x, state = self._run(levm, x, guide, state, None)
@@ -370,8 +378,8 @@ def _stage_settings(
 ) -> list[StageSettings]:
     """Settings of the stages at `levels`: d_states and convs are in the order of the levels, the rest shallow first."""
     return [
-        StageSettings(widths[i], window_sizes[i], *states, *kernels, ssm_ratios[i])
-        for i, states, kernels in zip(levels, d_states, convs, strict=True)
+        StageSettings(widths[i], window_sizes[i], local_n, cast(int, n), local_k, cast(int, k), ssm_ratios[i])
+        for i, (local_n, n), (local_k, k) in zip(levels, d_states, convs, strict=True)
     ]
 
 
@@ -395,9 +403,9 @@ def _check_state_sizes(
 ) -> None:
     """States are shared between stages as they are, so their size N must be one everywhere."""
     stages = [*encoder, middle, *decoder]
-    sizes = {"global": {s.d_state for s in stages}}
+    sizes: dict[str, set[int]] = {"global": {s.d_state for s in stages}}
     if share_local:
-        sizes["local"] = {s.local_d_state for s in stages if s.has_local}
+        sizes["local"] = {s.local_d_state or 0 for s in stages if s.has_local}
     for kind, values in sizes.items():
         if len(values) > 1:
             raise UserError(
@@ -417,7 +425,7 @@ def _init_weights(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-_PUBLISHED_NAMES = [
+_PUBLISHED_NAMES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"^intro\.", "head."),
     (r"^ending\.", "tail."),
     (r"^lemm_encoders\.(\d+)\.mods\.", r"encoders.\1."),

@@ -122,10 +122,7 @@ class PanMamba(nn.Module):
     uses; they are left out. It enlarges ms by repetition; here lms is what the data give, and sr = lms + out.
 
     Args:
-        img_channel: C, bands of ms and lms.
-        condition_channel: P, bands of pan.
-        out_channel: bands of sr; equal to C, since lms is added.
-        ratio: H / h; the network works at the full size only and is the same for every ratio.
+        img_channel, condition_channel, out_channel, ratio: see `lemamba.model.build_model`.
         width: feature maps and token width (32 in the paper).
         depth: Mamba blocks for each image (8), before 2 that swap channels.
         cross_depth: blocks that scan both images (5).

@@ -32,9 +32,7 @@ class PanNet(nn.Module):
     """PanNet. 83,024 parameters for 8 bands and 77,640 for 4 (P = 1, ratio 4), as published.
 
     Args:
-        img_channel: C, bands of ms and lms.
-        condition_channel: P, bands of pan; a guide of several bands is concatenated likewise.
-        out_channel: bands of sr; equal to C, since lms is added.
+        img_channel, condition_channel, out_channel: see `lemamba.model.build_model`.
         ratio: H / h; the learned upsampling has kernel 2 * ratio, stride ratio.
         width: feature maps (32 in the paper).
         depth: residual blocks (4 in the paper).

@@ -24,10 +24,7 @@ class PNN(nn.Module):
     """PNN. 104,360 parameters for 8 bands and 80,420 for 4 (P = 1), as published.
 
     Args:
-        img_channel: C, bands of ms and lms.
-        condition_channel: P, bands of pan; a guide of several bands is stacked likewise.
-        out_channel: bands of sr.
-        ratio: H / h; the network works at the full size only and is the same for every ratio.
+        img_channel, condition_channel, out_channel, ratio: see `lemamba.model.build_model`.
         widths: feature maps after the first and the second convolution (64, 32 in the paper).
     """
 

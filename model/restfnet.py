@@ -58,10 +58,7 @@ class ResTFNet(nn.Module):
     padded by reflection and cut back.
 
     Args:
-        img_channel: C, bands of ms and lms.
-        condition_channel: P, bands of pan.
-        out_channel: bands of sr.
-        ratio: H / h; the network works at the full size only and is the same for every ratio.
+        img_channel, condition_channel, out_channel, ratio: see `lemamba.model.build_model`.
         width: feature maps of each stream at full size (32 in the paper).
     """
 

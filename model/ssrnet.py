@@ -31,10 +31,8 @@ class SSRNet(nn.Module):
     Its losses on the edges of the two intermediate images are no part of the network; any loss on sr trains it.
 
     Args:
-        img_channel: C, bands of ms and lms.
+        img_channel, out_channel, ratio: see `lemamba.model.build_model`.
         condition_channel: P, bands of pan, at least 2 and at most C; the i-th goes to the i-th of `inserted_bands`.
-        out_channel: bands of sr; equal to C.
-        ratio: H / h; the network works at the full size only and is the same for every ratio.
     """
 
     def __init__(self, img_channel: int, condition_channel: int, out_channel: int, *, ratio: int = 4) -> None:

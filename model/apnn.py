@@ -16,7 +16,7 @@ from lemamba.utils.registry import register_model
 _MARGIN = 8  # half of what 9x9, 5x5 and 5x5 take away together
 
 
-@register_model("A-PNN", ratios=(2, 4, 8, 16))
+@register_model("A-PNN", ratios=(2, 4, 8, 16), paper="Scarpa et al., TGRS 56(9), 2018")
 class APNN(nn.Module):
     """A-PNN. 79,880 parameters for 8 bands and 61,124 for 4 (P = 1).
 

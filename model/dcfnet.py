@@ -144,7 +144,7 @@ def _branches(count: int, depth: int) -> nn.ModuleList:
     return nn.ModuleList(nn.Sequential(*(BasicBlock(w) for _ in range(depth))) for w in _WIDTHS[:count])
 
 
-@register_model("DCFNet", tasks=("pansharpening",), ratios=(4, 8))
+@register_model("DCFNet", tasks=("pansharpening",), ratios=(4, 8), paper="Wu et al., ICCV 2021")
 class DCFNet(nn.Module):
     """DCFNet. 2,767,495 parameters for 8 bands, as published (2.77 M), and 2,757,379 for 4.
 

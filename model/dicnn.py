@@ -17,7 +17,7 @@ from lemamba.model.convert import rename_modules
 from lemamba.utils.registry import register_model
 
 
-@register_model("DiCNN", ratios=(2, 4, 8, 16))
+@register_model("DiCNN", ratios=(2, 4, 8, 16), paper="He et al., JSTARS 12(4), 2019", published_weights="yes")
 class DiCNN(nn.Module):
     """DiCNN1. 46,792 parameters for 8 bands and 42,180 for 4 (P = 1), as published.
 

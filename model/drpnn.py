@@ -23,7 +23,7 @@ def _conv7(channels_in: int, channels_out: int) -> nn.Conv2d:
     return nn.Conv2d(channels_in, channels_out, 7, padding=3)
 
 
-@register_model("DRPNN", ratios=(2, 4, 8, 16))
+@register_model("DRPNN", ratios=(2, 4, 8, 16), paper="Wei et al., GRSL 14(10), 2017", published_weights="yes")
 class DRPNN(nn.Module):
     """DRPNN. 433,465 parameters for 8 bands and 418,365 for 4 (P = 1), as published.
 

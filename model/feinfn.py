@@ -137,7 +137,7 @@ class GaborDecoder(nn.Module):
         return self.tail(q)
 
 
-@register_model("FeINFN", ratios=(2, 4, 8))
+@register_model("FeINFN", ratios=(2, 4, 8), paper="Liang et al., NeurIPS 2024")
 class FeINFN(nn.Module):
     """FeINFN. 3,164,816 parameters for 31 bands and RGB, at every ratio.
 

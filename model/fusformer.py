@@ -49,7 +49,7 @@ class FeedForward(nn.Module):
         return x + self.net(x)
 
 
-@register_model("Fusformer", ratios=(2, 4, 8, 16))
+@register_model("Fusformer", ratios=(2, 4, 8, 16), paper="Hu et al., GRSL 19, 2022")
 class Fusformer(nn.Module):
     """Fusformer. 111,247 parameters for 31 bands and RGB; published: 0.504 M.
 

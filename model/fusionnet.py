@@ -18,7 +18,13 @@ from lemamba.utils.errors import UserError
 from lemamba.utils.registry import register_model
 
 
-@register_model("FusionNet", tasks=("pansharpening",), ratios=(2, 4, 8, 16))
+@register_model(
+    "FusionNet",
+    tasks=("pansharpening",),
+    ratios=(2, 4, 8, 16),
+    paper="Deng et al., TGRS 59(8), 2021",
+    published_weights="yes",
+)
 class FusionNet(nn.Module):
     """FusionNet. 78,632 parameters for 8 bands and 76,324 for 4, as published.
 

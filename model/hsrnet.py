@@ -14,7 +14,7 @@ from lemamba.model.layers.residual import ResidualBlock
 from lemamba.utils.registry import register_model
 
 
-@register_model("HSRNet", ratios=(2, 4, 8))
+@register_model("HSRNet", ratios=(2, 4, 8), paper="Hu et al., TNNLS 33(12), 2022")
 class HSRNet(nn.Module):
     """HSRNet. 1,090,206 parameters for 31 bands, RGB and ratio 8 (published: 1.09 M); 633,390 at ratio 4.
 

@@ -72,7 +72,7 @@ class LAGBlock(nn.Module):
 _DEPTH = 5
 
 
-@register_model("LAGNet", ratios=(2, 4, 8, 16))
+@register_model("LAGNet", ratios=(2, 4, 8, 16), paper="Jin et al., AAAI 2022", published_weights="names only")
 class LAGNet(nn.Module):
     """LAGNet. 151,397 parameters for 8 bands (P = 1); published: 0.15 M.
 

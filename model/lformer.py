@@ -151,7 +151,7 @@ class DetailStage(nn.Module):
         return self.body(self.mix(torch.cat([self.reduce(x), detail], dim=1)))
 
 
-@register_model("LFormer", ratios=(2, 4, 8, 16))
+@register_model("LFormer", ratios=(2, 4, 8, 16), paper="Hou et al., ACM MM 2024")
 class LFormer(nn.Module):
     """LFormer. 2,274,634 parameters for 8 bands (P = 1), 5 stages as in the released configuration.
 

@@ -65,7 +65,7 @@ def _up(width: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(width, 2 * width, 3, padding=1, bias=False), nn.PixelShuffle(2))
 
 
-@register_model("MIMO-SST", ratios=(2, 4, 8, 16))
+@register_model("MIMO-SST", ratios=(2, 4, 8, 16), paper="Fang et al., TGRS 62, 2024")
 class MIMOSST(nn.Module):
     """MIMO-SST. 1,621,984 parameters for 31 bands, RGB and three outputs; published: 4.983 M.
 

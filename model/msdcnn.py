@@ -35,7 +35,7 @@ class MultiscaleBlock(nn.Module):
         return F.relu(x + torch.cat([conv(x) for conv in self.convs], dim=1))
 
 
-@register_model("MSDCNN", ratios=(2, 4, 8, 16))
+@register_model("MSDCNN", ratios=(2, 4, 8, 16), paper="Yuan et al., JSTARS 11(3), 2018", published_weights="yes")
 class MSDCNN(nn.Module):
     """MSDCNN. 228,556 parameters for 8 bands and 189,852 for 4 (P = 1), as published.
 

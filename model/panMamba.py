@@ -173,7 +173,13 @@ class _BlockMaker:
         return nn.ModuleList(self.block(stage, stage if j else before) for j in range(count))
 
 
-@register_model("LEMamba", tasks=("pansharpening", "hmif"), ratios=(2, 4, 8, 16))
+@register_model(
+    "LEMamba",
+    tasks=("pansharpening", "hmif"),
+    ratios=(2, 4, 8, 16),
+    paper="Cao et al., ACM MM 2024 (arXiv 2404.09293)",
+    published_weights="yes",
+)
 class LEMamba(nn.Module):
     """LE-Mamba for pansharpening (P = 1) and hyperspectral-RGB fusion (P = 3): sr = lms + U-net(lms, pan).
 

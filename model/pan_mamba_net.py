@@ -114,7 +114,7 @@ def _encoder(bands: int, width: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(bands, width, 3, padding=1), *(HalfInstanceBlock(width) for _ in range(3)))
 
 
-@register_model("PanMamba", ratios=(2, 4, 8, 16))
+@register_model("PanMamba", ratios=(2, 4, 8, 16), paper="He et al., Information Fusion 115, 2025")
 class PanMamba(nn.Module):
     """Pan-Mamba. 474,352 parameters for 8 bands (P = 1); published: 0.48 M.
 

@@ -27,7 +27,7 @@ def high_pass(x: Tensor) -> Tensor:
     return x - F.avg_pool2d(F.pad(x, [margin] * 4, mode=mode), _BOX, stride=1)
 
 
-@register_model("PanNet", ratios=(2, 4, 8, 16))
+@register_model("PanNet", ratios=(2, 4, 8, 16), paper="Yang et al., ICCV 2017", published_weights="yes")
 class PanNet(nn.Module):
     """PanNet. 83,024 parameters for 8 bands and 77,640 for 4 (P = 1, ratio 4), as published.
 

@@ -19,7 +19,7 @@ from lemamba.utils.registry import register_model
 _MARGIN = 8  # half of the receptive field of 9x9, 5x5, 5x5: (8 + 4 + 4) / 2
 
 
-@register_model("PNN", ratios=(2, 4, 8, 16))
+@register_model("PNN", ratios=(2, 4, 8, 16), paper="Masi et al., Remote Sensing 8(7), 2016", published_weights="yes")
 class PNN(nn.Module):
     """PNN. 104,360 parameters for 8 bands and 80,420 for 4 (P = 1), as published.
 

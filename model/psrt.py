@@ -77,7 +77,7 @@ class ShuffleBlock(nn.Module):
         return x + self.third(y)
 
 
-@register_model("PSRT", ratios=(2, 4, 8, 16))
+@register_model("PSRT", ratios=(2, 4, 8, 16), paper="Deng et al., TGRS 61, 2023")
 class PSRT(nn.Module):
     """PSRT. 247,455 parameters for 31 bands and RGB, as published (0.247 M).
 

@@ -46,7 +46,7 @@ class Encoder(nn.Module):
         return skip, self.down(x + skip)
 
 
-@register_model("ResTFNet", ratios=(2, 4, 8, 16))
+@register_model("ResTFNet", ratios=(2, 4, 8, 16), paper="Liu et al., Information Fusion 55, 2020")
 class ResTFNet(nn.Module):
     """ResTFNet. 2,262,131 parameters for 31 bands and RGB; published in comparisons: 2.387 M.
 

@@ -20,7 +20,7 @@ def inserted_bands(bands: int, guides: int) -> list[int]:
     return [int(step * i) for i in range(guides - 1)] + [bands - 1]
 
 
-@register_model("SSRNet", tasks=("hmif",), ratios=(2, 4, 8, 16))
+@register_model("SSRNet", tasks=("hmif",), ratios=(2, 4, 8, 16), paper="Zhang et al., TGRS 59(7), 2021")
 class SSRNet(nn.Module):
     """SSRNet. 26,040 parameters for 31 bands.
 

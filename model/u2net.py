@@ -118,7 +118,7 @@ class Bottleneck(nn.Module):
         return x + self.conv2(F.leaky_relu(self.conv1(x)))
 
 
-@register_model("U2Net", ratios=(2, 4, 8))
+@register_model("U2Net", ratios=(2, 4, 8), paper="Peng et al., ACM MM 2023", published_weights="names only")
 class U2Net(nn.Module):
     """U2Net. 536,248 parameters for 8 bands (P = 1, ratio 4); published: 642,008.
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lemamba.model import build_model, model_entry
+from lemamba.model import build_model, list_models, table
 from lemamba.model.convert import convert_state_dict
 from lemamba.model.dcfnet import _shares
 from lemamba.model.feinfn import blend, four_neighbours
@@ -358,24 +358,12 @@ def documented(title: str) -> list[list[str]]:
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[2:]]
 
 
-@pytest.mark.parametrize("title", ["Classical", "Learned"])
-def test_documented_methods_exist_with_these_ratios(title):
-    rows = documented(title)
-    assert rows
-    for name, _, ratios, *rest in rows:
-        entry = model_entry(name)
-        assert (entry.name, entry.family) == (name, title.lower())
-        assert ratios == ", ".join(map(str, entry.ratios))
-        if title == "Classical":
-            assert rest == ["yes" if entry.traits.tileable else "no"]
-
-
-@pytest.mark.parametrize("row", documented("Learned"), ids=lambda row: row[0])
-def test_documented_parameter_counts(row):
-    name, pansharpening, hmif = row[0], row[3], row[4]
-    for cell, task, C, P in ((pansharpening, "pansharpening", 8, 1), (hmif, "hmif", 31, 3)):
-        declared = task in model_entry(name).tasks
-        assert cell == (f"{count(network(name, C, P)):,}" if declared else "-")
+def test_the_tables_of_methods_are_current():
+    """After a change of a method: python -m lemamba.model.table."""
+    page = table.PAGE.read_text(encoding="utf-8")
+    assert len(documented("Classical")) == len(list_models(family="classical"))
+    assert len(documented("Learned")) == len(list_models(family="learned"))
+    assert table.updated(page) == page
 
 
 @pytest.mark.parametrize("row", documented("Published counts"), ids=lambda row: row[0])

@@ -83,12 +83,16 @@ class ModelEntry(Entry):
         tasks: subset of ``("pansharpening", "hmif")``.
         ratios: resolution ratios H/h the method is defined for.
         family: "learned" or "classical"; it sets the traits.
+        paper: short reference, for tables.
+        published_weights: "yes", "names only" (they convert, but no file was compared) or "-".
         traits: those of the family, except for the ones that the decorator names (``tileable=False``).
     """
 
     tasks: tuple[str, ...] = TASKS
     ratios: tuple[int, ...] = (4, 8)
     family: str = "learned"
+    paper: str = ""
+    published_weights: str = "-"
     traits: Traits = field(default_factory=Traits)
 
     @property
@@ -103,7 +107,7 @@ class ModelEntry(Entry):
 
 
 _TRAITS = tuple(f.name for f in fields(Traits))
-_MODEL_OPTIONS = ("tasks", "ratios", "family", *_TRAITS)
+_MODEL_OPTIONS = ("tasks", "ratios", "family", "paper", "published_weights", *_TRAITS)
 
 
 def _model_entry(name: str, path: Path, class_name: str, options: Mapping[str, Any]) -> ModelEntry:

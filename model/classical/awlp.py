@@ -16,7 +16,14 @@ from lemamba.model.classical.statistics import match, sd
 from lemamba.utils.registry import register_model
 
 
-@register_model("AWLP", tasks=("pansharpening",), ratios=(4,), family="classical", tileable=False)
+@register_model(
+    "AWLP",
+    tasks=("pansharpening",),
+    ratios=(4,),
+    family="classical",
+    tileable=False,
+    paper="Otazu et al., TGRS 43(10), 2005",
+)
 class AWLP(Classical):
     """Details of the matched PAN in proportion to each band's share of the intensity.
 

@@ -49,7 +49,14 @@ def non_negative_least_squares(A: Tensor, b: Tensor) -> Tensor:
     return x
 
 
-@register_model("BDSD-PC", tasks=("pansharpening",), ratios=(2, 4, 8), family="classical", tileable=False)
+@register_model(
+    "BDSD-PC",
+    tasks=("pansharpening",),
+    ratios=(2, 4, 8),
+    family="classical",
+    tileable=False,
+    paper="Vivone, TGRS 57(9), 2019",
+)
 class BDSDPC(Classical):
     """Details from all bands and the PAN, weights learned one scale down: PAN's non-negative, the bands' non-positive.
 

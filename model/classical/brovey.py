@@ -13,7 +13,13 @@ from lemamba.model.classical.base import EPS, Classical
 from lemamba.utils.registry import register_model
 
 
-@register_model("Brovey", tasks=("pansharpening",), ratios=(2, 4, 8, 16), family="classical")
+@register_model(
+    "Brovey",
+    tasks=("pansharpening",),
+    ratios=(2, 4, 8, 16),
+    family="classical",
+    paper="Gillespie et al., RSE 22(3), 1987",
+)
 class Brovey(Classical):
     """``sr_b = lms_b * pan / (mean of lms over bands + 2.2e-16)``: pixel by pixel, so tiles equal the whole."""
 

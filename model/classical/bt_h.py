@@ -25,7 +25,14 @@ def haze(lms: Tensor) -> Tensor:
     return lms.amin(dim=(-2, -1), keepdim=True)
 
 
-@register_model("BT-H", tasks=("pansharpening",), ratios=(2, 4, 8), family="classical", tileable=False)
+@register_model(
+    "BT-H",
+    tasks=("pansharpening",),
+    ratios=(2, 4, 8),
+    family="classical",
+    tileable=False,
+    paper="Lolli et al., GRSL 14(12), 2017",
+)
 class BTH(Classical):
     """Contrast-based (multiplicative) injection after subtracting the haze of every band."""
 

@@ -27,7 +27,14 @@ def inject(lms: Tensor, detail: Tensor, intensity: Tensor) -> Tensor:
     return fused - mean(fused) + mean(lms)
 
 
-@register_model("GS", tasks=("pansharpening",), ratios=(2, 4, 8, 16), family="classical", tileable=False)
+@register_model(
+    "GS",
+    tasks=("pansharpening",),
+    ratios=(2, 4, 8, 16),
+    family="classical",
+    tileable=False,
+    paper="Laben and Brower, US patent 6 011 875, 2000",
+)
 class GS(Classical):
     """Gram-Schmidt: the PAN, matched to the intensity, replaces it."""
 

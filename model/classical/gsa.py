@@ -17,7 +17,14 @@ from lemamba.operators import decimate
 from lemamba.utils.registry import register_model
 
 
-@register_model("GSA", tasks=("pansharpening",), ratios=(4,), family="classical", tileable=False)
+@register_model(
+    "GSA",
+    tasks=("pansharpening",),
+    ratios=(4,),
+    family="classical",
+    tileable=False,
+    paper="Aiazzi et al., TGRS 45(10), 2007",
+)
 class GSA(Classical):
     """Adaptive Gram-Schmidt. Ratio 4 only: its low-pass filter is a fixed 17-tap binomial made for it."""
 

@@ -35,7 +35,14 @@ def _extreme(x: Tensor, outside: float, choose: Callable[[Tensor, Tensor], Tenso
     return result
 
 
-@register_model("MF", tasks=("pansharpening",), ratios=(4,), family="classical", tileable=False)
+@register_model(
+    "MF",
+    tasks=("pansharpening",),
+    ratios=(4,),
+    family="classical",
+    tileable=False,
+    paper="Restaino et al., TIP 25(6), 2016",
+)
 class MF(Classical):
     """Two levels of half gradients and decimation, brought back by bilinear enlargement. Ratio 4 only.
 

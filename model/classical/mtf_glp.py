@@ -25,7 +25,14 @@ class MatchedPyramid(Classical):
         return matched, glp_low_pass(matched, self.gains, self.ratio)
 
 
-@register_model("MTF-GLP", tasks=("pansharpening",), ratios=(2, 4, 8), family="classical", tileable=False)
+@register_model(
+    "MTF-GLP",
+    tasks=("pansharpening",),
+    ratios=(2, 4, 8),
+    family="classical",
+    tileable=False,
+    paper="Aiazzi et al., PE&RS 72(5), 2006; Alparone et al., TGRS 55(8), 2017",
+)
 class MTFGLP(MatchedPyramid):
     """``M_b + P_b - lowpass(P_b)``."""
 

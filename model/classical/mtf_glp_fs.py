@@ -15,7 +15,14 @@ from lemamba.model.classical.statistics import cov, quotient
 from lemamba.utils.registry import register_model
 
 
-@register_model("MTF-GLP-FS", tasks=("pansharpening",), ratios=(2, 4, 8), family="classical", tileable=False)
+@register_model(
+    "MTF-GLP-FS",
+    tasks=("pansharpening",),
+    ratios=(2, 4, 8),
+    family="classical",
+    tileable=False,
+    paper="Vivone et al., TIP 27(7), 2018",
+)
 class MTFGLPFS(Classical):
     """``M_b + g_b (P - lowpass_b(P))`` with ``g_b = cov(M_b, P) / cov(lowpass_b(P), P)``; no histogram matching."""
 

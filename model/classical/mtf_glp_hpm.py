@@ -14,7 +14,14 @@ from lemamba.model.classical.mtf_glp import MatchedPyramid
 from lemamba.utils.registry import register_model
 
 
-@register_model("MTF-GLP-HPM", tasks=("pansharpening",), ratios=(2, 4, 8), family="classical", tileable=False)
+@register_model(
+    "MTF-GLP-HPM",
+    tasks=("pansharpening",),
+    ratios=(2, 4, 8),
+    family="classical",
+    tileable=False,
+    paper="Vivone et al., GRSL 11(5), 2014",
+)
 class MTFGLPHPM(MatchedPyramid):
     """``M_b * P_b / lowpass(P_b)``."""
 

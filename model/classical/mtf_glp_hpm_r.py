@@ -15,7 +15,14 @@ from lemamba.model.classical.statistics import cov, mean, quotient
 from lemamba.utils.registry import register_model
 
 
-@register_model("MTF-GLP-HPM-R", tasks=("pansharpening",), ratios=(2, 4, 8), family="classical", tileable=False)
+@register_model(
+    "MTF-GLP-HPM-R",
+    tasks=("pansharpening",),
+    ratios=(2, 4, 8),
+    family="classical",
+    tileable=False,
+    paper="Vivone et al., TGRS 56(2), 2018",
+)
 class MTFGLPHPMR(Classical):
     """``M_b (P + c_b) / (lowpass_b(P) + c_b)`` with ``c_b = mean(M_b)/g_b - mean(P)``, g_b the regression gain.
 

@@ -18,7 +18,14 @@ from lemamba.utils.registry import register_model
 _BETA = 0.95  # the paper's normalisation of the high-frequency injection
 
 
-@register_model("PRACS", tasks=("pansharpening",), ratios=(2, 4, 8), family="classical", tileable=False)
+@register_model(
+    "PRACS",
+    tasks=("pansharpening",),
+    ratios=(2, 4, 8),
+    family="classical",
+    tileable=False,
+    paper="Choi et al., TGRS 49(1), 2011",
+)
 class PRACS(Classical):
     """Each band gets its own high-resolution component, a mixture of PAN and band by their correlation."""
 

@@ -1,6 +1,6 @@
 """D_lambda_K, the spectral distortion of HQNR (Khan, Alparone, Chanussot, TGRS 2009), at full resolution.
 
-1 - Q2n of the fused image, low-passed by the sensor's MTF, against lms, at full size; lms stands in the gt's place.
+1 - Q2n of the fused image, low-passed by the sensor's MTF, against lms, at full size; lms takes the place of gt.
 No unit, range [0, 1], 0 is best. The uint16 rounding of Q2n applies, and so does its defect with data in [0, 1].
 Legend: B images, C bands, H W size.
 """
@@ -42,7 +42,7 @@ def d_lambda_k(
         lms: the same shape.
         ratio: resolution ratio, a power of two.
         sensor: name (any case) or `Sensor`; "none" for any number of bands.
-        const: peak value; None finds out whether the data lie in [0, 1], per image.
+        const: peak value; None: decided per image by max(lms) <= 1.
         published: no scaling of data in [0, 1], and the IKONOS gains for QB and GF2.
         mask: (B, 1, H, W), True where valid; only blocks without nodata count (the filter still sees nodata as 0).
 
@@ -53,7 +53,7 @@ def d_lambda_k(
     gains = gains_of(sensor, sr.shape[1], published)
     peak = const_of(lms, const)
     scores = []
-    for i in range(len(sr)):  # image by image: the transforms of one fit in the cache
+    for i in range(len(sr)):  # image by image: one image's transforms fit in the cache
         low = mtf_filter(sr[i : i + 1].detach(), gains, ratio)
         c = peak[i : i + 1] if isinstance(peak, Tensor) else peak
         m = None if mask is None else mask[i : i + 1]

@@ -16,7 +16,7 @@ from lemamba.operators import imresize, interp23
 
 
 def low_pass_pan(pan: Tensor, ratio: int) -> Tensor:
-    """Bring the pan image to the resolution of the ms and back to its own grid, (B, 1, H, W) -> (B, 1, H, W)."""
+    """Reduce the pan image to the resolution of the ms and enlarge it again, (B, 1, H, W) -> (B, 1, H, W)."""
     return interp23(imresize(pan, 1 / ratio, "bicubic"), ratio)
 
 

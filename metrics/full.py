@@ -61,21 +61,22 @@ def full_resolution(
     """All indices without reference.
 
     Args:
-        sr: (B, C, H, W), sides multiples of 32, in the sensor's numbers.
+        sr: (B, C, H, W), sides multiples of 32, in digital numbers or [0, 1].
         ms: (B, C, h, w), h = H/r; checked, no index needs its values.
         lms: (B, C, H, W), ms interpolated to the size of pan.
         pan: (B, 1, H, W).
         ratio: resolution ratio r, a power of two.
         sensor: name (any case) or `Sensor`.
-        const: peak value; None finds out whether the data lie in [0, 1], per image.
-        published: reproduce the published script where ours corrects a defect; an error at ratios above 4.
+        const: peak value; None: decided per image by max(lms) <= 1.
+        published: reproduce the published script where this package corrects a defect; an error at ratios above 4.
         mask: (B, 1, H, W), True where valid; only blocks without nodata count.
 
     Returns:
         {name: (B,) float64} for the names in `metrics.FULL_NAMES`; "d_lambda" is D_lambda_K, "d_lambda_qnr" the older.
 
     Raises:
-        UserError: shapes that do not fit, NaN, sides no multiple of 32, a wrong number of bands for the sensor.
+        UserError: shapes that do not match, NaN, sides that are not multiples of 32, a sensor with another number of
+            bands.
     """
     gains_of(sensor, sr.shape[1], published)
     sr, lms, mask = check_full(sr, lms, ratio=ratio, published=published, mask=mask)

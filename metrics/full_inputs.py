@@ -10,11 +10,11 @@ from lemamba.utils.sensors import Sensor, get_sensor
 
 
 def check_ratio(ratio: int, published: bool) -> int:
-    """Refuse a ratio that interp23 is not defined for; the published interpolation is wrong beyond 4."""
+    """Return the ratio, a power of two (at most 4 as published); any other is a `UserError`."""
     if int(ratio) != ratio or ratio < 1 or int(ratio) & (int(ratio) - 1):
         raise UserError(f"full resolution needs a ratio that is a power of two, given {ratio}; correct --ratio")
     if published and ratio > 4:
-        raise UserError(f"the published interpolation is wrong at ratio {ratio} (right for 2 and 4); drop published")
+        raise UserError(f"expected ratio 2 or 4 with the published behaviour, given {ratio}; leave published out")
     return int(ratio)
 
 

@@ -1,4 +1,4 @@
-"""The record of a quality index: everything that tables, boards, model cards and recipes need to know about it.
+"""The record of a quality index: the facts that tables, boards, model cards and recipes use.
 
 A new index is one file in this folder (and its twin in the MATLAB package)::
 
@@ -6,7 +6,7 @@ A new index is one file in this folder (and its twin in the MATLAB package)::
     @register_index("sam", heading="SAM", direction=-1, unit="degrees", column=1)
     def sam(sr: Tensor, gt: Tensor, *, mask: Tensor | None = None) -> Tensor: ...
 
-The names of the function's parameters are what it is given; see `Index.measure`.
+The function is called by its parameter names; see `Index.needs`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Index:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Names of what the function is given.
+        """Names of the function's parameters, which must be among these.
 
         Reduced resolution: sr, gt, mask, ratio, const, published. Full resolution: sr, lms, pan, mask, ratio, sensor,
         const, published, bands; q_sr and q_lms, the `band_quality` of (sr, pan) and of (lms, low-passed pan); and names
@@ -59,7 +59,7 @@ class Index:
         return tuple(inspect.signature(self.function).parameters)
 
     def measure(self, known: Mapping[str, Any]) -> Tensor:
-        """Call the function with what it needs out of `known`."""
+        """Call the function with the entries of `known` that it needs."""
         missing = [n for n in self.needs if n not in known]
         if missing:
             raise ValueError(f"index {self.name}: unknown parameter {', '.join(missing)}; known: {', '.join(known)}")

@@ -1,4 +1,4 @@
-"""What every index does with its input: float64, equal shapes, no NaN, an optional mask of valid pixels.
+"""Input checks shared by all indices: float64, equal shapes, no NaN, an optional mask of valid pixels.
 
 Legend: B images, C bands, H W size; `mask` (B, 1, H, W) or (B, H, W), True = valid.
 """
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from lemamba.utils.errors import UserError
 
 Measure = TypeVar("Measure", bound=Callable[..., Tensor])
-BLOCK = 32  # side of the blocks and windows of Q2n, Q, D_s, D_lambda
+BLOCK = 32  # side of blocks and windows in Q2n, Q, D_s, D_lambda
 _PLANE_BUDGET = 2**16  # float64 samples of one plane that stay in a core's cache through a dozen passes
 
 
@@ -28,7 +28,7 @@ def check_images(**images: Tensor) -> dict[str, Tensor]:
             raise UserError(f"expected {name} as (B, C, H, W), given shape {tuple(image.shape)}; add the missing axes")
         image = image.double()
         if not bool(torch.isfinite(image.detach().sum())):
-            raise UserError(f"expected finite values, {name} holds NaN or Inf; mend the data or mask these pixels")
+            raise UserError(f"expected finite values, {name} holds NaN or Inf; fix the data or mask these pixels")
         checked[name] = image
     return checked
 
@@ -81,24 +81,26 @@ def as_mask(mask: Tensor | None, image: Tensor) -> Tensor | None:
     mask = mask if mask.dim() == 4 else mask[:, None]
     expected = (image.shape[0], 1, *image.shape[-2:])
     if tuple(mask.shape) != expected:
-        raise UserError(f"expected a mask {expected}, True = valid, given {tuple(mask.shape)}; give one for all bands")
+        raise UserError(
+            f"expected a mask {expected}, True = valid, given {tuple(mask.shape)}; use one mask for all bands"
+        )
     return mask.to(device=image.device, dtype=torch.bool)
 
 
 def blank(image: Tensor, mask: Tensor | None) -> Tensor:
-    """Put 0 where the mask says nodata, so that NaN there harms nothing."""
+    """Set nodata pixels to 0, so that NaN there has no effect."""
     return image if mask is None else torch.where(mask, image, torch.zeros((), dtype=image.dtype, device=image.device))
 
 
 def windows_valid(mask: Tensor, side: int) -> Tensor:
-    """Tell which `side` x `side` windows hold valid pixels only: (B, 1, H, W) -> (B, 1, H-side+1, W-side+1)."""
+    """Return which `side` x `side` windows contain only valid pixels: (B, 1, H, W) -> (B, 1, H-side+1, W-side+1)."""
     bad = (~mask).to(torch.float32)
     bad = F.max_pool2d(F.max_pool2d(bad, (side, 1), stride=1), (1, side), stride=1)
     return bad == 0
 
 
 def mean_valid(values: Tensor, valid: Tensor | None, dim: int | tuple[int, ...]) -> Tensor:
-    """Mean over `dim` of the values that are valid; none: NaN. `valid` broadcasts against `values`."""
+    """Mean over `dim` of the valid values; NaN if there are none. `valid` broadcasts against `values`."""
     if valid is None:
         return values.mean(dim=dim)
     valid = valid.expand_as(values)
@@ -126,7 +128,7 @@ def cut_blocks(x: Tensor) -> Tensor:
 
 
 def safe_sqrt(x: Tensor) -> Tensor:
-    """Square root whose gradient at 0 is 0 and not Inf."""
+    """Square root with gradient 0 (not Inf) at 0."""
     if not x.requires_grad:
         return x.sqrt()
     positive = x > 0

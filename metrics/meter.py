@@ -1,7 +1,7 @@
 """Mean and standard deviation over a test set, exact over batches of any size and over processes.
 
-The meter keeps one number per image and index and averages at the end: there are at most a few thousand, and averages
-of averages would be wrong for an unequal last batch.
+The meter keeps one number per image and index (at most a few thousand) and averages at the end: averages of averages
+would be wrong for a smaller last batch.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from lemamba.utils.errors import UserError
 
 
 class Meter:
-    """Collects per-image values.
+    """Collect per-image values.
 
     In a distributed run (`torch.distributed` initialised) `per_sample` and `compute` gather from all ranks, so every
-    rank must call them. Give `index` to `update` where a sampler repeats images to fill the last batch: an image
-    then counts once, and the order is that of the index.
+    rank must call them. Pass `index` to `update` where a sampler repeats images to fill the last batch: each image
+    then counts once, in the order of the index.
     """
 
     def __init__(self) -> None:
@@ -36,14 +36,14 @@ class Meter:
 
         Args:
             values: name -> (B,), the same names in every call.
-            index: (B,) position of each image in the test set; given in every call or in none.
+            index: (B,) position of each image in the test set; in every call or in none.
         """
         names = tuple(values)
         if self._names not in (None, names):
             raise ValueError(f"Meter: names changed from {self._names} to {names}")
         rows = torch.stack([v.detach().double().cpu().reshape(-1) for v in values.values()], dim=1)
         if bool(self._rows) and (index is not None) != bool(self._index):
-            raise ValueError("Meter: give index in every update or in none")
+            raise ValueError("Meter: pass index in every update or in none")
         self._names = names
         self._rows.append(rows)
         if index is not None:

@@ -29,7 +29,7 @@ def reduced_resolution(
         gt: the same shape.
         ratio: resolution ratio r (enters ERGAS).
         const: peak value: 2047, 1023, 255, or 1 for data in [0, 1].
-        published: reproduce the published scripts where ours corrects a defect (qn of data in [0, 1]).
+        published: reproduce the published scripts where this package corrects a defect (qn of data in [0, 1]).
         mask: (B, 1, H, W), True where valid, for nodata.
 
     Returns:

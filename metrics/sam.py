@@ -2,7 +2,7 @@
 
 Per pixel acos(<x, y> / sqrt(<x, x> <y, y>)) over the bands, averaged over the pixels whose norm product is not zero.
 Unit degrees, range [0, 180], 0 is best. Scaling a pixel's spectrum changes nothing.
-Near 0 the arc cosine turns a rounding of 1e-16 into 1e-6 degrees: smaller differences mean nothing.
+Near 0 the arc cosine turns a rounding of 1e-16 into 1e-6 degrees: smaller differences are not meaningful.
 Legend: B images, C bands, H W size.
 """
 

@@ -1,7 +1,7 @@
 """A-PNN: PNN made residual, the "advanced" version that target-adaptive pansharpening starts from.
 
 Paper: G. Scarpa, S. Vitale, D. Cozzolino, "Target-adaptive CNN-based pansharpening", IEEE TGRS 56(9), 2018,
-section III (residual learning, L1 loss, no radiometric indices); fine-tuning on the target image is not part of it.
+section III (residual learning, L1 loss, no radiometric indices); fine-tuning on the target image is not included.
 Shapes: ms (B, C, h, w) is not used, lms and sr (B, C, H, W), pan (B, P, H, W).
 """
 
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from lemamba.utils.registry import register_model
 
-_MARGIN = 8  # half of what 9x9, 5x5 and 5x5 take away together
+_MARGIN = 8  # half of the border that 9x9, 5x5 and 5x5 remove together
 
 
 @register_model("A-PNN", ratios=(2, 4, 8, 16), paper="Scarpa et al., TGRS 56(9), 2018")

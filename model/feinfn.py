@@ -58,7 +58,7 @@ def four_neighbours(size: Sequence[int], feature: Tensor) -> Iterator[tuple[Call
 
     Args:
         size: (H, W) of the fine grid.
-        feature: (B, c, h, w) on the coarse grid; at the border the outermost cell is taken.
+        feature: (B, c, h, w) on the coarse grid; at the border the outermost cell is used.
 
     Yields:
         (gather, offset): gather maps (B, c, h, w) to (B, c, H, W), offset is (B, 2, H, W) in half cells.
@@ -132,7 +132,7 @@ class GaborDecoder(nn.Module):
         """Map spatial x and frequency features q, both (B, channels, H, W), to (B, C, H, W)."""
         for step, (key, query) in enumerate(zip(self.key, self.query, strict=True)):
             k = F.relu(key(x if step == 0 else torch.cat([q, x], dim=1)))
-            t = query(q).float()  # the wave has 30 radians per unit: half types would lose it
+            t = query(q).float()  # 30 radians per unit: half precision would lose the wave
             q = k * (torch.cos(self.omega[step] * t) * torch.exp(-((self.scale[step] * t) ** 2)))
         return self.tail(q)
 
@@ -142,15 +142,14 @@ class FeINFN(nn.Module):
     """FeINFN. 3,164,816 parameters for 31 bands and RGB, at every ratio.
 
     The encoders are 128 wide and have no normalisation, as released, where the learning rate is 2e-4 and gradients are
-    clipped to a norm of 1e-4. At ten times that rate their features grew tenfold per step once they had started to
-    (seen after some 35 steps on a toy set), whatever the clipping: Adam's steps do not depend on the gradient's size.
-    With features so large the decoder's waves are all zero, sr stays at lms and nothing is learned any more.
+    clipped to a norm of 1e-4. At ten times that rate, features were observed to grow tenfold per step (after about 35
+    steps on a toy set) despite the clipping, as Adam's steps do not depend on the gradient's size. With features so
+    large the decoder's waves are all zero, sr stays at lms and training makes no progress.
 
     The released query of the phase reads an array of (pixels, features) as if it were (features, pixels); here its
     depth-wise convolutions see neighbouring frequencies. Beyond the border of the coarse features the outermost cell is
-    taken, where the authors' code takes zeros. Its position code counts pixels in reading order and is defined for
-    patches of 64 x 64, the size it is trained at; on other sizes it is resampled: fuse large images in tiles of that
-    size.
+    used, where the authors' code uses zeros. The position code counts pixels in reading order and is defined for
+    training patches of 64 x 64; on other sizes it is resampled, so fuse large images in tiles of that size.
 
     Args:
         img_channel, condition_channel, out_channel: see `lemamba.model.build_model`.

@@ -1,4 +1,4 @@
-"""Fusformer: every pixel is a token with its spectrum and its guide; a transformer predicts the residual.
+"""Fusformer: every pixel, with its spectrum and its guide, is a token; a transformer predicts the residual.
 
 Paper: J.-F. Hu, T.-Z. Huang, L.-J. Deng, H.-X. Dou, D. Hong, G. Vivone, "Fusformer: A transformer-based fusion network
 for hyperspectral image super-resolution", IEEE GRSL 19, 2022.
@@ -54,9 +54,9 @@ class Fusformer(nn.Module):
     """Fusformer. 111,247 parameters for 31 bands and RGB; published: 0.504 M.
 
     The published count holds two tables of 64 * 64 * 48 position embeddings (393,216 numbers) that the authors' code
-    makes and never uses; without them it is the same number. Attention is over all pixels, so that time grows with the
+    creates and never uses; without them the counts are equal. Attention is over all pixels, so time grows with the
     square of their number: images larger than `window` are cut into windows of that side for the attention, which is
-    how the authors test on large images. The paper enlarges bicubically; here lms is what the data give.
+    how the authors test on large images. The paper enlarges bicubically; here lms comes from the data.
 
     Args:
         img_channel, condition_channel, out_channel, ratio: see `lemamba.model.build_model`.

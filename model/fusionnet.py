@@ -48,7 +48,7 @@ class FusionNet(nn.Module):
         super().__init__()
         if condition_channel not in (1, img_channel):
             raise UserError(
-                f"FusionNet takes 1 or {img_channel} guide bands, given {condition_channel}; choose another network"
+                f"FusionNet: expected 1 or {img_channel} guide bands, given {condition_channel}; choose another network"
             )
         self.head = nn.Conv2d(img_channel, width, 3, padding=1)
         self.blocks = nn.Sequential(*(ResidualBlock(width) for _ in range(depth)))

@@ -18,8 +18,8 @@ from lemamba.utils.registry import register_model
 class HSRNet(nn.Module):
     """HSRNet. 1,090,206 parameters for 31 bands, RGB and ratio 8 (published: 1.09 M); 633,390 at ratio 4.
 
-    The paper lays the bands of the guide between those of the image; a convolution that is learned does not see the
-    order of its input, so here they are simply stacked.
+    The paper interleaves the bands of the guide with those of the image; a learned convolution does not depend on the
+    order of its input channels, so here they are simply stacked.
 
     Args:
         img_channel, condition_channel: see `lemamba.model.build_model`.

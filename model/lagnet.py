@@ -76,7 +76,7 @@ _DEPTH = 5
 class LAGNet(nn.Module):
     """LAGNet. 151,397 parameters for 8 bands (P = 1); published: 0.15 M.
 
-    The bias is made from the mean of the map it sees: tiles of the size of the training patches are its regime.
+    The bias depends on the mean of its input: fuse large images in tiles of the size of the training patches.
 
     Args:
         img_channel, condition_channel, out_channel, ratio: see `lemamba.model.build_model`.

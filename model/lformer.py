@@ -1,4 +1,4 @@
-"""LFormer: the attention map of one window transformer is evolved from stage to stage instead of made anew.
+"""LFormer: the attention map of one window transformer is evolved from stage to stage instead of recomputed.
 
 Paper: J. Hou, Z. Cao, N. Zheng, X. Li, X. Chen, X. Liu, X. Cong, D. Hong, M. Zhou, "Linearly-evolved transformer for
 pan-sharpening", ACM MM 2024.
@@ -156,14 +156,14 @@ class LFormer(nn.Module):
     """LFormer. 2,274,634 parameters for 8 bands (P = 1), 5 stages as in the released configuration.
 
     The published class also normalises a PAN of one band over its channels, which makes it zero: its queries then do
-    not depend on the PAN. Here a single band is taken as it is. Images whose sides are no multiples of the window are
-    padded by reflection and cut back.
+    not depend on the PAN. Here a single band is not normalised. Images whose sides are not multiples of the window are
+    padded by reflection and cropped.
 
     Args:
         img_channel, condition_channel, out_channel, ratio: see `lemamba.model.build_model`.
         width: attention features (64).
         detail_width: features of the high-pass branch (64).
-        depth: stages (5); the first takes the attention map as it is.
+        depth: stages (5); the first uses the attention map unchanged.
         heads: attention heads (8).
         window: side of a window (8).
         dropout: on the logits of the attention, in training (0.2).

@@ -24,7 +24,7 @@ def _conv(channels_in: int, channels_out: int, size: int) -> nn.Conv2d:
 
 
 class MultiscaleBlock(nn.Module):
-    """``relu(x + [conv3(x), conv5(x), conv7(x)])``: each size gives a third of the channels."""
+    """``relu(x + [conv3(x), conv5(x), conv7(x)])``: each size computes a third of the channels."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

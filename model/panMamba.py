@@ -75,9 +75,9 @@ class LEVM(nn.Module):
     Args:
         settings: of the stage.
         condition_channel: guide channels P.
-        prev, skip: settings of the stages whose states arrive (previous block, encoder mirror); None where none
-            does, so that no weights are made for it.
-        share_local: let the local part take local states, wired like the global ones.
+        prev, skip: settings of the stages whose states arrive (previous block, encoder mirror); None where there
+            is none, so that no weights are created for it.
+        share_local: let the local part receive local states, like the global ones.
         drop_path: drop probability of the residual branches of both parts.
         state_grad: see `lemamba.model.layers.ss2d.SS2D`.
     """
@@ -146,14 +146,14 @@ class LEVM(nn.Module):
         return x, State(state, local_state, grid)
 
     def _local(self, state: State | None, grid: tuple[int, int]) -> torch.Tensor | None:
-        """Return the local state brought to this stage's windows, or None where this block takes none."""
+        """Return the local state resized to this stage's windows, or None where this block receives none."""
         if state is None or state.local is None or self.local is None or self.local.ss2d.W1 is None:
             return None
         return resize_window_states(state.local, state.grid, grid)
 
 
 class _BlockMaker:
-    """Makes the blocks of a network in order encoder, middle, decoder: drop rates grow linearly from 0.
+    """Create the blocks of a network in the order encoder, middle, decoder; drop rates grow linearly from 0.
 
     Args:
         count: blocks in all.
@@ -206,9 +206,9 @@ class LEMamba(nn.Module):
             before it.
         chain_decoder_states: a decoder block takes the state of the block before it in its stage.
         naf_enc_blk_nums, naf_dec_blk_nums, naf_chan_upscale, if_abs_pos, if_rope, patch_merge, upscale: keywords of
-            the published configuration files that change nothing here.
+            the published configuration files; they have no effect here.
 
-    H and W may be anything: images are padded by reflection to the multiple that the halvings and windows need
+    H and W are arbitrary: images are padded by reflection to the multiple that the halvings and windows need
     (16 for the published variants) and the result is cropped.
     """
 
@@ -291,7 +291,7 @@ class LEMamba(nn.Module):
             self.ups.append(nn.Conv2d(widths[i + 1], widths[i], 1, bias=False))
             self.merges.append(Linear(2 * widths[i], widths[i]))
             self.skip_scales.append(nn.Parameter(torch.zeros(1, 1, 1, widths[i])))
-            later = stage if chain_decoder_states else below  # whose state all blocks but the first take
+            later = stage if chain_decoder_states else below  # the state that all blocks but the first receive
             self.decoders.append(
                 nn.ModuleList(
                     make.block(stage, later if j else below, None if j else encoder[i])
@@ -302,7 +302,7 @@ class LEMamba(nn.Module):
         self.apply(_init_weights)
 
     def forward(self, ms: torch.Tensor, lms: torch.Tensor, pan: torch.Tensor) -> torch.Tensor:
-        """Fuse: lms (B, C, H, W) and pan (B, P, H, W) give sr (B, C, H, W). `ms` is not used by this network."""
+        """Fuse: lms (B, C, H, W) and pan (B, P, H, W) -> sr (B, C, H, W). `ms` is not used by this network."""
         self._check_inputs(lms, pan)
         H, W = lms.shape[-2:]
         padded = pad_to_multiple(lms, self.multiple)
@@ -407,7 +407,7 @@ def _check_arguments(per_stage: dict[str, Sequence], middle_blk_nums: int, state
 def _check_state_sizes(
     encoder: list[StageSettings], middle: StageSettings, decoder: list[StageSettings], share_local: bool
 ) -> None:
-    """States are shared between stages as they are, so their size N must be one everywhere."""
+    """Check that the state size N is the same in all stages, since states are shared unchanged."""
     stages = [*encoder, middle, *decoder]
     sizes: dict[str, set[int]] = {"global": {s.d_state for s in stages}}
     if share_local:

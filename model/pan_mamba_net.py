@@ -33,7 +33,7 @@ class HalfInstanceBlock(nn.Module):
 
 
 class MambaBlock(nn.Module):
-    """Add to the residual, normalise, scan: the residual is carried beside the features, as in Mamba's own blocks."""
+    """Add to the residual, normalise, scan: the residual is carried next to the features, as in Mamba's own blocks."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -118,8 +118,8 @@ def _encoder(bands: int, width: int) -> nn.Sequential:
 class PanMamba(nn.Module):
     """Pan-Mamba. 474,352 parameters for 8 bands (P = 1); published: 0.48 M.
 
-    The authors' code makes a 1x1 convolution in every residual block and a norm after each token layer that it never
-    uses; they are left out. It enlarges ms by repetition; here lms is what the data give, and sr = lms + out.
+    The authors' code creates a 1x1 convolution in every residual block and a norm after each token layer and never uses
+    them; they are left out. It enlarges ms by repetition; here lms comes from the data, and sr = lms + out.
 
     Args:
         img_channel, condition_channel, out_channel, ratio: see `lemamba.model.build_model`.

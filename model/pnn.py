@@ -44,7 +44,9 @@ class PNN(nn.Module):
 
     def forward(self, ms: Tensor, lms: Tensor, pan: Tensor) -> Tensor:
         """Fuse: lms (B, C, H, W) and pan (B, P, H, W) in [0, 1] -> sr (B, C, H, W), not clipped; ms is not used."""
-        x = F.pad(torch.cat([lms, pan], dim=1), [_MARGIN] * 4, mode="replicate")  # once, as the convolutions shrink
+        x = F.pad(
+            torch.cat([lms, pan], dim=1), [_MARGIN] * 4, mode="replicate"
+        )  # padded once, as the convolutions shrink
         x = F.relu(self.conv2(F.relu(self.conv1(x))))
         return self.conv3(x)
 

@@ -1,4 +1,4 @@
-"""PSRT: window attention in a pyramid of window sizes, with windows shuffled and put back between.
+"""PSRT: window attention in a pyramid of window sizes, with windows shuffled and restored in between.
 
 Paper: S.-Q. Deng, L.-J. Deng, X. Wu, R. Ran, D. Hong, G. Vivone, "PSRT: Pyramid shuffle-and-reshuffle transformer for
 multispectral and hyperspectral image fusion", IEEE TGRS 61, 2023.
@@ -19,11 +19,11 @@ _SCALE = 4.0  # factor on the logits in the authors' code, where others have hea
 
 
 def shuffle(x: Tensor, window: int) -> Tensor:
-    """Gather far apart pixels into one window: even and odd half-windows go to the two halves of each axis.
+    """Gather distant pixels into one window: even and odd half-windows go to the two halves of each axis.
 
     Args:
         x: (B, H, W, c), sides are multiples of `window`.
-        window: even side; what moves are squares of half this side.
+        window: even side; squares of half this side are moved.
     """
     d = window // 2
     return rearrange(x, "b (nh i dh) (nw j dw) c -> b (i nh dh) (j nw dw) c", i=2, j=2, dh=d, dw=d)
@@ -81,11 +81,11 @@ class ShuffleBlock(nn.Module):
 class PSRT(nn.Module):
     """PSRT. 247,455 parameters for 31 bands and RGB, as published (0.247 M).
 
-    Every block adds its input to what is, at the start, nearly its input again: the features double from block to
-    block, and six of them give the last convolution 64 times what the first gave out. As released, training therefore
-    begins at an output tens of times further from the truth than lms. Here the features are divided by that known
-    gain, which is the same network with other numbers in its last convolution (released weights: multiply those of
-    `tail`, not its bias, by 64). Biases of both convolutions start at zero, as released.
+    At the start of training, every block nearly returns its input and adds it to itself: the features double from block
+    to block, and after six blocks they are 64 times those of the first convolution. As released, training therefore
+    starts from an output tens of times further from gt than lms. Here the features are divided by that known gain,
+    which is the same network with a rescaled last convolution (released weights: multiply those of `tail`, not its
+    bias, by 64). Biases of both convolutions start at zero, as released.
 
     Images whose sides are no multiples of the largest window are padded by reflection and cut back.
 

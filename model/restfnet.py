@@ -51,11 +51,10 @@ class ResTFNet(nn.Module):
     """ResTFNet. 2,262,131 parameters for 31 bands and RGB; published in comparisons: 2.387 M.
 
     Built as the authors of SSR-Net describe it for fusion with hyperspectral data, with one PReLU slope per layer; the
-    count is theirs. The 2.387 M of later comparisons is that of the plain TFNet which stands beside it in the same
-    repository: 2,386,801, for without residuals it needs no 1x1 convolutions before them (-41,152), mixes by 3x3
-    (+368,832) and has one 3x3 less in each stream (-18,496) and in both decoder steps (-184,512); two slopes less.
-    Images whose sides are no multiples of 4 are
-    padded by reflection and cut back.
+    count is theirs. The 2.387 M of later comparisons is the count of the plain TFNet in the same repository, 2,386,801:
+    without residuals it needs no 1x1 convolutions before them (-41,152), mixes by 3x3 (+368,832), and has one 3x3 less
+    in each stream (-18,496) and in both decoder steps (-184,512), and two slopes less. Images whose sides are not
+    multiples of 4 are padded by reflection and cropped.
 
     Args:
         img_channel, condition_channel, out_channel, ratio: see `lemamba.model.build_model`.

@@ -45,8 +45,8 @@ def interp23(x: Tensor, ratio: int) -> Tensor:
         (..., r*h, r*w), same dtype.
 
     Raises:
-        ValueError: the ratio is no power of two. (The published loop doubles ratio/2 times, which is right for 2 and 4
-            and gives x16 for 8; this one doubles log2(ratio) times.)
+        ValueError: the ratio is not a power of two. (The published loop doubles ratio/2 times, which is right for 2 and
+            4 and gives x16 for 8; this one doubles log2(ratio) times.)
     """
     if int(ratio) != ratio or ratio < 1 or int(ratio) & (int(ratio) - 1):
         raise ValueError(f"interp23: ratio must be a power of two, given {ratio}")

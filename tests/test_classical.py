@@ -156,7 +156,7 @@ def test_undefined_ratio_and_bands_are_user_errors():
 
 def test_wrong_shapes_are_a_user_error():
     ms, lms, pan = random_inputs()
-    with pytest.raises(UserError, match="needs lms and pan of size"):
+    with pytest.raises(UserError, match="expected lms and pan of size"):
         method("GS", ratio=8)(ms, lms, pan)
 
 

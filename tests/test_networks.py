@@ -310,12 +310,12 @@ def test_mamba_keeps_decay_and_skip_out_of_weight_decay():
 def test_ssrnet_puts_the_guide_where_the_paper_says():
     assert inserted_bands(31, 3) == [0, 15, 30]
     assert inserted_bands(103, 5) == [0, 25, 51, 77, 102]
-    with pytest.raises(UserError, match="SSRNet takes 2 to 8 guide bands"):
+    with pytest.raises(UserError, match="SSRNet: expected 2 to 8 guide bands"):
         network("SSRNet", 8, 1)
 
 
 def test_fusionnet_refuses_a_guide_it_cannot_subtract():
-    with pytest.raises(UserError, match="FusionNet takes 1 or 31 guide bands, given 3"):
+    with pytest.raises(UserError, match="FusionNet: expected 1 or 31 guide bands, given 3"):
         network("FusionNet", 31, 3)
 
 

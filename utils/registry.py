@@ -38,7 +38,7 @@ T = TypeVar("T", bound=type)
 
 @dataclass(frozen=True)
 class Traits:
-    """What callers need to know about a method before they run it.
+    """Properties of a method that decide how it is run.
 
     Attributes:
         needs_weights: it cannot fuse without trained weights.

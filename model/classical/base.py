@@ -1,4 +1,4 @@
-"""What all classical methods have in common: the constructor, the float64 inside, the checks.
+"""Base of the classical methods: constructor, computation in float64, checks.
 
 Shapes: ms (B, C, h, w), lms and sr (B, C, H, W), pan (B, 1, H, W), H = ratio * h. Statistics are per image, never
 over the batch. Data may be digital numbers or [0, 1]: every method here is equivariant to a common scale up to the
@@ -22,7 +22,7 @@ class Classical(nn.Module):
 
     Args:
         img_channel: C, bands of ms and lms.
-        condition_channel: P, bands of pan; 1, unless the class says otherwise.
+        condition_channel: P, bands of pan; 1 unless the class allows more.
         out_channel: bands of sr, equal to C.
         ratio: H / h.
         sensor: name of the sensor (or a `Sensor`), for methods that use its MTF gains.
@@ -47,9 +47,9 @@ class Classical(nn.Module):
         super().__init__()
         name = getattr(self, "model_name", type(self).__name__)
         if out_channel != img_channel:
-            raise UserError(f"{name} gives as many bands as ms has: {img_channel}, asked for {out_channel}")
+            raise UserError(f"{name}: expected out_channel {img_channel}, as in ms, given {out_channel}; correct it")
         if self.single_guide and condition_channel != 1:
-            raise UserError(f"{name} takes one PAN band, given {condition_channel}; choose another method")
+            raise UserError(f"{name}: expected one PAN band, given {condition_channel}; choose another method")
         self.ratio = ratio
         self.sensor = get_sensor(sensor)
         self.gains = self.sensor.gains(img_channel)
@@ -67,21 +67,23 @@ class Classical(nn.Module):
         expected = tuple(self.ratio * n for n in ms.shape[-2:])
         if tuple(lms.shape[-2:]) != expected or tuple(pan.shape[-2:]) != expected:
             raise UserError(
-                f"ms {tuple(ms.shape)} with ratio {self.ratio} needs lms and pan of size {expected}, "
+                f"ms {tuple(ms.shape)} with ratio {self.ratio}: expected lms and pan of size {expected}, "
                 f"given {tuple(lms.shape)} and {tuple(pan.shape)}; correct the ratio or the data"
             )
         if ms.shape[1] != len(self.gains):
-            raise UserError(f"built for {len(self.gains)} bands, given ms {tuple(ms.shape)}; build it for these data")
+            raise UserError(
+                f"expected ms with {len(self.gains)} bands, given {tuple(ms.shape)}; build the method for these data"
+            )
         if not self.traits.tileable:  # one NaN would spread over the whole image, or stop the regression
             for name, image in (("ms", ms), ("lms", lms), ("pan", pan)):
                 bad = image.numel() - int(image.isfinite().sum())
                 if bad:
                     raise UserError(
                         f"{self.model_name} uses statistics of the whole image: expected finite numbers, {name} has "
-                        f"{bad} that are not; fill or cut away what is missing"
+                        f"{bad} that are not; fill them or crop the image"
                     )
 
 
 def constant_like(x: Tensor, values: tuple[float, ...]) -> Tensor:
-    """Give one constant per band as (1, C, 1, 1), on the device and in the dtype of `x`."""
+    """Return one constant per band, (1, C, 1, 1), on the device and in the dtype of `x`."""
     return torch.tensor(values, dtype=x.dtype, device=x.device).view(1, -1, 1, 1)

@@ -13,7 +13,7 @@ from lemamba.utils.registry import register_model
 
 @register_model("EXP", ratios=(2, 4, 8, 16), family="classical", paper="interpolation: the baseline")
 class EXP(Classical):
-    """Interpolation (23-tap polynomial, as in the data); the guide is ignored, so any number of its bands will do."""
+    """Interpolation (23-tap polynomial, as in the data); the guide is ignored and may have any number of bands."""
 
     single_guide = False
 

@@ -27,7 +27,7 @@ def glp_low_pass(x: Tensor, gains: Sequence[float], ratio: int) -> Tensor:
     """Generalised Laplacian pyramid: MTF filter, decimate, interpolate. One gain per band of the result.
 
     Args:
-        x: (B, 1, H, W), then every band is its low-pass under another gain, or (B, C, H, W).
+        x: (B, C, H, W), or (B, 1, H, W) to filter one band with every gain.
         gains: C Nyquist gains.
         ratio: resolution ratio.
 
@@ -61,8 +61,8 @@ def _binomial_valid(x: Tensor, dim: int) -> Tensor:
 def binomial_low_pass(x: Tensor) -> Tensor:
     """Four passes of [1 4 6 4 1]/16 per axis: a 17-tap binomial, made for ratio 4 (gain 0.282 at 1/8).
 
-    The border is what the toolbox does: the first two passes mirror 4 samples of what they are given, all four keep
-    the valid part only. It differs from one mirrored 17-tap filter within 8 samples of the border.
+    The border is treated as in the toolbox: the first two passes mirror 4 samples, all four keep the valid part only.
+    The result differs from one mirrored 17-tap filter within 8 samples of the border.
     """
     for dim in (-2, -1):
         for extends in (True, True, False, False):

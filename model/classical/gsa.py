@@ -32,7 +32,7 @@ class GSA(Classical):
         """Fuse float64 images."""
         pan = pan - mean(pan)
         smooth = decimate(binomial_low_pass(pan), self.ratio)
-        weights = regress(smooth, with_ones(ms - mean(ms)))[..., 1:]  # the intercept goes with the mean below
+        weights = regress(smooth, with_ones(ms - mean(ms)))[..., 1:]  # the mean below removes the intercept
         intensity = combine(weights, lms - mean(lms))
         intensity = intensity - mean(intensity)
         return inject(lms, pan - intensity, intensity)

@@ -20,7 +20,7 @@ from lemamba.utils.registry import register_model
 
 
 def half_gradient(x: Tensor) -> Tensor:
-    """Mean of dilation and erosion by the 3x3 cross; what lies outside the image is ignored. (B, C, H, W) both."""
+    """Mean of dilation and erosion by the 3x3 cross; samples outside the image are ignored. (B, C, H, W) both."""
     largest = _extreme(x, -torch.inf, torch.maximum)
     smallest = _extreme(x, torch.inf, torch.minimum)
     return (largest + smallest) / 2
@@ -46,7 +46,7 @@ def _extreme(x: Tensor, outside: float, choose: Callable[[Tensor, Tensor], Tenso
 class MF(Classical):
     """Two levels of half gradients and decimation, brought back by bilinear enlargement. Ratio 4 only.
 
-    The decimations take offsets 1 and 0, so that the low-pass image lies half a pixel off: so it is published.
+    The decimations take offsets 1 and 0, which shifts the low-pass image by half a pixel, as published.
     """
 
     def fuse(self, ms: Tensor, lms: Tensor, pan: Tensor) -> Tensor:

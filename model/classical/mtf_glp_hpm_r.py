@@ -26,7 +26,7 @@ from lemamba.utils.registry import register_model
 class MTFGLPHPMR(Classical):
     """``M_b (P + c_b) / (lowpass_b(P) + c_b)`` with ``c_b = mean(M_b)/g_b - mean(P)``, g_b the regression gain.
 
-    Numerator and denominator are multiplied by g_b, so that a band without correlation (g_b = 0) stays as it is.
+    Numerator and denominator are multiplied by g_b, so a band without correlation (g_b = 0) is unchanged.
     """
 
     def fuse(self, ms: Tensor, lms: Tensor, pan: Tensor) -> Tensor:

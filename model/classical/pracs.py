@@ -41,6 +41,6 @@ class PRACS(Classical):
         detail = component - low
         detail = detail - mean(detail)
         weight = _BETA * corr(low, lms) * quotient(sd(lms), sd(lms).mean(dim=1, keepdim=True))
-        # lms over low mixes the scales of MS and PAN: so it is published
+        # lms over low mixes the scales of MS and PAN, as published
         local = 1 - (1 - corr(intensity, lms) * quotient(lms, low)).abs()
         return lms + weight * local * detail

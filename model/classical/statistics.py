@@ -45,7 +45,7 @@ def match(pan: Tensor, target: Tensor, deviation: Tensor) -> Tensor:
     Args:
         pan: (B, 1, H, W).
         target: (B, C, H, W).
-        deviation: (B, 1, 1, 1), the deviation that the method takes for the PAN.
+        deviation: (B, 1, 1, 1), the deviation of the PAN in the method's definition.
     """
     return (pan - mean(pan)) * quotient(sd(target), deviation) + mean(target)
 
@@ -83,7 +83,7 @@ def reduced_system(y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def regress(y: Tensor, x: Tensor) -> Tensor:
-    """Least squares, unweighted, over all pixels, without an intercept of its own (see `with_ones`).
+    """Least squares, unweighted, over all pixels, without an intercept (see `with_ones`).
 
     Args:
         y: (B, T, H, W) targets.

@@ -1,4 +1,4 @@
-"""Speed of the metrics beside a plain NumPy version and Octave, on the same images in one run.
+"""Speed of the metrics next to a plain NumPy version and Octave, on the same images in one run.
 
     python -m benchmarks.bench_metrics                 20 images: 256x256x8 reduced, 512x512x8 full
     python -m benchmarks.bench_metrics --images 4      quicker, same ratios

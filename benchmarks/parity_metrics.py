@@ -7,7 +7,7 @@ cover bands, ratios, peaks and the degenerate inputs. The tests use the function
 what is tested.
 
 A difference is |a - b| / max(|a|, |b|, 0.001): below 0.001 it is absolute, as 1 - Q of equal images is only rounding.
-One band has no spectral angle: its SAM is what acos makes of rounding, and is held to 1e-6 degrees (scaled to 1e-9).
+One band has no spectral angle: its SAM is acos of a rounding error and is compared to 1e-6 degrees (scaled to 1e-9).
 Two NaN are equal, and so are two Inf. Legend: B batch, C bands, H W size of PAN, h w size of MS.
 """
 

@@ -164,7 +164,7 @@ class DCFNet(nn.Module):
         super().__init__()
         if condition_channel not in (1, img_channel):
             raise UserError(
-                f"DCFNet takes 1 or {img_channel} guide bands, given {condition_channel}; choose another network"
+                f"DCFNet: expected 1 or {img_channel} guide bands, given {condition_channel}; choose another network"
             )
         wide = _EXPANSION * _STEM
         self.stem = nn.Sequential(

@@ -28,7 +28,7 @@ class SSRNet(nn.Module):
     code have, and a scalar in the code that nothing uses: 26,041, which rounds to 0.026 M. A first convolution that
     also saw the guide's three bands would give 26,877, but no published class has it. The paper's rule
     defines no place for a single guide band, which is refused. The paper interpolates bilinearly; here lms comes from
-    the data. Its losses on the edges of the two intermediate images are not part of the network; any loss on sr trains it.
+    the data. Its losses on the edges of the two intermediate images are not part of the network; any loss on sr works.
 
     Args:
         img_channel, out_channel, ratio: see `lemamba.model.build_model`.

@@ -84,7 +84,7 @@ def test_brovey_against_a_plain_loop():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_unit_of_the_data_does_not_matter(name):
-    """Data in [0, 1] and digital numbers give the same image: the division by 2047 is nobody's business here."""
+    """Data in [0, 1] and digital numbers give the same image: the division by 2047 does not matter here."""
     ms, lms, pan = random_inputs()
     one = method(name)(ms, lms, pan)
     other = method(name)(2047 * ms, 2047 * lms, 2047 * pan) / 2047

@@ -107,23 +107,20 @@ class ModelEntry(Entry):
 
 
 _TRAITS = tuple(f.name for f in fields(Traits))
-_MODEL_OPTIONS = ("tasks", "ratios", "family", "paper", "published_weights", *_TRAITS)
+_OPTIONS = ("tasks", "ratios", "family", "paper", "published_weights", *_TRAITS)
 
 
 def _model_entry(name: str, path: Path, class_name: str, options: Mapping[str, Any]) -> ModelEntry:
     """Build the entry that a decorator with these options declares; wrong options are a `UserError`."""
-    where = f'register_model("{name}")'
+    where, family = f'{path}: register_model("{name}")', options.get("family", "learned")
     for key in options:
-        if key == "classical":
-            raise UserError(f'{where} in {path}: expected family="classical", given "classical"; write that')
-        if key not in _MODEL_OPTIONS:
-            known = ", ".join(_MODEL_OPTIONS)
-            raise UserError(f'{where} in {path} has no option "{key}"{nearest(key, _MODEL_OPTIONS)}; known: {known}')
-    family = options.get("family", "learned")
-    unknown = set(options.get("tasks", ())) - set(TASKS) or {family} - set(FAMILIES)
-    if unknown:
-        known = f"tasks {', '.join(TASKS)}; families {', '.join(FAMILIES)}"
-        raise UserError(f"{where} in {path}: unknown {', '.join(sorted(unknown))}; known: {known}")
+        if key not in _OPTIONS:
+            hint = ' (write family="classical")' if key == "classical" else nearest(key, _OPTIONS)
+            raise UserError(f'{where} has no option "{key}"{hint}; known: {", ".join(_OPTIONS)}')
+    for kind, given, known in (("task", options.get("tasks", ()), TASKS), ("family", [family], FAMILIES)):
+        for word in given:
+            if word not in known:
+                raise UserError(f'{where}: unknown {kind} "{word}"{nearest(word, known)}; known: {", ".join(known)}')
     traits = replace(FAMILIES[family], **{k: v for k, v in options.items() if k in _TRAITS})
     facts = {k: v for k, v in options.items() if k not in _TRAITS}
     return ModelEntry(name=name, path=path, class_name=class_name, traits=traits, **facts)
@@ -134,16 +131,15 @@ def register_model(name: str, **options: Any) -> Callable[[T], T]:
 
     Args:
         name: the paper's name.
-        **options: literals: tasks, ratios, family (see `ModelEntry`) and single traits (see `Traits`).
+        **options: literals: tasks, ratios, family, … (see `ModelEntry`) and single traits (see `Traits`).
     """
 
     def mark(cls: T) -> T:
-        file = getattr(sys.modules[cls.__module__], "__file__", None) or ""
-        entry = _model_entry(name, Path(file), cls.__name__, options)
-        facts = {"model_name": name, "tasks": entry.tasks, "ratios": entry.ratios, "family": entry.family}
-        transitional = {"classical": entry.classical, "tileable": entry.tileable}  # callers are moving to `traits`
-        for key, value in (facts | {"traits": entry.traits} | transitional).items():
-            setattr(cls, key, value)
+        file = Path(getattr(sys.modules[cls.__module__], "__file__", None) or "")
+        entry = _model_entry(name, file, cls.__name__, options)
+        for key in ("tasks", "ratios", "family", "traits", "classical", "tileable"):  # the last two: transitional
+            setattr(cls, key, getattr(entry, key))
+        cls.model_name = name  # type: ignore[attr-defined]
         return cls
 
     return mark
@@ -159,20 +155,12 @@ def normalise(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")
 
 
-@dataclass(frozen=True)
-class _Registration:
-    decorator: str
-    name: str
-    class_name: str
-    options: Mapping[str, Any]
-
-
 @lru_cache(maxsize=1024)  # every look-up walks all files; parsing them anew would cost most of it
-def _parse(path: Path, mtime_ns: int, size: int) -> tuple[_Registration, ...]:
-    """Read the registrations in one file; time and size are there so that an edited file is read again."""
+def _parse(path: Path, mtime_ns: int, size: int) -> list[tuple[str, str, str, dict[str, Any]]]:
+    """Read (decorator, name, class name, options) of one file; time and size make an edited file be read again."""
     source = path.read_text(encoding="utf-8")
     if not any(decorator in source for decorator in _DECORATORS):
-        return ()
+        return []
     found = []
     for node in ast.parse(source, filename=str(path)).body:
         if not isinstance(node, ast.ClassDef):
@@ -181,8 +169,8 @@ def _parse(path: Path, mtime_ns: int, size: int) -> tuple[_Registration, ...]:
             called = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
             if called in _DECORATORS:
                 options = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg}
-                found.append(_Registration(called, ast.literal_eval(call.args[0]), node.name, options))
-    return tuple(found)
+                found.append((called, ast.literal_eval(call.args[0]), node.name, options))
+    return found
 
 
 def scan_folder(folder: Path, decorator: str = "register_model") -> dict[str, Entry]:
@@ -193,17 +181,14 @@ def scan_folder(folder: Path, decorator: str = "register_model") -> dict[str, En
     found: dict[str, Entry] = {}
     for path in sorted(folder.rglob("*.py")):
         facts = path.stat()
-        for r in _parse(path, facts.st_mtime_ns, facts.st_size):
-            if r.decorator != decorator:
+        for found_decorator, name, class_name, options in _parse(path, facts.st_mtime_ns, facts.st_size):
+            if found_decorator != decorator:
                 continue
-            key = normalise(r.name)
-            if key in found:
+            if (key := normalise(name)) in found:
                 kind = decorator.removeprefix("register_")
-                raise UserError(f'{kind} name "{r.name}" is registered twice: {found[key].path}, {path}; rename one')
-            if decorator == "register_model":
-                found[key] = _model_entry(r.name, path, r.class_name, r.options)
-            else:
-                found[key] = Entry(r.name, path, r.class_name)
+                raise UserError(f'{kind} name "{name}" is registered twice: {found[key].path}, {path}; rename one')
+            is_model = decorator == "register_model"
+            found[key] = _model_entry(name, path, class_name, options) if is_model else Entry(name, path, class_name)
     return found
 
 

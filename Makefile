@@ -10,7 +10,7 @@ PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
 KERNELS := $(wildcard model/ops/native/*.[ch] tests/*.c benchmarks/*.c)
 
-.PHONY: venv demo test lint format bench gpu fuzz clean
+.PHONY: venv demo test lint format bench gpu fuzz matlab-tables clean
 
 venv: $(STAMP)
 
@@ -50,6 +50,10 @@ format: $(STAMP)
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/clang-format -i $(KERNELS)
+
+# Tools/sensor_table.m of the MATLAB package, after a change of utils/sensors.py
+matlab-tables: $(STAMP)
+	$(PY) -m lemamba.utils.sensors
 
 clean:
 	rm -rf $(VENV)

@@ -23,5 +23,6 @@ end
 data = read_mat(file, {'sr', 'gt'});
 count = batch_size(data, file);
 read = @(k) batch_sample(data, k);
-res = score_reduced(1:count, read, ratio, const, published);
+measure = @(x) reduced_resolution(x.sr, x.gt, ratio, const, published);
+res = score_samples(1:count, read, measure);
 end

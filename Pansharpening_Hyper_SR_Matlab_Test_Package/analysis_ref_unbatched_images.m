@@ -16,5 +16,6 @@ end
 [const, published] = trailing_options(varargin);
 [files, numbers] = list_samples(folder);
 read = @(k) read_mat(files{k}, {'sr', 'gt'});
-res = score_reduced(numbers, read, ratio, const, published);
+measure = @(x) reduced_resolution(x.sr, x.gt, ratio, const, published);
+res = score_samples(numbers, read, measure);
 end

@@ -7,8 +7,8 @@ function res = analysis_unref_batched_images(file, ratio, sensor, varargin)
 %   file      .mat (v5 or v7.3) with sr and lms (B x C x H x W), ms (B x C x h x w), pan (B x 1 x H x W);
 %             H and W multiples of 32, H = ratio h
 %   ratio     a power of two
-%   sensor    'WV3' 'WV2' 'QB' 'IKONOS' 'GeoEye1' 'WV4' (any case); any other name ('none', 'GF2', 'CAVE') takes
-%             the generic gain 0.3 and any number of bands
+%   sensor    'WV3' 'WV2' 'QB' 'IKONOS' 'GeoEye1' 'WV4' or another name of Tools/sensor_table.m; 'GF2', 'CAVE',
+%             'Harvard' and 'none' take the generic gain 0.3 and any number of bands
 %   const     largest value of the data; left out, 1 is assumed where max(lms) <= 1
 %   'published'  the published behaviour where this package corrects a defect (see README.md)
 %
@@ -25,5 +25,6 @@ end
 data = read_mat(file, {'sr', 'ms', 'lms', 'pan'});
 count = batch_size(data, file);
 read = @(k) batch_sample(data, k);
-res = score_full(1:count, read, ratio, sensor, const, published);
+measure = @(x) full_resolution(x.sr, x.ms, x.lms, x.pan, ratio, sensor, const, published);
+res = score_samples(1:count, read, measure);
 end

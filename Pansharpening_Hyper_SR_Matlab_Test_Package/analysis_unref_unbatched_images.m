@@ -17,5 +17,6 @@ end
 [const, published] = trailing_options(varargin);
 [files, numbers] = list_samples(folder);
 read = @(k) read_mat(files{k}, {'sr', 'ms', 'lms', 'pan'});
-res = score_full(numbers, read, ratio, sensor, const, published);
+measure = @(x) full_resolution(x.sr, x.ms, x.lms, x.pan, ratio, sensor, const, published);
+res = score_samples(numbers, read, measure);
 end

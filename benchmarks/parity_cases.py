@@ -14,11 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
+from lemamba.metrics import FULL_NAMES, REDUCED_NAMES
 from lemamba.utils.formats.mat import read_mat
 
 ROOT = Path(__file__).resolve().parent.parent
-REDUCED = ("sam", "ergas", "scc", "qn", "qave", "psnr", "ssim")
-FULL = ("d_lambda", "d_s", "hqnr", "d_lambda_qnr", "qnr")
 _IMAGE_NAMES = frozenset({"sr", "gt", "ms", "lms", "pan"})
 Images = dict[str, np.ndarray]
 
@@ -48,7 +47,7 @@ class Case:
     @property
     def indices(self) -> tuple[str, ...]:
         """Names of the indices this case yields."""
-        return REDUCED if self.sensor is None else FULL
+        return REDUCED_NAMES if self.sensor is None else FULL_NAMES
 
     def octave_call(self, file: Path) -> str:
         """Return the call a user would type."""

@@ -7,7 +7,7 @@ cover bands, ratios, peaks and the degenerate inputs. The tests use the function
 what is tested.
 
 A difference is |a - b| / max(|a|, |b|, 0.001): below 0.001 it is absolute, as 1 - Q of equal images is only rounding.
-One band has no spectral angle: its SAM is what acos makes of rounding, and is held to 1e-6 degrees (scaled to 1e-9).
+One band has no spectral angle: its SAM is acos of a rounding error and is compared to 1e-6 degrees (scaled to 1e-9).
 Two NaN are equal, and so are two Inf. Legend: B batch, C bands, H W size of PAN, h w size of MS.
 """
 
@@ -21,14 +21,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from scipy.io import savemat
 
-from benchmarks.parity_cases import FULL, REDUCED, ROOT, Case, golden_cases, seeded_cases, shared_golden
+from benchmarks.parity_cases import ROOT, Case, golden_cases, seeded_cases, shared_golden
+from lemamba.metrics import INDICES, full_resolution, reduced_resolution
 from lemamba.utils.errors import UserError, run_cli
+from lemamba.utils.formats.mat import read_mat
 
 PACKAGE = ROOT / "Pansharpening_Hyper_SR_Matlab_Test_Package"
 INSTALL_OCTAVE = "GNU Octave is not installed; on Debian and Ubuntu: apt-get install -y --no-install-recommends octave"
-_OCTAVE_NAME = {"hqnr": "qnr_index"}
 _FLOOR = 1e-3
 _FLOOR_OF_NO_ANGLE = 1e3  # degrees; 1e-9 of it is the 1e-6 that one rounding of a cosine near 1 makes of the angle
 
@@ -81,7 +83,7 @@ def octave_values(cases: Sequence[Case], folder: Path) -> list[dict[str, float]]
         if line.startswith("value "):
             _, k, name, number = line.split()
             found[int(k)][name] = float(number)
-    return [{n: v[_OCTAVE_NAME.get(n, n)] for n in c.indices} for c, v in zip(cases, found, strict=True)]
+    return [{n: v[INDICES[n].matlab] for n in c.indices} for c, v in zip(cases, found, strict=True)]
 
 
 def write_case(case: Case, folder: Path, k: int) -> Path:
@@ -93,11 +95,6 @@ def write_case(case: Case, folder: Path, k: int) -> Path:
 
 def python_values(cases: Sequence[Case], folder: Path) -> list[dict[str, float]]:
     """Score all cases in Python from the files that `octave_values` wrote."""
-    import torch
-
-    from lemamba.metrics import full_resolution, reduced_resolution
-    from lemamba.utils.formats.mat import read_mat
-
     scores = []
     for k, case in enumerate(cases):
         images = {n: torch.from_numpy(np.ascontiguousarray(v)) for n, v in read_mat(folder / f"case_{k}.mat").items()}
@@ -129,7 +126,7 @@ def worst_differences(
 ) -> dict[str, tuple[float, float | None, float | None, str]]:
     """Return per index: worst Octave-Python, golden-Python, golden-Octave (None without golden), and the worst case."""
     table = {}
-    for index in (*REDUCED, *FULL):
+    for index in INDICES:
         rows = [(c, p[index], o[index]) for c, p, o in zip(cases, python, octave, strict=True) if index in p]
         gaps = [(case_difference(c, index, o, p), c.name) for c, p, o in rows]
         golden = [(c.golden[index], p, o) for c, p, o in rows if index in c.golden]

@@ -136,8 +136,9 @@ def _notes(protocol: str, sample: dict[str, np.ndarray], options: argparse.Names
         notes.append(f"{index}: data in [0, 1] are multiplied by 65535 before the rounding; --published does not.")
     if protocol == "full":
         sensor = get_sensor(options.sensor)
-        if options.published and sensor.name in ("QB", "GF2"):
-            notes.append(f"d_lambda: published behaviour, {sensor.name} is measured with the IKONOS gains.")
+        if options.published and sensor.published_gains:
+            gains = sensor.published_gains
+            notes.append(f"d_lambda: published behaviour, {sensor.name} is measured with the {gains} gains.")
         elif sensor.note.startswith("no published gains"):
             notes.append(f"{sensor.name}: {sensor.note}.")
         notes.append("d_lambda is D_lambda_K, hqnr the script's qnr_index.")

@@ -1,6 +1,6 @@
 """Recipes: how a published or measured row of a table is made again, and how near to it one should come.
 
-A recipe is a YAML file of configs/recipes/: which data, which commands, which numbers. No torch here.
+A recipe is a YAML file of configs/recipes/: which data, which commands, which numbers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lemamba.reporting.tables import DIRECTION
 from lemamba.utils.errors import UserError, nearest
 from lemamba.utils.safe_yaml import read_yaml
 from lemamba.utils.values import converted
@@ -119,11 +118,13 @@ def read_recipe(given: str) -> Recipe:
 
 
 def _indices(rows: Any, where: str) -> dict[str, Expected]:
+    from lemamba.metrics import INDICES  # loads torch, which `--help` and `--list` do not need
+
     if not isinstance(rows, Mapping):
         raise UserError(f"{where}: expected a mapping index: {{value, band}}, given {rows!r}")
     for name in rows:
-        if name not in DIRECTION:
-            raise UserError(f"{where}: unknown index {name!r}{nearest(str(name), DIRECTION)}")
+        if name not in INDICES:
+            raise UserError(f"{where}: unknown index {name!r}{nearest(str(name), INDICES)}")
     return {name: _built(Expected, row, f"{where}.{name}") for name, row in rows.items()}
 
 

@@ -25,7 +25,7 @@ from lemamba.datasets.transforms import Augment
 from lemamba.utils.errors import UserError
 from lemamba.utils.facts import DataFacts, LooseFacts
 from lemamba.utils.formats.bounds import MAX_COMPRESSION, check_chunks, check_own_data, hdf5_member
-from lemamba.utils.sensors import SENSORS, Sensor, get_sensor
+from lemamba.utils.sensors import Sensor, find_sensor, get_sensor
 
 FAMILIES: tuple[dict[str, str], ...] = (
     {"ms": "ms", "lms": "lms", "pan": "pan", "gt": "gt"},
@@ -149,7 +149,7 @@ def file_sensor(contents: Contents) -> Sensor:
     """Return the sensor in the file's attributes; "none" where there is no attribute or the sensor is unknown."""
     written = contents.attributes.get("sensor", "none")
     written = written.decode("utf-8", "replace") if isinstance(written, bytes) else str(written)
-    return get_sensor(written if written.lower() in SENSORS else "none")
+    return find_sensor(written) or get_sensor("none")
 
 
 def rgb_indexes(written: Any, bands: int) -> tuple[int, int, int] | None:

@@ -1,42 +1,44 @@
 """Losses: `loss(sr, gt) -> {"total": …, "<part>": …}`, scalars; sr, gt (B, C, H, W) in [0, 1]. One file per loss.
 
-"total" is what is minimised; the parts are logged and, weighted as each file says, add up to it.
+"total" is what is minimised; the parts are logged and, weighted as each file says, add up to it. A new loss is one
+file here, or in a folder named in ``LEMAMBA_MODEL_PATH``, with a class under ``@register_loss("name")``.
 """
 
 from __future__ import annotations
 
-import importlib
 import inspect
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from lemamba.utils.errors import UserError, nearest
+from lemamba.utils.registry import load_class, lookup, scan
 
-LOSSES = {"l1": "L1", "mse": "MSE", "l1ssim": "L1SSIM", "charbonnier": "Charbonnier", "l1sam": "L1SAM"}
+_FOLDER = Path(__file__).resolve().parent
 
 
 def list_losses() -> list[str]:
-    """Return the names `build_loss` knows."""
-    return list(LOSSES)
+    """Return the registered names, sorted, without importing any loss."""
+    return sorted(entry.name for entry in scan([_FOLDER], "register_loss").values())
 
 
 def build_loss(name: str, **args: Any) -> nn.Module:
-    """Build the loss called `name` (any case).
+    """Build the loss called `name`.
 
     Args:
-        name: one of `list_losses()`.
+        name: one of `list_losses()`; case, ``-`` and ``_`` do not matter.
         **args: arguments of the loss, e.g. ``weight=0.1`` for l1ssim.
 
     Raises:
         UserError: unknown name or argument, with the nearest known one.
     """
-    key = name.lower()
-    if key not in LOSSES:
-        raise UserError(f'unknown loss "{name}"{nearest(name, LOSSES)}; known: {", ".join(LOSSES)}')
-    cls = getattr(importlib.import_module(f"lemamba.losses.{key}"), LOSSES[key])
+    entry = lookup(scan([_FOLDER], "register_loss"), name, "loss")
+    cls = load_class(entry, _FOLDER)
     known = list(inspect.signature(cls).parameters)
     for arg in args:
         if arg not in known:
-            raise UserError(f'loss {key} has no argument "{arg}"{nearest(arg, known)}; known: {", ".join(known)}')
+            raise UserError(
+                f'loss {entry.name} has no argument "{arg}"{nearest(arg, known)}; known: {", ".join(known)}'
+            )
     return cls(**args)

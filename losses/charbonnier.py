@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from lemamba.utils.registry import register_loss
 
+
+@register_loss("charbonnier")
 class Charbonnier(nn.Module):
     """total = charbonnier = mean sqrt((sr - gt)² + eps²); eps is where it turns from quadratic to linear."""
 

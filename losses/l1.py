@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from lemamba.utils.registry import register_loss
 
+
+@register_loss("l1")
 class L1(nn.Module):
     """total = l1 = mean |sr - gt|."""
 

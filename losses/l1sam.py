@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lemamba.losses.l1 import L1
+from lemamba.utils.registry import register_loss
 
 
 def spectral_angle(sr: Tensor, gt: Tensor, eps: float = 1e-6) -> Tensor:
@@ -24,6 +25,7 @@ def spectral_angle(sr: Tensor, gt: Tensor, eps: float = 1e-6) -> Tensor:
     return torch.where(seen, angle, 0.0).mean()
 
 
+@register_loss("l1sam")
 class L1SAM(nn.Module):
     """total = l1 + weight · sam, sam in radians."""
 

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from lemamba.losses.l1 import L1
 from lemamba.operators import ssim_map
+from lemamba.utils.registry import register_loss
 
 
+@register_loss("l1ssim")
 class L1SSIM(nn.Module):
     """total = l1 + weight · ssim, where the part "ssim" is 1 − SSIM."""
 

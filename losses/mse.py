@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from lemamba.utils.registry import register_loss
 
+
+@register_loss("mse")
 class MSE(nn.Module):
     """total = mse = mean (sr - gt)²."""
 

@@ -1,4 +1,4 @@
-"""Q between bands on distinct 32x32 blocks: what D_s and D_lambda are made of.
+"""Q between bands on distinct 32x32 blocks, the building block of D_s and D_lambda.
 
 Q = 4 Cxy mx my / ((Cxx + Cyy)(mx^2 + my^2)) with covariances over n-1, averaged over the blocks of a band pair.
 A block flat (maximum equals minimum) in both bands divides 0 by 0 and makes the published indices NaN; here its Q is 1.
@@ -26,13 +26,14 @@ def _moments(image: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
         mean = blocks.mean(dim=-1)
         centred = blocks - mean[..., None]
         covariance = centred @ centred.transpose(-1, -2) / (_M - 1)
-        # The mean of equal numbers may be off by a rounding: near-flat blocks are looked at exactly.
+        # The mean of equal numbers may be off by a rounding: near-flat blocks are checked exactly.
         power = covariance.detach().diagonal(dim1=-2, dim2=-1)
         flat = power <= 1e-24 * mean.detach().square()
         if bool(flat.any()):
             flat = flat & (blocks.amax(dim=-1) == blocks.amin(dim=-1))
         parts.append((mean, covariance, flat))
-    return tuple(torch.cat(p) for p in zip(*parts, strict=True))
+    means, covariances, flats = zip(*parts, strict=True)
+    return torch.cat(means), torch.cat(covariances), torch.cat(flats)
 
 
 def _pairs(mean: Tensor, covariance: Tensor, flat: Tensor, published: bool) -> Tensor:
@@ -49,7 +50,7 @@ def band_quality(*images: Tensor, published: bool = False, mask: Tensor | None =
     """Mean Q of every pair of bands.
 
     Args:
-        images: one or more (B, K_i, H, W) float64, sides multiples of 32; their bands are put one after the other.
+        images: one or more (B, K_i, H, W) float64, sides multiples of 32; their bands are concatenated.
         published: NaN where a block is flat in both bands.
         mask: boolean (B, 1, H, W); only blocks without nodata count.
 

@@ -10,16 +10,17 @@ from __future__ import annotations
 from torch import Tensor
 
 from lemamba.metrics.block_q import band_quality
-from lemamba.metrics.full_inputs import check_full
-from lemamba.metrics.inputs import as_mask
+from lemamba.metrics.full_inputs import check_full, check_pan
+from lemamba.metrics.index import register_index
 from lemamba.operators import imresize, interp23
 
 
 def low_pass_pan(pan: Tensor, ratio: int) -> Tensor:
-    """Bring the pan image to the resolution of the ms and back to its own grid, (B, 1, H, W) -> (B, 1, H, W)."""
+    """Reduce the pan image to the resolution of the ms and enlarge it again, (B, 1, H, W) -> (B, 1, H, W)."""
     return interp23(imresize(pan, 1 / ratio, "bicubic"), ratio)
 
 
+@register_index("d_s", heading="D_s", direction=-1, protocol="full", column=2)
 def d_s_from(q_sr: Tensor, q_lms: Tensor) -> Tensor:
     """D_s from `band_quality` of (sr, pan) and of (lms, pan_lp), both (B, C+1, C+1) with the pan last."""
     return (q_sr[:, :-1, -1] - q_lms[:, :-1, -1]).abs().mean(dim=1)
@@ -47,7 +48,8 @@ def d_s(
     Returns:
         (B,) float64. Differentiable.
     """
-    sr, lms, pan, mask = check_full(sr, lms, pan, ratio=ratio, published=published, mask=as_mask(mask, sr))
+    sr, lms, mask = check_full(sr, lms, ratio=ratio, published=published, mask=mask)
+    pan = check_pan(pan, sr, mask)
     q_sr = band_quality(sr, pan, published=published, mask=mask)
     q_lms = band_quality(lms, low_pass_pan(pan, ratio), published=published, mask=mask)
     return d_s_from(q_sr, q_lms)

@@ -4,44 +4,46 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lemamba.metrics.inputs import BLOCK, blank, check_images, check_same_shape
+from lemamba.metrics.inputs import BLOCK, as_mask, blank, check_images, check_same_shape
 from lemamba.utils.errors import UserError
 from lemamba.utils.sensors import Sensor, get_sensor
 
-_PUBLISHED_ALIAS = {"QB": "IKONOS", "GF2": "IKONOS"}  # the published script scores these with the IKONOS gains
-
 
 def check_ratio(ratio: int, published: bool) -> int:
-    """Refuse a ratio that interp23 is not defined for; the published interpolation is wrong beyond 4."""
+    """Return the ratio, a power of two (at most 4 as published); any other is a `UserError`."""
     if int(ratio) != ratio or ratio < 1 or int(ratio) & (int(ratio) - 1):
         raise UserError(f"full resolution needs a ratio that is a power of two, given {ratio}; correct --ratio")
     if published and ratio > 4:
-        raise UserError(f"the published interpolation is wrong at ratio {ratio} (right for 2 and 4); drop published")
+        raise UserError(f"expected ratio 2 or 4 with the published behaviour, given {ratio}; leave published out")
     return int(ratio)
 
 
 def gains_of(sensor: str | Sensor, bands: int, published: bool = False) -> tuple[float, ...]:
-    """MTF gains per band; published: those of IKONOS for QB and GF2."""
+    """Return the MTF gains per band; published: those that the published scripts use (IKONOS for QB and GF2)."""
     sensor = get_sensor(sensor)
-    if published:
-        sensor = get_sensor(_PUBLISHED_ALIAS.get(sensor.name, sensor))
-    return sensor.gains(bands)
+    return get_sensor((published and sensor.published_gains) or sensor).gains(bands)
 
 
 def check_full(
-    sr: Tensor, lms: Tensor, pan: Tensor | None, *, ratio: int, published: bool, mask: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Return sr, lms, pan as float64 with nodata blanked, after all checks of shape and size."""
+    sr: Tensor, lms: Tensor, *, ratio: int, published: bool, mask: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return sr and lms as float64 with nodata blanked, and the mask as (B, 1, H, W), after all checks of size."""
     ratio = check_ratio(ratio, published)
-    given = {"sr": sr, "lms": lms} | ({} if pan is None else {"pan": pan})
-    images = check_images(**{name: blank(image, mask) for name, image in given.items()})
+    mask = as_mask(mask, sr)
+    images = check_images(sr=blank(sr, mask), lms=blank(lms, mask))
     check_same_shape(sr=sr, lms=lms)
     H, W = sr.shape[-2:]
     if H % BLOCK or W % BLOCK or not H or not W or H % ratio or W % ratio:
         raise UserError(f"full resolution needs sides that are multiples of {BLOCK}, given {H} x {W}; crop the images")
-    if pan is not None and tuple(pan.shape) != (len(sr), 1, H, W):
+    return images["sr"], images["lms"], mask
+
+
+def check_pan(pan: Tensor, sr: Tensor, mask: Tensor | None) -> Tensor:
+    """Return pan as float64 with nodata blanked; it must have one band and the size of sr."""
+    expected = (len(sr), 1, *sr.shape[-2:])
+    if pan.dim() == 4 and tuple(pan.shape) != expected:
         raise UserError(
-            f"expected pan {(len(sr), 1, H, W)}, given {tuple(pan.shape)}; D_s is defined for one band: with a guide "
-            "of several, measure at reduced resolution"
+            f"expected pan {expected}, given {tuple(pan.shape)}; D_s is defined for one band: with a guide of several, "
+            "measure at reduced resolution"
         )
-    return images["sr"], images["lms"], images.get("pan"), mask
+    return check_images(pan=blank(pan, mask))["pan"]

@@ -1,11 +1,13 @@
-"""What every index does with its input: float64, equal shapes, no NaN, an optional mask of valid pixels.
+"""Input checks shared by all indices: float64, equal shapes, no NaN, an optional mask of valid pixels.
 
 Legend: B images, C bands, H W size; `mask` (B, 1, H, W) or (B, H, W), True = valid.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -13,7 +15,8 @@ from torch.nn import functional as F
 
 from lemamba.utils.errors import UserError
 
-BLOCK = 32  # side of the blocks and windows of Q2n, Q, D_s, D_lambda
+Measure = TypeVar("Measure", bound=Callable[..., Tensor])
+BLOCK = 32  # side of blocks and windows in Q2n, Q, D_s, D_lambda
 _PLANE_BUDGET = 2**16  # float64 samples of one plane that stay in a core's cache through a dozen passes
 
 
@@ -25,7 +28,7 @@ def check_images(**images: Tensor) -> dict[str, Tensor]:
             raise UserError(f"expected {name} as (B, C, H, W), given shape {tuple(image.shape)}; add the missing axes")
         image = image.double()
         if not bool(torch.isfinite(image.detach().sum())):
-            raise UserError(f"expected finite values, {name} holds NaN or Inf; mend the data or mask these pixels")
+            raise UserError(f"expected finite values, {name} holds NaN or Inf; fix the data or mask these pixels")
         checked[name] = image
     return checked
 
@@ -38,12 +41,23 @@ def check_pair(sr: Tensor, gt: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def prepared(sr: Tensor, gt: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return both images as float64 with nodata blanked and the mask as (B, 1, H, W), after `check_pair`.
-
-    Every index `f(sr, gt, mask=…)` is `f_of(*prepared(sr, gt, mask))`: a protocol checks once for all of them.
-    """
+    """Return both images as float64 with nodata blanked and the mask as (B, 1, H, W), after `check_pair`."""
     mask = as_mask(mask, sr)
     return *check_pair(blank(sr, mask), blank(gt, mask)), mask
+
+
+def on_pairs(index: Measure) -> Measure:
+    """Make an index of prepared images one that prepares them itself.
+
+    `register_index` goes below this decorator: a protocol prepares a pair once and calls the bare function.
+    """
+
+    @wraps(index)
+    def prepare_and_measure(sr: Tensor, gt: Tensor, *, mask: Tensor | None = None, **options: Any) -> Tensor:
+        sr, gt, mask = prepared(sr, gt, mask)
+        return index(sr, gt, mask=mask, **options)
+
+    return cast(Measure, prepare_and_measure)
 
 
 def check_same_shape(**images: Tensor) -> None:
@@ -67,33 +81,36 @@ def as_mask(mask: Tensor | None, image: Tensor) -> Tensor | None:
     mask = mask if mask.dim() == 4 else mask[:, None]
     expected = (image.shape[0], 1, *image.shape[-2:])
     if tuple(mask.shape) != expected:
-        raise UserError(f"expected a mask {expected}, True = valid, given {tuple(mask.shape)}; give one for all bands")
+        raise UserError(
+            f"expected a mask {expected}, True = valid, given {tuple(mask.shape)}; use one mask for all bands"
+        )
     return mask.to(device=image.device, dtype=torch.bool)
 
 
 def blank(image: Tensor, mask: Tensor | None) -> Tensor:
-    """Put 0 where the mask says nodata, so that NaN there harms nothing."""
+    """Set nodata pixels to 0, so that NaN there has no effect."""
     return image if mask is None else torch.where(mask, image, torch.zeros((), dtype=image.dtype, device=image.device))
 
 
 def windows_valid(mask: Tensor, side: int) -> Tensor:
-    """Tell which `side` x `side` windows hold valid pixels only: (B, 1, H, W) -> (B, 1, H-side+1, W-side+1)."""
+    """Return which `side` x `side` windows contain only valid pixels: (B, 1, H, W) -> (B, 1, H-side+1, W-side+1)."""
     bad = (~mask).to(torch.float32)
     bad = F.max_pool2d(F.max_pool2d(bad, (side, 1), stride=1), (1, side), stride=1)
     return bad == 0
 
 
 def mean_valid(values: Tensor, valid: Tensor | None, dim: int | tuple[int, ...]) -> Tensor:
-    """Mean over `dim` of the values that are valid; none: NaN. `valid` broadcasts against `values`."""
+    """Mean over `dim` of the valid values; NaN if there are none. `valid` broadcasts against `values`."""
     if valid is None:
         return values.mean(dim=dim)
     valid = valid.expand_as(values)
     return torch.where(valid, values, 0.0).sum(dim=dim) / valid.sum(dim=dim)
 
 
-def plane_chunks(planes: int, H: int, W: int, device: torch.device) -> Iterator[slice]:
-    """Slices over (B*C) planes: on a CPU few enough to stay in its cache, elsewhere all at once."""
-    step = max(1, _PLANE_BUDGET // (H * W)) if device.type == "cpu" else planes
+def plane_chunks(x: Tensor) -> Iterator[slice]:
+    """Slices over the planes of x (K, H, W): on a CPU few enough to stay in its cache, elsewhere all at once."""
+    planes, H, W = x.shape
+    step = max(1, _PLANE_BUDGET // (H * W)) if x.device.type == "cpu" else planes
     for start in range(0, planes, step):
         yield slice(start, start + step)
 
@@ -111,7 +128,7 @@ def cut_blocks(x: Tensor) -> Tensor:
 
 
 def safe_sqrt(x: Tensor) -> Tensor:
-    """Square root whose gradient at 0 is 0 and not Inf."""
+    """Square root with gradient 0 (not Inf) at 0."""
     if not x.requires_grad:
         return x.sqrt()
     positive = x > 0

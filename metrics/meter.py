@@ -1,7 +1,7 @@
 """Mean and standard deviation over a test set, exact over batches of any size and over processes.
 
-The meter keeps one number per image and index and averages at the end: there are at most a few thousand, and averages
-of averages would be wrong for an unequal last batch.
+The meter keeps one number per image and index (at most a few thousand) and averages at the end: averages of averages
+would be wrong for a smaller last batch.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from lemamba.utils.errors import UserError
 
 
 class Meter:
-    """Collects per-image values.
+    """Collect per-image values.
 
     In a distributed run (`torch.distributed` initialised) `per_sample` and `compute` gather from all ranks, so every
-    rank must call them. Give `index` to `update` where a sampler repeats images to fill the last batch: an image
-    then counts once, and the order is that of the index.
+    rank must call them. Pass `index` to `update` where a sampler repeats images to fill the last batch: each image
+    then counts once, in the order of the index.
     """
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Discard all values."""
         self._names: tuple[str, ...] | None = None
         self._rows: list[Tensor] = []
         self._index: list[Tensor] = []
@@ -36,14 +36,14 @@ class Meter:
 
         Args:
             values: name -> (B,), the same names in every call.
-            index: (B,) position of each image in the test set; given in every call or in none.
+            index: (B,) position of each image in the test set; in every call or in none.
         """
         names = tuple(values)
         if self._names not in (None, names):
             raise ValueError(f"Meter: names changed from {self._names} to {names}")
         rows = torch.stack([v.detach().double().cpu().reshape(-1) for v in values.values()], dim=1)
         if bool(self._rows) and (index is not None) != bool(self._index):
-            raise ValueError("Meter: give index in every update or in none")
+            raise ValueError("Meter: pass index in every update or in none")
         self._names = names
         self._rows.append(rows)
         if index is not None:
@@ -51,21 +51,20 @@ class Meter:
 
     def per_sample(self) -> dict[str, Tensor]:
         """All values: name -> (n,) float64, in order of the index, else rank after rank in order of arrival."""
-        state = (self._names, torch.cat(self._rows) if self._rows else None, _joined(self._index))
+        state = (self._names, self._rows, self._index)
         gathered = [state]
         if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
-            gathered = [None] * distributed.get_world_size()
+            gathered = [state] * distributed.get_world_size()
             distributed.all_gather_object(gathered, state)
-        filled = [g for g in gathered if g[0] is not None]  # a rank may have had no batch
-        if not filled:
+        names = next((g[0] for g in gathered if g[0] is not None), None)  # a rank may have had no batch
+        if names is None:
             raise UserError("expected at least one image to measure, given none; check the data")
-        names = filled[0][0]
-        if any(g[0] != names for g in filled):
+        if any(g[0] not in (None, names) for g in gathered):
             raise ValueError("Meter: ranks hold different names")
-        rows = torch.cat([g[1] for g in filled])
-        index = _joined([g[2] for g in filled if g[2] is not None])
-        if index is not None:
-            rows = rows[_first_of_each(index)]
+        rows = torch.cat([row for g in gathered for row in g[1]])
+        index = [i for g in gathered for i in g[2]]
+        if index:
+            rows = rows[_first_of_each(torch.cat(index))]
         return dict(zip(names, rows.unbind(dim=1), strict=True))
 
     def compute(self) -> dict[str, tuple[float, float]]:
@@ -83,10 +82,6 @@ def mean_std(values: Tensor) -> tuple[float, float]:
     if len(values) == 1:
         return float(mean), 0.0
     return float(mean), float(((values - mean).square().sum() / (len(values) - 1)).sqrt())
-
-
-def _joined(parts: list[Tensor]) -> Tensor | None:
-    return torch.cat(parts) if parts else None
 
 
 def _first_of_each(index: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Run independent measurements side by side on the cores of a CPU.
+"""Run independent measurements in parallel on the cores of a CPU.
 
-The passes of an index are short, and splitting each over the cores makes a core wait for the other thousands of times
-(for milliseconds, where other programs run). Whole measurements on one core each do not wait.
+The passes of an index are short: splitting each over the cores makes them wait for each other thousands of times (for
+milliseconds, where other programs run). One whole measurement per core avoids that.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ def run_all(tasks: Sequence[Callable[[], Tensor]], *inputs: Tensor) -> list[Tens
     """Call every task and return the results in order.
 
     Args:
-        tasks: functions that share nothing they change.
-        inputs: what they read; tasks run one after the other on a GPU, where gradients are wanted, and where torch
-            was told to use one thread.
+        tasks: functions that do not modify shared data.
+        inputs: the tensors that they read. Tasks run one after the other on a GPU, with gradients, and where torch is
+            limited to one thread.
     """
     workers = min(torch.get_num_threads(), len(tasks))
     tracked = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)

@@ -2,7 +2,7 @@
 
 Per pixel acos(<x, y> / sqrt(<x, x> <y, y>)) over the bands, averaged over the pixels whose norm product is not zero.
 Unit degrees, range [0, 180], 0 is best. Scaling a pixel's spectrum changes nothing.
-Near 0 the arc cosine turns a rounding of 1e-16 into 1e-6 degrees: smaller differences mean nothing.
+Near 0 the arc cosine turns a rounding of 1e-16 into 1e-6 degrees: smaller differences are not meaningful.
 Legend: B images, C bands, H W size.
 """
 
@@ -13,7 +13,8 @@ import math
 import torch
 from torch import Tensor
 
-from lemamba.metrics.inputs import mean_valid, prepared, safe_sqrt
+from lemamba.metrics.index import register_index
+from lemamba.metrics.inputs import mean_valid, on_pairs, safe_sqrt
 
 
 def _dot(x: Tensor, y: Tensor) -> Tensor:
@@ -36,6 +37,8 @@ def sam_map(sr: Tensor, gt: Tensor) -> tuple[Tensor, Tensor]:
     return torch.rad2deg(angle), defined
 
 
+@on_pairs
+@register_index("sam", heading="SAM", direction=-1, unit="degrees", column=1)
 def sam(sr: Tensor, gt: Tensor, *, mask: Tensor | None = None) -> Tensor:
     """Mean spectral angle.
 
@@ -47,10 +50,5 @@ def sam(sr: Tensor, gt: Tensor, *, mask: Tensor | None = None) -> Tensor:
     Returns:
         (B,) float64 in degrees; NaN where every pixel is black. Differentiable.
     """
-    return sam_of(*prepared(sr, gt, mask))
-
-
-def sam_of(sr: Tensor, gt: Tensor, mask: Tensor | None) -> Tensor:
-    """`sam` of prepared images."""
     angle, defined = sam_map(sr, gt)
     return mean_valid(angle, defined if mask is None else defined & mask[:, 0], (1, 2))

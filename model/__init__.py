@@ -6,67 +6,42 @@ A network is imported only when it is asked for; `list_models` reads names from 
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import importlib.util
 import inspect
-import sys
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType, NoneType, UnionType
+from types import NoneType, UnionType
 from typing import Any
 
 from torch import nn
 
 from lemamba.utils.errors import UserError, nearest
-from lemamba.utils.registry import ModelEntry, lookup, scan
+from lemamba.utils.registry import ModelEntry, load_class, lookup, scan
 
 _FOLDER = Path(__file__).resolve().parent
 
 
-def list_models(task: str | None = None, classical: bool | None = None) -> list[str]:
-    """Return the registered names, sorted; optionally only those of a task, only classical or only learned ones."""
-    chosen = [
-        e.name
-        for e in scan([_FOLDER]).values()
-        if (task is None or task in e.tasks) and (classical is None or e.classical == classical)
-    ]
+def list_models(task: str | None = None, family: str | None = None, *, classical: bool | None = None) -> list[str]:
+    """Return the registered names, sorted; optionally only those of a task or of a family ("learned", "classical")."""
+    if classical is not None:  # transitional: callers are moving to `family`
+        family = "classical" if classical else "learned"
+    entries: dict[str, ModelEntry] = scan([_FOLDER])
+    chosen = [e.name for e in entries.values() if task in (None, *e.tasks) and family in (None, e.family)]
     return sorted(chosen, key=str.lower)
 
 
 def model_entry(name: str) -> ModelEntry:
     """Return what is registered under `name` (any case, ``-`` and ``_`` ignored) without importing it."""
-    return lookup(scan([_FOLDER]), name)
-
-
-def _import(entry: ModelEntry) -> ModuleType:
-    """Import the file of an entry: as a module of this package, or under a private name for foreign folders."""
-    if entry.path.is_relative_to(_FOLDER):
-        dotted = ".".join(("lemamba", *entry.path.relative_to(_FOLDER.parent).with_suffix("").parts))
-        return importlib.import_module(dotted)
-    digest = hashlib.sha256(str(entry.path.resolve()).encode()).hexdigest()[:8]
-    name = f"_lemamba_model_{entry.path.stem}_{digest}"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, entry.path)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        try:
-            spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[name]
-            raise
-    return sys.modules[name]
+    return lookup(scan([_FOLDER]), name, "architecture")
 
 
 def model_class(name: str) -> type[nn.Module]:
     """Import and return the class registered under `name`."""
-    entry = model_entry(name)
-    return getattr(_import(entry), entry.class_name)
+    return load_class(model_entry(name), _FOLDER)
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Tell whether `value` is of an annotated type; only plain types, lists of them and choices are looked at."""
+    """Return whether `value` has an annotated type; only plain types, lists of them and choices are checked."""
     inner, origin = typing.get_args(kind), typing.get_origin(kind)
     if origin in (typing.Union, UnionType):
         return any(_fits(value, k) for k in inner)
@@ -100,15 +75,21 @@ def build_model(name: str, **kwargs: Any) -> nn.Module:
 
     Args:
         name: registered name, e.g. ``"LEMamba"``; case, ``-`` and ``_`` do not matter.
-        **kwargs: constructor arguments: ``img_channel`` (C), ``condition_channel`` (P), ``out_channel`` (C),
-            ``ratio`` (H/h, default 4) and the architecture's own.
+        **kwargs: constructor arguments. Every method has
+
+            - ``img_channel``: C, bands of ms and lms;
+            - ``condition_channel``: P, bands of pan; networks stack or embed a guide of several bands;
+            - ``out_channel``: bands of sr; equal to C, since most networks add lms to their output;
+            - ``ratio``: H / h, default 4; networks that work at the full size only are the same for every ratio.
+
+            The classes document their other arguments, and where these four differ.
 
     Raises:
         UserError: unknown name, an argument that is unknown, missing or of a wrong type, or a ratio the method is not
             defined for.
     """
     entry = model_entry(name)
-    cls = getattr(_import(entry), entry.class_name)
+    cls = load_class(entry, _FOLDER)
     ratio = kwargs.get("ratio", 4)
     if ratio not in entry.ratios:
         known = ", ".join(map(str, entry.ratios))
@@ -117,8 +98,9 @@ def build_model(name: str, **kwargs: Any) -> nn.Module:
     accepts_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
     for key in kwargs:
         if key not in signature.parameters and not accepts_any:
-            known = [p for p in signature.parameters]
-            raise UserError(f'{entry.name} has no argument "{key}"{nearest(key, known)}; known: {", ".join(known)}')
+            arguments = ", ".join(signature.parameters)
+            hint = nearest(key, signature.parameters)
+            raise UserError(f'{entry.name} has no argument "{key}"{hint}; known: {arguments}')
     try:
         signature.bind(**kwargs)
     except TypeError as error:

@@ -1,7 +1,7 @@
 """A-PNN: PNN made residual, the "advanced" version that target-adaptive pansharpening starts from.
 
 Paper: G. Scarpa, S. Vitale, D. Cozzolino, "Target-adaptive CNN-based pansharpening", IEEE TGRS 56(9), 2018,
-section III (residual learning, L1 loss, no radiometric indices); fine-tuning on the target image is not part of it.
+section III (residual learning, L1 loss, no radiometric indices); fine-tuning on the target image is not included.
 Shapes: ms (B, C, h, w) is not used, lms and sr (B, C, H, W), pan (B, P, H, W).
 """
 
@@ -13,18 +13,15 @@ from torch.nn import functional as F
 
 from lemamba.utils.registry import register_model
 
-_MARGIN = 8  # half of what 9x9, 5x5 and 5x5 take away together
+_MARGIN = 8  # half of the border that 9x9, 5x5 and 5x5 remove together
 
 
-@register_model("A-PNN", ratios=(2, 4, 8, 16))
+@register_model("A-PNN", ratios=(2, 4, 8, 16), paper="Scarpa et al., TGRS 56(9), 2018")
 class APNN(nn.Module):
     """A-PNN. 79,880 parameters for 8 bands and 61,124 for 4 (P = 1).
 
     Args:
-        img_channel: C, bands of ms and lms.
-        condition_channel: P, bands of pan; a guide of several bands is stacked likewise.
-        out_channel: bands of sr; equal to C, since lms is added.
-        ratio: H / h; the network works at the full size only and is the same for every ratio.
+        img_channel, condition_channel, out_channel, ratio: see `lemamba.model.build_model`.
         widths: feature maps after the first and the second convolution (48, 32 in the paper).
     """
 

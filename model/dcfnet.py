@@ -7,6 +7,10 @@ Shapes: ms (B, C, h, w), lms and sr (B, C, H, W), pan (B, P, H, W); branch k has
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import reduce
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -29,9 +33,13 @@ def _conv(channels_in: int, channels_out: int, size: int = 3, stride: int = 1, *
     return nn.Sequential(*layers, *([nn.ReLU()] if relu else []))
 
 
-def _bilinear(x: Tensor, size: tuple[int, int]) -> Tensor:
+def _bilinear(x: Tensor, size: Sequence[int]) -> Tensor:
     """Resize; the corners stay corners, as published."""
-    return x if x.shape[-2:] == size else F.interpolate(x, size=size, mode="bilinear", align_corners=True)
+    return (
+        x
+        if tuple(x.shape[-2:]) == tuple(size)
+        else F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=True)
+    )
 
 
 def _shares(weights: Tensor) -> Tensor:
@@ -126,9 +134,9 @@ class Cross(nn.Module):
             size = branches[target].shape[-2:]
             terms = (
                 shares[target, source] * _bilinear(path(x), size)
-                for source, (path, x) in enumerate(zip(paths, branches, strict=True))
+                for source, (path, x) in enumerate(zip(cast(nn.ModuleList, paths), branches, strict=True))
             )
-            crossed.append(F.relu(sum(terms)))
+            crossed.append(F.relu(reduce(torch.add, terms)))
         return crossed
 
 
@@ -136,7 +144,7 @@ def _branches(count: int, depth: int) -> nn.ModuleList:
     return nn.ModuleList(nn.Sequential(*(BasicBlock(w) for _ in range(depth))) for w in _WIDTHS[:count])
 
 
-@register_model("DCFNet", tasks=("pansharpening",), ratios=(4, 8))
+@register_model("DCFNet", tasks=("pansharpening",), ratios=(4, 8), paper="Wu et al., ICCV 2021")
 class DCFNet(nn.Module):
     """DCFNet. 2,767,495 parameters for 8 bands, as published (2.77 M), and 2,757,379 for 4.
 
@@ -144,9 +152,8 @@ class DCFNet(nn.Module):
     and by 1 as in the paper.
 
     Args:
-        img_channel: C, bands of ms and lms.
+        img_channel, out_channel: see `lemamba.model.build_model`.
         condition_channel: P, 1 (or C): pan and lms are added.
-        out_channel: bands of sr; equal to C, since lms is added.
         ratio: H / h.
         depth: basic blocks in each branch before the branches cross (3).
     """
@@ -157,7 +164,7 @@ class DCFNet(nn.Module):
         super().__init__()
         if condition_channel not in (1, img_channel):
             raise UserError(
-                f"DCFNet takes 1 or {img_channel} guide bands, given {condition_channel}; choose another network"
+                f"DCFNet: expected 1 or {img_channel} guide bands, given {condition_channel}; choose another network"
             )
         wide = _EXPANSION * _STEM
         self.stem = nn.Sequential(

@@ -17,15 +17,12 @@ from lemamba.model.convert import rename_modules
 from lemamba.utils.registry import register_model
 
 
-@register_model("DiCNN", ratios=(2, 4, 8, 16))
+@register_model("DiCNN", ratios=(2, 4, 8, 16), paper="He et al., JSTARS 12(4), 2019", published_weights="yes")
 class DiCNN(nn.Module):
     """DiCNN1. 46,792 parameters for 8 bands and 42,180 for 4 (P = 1), as published.
 
     Args:
-        img_channel: C, bands of ms and lms.
-        condition_channel: P, bands of pan; a guide of several bands is stacked likewise.
-        out_channel: bands of sr; equal to C, since lms is added.
-        ratio: H / h; the network works at the full size only and is the same for every ratio.
+        img_channel, condition_channel, out_channel, ratio: see `lemamba.model.build_model`.
         width: feature maps (64 in the paper).
     """
 

@@ -23,15 +23,12 @@ def _conv7(channels_in: int, channels_out: int) -> nn.Conv2d:
     return nn.Conv2d(channels_in, channels_out, 7, padding=3)
 
 
-@register_model("DRPNN", ratios=(2, 4, 8, 16))
+@register_model("DRPNN", ratios=(2, 4, 8, 16), paper="Wei et al., GRSL 14(10), 2017", published_weights="yes")
 class DRPNN(nn.Module):
     """DRPNN. 433,465 parameters for 8 bands and 418,365 for 4 (P = 1), as published.
 
     Args:
-        img_channel: C, bands of ms and lms.
-        condition_channel: P, bands of pan; a guide of several bands is stacked likewise.
-        out_channel: bands of sr.
-        ratio: H / h; the network works at the full size only and is the same for every ratio.
+        img_channel, condition_channel, out_channel, ratio: see `lemamba.model.build_model`.
         width: feature maps (32 in the published weights).
         depth: convolutions between the first and the last but one (8 in the published weights).
     """

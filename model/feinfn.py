@@ -7,7 +7,7 @@ Shapes: ms (B, C, h, w), lms and sr (B, C, H, W), pan (B, P, H, W), H = r * h; f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -53,12 +53,12 @@ def _axis(fine: int, coarse: int, shift: float, like: Tensor) -> tuple[Tensor, T
     return cell.long(), (2 * centre - 2 * cell - 1).to(like.dtype)
 
 
-def four_neighbours(size: tuple[int, int], feature: Tensor) -> Iterator[tuple[Callable[[Tensor], Tensor], Tensor]]:
-    """Give, for each of the four cells around every fine pixel, a function that gathers and the relative position.
+def four_neighbours(size: Sequence[int], feature: Tensor) -> Iterator[tuple[Callable[[Tensor], Tensor], Tensor]]:
+    """Yield, for each of the four cells around every fine pixel, a gather function and the relative position.
 
     Args:
         size: (H, W) of the fine grid.
-        feature: (B, c, h, w), tells the coarse grid; at the border the outermost cell is taken.
+        feature: (B, c, h, w) on the coarse grid; at the border the outermost cell is used.
 
     Yields:
         (gather, offset): gather maps (B, c, h, w) to (B, c, H, W), offset is (B, 2, H, W) in half cells.
@@ -82,7 +82,7 @@ def blend(predictions: list[Tensor]) -> Tensor:
     return (stacked[:, :-1] * stacked[:, -1:].softmax(dim=-1)).sum(dim=-1)
 
 
-def reading_order_code(size: tuple[int, int], like: Tensor) -> Tensor:
+def reading_order_code(size: Sequence[int], like: Tensor) -> Tensor:
     """Sine and cosine of a pixel's number in reading order (1, 2, H, W); other sizes than 4096 pixels resample it."""
     n = torch.arange(_TABLE, device=like.device, dtype=torch.float32)
     table = torch.stack([n.sin(), n.cos()])[None]
@@ -132,30 +132,27 @@ class GaborDecoder(nn.Module):
         """Map spatial x and frequency features q, both (B, channels, H, W), to (B, C, H, W)."""
         for step, (key, query) in enumerate(zip(self.key, self.query, strict=True)):
             k = F.relu(key(x if step == 0 else torch.cat([q, x], dim=1)))
-            t = query(q).float()  # the wave has 30 radians per unit: half types would lose it
+            t = query(q).float()  # 30 radians per unit: half precision would lose the wave
             q = k * (torch.cos(self.omega[step] * t) * torch.exp(-((self.scale[step] * t) ** 2)))
         return self.tail(q)
 
 
-@register_model("FeINFN", ratios=(2, 4, 8))
+@register_model("FeINFN", ratios=(2, 4, 8), paper="Liang et al., NeurIPS 2024")
 class FeINFN(nn.Module):
     """FeINFN. 3,164,816 parameters for 31 bands and RGB, at every ratio.
 
     The encoders are 128 wide and have no normalisation, as released, where the learning rate is 2e-4 and gradients are
-    clipped to a norm of 1e-4. At ten times that rate their features grew tenfold per step once they had started to
-    (seen after some 35 steps on a toy set), whatever the clipping: Adam's steps do not depend on the gradient's size.
-    With features so large the decoder's waves are all zero, sr stays at lms and nothing is learned any more.
+    clipped to a norm of 1e-4. At ten times that rate, features were observed to grow tenfold per step (after about 35
+    steps on a toy set) despite the clipping, as Adam's steps do not depend on the gradient's size. With features so
+    large the decoder's waves are all zero, sr stays at lms and training makes no progress.
 
     The released query of the phase reads an array of (pixels, features) as if it were (features, pixels); here its
     depth-wise convolutions see neighbouring frequencies. Beyond the border of the coarse features the outermost cell is
-    taken, where the authors' code takes zeros. Its position code counts pixels in reading order and is defined for
-    patches of 64 x 64, the size it is trained at; on other sizes it is resampled: fuse large images in tiles of that
-    size.
+    used, where the authors' code uses zeros. The position code counts pixels in reading order and is defined for
+    training patches of 64 x 64; on other sizes it is resampled, so fuse large images in tiles of that size.
 
     Args:
-        img_channel: C, bands of ms and lms.
-        condition_channel: P, bands of pan.
-        out_channel: bands of sr; equal to C, since lms is added.
+        img_channel, condition_channel, out_channel: see `lemamba.model.build_model`.
         ratio: H / h; the weights are the same for every ratio.
         width: features of both encoders (128 in the paper).
         depth: residual blocks of each encoder (4).
@@ -183,6 +180,7 @@ class FeINFN(nn.Module):
         self.fourier = FourierQuery(width, tuple(hidden), queried)
         self.decoder = GaborDecoder(queried, out_channel, decoder_width, 3, omega=30.0, scale=10.0)
         edges = torch.tensor([[0.0, -1.0, 0.0], [-1.0, 1.0, -1.0], [0.0, -1.0, 0.0]])
+        self.edges: Tensor
         self.register_buffer("edges", edges.expand(width, 1, 3, 3).clone(), persistent=False)
 
     def forward(self, ms: Tensor, lms: Tensor, pan: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Fusformer: every pixel is a token with its spectrum and its guide; a transformer predicts the residual.
+"""Fusformer: every pixel, with its spectrum and its guide, is a token; a transformer predicts the residual.
 
 Paper: J.-F. Hu, T.-Z. Huang, L.-J. Deng, H.-X. Dou, D. Hong, G. Vivone, "Fusformer: A transformer-based fusion network
 for hyperspectral image super-resolution", IEEE GRSL 19, 2022.
@@ -8,6 +8,7 @@ Shapes: ms (B, C, h, w) is not used, lms and sr (B, C, H, W), pan (B, P, H, W); 
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,9 +28,11 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, L, c) to (B, L, c)."""
-        q, k, v = self.qkv(self.norm(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = rearrange(
+            self.qkv(self.norm(x)), "b l (three heads c) -> three b heads l c", three=3, heads=self.heads
+        )
         y = F.scaled_dot_product_attention(q, k, v)
-        return x + self.project(y.transpose(1, 2).flatten(2))
+        return x + self.project(rearrange(y, "b heads l c -> b l (heads c)"))
 
 
 class FeedForward(nn.Module):
@@ -46,20 +49,17 @@ class FeedForward(nn.Module):
         return x + self.net(x)
 
 
-@register_model("Fusformer", ratios=(2, 4, 8, 16))
+@register_model("Fusformer", ratios=(2, 4, 8, 16), paper="Hu et al., GRSL 19, 2022")
 class Fusformer(nn.Module):
     """Fusformer. 111,247 parameters for 31 bands and RGB; published: 0.504 M.
 
     The published count holds two tables of 64 * 64 * 48 position embeddings (393,216 numbers) that the authors' code
-    makes and never uses; without them it is the same number. Attention is over all pixels, so that time grows with the
+    creates and never uses; without them the counts are equal. Attention is over all pixels, so time grows with the
     square of their number: images larger than `window` are cut into windows of that side for the attention, which is
-    how the authors test on large images. The paper enlarges bicubically; here lms is what the data give.
+    how the authors test on large images. The paper enlarges bicubically; here lms comes from the data.
 
     Args:
-        img_channel: C, bands of ms and lms.
-        condition_channel: P, bands of pan.
-        out_channel: bands of sr; equal to C, since lms is added.
-        ratio: H / h; the network works at the full size only and is the same for every ratio.
+        img_channel, condition_channel, out_channel, ratio: see `lemamba.model.build_model`.
         width: token width (48 in the paper).
         heads: attention heads (3).
         depth: encoder layers and decoder layers (2 each).

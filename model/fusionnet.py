@@ -18,15 +18,19 @@ from lemamba.utils.errors import UserError
 from lemamba.utils.registry import register_model
 
 
-@register_model("FusionNet", tasks=("pansharpening",), ratios=(2, 4, 8, 16))
+@register_model(
+    "FusionNet",
+    tasks=("pansharpening",),
+    ratios=(2, 4, 8, 16),
+    paper="Deng et al., TGRS 59(8), 2021",
+    published_weights="yes",
+)
 class FusionNet(nn.Module):
     """FusionNet. 78,632 parameters for 8 bands and 76,324 for 4, as published.
 
     Args:
-        img_channel: C, bands of ms and lms.
+        img_channel, out_channel, ratio: see `lemamba.model.build_model`.
         condition_channel: P, 1 (or C: one guide band per MS band); the difference pan - lms is undefined otherwise.
-        out_channel: bands of sr; equal to C, since lms is added.
-        ratio: H / h; the network works at the full size only and is the same for every ratio.
         width: feature maps (32 in the paper).
         depth: residual blocks (4 in the paper).
     """
@@ -44,7 +48,7 @@ class FusionNet(nn.Module):
         super().__init__()
         if condition_channel not in (1, img_channel):
             raise UserError(
-                f"FusionNet takes 1 or {img_channel} guide bands, given {condition_channel}; choose another network"
+                f"FusionNet: expected 1 or {img_channel} guide bands, given {condition_channel}; choose another network"
             )
         self.head = nn.Conv2d(img_channel, width, 3, padding=1)
         self.blocks = nn.Sequential(*(ResidualBlock(width) for _ in range(depth)))

@@ -14,16 +14,15 @@ from lemamba.model.layers.residual import ResidualBlock
 from lemamba.utils.registry import register_model
 
 
-@register_model("HSRNet", ratios=(2, 4, 8))
+@register_model("HSRNet", ratios=(2, 4, 8), paper="Hu et al., TNNLS 33(12), 2022")
 class HSRNet(nn.Module):
     """HSRNet. 1,090,206 parameters for 31 bands, RGB and ratio 8 (published: 1.09 M); 633,390 at ratio 4.
 
-    The paper lays the bands of the guide between those of the image; a convolution that is learned does not see the
-    order of its input, so here they are simply stacked.
+    The paper interleaves the bands of the guide with those of the image; a learned convolution does not depend on the
+    order of its input channels, so here they are simply stacked.
 
     Args:
-        img_channel: C, bands of ms and lms.
-        condition_channel: P, bands of pan.
+        img_channel, condition_channel: see `lemamba.model.build_model`.
         out_channel: bands of sr; equal to C, since the channel attention is made from ms.
         ratio: H / h.
         width: feature maps of the residual blocks (64 in the paper).

@@ -72,17 +72,14 @@ class LAGBlock(nn.Module):
 _DEPTH = 5
 
 
-@register_model("LAGNet", ratios=(2, 4, 8, 16))
+@register_model("LAGNet", ratios=(2, 4, 8, 16), paper="Jin et al., AAAI 2022", published_weights="names only")
 class LAGNet(nn.Module):
     """LAGNet. 151,397 parameters for 8 bands (P = 1); published: 0.15 M.
 
-    The bias is made from the mean of the map it sees: tiles of the size of the training patches are its regime.
+    The bias depends on the mean of its input: fuse large images in tiles of the size of the training patches.
 
     Args:
-        img_channel: C, bands of ms and lms.
-        condition_channel: P, bands of pan; a guide of several bands is stacked likewise.
-        out_channel: bands of sr; equal to C, since lms is added.
-        ratio: H / h; the network works at the full size only and is the same for every ratio.
+        img_channel, condition_channel, out_channel, ratio: see `lemamba.model.build_model`.
         width: feature maps (32 in the paper).
         depth: residual blocks (5 in the paper).
     """

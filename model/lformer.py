@@ -1,4 +1,4 @@
-"""LFormer: the attention map of one window transformer is evolved from stage to stage instead of made anew.
+"""LFormer: the attention map of one window transformer is evolved from stage to stage instead of recomputed.
 
 Paper: J. Hou, Z. Cao, N. Zheng, X. Li, X. Chen, X. Liu, X. Cong, D. Hong, M. Zhou, "Linearly-evolved transformer for
 pan-sharpening", ACM MM 2024.
@@ -8,12 +8,15 @@ attention (B * nw, heads, n, n) with n = 64 pixels of a window.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lemamba.model.layers.residual import ResidualBlock
-from lemamba.model.layers.window import pad_to_multiple, window_merge, window_partition
+from lemamba.model.layers.window import pad_to_multiple
 from lemamba.utils.registry import register_model
 
 
@@ -39,13 +42,14 @@ class Windows:
 
     def cut(self, x: Tensor) -> Tensor:
         """(B, c, H, W) -> (B * nw, heads, n, c / heads)."""
-        tokens = window_partition(x.permute(0, 2, 3, 1).contiguous(), self.side).flatten(1, 2)
-        return tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        sizes = {"heads": self.heads, "i": self.side, "j": self.side}
+        return rearrange(x, "b (heads c) (nh i) (nw j) -> (b nh nw) heads (i j) c", **sizes)
 
-    def join(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
-        """(B * nw, heads, n, c / heads) -> (B, c, H, W)."""
-        tokens = tokens.transpose(1, 2).flatten(2).unflatten(1, (self.side, self.side))
-        return window_merge(tokens, size).permute(0, 3, 1, 2)
+    def join(self, tokens: Tensor, size: Sequence[int]) -> Tensor:
+        """(B * nw, heads, n, c / heads) -> (B, c, H, W) with `size` = (H, W)."""
+        nh, nw = (n // self.side for n in size)
+        sizes = {"nh": nh, "nw": nw, "i": self.side, "j": self.side}
+        return rearrange(tokens, "(b nh nw) heads (i j) c -> b (heads c) (nh i) (nw j)", **sizes)
 
 
 def _projection(channels_in: int, width: int) -> nn.Sequential:
@@ -53,7 +57,7 @@ def _projection(channels_in: int, width: int) -> nn.Sequential:
 
 
 class FirstAttention(nn.Module):
-    """Window attention with queries from the PAN, keys and values from the MS; gives its map away."""
+    """Window attention with queries from the PAN, keys and values from the MS; returns its map too."""
 
     def __init__(self, bands: int, guides: int, width: int, windows: Windows, dropout: float) -> None:
         super().__init__()
@@ -83,6 +87,7 @@ class Evolve(nn.Module):
         self.across = nn.Conv2d(heads, heads, 1)
         nn.init.constant_(self.along.weight, 1 / size**2)
         nn.init.ones_(self.across.weight)
+        assert self.across.bias is not None
         nn.init.zeros_(self.across.bias)
 
     def forward(self, attention: Tensor) -> Tensor:
@@ -105,7 +110,7 @@ class Stage(nn.Module):
 
     def forward(self, attention: Tensor, x: Tensor, detail: Tensor) -> tuple[Tensor, Tensor]:
         """Map attention, features (B, c, H, W) and details (B, d, H, W) to (attention, features)."""
-        if self.evolve is not None:
+        if self.evolve is not None and self.value is not None:
             attention = self.evolve(attention)
             x = self.windows.join(attention @ self.windows.cut(self.value(x)), x.shape[-2:])
         return attention, x * self.fuse(torch.cat([x + self.body(x), detail], dim=1))
@@ -122,9 +127,10 @@ class DetailHead(nn.Module):
         self.mix = nn.Conv2d(2 * width, width, 1)
         self.body = nn.Sequential(*(ResidualBlock(width) for _ in range(4)))
         laplacian = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])
-        for branch in (self.ms, self.pan):
-            branch[0].weight.data.copy_(laplacian)
-            nn.init.zeros_(branch[0].bias)
+        with torch.no_grad():
+            for branch in (self.ms, self.pan):
+                for name, value in branch[0].named_parameters():
+                    value.copy_(laplacian if name == "weight" else torch.zeros(()))
 
     def forward(self, lms: Tensor, pan: Tensor) -> Tensor:
         """Map lms (B, C, H, W) and pan (B, P, H, W) to (B, d, H, W)."""
@@ -145,22 +151,19 @@ class DetailStage(nn.Module):
         return self.body(self.mix(torch.cat([self.reduce(x), detail], dim=1)))
 
 
-@register_model("LFormer", ratios=(2, 4, 8, 16))
+@register_model("LFormer", ratios=(2, 4, 8, 16), paper="Hou et al., ACM MM 2024")
 class LFormer(nn.Module):
     """LFormer. 2,274,634 parameters for 8 bands (P = 1), 5 stages as in the released configuration.
 
     The published class also normalises a PAN of one band over its channels, which makes it zero: its queries then do
-    not depend on the PAN. Here a single band is taken as it is. Images whose sides are no multiples of the window are
-    padded by reflection and cut back.
+    not depend on the PAN. Here a single band is not normalised. Images whose sides are not multiples of the window are
+    padded by reflection and cropped.
 
     Args:
-        img_channel: C, bands of ms and lms.
-        condition_channel: P, bands of pan.
-        out_channel: bands of sr; equal to C, since lms is added.
-        ratio: H / h; the network works at the full size only and is the same for every ratio.
+        img_channel, condition_channel, out_channel, ratio: see `lemamba.model.build_model`.
         width: attention features (64).
         detail_width: features of the high-pass branch (64).
-        depth: stages (5); the first takes the attention map as it is.
+        depth: stages (5); the first uses the attention map unchanged.
         heads: attention heads (8).
         window: side of a window (8).
         dropout: on the logits of the attention, in training (0.2).

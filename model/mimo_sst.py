@@ -1,13 +1,14 @@
 """MIMO-SST: guide and cube exchange feature maps at three sizes, then a small U turns them into a residual per size.
 
 Paper: J. Fang, J. Yang, A. Khader, L. Xiao, "MIMO-SST: Multi-input multi-output spatial-spectral transformer for
-hyperspectral and multispectral image fusion", IEEE TGRS 62, 2024. What the class below leaves out is said there.
+hyperspectral and multispectral image fusion", IEEE TGRS 62, 2024. The class docstring lists what is left out.
 Shapes: ms (B, C, h, w) is not used, lms and sr (B, C, H, W), pan (B, P, H, W); size s of the pyramid has sides H / 2^s.
 """
 
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,7 +24,7 @@ def _normed(norm: nn.LayerNorm, x: Tensor) -> Tensor:
 class ExchangeBlock(nn.Module):
     """Each stream weighs the feature maps of the other by their correlation with its own; both share the weights.
 
-    A map is one token: the attention matrix is (c / heads)^2, made of all pixels, whatever their number.
+    A map is one token: the attention matrix is (c / heads)^2, computed from all pixels.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -41,7 +42,8 @@ class ExchangeBlock(nn.Module):
 
     def tokens(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return (query, key, value), each (B, heads, c / heads, H * W), query and key of unit length over pixels."""
-        q, k, v = self.qkv(_normed(self.norm1, x)).flatten(2).unflatten(1, (3, self.heads, -1)).unbind(1)
+        qkv = self.qkv(_normed(self.norm1, x))
+        q, k, v = rearrange(qkv, "b (three heads c) h w -> three b heads c (h w)", three=3, heads=self.heads)
         return F.normalize(q, dim=-1), F.normalize(k, dim=-1), v
 
     def forward(self, guide: Tensor, cube: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,34 +65,31 @@ def _up(width: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(width, 2 * width, 3, padding=1, bias=False), nn.PixelShuffle(2))
 
 
-@register_model("MIMO-SST", ratios=(2, 4, 8, 16))
+@register_model("MIMO-SST", ratios=(2, 4, 8, 16), paper="Fang et al., TGRS 62, 2024")
 class MIMOSST(nn.Module):
     """MIMO-SST. 1,621,984 parameters for 31 bands, RGB and three outputs; published: 4.983 M.
 
     The published count is that of the authors' released class, 4,983,042, two thirds of which are layers that it makes
     and never uses: a fourth level (2,893,824), a convolution from 240 to 192 features (414,912), and in the block a
     second convolution of the feed-forward part (20,784), a whole attention (10,513) and the unused parts of three more
-    (21,025). Without these 3,361,058 the two are the same number. Their description names more than that class has (a
-    gated feed-forward part with convolutions of several sizes, channel transformers in the encoder and the decoder);
-    here, what was counted and released is built.
+    (21,025). Without these 3,361,058 the counts are equal. The paper describes more than that class has (a gated
+    feed-forward part with convolutions of several sizes, channel transformers in the encoder and the decoder); this is
+    the released network.
 
     One set of weights embeds the images of all sizes, which are every second pixel of the size above. Residuals are
-    added to lms, and sr is cut at 0. Sides that are no multiples of 4 are padded by reflection and cut back. The
-    attention is made of all pixels: large images are best fused in tiles of about the size of the training patches.
+    added to lms, and sr is clamped at 0. Sides that are not multiples of 4 are padded by reflection and cropped. The
+    attention covers all pixels: fuse large images in tiles of about the size of the training patches.
 
     Training: the released code adds, over the three sizes, L1 + 0.01 * mean |FFT(sr_s) - FFT(gt_s)|, gt_s being every
     2^s-th pixel of gt; the paper adds a loss on wavelet details. This project's losses see sr alone: with the default
     ``outputs=1`` the network has no head for the quarter size (53,599 parameters less at 31 bands), which such a loss
-    would never train. ``outputs=3`` adds it, and `forward_scales` gives what a loss on all sizes needs.
+    would never train. ``outputs=3`` adds it, and `forward_scales` returns the images for a loss on all sizes.
 
     Args:
-        img_channel: C, bands of ms and lms.
-        condition_channel: P, bands of pan.
-        out_channel: bands of sr; equal to C, since lms is added.
-        ratio: H / h; the network works at the full size only and is the same for every ratio.
+        img_channel, condition_channel, out_channel, ratio: see `lemamba.model.build_model`.
         width: features of a stream (48 in the paper).
         heads: heads of the exchange (1).
-        outputs: sizes that `forward_scales` gives, 1 to 3.
+        outputs: number of sizes that `forward_scales` returns, 1 to 3.
     """
 
     def __init__(
@@ -134,7 +133,7 @@ class MIMOSST(nn.Module):
 
         Returns:
             [sr, sr / 2, sr / 4][:outputs]: (B, C, ceil(H / 2^s), ceil(W / 2^s)), to be compared with every 2^s-th pixel
-            of gt. Only sr is cut at 0.
+            of gt. Only sr is clamped at 0.
         """
         H, W = lms.shape[-2:]
         lms, pan = pad_to_multiple(lms, 4), pad_to_multiple(pan, 4)

@@ -24,7 +24,7 @@ def _conv(channels_in: int, channels_out: int, size: int) -> nn.Conv2d:
 
 
 class MultiscaleBlock(nn.Module):
-    """``relu(x + [conv3(x), conv5(x), conv7(x)])``: each size gives a third of the channels."""
+    """``relu(x + [conv3(x), conv5(x), conv7(x)])``: each size computes a third of the channels."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -35,15 +35,12 @@ class MultiscaleBlock(nn.Module):
         return F.relu(x + torch.cat([conv(x) for conv in self.convs], dim=1))
 
 
-@register_model("MSDCNN", ratios=(2, 4, 8, 16))
+@register_model("MSDCNN", ratios=(2, 4, 8, 16), paper="Yuan et al., JSTARS 11(3), 2018", published_weights="yes")
 class MSDCNN(nn.Module):
     """MSDCNN. 228,556 parameters for 8 bands and 189,852 for 4 (P = 1), as published.
 
     Args:
-        img_channel: C, bands of ms and lms.
-        condition_channel: P, bands of pan; a guide of several bands is stacked likewise.
-        out_channel: bands of sr.
-        ratio: H / h; the network works at the full size only and is the same for every ratio.
+        img_channel, condition_channel, out_channel, ratio: see `lemamba.model.build_model`.
     """
 
     def __init__(self, img_channel: int, condition_channel: int, out_channel: int, *, ratio: int = 4) -> None:

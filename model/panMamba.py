@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +43,7 @@ class State(NamedTuple):
 
 @dataclass(frozen=True)
 class StageSettings:
-    """What the blocks of one stage have in common; `local_*` are None where the stage has no window."""
+    """Settings that the blocks of one stage share; `local_*` are None where the stage has no window."""
 
     channels: int
     window: int | None
@@ -55,7 +55,7 @@ class StageSettings:
 
     @property
     def has_local(self) -> bool:
-        """Whether blocks of this stage have a local part."""
+        """Return whether blocks of this stage have a local part."""
         return self.window is not None and self.local_d_state is not None
 
     @property
@@ -75,9 +75,9 @@ class LEVM(nn.Module):
     Args:
         settings: of the stage.
         condition_channel: guide channels P.
-        prev, skip: settings of the stages whose states arrive (previous block, encoder mirror); None where none
-            does, so that no weights are made for it.
-        share_local: let the local part take local states, wired like the global ones.
+        prev, skip: settings of the stages whose states arrive (previous block, encoder mirror); None where there
+            is none, so that no weights are created for it.
+        share_local: let the local part receive local states, like the global ones.
         drop_path: drop probability of the residual branches of both parts.
         state_grad: see `lemamba.model.layers.ss2d.SS2D`.
     """
@@ -128,14 +128,14 @@ class LEVM(nn.Module):
     def forward(
         self, x: torch.Tensor, guide: torch.Tensor, prev: State | None = None, skip: State | None = None
     ) -> tuple[torch.Tensor, State]:
-        """Map x (B, H, W, c), guided by guide (B, H, W, P), to the same shape and give the block's final states."""
+        """Map x (B, H, W, c), guided by guide (B, H, W, P), to the same shape; also return the final states."""
         # A 1x1 convolution is a matrix product over channels; as such its result is channels last whatever P is.
         embedded = F.linear(guide, self.guide_point.weight.flatten(1), self.guide_point.bias)
         x = x + self.guide_depth(embedded)
 
         local_state, grid = None, (0, 0)
-        if self.local is not None:
-            size = x.shape[1:3]
+        if self.local is not None and self.window is not None:
+            size = (x.shape[1], x.shape[2])
             grid = (size[0] // self.window, size[1] // self.window)
             local, local_state = self.local(
                 window_partition(x, self.window), self._local(prev, grid), self._local(skip, grid)
@@ -146,19 +146,19 @@ class LEVM(nn.Module):
         return x, State(state, local_state, grid)
 
     def _local(self, state: State | None, grid: tuple[int, int]) -> torch.Tensor | None:
-        """Return the local state brought to this stage's windows, or None where this block takes none."""
-        if state is None or state.local is None or self.local.ss2d.W1 is None:
+        """Return the local state resized to this stage's windows, or None where this block receives none."""
+        if state is None or state.local is None or self.local is None or self.local.ss2d.W1 is None:
             return None
         return resize_window_states(state.local, state.grid, grid)
 
 
 class _BlockMaker:
-    """Makes the blocks of a network in order encoder, middle, decoder: drop rates grow linearly from 0.
+    """Create the blocks of a network in the order encoder, middle, decoder; drop rates grow linearly from 0.
 
     Args:
         count: blocks in all.
         drop_path_rate: of the last one.
-        common: arguments of `LEVM` that all blocks have in common.
+        common: arguments of `LEVM` that all blocks share.
     """
 
     def __init__(self, count: int, drop_path_rate: float, common: dict[str, Any]) -> None:
@@ -173,7 +173,13 @@ class _BlockMaker:
         return nn.ModuleList(self.block(stage, stage if j else before) for j in range(count))
 
 
-@register_model("LEMamba", tasks=("pansharpening", "hmif"), ratios=(2, 4, 8, 16))
+@register_model(
+    "LEMamba",
+    tasks=("pansharpening", "hmif"),
+    ratios=(2, 4, 8, 16),
+    paper="Cao et al., ACM MM 2024 (arXiv 2404.09293)",
+    published_weights="yes",
+)
 class LEMamba(nn.Module):
     """LE-Mamba for pansharpening (P = 1) and hyperspectral-RGB fusion (P = 3): sr = lms + U-net(lms, pan).
 
@@ -200,11 +206,18 @@ class LEMamba(nn.Module):
             before it.
         chain_decoder_states: a decoder block takes the state of the block before it in its stage.
         naf_enc_blk_nums, naf_dec_blk_nums, naf_chan_upscale, if_abs_pos, if_rope, patch_merge, upscale: keywords of
-            the published configuration files that change nothing here.
+            the published configuration files; they have no effect here.
 
-    H and W may be anything: images are padded by reflection to the multiple that the halvings and windows need
-    (16 for the published variants) and the result is cut back.
+    H and W are arbitrary: images are padded by reflection to the multiple that the halvings and windows need
+    (16 for the published variants) and the result is cropped.
     """
+
+    # For a type checker, iterating over a ModuleList yields bare Modules.
+    encoders: Any
+    downs: Any
+    middle: Any
+    ups: Any
+    decoders: Any
 
     def __init__(
         self,
@@ -278,7 +291,7 @@ class LEMamba(nn.Module):
             self.ups.append(nn.Conv2d(widths[i + 1], widths[i], 1, bias=False))
             self.merges.append(Linear(2 * widths[i], widths[i]))
             self.skip_scales.append(nn.Parameter(torch.zeros(1, 1, 1, widths[i])))
-            later = stage if chain_decoder_states else below  # whose state all blocks but the first take
+            later = stage if chain_decoder_states else below  # the state that all blocks but the first receive
             self.decoders.append(
                 nn.ModuleList(
                     make.block(stage, later if j else below, None if j else encoder[i])
@@ -289,14 +302,15 @@ class LEMamba(nn.Module):
         self.apply(_init_weights)
 
     def forward(self, ms: torch.Tensor, lms: torch.Tensor, pan: torch.Tensor) -> torch.Tensor:
-        """Fuse: lms (B, C, H, W) and pan (B, P, H, W) give sr (B, C, H, W). `ms` is not used by this network."""
+        """Fuse: lms (B, C, H, W) and pan (B, P, H, W) -> sr (B, C, H, W). `ms` is not used by this network."""
         self._check_inputs(lms, pan)
         H, W = lms.shape[-2:]
         padded = pad_to_multiple(lms, self.multiple)
         guides = self._guides(pad_to_multiple(pan, self.multiple))
 
         x = conv_channels_last(self.head, padded.permute(0, 2, 3, 1))
-        skips, state = [], None
+        skips: list[tuple[torch.Tensor, State | None]] = []
+        state: State | None = None
         for blocks, down, guide in zip(self.encoders, self.downs, guides, strict=False):
             x, state = self._chain(blocks, x, guide, state if self.share_across_stages else None)
             skips.append((x, state))
@@ -326,8 +340,8 @@ class LEMamba(nn.Module):
         return levm(*inputs)
 
     def _chain(
-        self, blocks: nn.ModuleList, x: torch.Tensor, guide: torch.Tensor, state: State | None
-    ) -> tuple[torch.Tensor, State]:
+        self, blocks: Iterable[Any], x: torch.Tensor, guide: torch.Tensor, state: State | None
+    ) -> tuple[torch.Tensor, State | None]:
         """Run blocks that each take the state of the one before; `state` is what the first receives."""
         for levm in blocks:
             x, state = self._run(levm, x, guide, state, None)
@@ -370,8 +384,8 @@ def _stage_settings(
 ) -> list[StageSettings]:
     """Settings of the stages at `levels`: d_states and convs are in the order of the levels, the rest shallow first."""
     return [
-        StageSettings(widths[i], window_sizes[i], *states, *kernels, ssm_ratios[i])
-        for i, states, kernels in zip(levels, d_states, convs, strict=True)
+        StageSettings(widths[i], window_sizes[i], local_n, cast(int, n), local_k, cast(int, k), ssm_ratios[i])
+        for i, (local_n, n), (local_k, k) in zip(levels, d_states, convs, strict=True)
     ]
 
 
@@ -393,11 +407,11 @@ def _check_arguments(per_stage: dict[str, Sequence], middle_blk_nums: int, state
 def _check_state_sizes(
     encoder: list[StageSettings], middle: StageSettings, decoder: list[StageSettings], share_local: bool
 ) -> None:
-    """States are shared between stages as they are, so their size N must be one everywhere."""
+    """Check that the state size N is the same in all stages, since states are shared unchanged."""
     stages = [*encoder, middle, *decoder]
-    sizes = {"global": {s.d_state for s in stages}}
+    sizes: dict[str, set[int]] = {"global": {s.d_state for s in stages}}
     if share_local:
-        sizes["local"] = {s.local_d_state for s in stages if s.has_local}
+        sizes["local"] = {s.local_d_state or 0 for s in stages if s.has_local}
     for kind, values in sizes.items():
         if len(values) > 1:
             raise UserError(
@@ -417,7 +431,7 @@ def _init_weights(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-_PUBLISHED_NAMES = [
+_PUBLISHED_NAMES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"^intro\.", "head."),
     (r"^ending\.", "tail."),
     (r"^lemm_encoders\.(\d+)\.mods\.", r"encoders.\1."),

@@ -33,7 +33,7 @@ class HalfInstanceBlock(nn.Module):
 
 
 class MambaBlock(nn.Module):
-    """Add to the residual, normalise, scan: the residual is carried beside the features, as in Mamba's own blocks."""
+    """Add to the residual, normalise, scan: the residual is carried next to the features, as in Mamba's own blocks."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -114,18 +114,15 @@ def _encoder(bands: int, width: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(bands, width, 3, padding=1), *(HalfInstanceBlock(width) for _ in range(3)))
 
 
-@register_model("PanMamba", ratios=(2, 4, 8, 16))
+@register_model("PanMamba", ratios=(2, 4, 8, 16), paper="He et al., Information Fusion 115, 2025")
 class PanMamba(nn.Module):
     """Pan-Mamba. 474,352 parameters for 8 bands (P = 1); published: 0.48 M.
 
-    The authors' code makes a 1x1 convolution in every residual block and a norm after each token layer that it never
-    uses; they are left out. It enlarges ms by repetition; here lms is what the data give, and sr = lms + out.
+    The authors' code creates a 1x1 convolution in every residual block and a norm after each token layer and never uses
+    them; they are left out. It enlarges ms by repetition; here lms comes from the data, and sr = lms + out.
 
     Args:
-        img_channel: C, bands of ms and lms.
-        condition_channel: P, bands of pan.
-        out_channel: bands of sr; equal to C, since lms is added.
-        ratio: H / h; the network works at the full size only and is the same for every ratio.
+        img_channel, condition_channel, out_channel, ratio: see `lemamba.model.build_model`.
         width: feature maps and token width (32 in the paper).
         depth: Mamba blocks for each image (8), before 2 that swap channels.
         cross_depth: blocks that scan both images (5).

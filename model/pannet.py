@@ -27,14 +27,12 @@ def high_pass(x: Tensor) -> Tensor:
     return x - F.avg_pool2d(F.pad(x, [margin] * 4, mode=mode), _BOX, stride=1)
 
 
-@register_model("PanNet", ratios=(2, 4, 8, 16))
+@register_model("PanNet", ratios=(2, 4, 8, 16), paper="Yang et al., ICCV 2017", published_weights="yes")
 class PanNet(nn.Module):
     """PanNet. 83,024 parameters for 8 bands and 77,640 for 4 (P = 1, ratio 4), as published.
 
     Args:
-        img_channel: C, bands of ms and lms.
-        condition_channel: P, bands of pan; a guide of several bands is concatenated likewise.
-        out_channel: bands of sr; equal to C, since lms is added.
+        img_channel, condition_channel, out_channel: see `lemamba.model.build_model`.
         ratio: H / h; the learned upsampling has kernel 2 * ratio, stride ratio.
         width: feature maps (32 in the paper).
         depth: residual blocks (4 in the paper).

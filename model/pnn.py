@@ -19,15 +19,12 @@ from lemamba.utils.registry import register_model
 _MARGIN = 8  # half of the receptive field of 9x9, 5x5, 5x5: (8 + 4 + 4) / 2
 
 
-@register_model("PNN", ratios=(2, 4, 8, 16))
+@register_model("PNN", ratios=(2, 4, 8, 16), paper="Masi et al., Remote Sensing 8(7), 2016", published_weights="yes")
 class PNN(nn.Module):
     """PNN. 104,360 parameters for 8 bands and 80,420 for 4 (P = 1), as published.
 
     Args:
-        img_channel: C, bands of ms and lms.
-        condition_channel: P, bands of pan; a guide of several bands is stacked likewise.
-        out_channel: bands of sr.
-        ratio: H / h; the network works at the full size only and is the same for every ratio.
+        img_channel, condition_channel, out_channel, ratio: see `lemamba.model.build_model`.
         widths: feature maps after the first and the second convolution (64, 32 in the paper).
     """
 
@@ -47,7 +44,9 @@ class PNN(nn.Module):
 
     def forward(self, ms: Tensor, lms: Tensor, pan: Tensor) -> Tensor:
         """Fuse: lms (B, C, H, W) and pan (B, P, H, W) in [0, 1] -> sr (B, C, H, W), not clipped; ms is not used."""
-        x = F.pad(torch.cat([lms, pan], dim=1), [_MARGIN] * 4, mode="replicate")  # once, as the convolutions shrink
+        x = F.pad(
+            torch.cat([lms, pan], dim=1), [_MARGIN] * 4, mode="replicate"
+        )  # padded once, as the convolutions shrink
         x = F.relu(self.conv2(F.relu(self.conv1(x))))
         return self.conv3(x)
 

@@ -1,4 +1,4 @@
-"""PSRT: window attention in a pyramid of window sizes, with windows shuffled and put back between.
+"""PSRT: window attention in a pyramid of window sizes, with windows shuffled and restored in between.
 
 Paper: S.-Q. Deng, L.-J. Deng, X. Wu, R. Ran, D. Hong, G. Vivone, "PSRT: Pyramid shuffle-and-reshuffle transformer for
 multispectral and hyperspectral image fusion", IEEE TGRS 61, 2023.
@@ -8,6 +8,7 @@ Shapes: ms (B, C, h, w) is not used, lms and sr (B, C, H, W), pan (B, P, H, W); 
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,24 +19,20 @@ _SCALE = 4.0  # factor on the logits in the authors' code, where others have hea
 
 
 def shuffle(x: Tensor, window: int) -> Tensor:
-    """Gather far apart pixels into one window: even and odd half-windows go to the two halves of each axis.
+    """Gather distant pixels into one window: even and odd half-windows go to the two halves of each axis.
 
     Args:
         x: (B, H, W, c), sides are multiples of `window`.
-        window: even side; what moves are squares of half this side.
+        window: even side; squares of half this side are moved.
     """
-    B, H, W, c = x.shape
     d = window // 2
-    cells = x.view(B, H // window, 2, d, W // window, 2, d, c)
-    return cells.permute(0, 2, 1, 3, 5, 4, 6, 7).reshape(B, H, W, c)
+    return rearrange(x, "b (nh i dh) (nw j dw) c -> b (i nh dh) (j nw dw) c", i=2, j=2, dh=d, dw=d)
 
 
 def reshuffle(x: Tensor, window: int) -> Tensor:
     """Undo `shuffle`."""
-    B, H, W, c = x.shape
     d = window // 2
-    cells = x.view(B, 2, H // window, d, 2, W // window, d, c)
-    return cells.permute(0, 2, 1, 3, 5, 4, 6, 7).reshape(B, H, W, c)
+    return rearrange(x, "b (i nh dh) (j nw dw) c -> b (nh i dh) (nw j dw) c", i=2, j=2, dh=d, dw=d)
 
 
 class WindowBlock(nn.Module):
@@ -53,11 +50,11 @@ class WindowBlock(nn.Module):
     def attend(self, x: Tensor) -> Tensor:
         """Attention within the windows of x (B, H, W, c)."""
         windows = window_partition(x, self.window)
-        tokens = windows.flatten(1, 2)
-        q, k, v = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        qkv = self.qkv(windows)
+        q, k, v = rearrange(qkv, "n h w (three heads c) -> three n heads (h w) c", three=3, heads=self.heads)
         y = F.scaled_dot_product_attention(q, k, v, scale=_SCALE)
-        y = self.project(y.transpose(1, 2).flatten(2))
-        return window_merge(y.view(windows.shape), x.shape[1:3])
+        y = self.project(rearrange(y, "n heads (h w) c -> n h w (heads c)", h=self.window))
+        return window_merge(y, (x.shape[1], x.shape[2]))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, c) to (B, H, W, c)."""
@@ -80,23 +77,20 @@ class ShuffleBlock(nn.Module):
         return x + self.third(y)
 
 
-@register_model("PSRT", ratios=(2, 4, 8, 16))
+@register_model("PSRT", ratios=(2, 4, 8, 16), paper="Deng et al., TGRS 61, 2023")
 class PSRT(nn.Module):
     """PSRT. 247,455 parameters for 31 bands and RGB, as published (0.247 M).
 
-    Every block adds its input to what is, at the start, nearly its input again: the features double from block to
-    block, and six of them give the last convolution 64 times what the first gave out. As released, training therefore
-    begins at an output tens of times further from the truth than lms. Here the features are divided by that known
-    gain, which is the same network with other numbers in its last convolution (released weights: multiply those of
-    `tail`, not its bias, by 64). Biases of both convolutions start at zero, as released.
+    At the start of training, every block nearly returns its input and adds it to itself: the features double from block
+    to block, and after six blocks they are 64 times those of the first convolution. As released, training therefore
+    starts from an output tens of times further from gt than lms. Here the features are divided by that known gain,
+    which is the same network with a rescaled last convolution (released weights: multiply those of `tail`, not its
+    bias, by 64). Biases of both convolutions start at zero, as released.
 
     Images whose sides are no multiples of the largest window are padded by reflection and cut back.
 
     Args:
-        img_channel: C, bands of ms and lms.
-        condition_channel: P, bands of pan.
-        out_channel: bands of sr; equal to C, since lms is added.
-        ratio: H / h; the network works at the full size only and is the same for every ratio.
+        img_channel, condition_channel, out_channel, ratio: see `lemamba.model.build_model`.
         width: feature maps (32 in the paper).
         heads: attention heads (8).
         windows: window sides of one pyramid (8, 4, 2).
@@ -122,6 +116,7 @@ class PSRT(nn.Module):
         self.tail = nn.Conv2d(width, out_channel, 3, padding=1)
         self.gain = 2.0 ** -len(self.blocks)  # a power of two: exact in every floating type
         for convolution in (self.head, self.tail):
+            assert convolution.bias is not None
             nn.init.zeros_(convolution.bias)
         for layer in self.blocks.modules():
             if isinstance(layer, nn.Linear):

@@ -46,22 +46,18 @@ class Encoder(nn.Module):
         return skip, self.down(x + skip)
 
 
-@register_model("ResTFNet", ratios=(2, 4, 8, 16))
+@register_model("ResTFNet", ratios=(2, 4, 8, 16), paper="Liu et al., Information Fusion 55, 2020")
 class ResTFNet(nn.Module):
     """ResTFNet. 2,262,131 parameters for 31 bands and RGB; published in comparisons: 2.387 M.
 
     Built as the authors of SSR-Net describe it for fusion with hyperspectral data, with one PReLU slope per layer; the
-    count is theirs. The 2.387 M of later comparisons is that of the plain TFNet which stands beside it in the same
-    repository: 2,386,801, for without residuals it needs no 1x1 convolutions before them (-41,152), mixes by 3x3
-    (+368,832) and has one 3x3 less in each stream (-18,496) and in both decoder steps (-184,512); two slopes less.
-    Images whose sides are no multiples of 4 are
-    padded by reflection and cut back.
+    count is theirs. The 2.387 M of later comparisons is the count of the plain TFNet in the same repository, 2,386,801:
+    without residuals it needs no 1x1 convolutions before them (-41,152), mixes by 3x3 (+368,832), and has one 3x3 less
+    in each stream (-18,496) and in both decoder steps (-184,512), and two slopes less. Images whose sides are not
+    multiples of 4 are padded by reflection and cropped.
 
     Args:
-        img_channel: C, bands of ms and lms.
-        condition_channel: P, bands of pan.
-        out_channel: bands of sr.
-        ratio: H / h; the network works at the full size only and is the same for every ratio.
+        img_channel, condition_channel, out_channel, ratio: see `lemamba.model.build_model`.
         width: feature maps of each stream at full size (32 in the paper).
     """
 

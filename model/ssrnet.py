@@ -1,4 +1,4 @@
-"""SSRNet: the guide's bands are put in place of bands of the interpolated cube, then two residual convolutions.
+"""SSRNet: the guide's bands replace bands of the interpolated cube; two residual convolutions follow.
 
 Paper: X. Zhang, W. Huang, Q. Wang, X. Li, "SSR-NET: Spatial-spectral reconstruction network for hyperspectral and
 multispectral image fusion", IEEE TGRS 59(7), 2021: cross-mode message inserting, spatial and spectral reconstruction.
@@ -15,33 +15,31 @@ from lemamba.utils.registry import register_model
 
 
 def inserted_bands(bands: int, guides: int) -> list[int]:
-    """Give the 0-based bands that the guide's bands replace: evenly spread, the last one at the end."""
+    """Return the 0-based bands that the guide's bands replace: evenly spread, the last one at the end."""
     step = bands / (guides - 1)
     return [int(step * i) for i in range(guides - 1)] + [bands - 1]
 
 
-@register_model("SSRNet", tasks=("hmif",), ratios=(2, 4, 8, 16))
+@register_model("SSRNet", tasks=("hmif",), ratios=(2, 4, 8, 16), paper="Zhang et al., TGRS 59(7), 2021")
 class SSRNet(nn.Module):
     """SSRNet. 26,040 parameters for 31 bands.
 
     Published: 0.027 M. Three 3x3 convolutions from C to C bands, 3 * (31 * 31 * 9 + 31), are all that the paper and its
     code have, and a scalar in the code that nothing uses: 26,041, which rounds to 0.026 M. A first convolution that
-    also saw the guide's three bands would give 26,877, but no class that we read has it. A single guide band has no
-    place to go by the paper's rule and is refused. The paper interpolates bilinearly; here lms is what the data give.
-    Its losses on the edges of the two intermediate images are no part of the network; any loss on sr trains it.
+    also saw the guide's three bands would give 26,877, but no published class has it. The paper's rule
+    defines no place for a single guide band, which is refused. The paper interpolates bilinearly; here lms comes from
+    the data. Its losses on the edges of the two intermediate images are not part of the network; any loss on sr works.
 
     Args:
-        img_channel: C, bands of ms and lms.
+        img_channel, out_channel, ratio: see `lemamba.model.build_model`.
         condition_channel: P, bands of pan, at least 2 and at most C; the i-th goes to the i-th of `inserted_bands`.
-        out_channel: bands of sr; equal to C.
-        ratio: H / h; the network works at the full size only and is the same for every ratio.
     """
 
     def __init__(self, img_channel: int, condition_channel: int, out_channel: int, *, ratio: int = 4) -> None:
         super().__init__()
         if not 2 <= condition_channel <= img_channel or out_channel != img_channel:
             raise UserError(
-                f"SSRNet takes 2 to {img_channel} guide bands and gives {img_channel} bands, given "
+                f"SSRNet: expected 2 to {img_channel} guide bands and out_channel {img_channel}, given "
                 f"{condition_channel} and {out_channel}; choose another network"
             )
         self.places = inserted_bands(img_channel, condition_channel)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -34,7 +35,7 @@ class S2Attention(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Join tokens x of the MS and y of the PAN, both (B, L, c), to (B, L, c)."""
         y1, y2, x1, x2 = (
-            layer(t).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            rearrange(layer(t), "b l (heads d) -> b heads l d", heads=self.heads)
             for layer, t in (
                 (self.spatial_query, y),
                 (self.spatial_key, y),
@@ -45,7 +46,7 @@ class S2Attention(nn.Module):
         spatial = F.scaled_dot_product_attention(y1, y2, x1)
         correlation = (x1.transpose(-2, -1) @ x2) * (self.head_width**0.5 / x.shape[1])
         spectral = y1 @ correlation.softmax(dim=-1)
-        return self.project((spatial * spectral).transpose(1, 2).flatten(2))
+        return self.project(rearrange(spatial * spectral, "b heads l d -> b l (heads d)"))
 
 
 class S2Block(nn.Module):
@@ -61,7 +62,7 @@ class S2Block(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Join features x of the MS and y of the PAN, both (B, c, H, W), to (B, c, H, W)."""
-        size = x.shape[-2:]
+        size = (x.shape[-2], x.shape[-1])
         x, y = x.permute(0, 2, 3, 1), y.permute(0, 2, 3, 1)
         windowed = max(size) > self.window
         if windowed:
@@ -117,7 +118,7 @@ class Bottleneck(nn.Module):
         return x + self.conv2(F.leaky_relu(self.conv1(x)))
 
 
-@register_model("U2Net", ratios=(2, 4, 8))
+@register_model("U2Net", ratios=(2, 4, 8), paper="Peng et al., ACM MM 2023", published_weights="names only")
 class U2Net(nn.Module):
     """U2Net. 536,248 parameters for 8 bands (P = 1, ratio 4); published: 642,008.
 
@@ -127,8 +128,7 @@ class U2Net(nn.Module):
     a quarter of it further down), which is how the authors test on large images.
 
     Args:
-        img_channel: C, bands of ms and lms.
-        condition_channel: P, bands of pan.
+        img_channel, condition_channel: see `lemamba.model.build_model`.
         out_channel: bands of sr; equal to C, since the enlarged ms is added.
         ratio: H / h.
         width: feature maps at full size (32 in the paper), doubled twice.

@@ -1,7 +1,7 @@
-"""Operators shared by networks, data simulation, classical methods and metrics: torch only, imports nothing else.
+"""Operators shared by networks, data simulation, classical methods and metrics: depends on torch only.
 
-Images are ``(B, C, H, W)``; every operator works in float64 when it is given float64, runs on any device and carries
-gradients. Each file names the definition it reproduces.
+Images are ``(B, C, H, W)``; every operator keeps float64, runs on any device and is
+differentiable. Each file names the definition it reproduces.
 """
 
 from lemamba.operators.decimate import decimate

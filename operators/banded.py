@@ -1,7 +1,7 @@
 """A linear filter along one axis as a banded matrix, kept as small dense blocks.
 
-Resizing and windowed means are such filters. A block takes a contiguous stretch of inputs to a few dozen outputs by one
-matrix product: cost grows with the pixels and not with their square, few kernels are launched, gradients are cheap.
+Resizing and windowed means are such filters. A block maps a contiguous range of inputs to a few dozen outputs by
+one matrix product: cost is linear in the pixels, few kernels are launched, gradients are cheap.
 Legend: n inputs, m outputs, P taps per output.
 """
 
@@ -18,8 +18,8 @@ def banded_blocks(weight: Tensor, index: Tensor, outputs: int, dtype: torch.dtyp
 
     Args:
         weight: (m, P) float64 taps; output i is ``sum_p weight[i, p] * x[index[i, p]]``.
-        index: (m, P) int64 input positions; repeated ones add up.
-        outputs: outputs per block. Small blocks waste less arithmetic, large ones launch less.
+        index: (m, P) int64 input positions; repeated positions add up.
+        outputs: outputs per block. Small blocks waste less arithmetic, large ones need fewer launches.
         dtype: of the blocks.
         device: of the blocks.
 

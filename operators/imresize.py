@@ -44,7 +44,7 @@ _METHODS: dict[str, tuple[Callable[[Tensor], Tensor], float, bool]] = {
 
 
 def resized(n: int, scale: float) -> int:
-    """Number of output samples: ceil(n * scale), not led astray by the rounding of a scale such as 1/3."""
+    """Number of output samples: ceil(n * scale), robust to the rounding of a scale such as 1/3."""
     return math.ceil(n * scale - 1e-9)
 
 
@@ -63,7 +63,7 @@ def _taps(n: int, scale: float, method: str) -> tuple[Tensor, Tensor]:
 
 
 @lru_cache(maxsize=32)
-@torch.inference_mode(False)  # a cached inference tensor could not serve training later
+@torch.inference_mode(False)  # a cached inference tensor could not be used in training later
 def _blocks(n: int, scale: float, method: str, dtype: torch.dtype, device: torch.device) -> Blocks:
     return banded_blocks(*_taps(n, scale, method), _BLOCK, dtype, device)
 

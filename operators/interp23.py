@@ -26,10 +26,10 @@ def _double(x: Tensor, dim: int, samples_on_odd: bool) -> Tensor:
     first = -reach if samples_on_odd else 1 - reach
     wrapped = torch.arange(first, first + n + 2 * reach - 1, device=x.device) % n
     padded = x.index_select(dim, wrapped)
-    between = None
-    for j, tap in enumerate(HALF_BAND_TAPS):
-        pair = padded.narrow(dim, reach - 1 - j, n) + padded.narrow(dim, reach + j, n)
-        between = pair * tap if between is None else torch.add(between, pair, alpha=tap)
+    pairs = (padded.narrow(dim, reach - 1 - j, n) + padded.narrow(dim, reach + j, n) for j in range(reach))
+    between = next(pairs) * HALF_BAND_TAPS[0]
+    for tap, pair in zip(HALF_BAND_TAPS[1:], pairs, strict=True):
+        between = torch.add(between, pair, alpha=tap)
     phases = (between, x) if samples_on_odd else (x, between)
     return torch.stack(phases, dim=dim + 1).flatten(dim, dim + 1)
 
@@ -45,8 +45,8 @@ def interp23(x: Tensor, ratio: int) -> Tensor:
         (..., r*h, r*w), same dtype.
 
     Raises:
-        ValueError: the ratio is no power of two. (The published loop doubles ratio/2 times, which is right for 2 and 4
-            and gives x16 for 8; this one doubles log2(ratio) times.)
+        ValueError: the ratio is not a power of two. (The published loop doubles ratio/2 times, which is right for 2 and
+            4 and gives x16 for 8; this one doubles log2(ratio) times.)
     """
     if int(ratio) != ratio or ratio < 1 or int(ratio) & (int(ratio) - 1):
         raise ValueError(f"interp23: ratio must be a power of two, given {ratio}")

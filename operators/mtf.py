@@ -2,7 +2,7 @@
 
 The filter is the 41x41 FIR design of the pansharpening toolbox (Aiazzi et al., 2006; Vivone et al., GRSM 2015): a
 Gaussian that takes the value `gain` at the Nyquist frequency of the low-resolution image is sampled in the frequency
-plane, transformed, and windowed by a Kaiser window turned around the centre (Huang's method, linear between integer
+plane, transformed, and windowed by a Kaiser window rotated around the centre (Huang's method, linear between integer
 radii). It is deliberately *not* normalised: its taps sum to 0.991-0.999.
 Legend: B images, C bands, H W size, r ratio, N = 41 taps per side.
 """
@@ -24,7 +24,7 @@ _CACHED_PIXELS = 2**16
 
 
 @lru_cache(maxsize=256)
-@torch.inference_mode(False)  # a cached inference tensor could not serve training later
+@torch.inference_mode(False)  # a cached inference tensor could not be used in training later
 def _kernel(gain: float, ratio: float, span: int) -> Tensor:
     k = torch.arange(-REACH, REACH + 1, dtype=torch.float64)
     # Frequency sampling: D(k) is separable, so its centred inverse DFT is the outer product of a 1-D one.
@@ -49,7 +49,7 @@ def _rotated_kaiser(radius: Tensor) -> Tensor:
 
 
 def mtf_kernel(gain: float, ratio: float, *, span: int = TAPS - 1) -> Tensor:
-    """Give the 41x41 filter matched to the gain at Nyquist.
+    """Return the 41x41 filter matched to the gain at Nyquist.
 
     Args:
         gain: MTF at the Nyquist frequency of the low-resolution image, in (0, 1).
@@ -81,7 +81,7 @@ def _fast_length(n: int) -> int:
 
 
 @lru_cache(maxsize=32)
-@torch.inference_mode(False)  # a cached inference tensor could not serve training later
+@torch.inference_mode(False)  # a cached inference tensor could not be used in training later
 def _spectrum(
     gains: tuple[float, ...], ratio: float, span: int, size: tuple[int, int], dtype: torch.dtype, device: torch.device
 ) -> Tensor:
@@ -119,7 +119,7 @@ def mtf_filter(x: Tensor, gains: float | Sequence[float], ratio: float, *, span:
     work = x if x.dtype in (torch.float32, torch.float64) else x.float()
     size = (_fast_length(H + 2 * REACH), _fast_length(W + 2 * REACH))
     spectrum = _spectrum(gains, float(ratio), span, size, work.dtype, work.device)
-    if work.device.type == "cpu" and H * W > _CACHED_PIXELS:  # band by band: a transform then stays in the cache
+    if work.device.type == "cpu" and H * W > _CACHED_PIXELS:  # band by band, so that a transform stays in the cache
         spectra = spectrum.expand(x.shape[1], -1, -1)
         filtered = torch.stack([torch.stack([_convolve(*b) for b in zip(i, spectra, strict=True)]) for i in work])
     else:

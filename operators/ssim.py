@@ -20,7 +20,7 @@ _BLOCK = 24  # outputs per block: the fastest of 16 … 256 for 256 x 256 in flo
 
 
 @lru_cache(maxsize=32)
-@torch.inference_mode(False)  # a cached inference tensor could not serve training later
+@torch.inference_mode(False)  # a cached inference tensor could not be used in training later
 def _blocks(n: int, dtype: torch.dtype, device: torch.device) -> Blocks:
     k = torch.arange(WINDOW)
     taps = torch.exp(-((k.double() - WINDOW // 2) ** 2) / (2 * SIGMA**2))

@@ -11,28 +11,18 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 
+from lemamba.metrics import INDICES
+
 Value = tuple[float, float] | float | None
 Table = Mapping[str, Mapping[str, Value]]
 
 # +1: larger is better, -1: smaller is better
 DIRECTION = {
-    **dict.fromkeys(("scc", "qn", "qave", "psnr", "ssim", "hqnr", "qnr"), 1),
-    **dict.fromkeys(("sam", "ergas", "d_lambda", "d_s", "d_lambda_qnr"), -1),
+    **{name: index.direction for name, index in INDICES.items()},
     **dict.fromkeys(("parameters", "gflops", "s_per_mpx", "peak_mib"), -1),
 }
 TITLE = {
-    "sam": "SAM",
-    "ergas": "ERGAS",
-    "scc": "SCC",
-    "qn": "Q2n",
-    "qave": "Q",
-    "psnr": "PSNR",
-    "ssim": "SSIM",
-    "d_lambda": "D_lambda",
-    "d_s": "D_s",
-    "hqnr": "HQNR",
-    "d_lambda_qnr": "D_lambda (QNR)",
-    "qnr": "QNR",
+    **{name: index.heading for name, index in INDICES.items()},
     "parameters": "parameters",
     "gflops": "GFLOPs/Mpx",
     "s_per_mpx": "s/Mpx",
@@ -65,7 +55,7 @@ def format_value(column: str, value: Value, plus_minus: str = " ± ") -> str:
     if value is None:
         return "–"
     if isinstance(value, tuple | list):
-        digits = 2 if column == "psnr" else 4
+        digits = INDICES[column].digits if column in INDICES else 4
         std_digits = min(digits, 3)  # a deviation needs fewer, and seven indices then fit a terminal of 80 columns
         return f"{value[0]:.{digits}f}{plus_minus}{value[1]:.{std_digits}f}"
     if column in ("parameters", "peak_mib", "steps"):

@@ -63,7 +63,7 @@ def test_equal_to_the_published_toolbox(name, dtype, tolerance, ikonos):
 
 
 def test_every_classical_method_is_tested():
-    in_folder = [n for n in list_models(classical=True) if "classical" in model_entry(n).path.parts]
+    in_folder = [n for n in list_models(family="classical") if "classical" in model_entry(n).path.parts]
     assert sorted(NAMES) == sorted(in_folder)
 
 
@@ -86,7 +86,7 @@ def test_brovey_against_a_plain_loop():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_unit_of_the_data_does_not_matter(name):
-    """Data in [0, 1] and digital numbers give the same image: the division by 2047 is nobody's business here."""
+    """Data in [0, 1] and digital numbers give the same image: the division by 2047 does not matter here."""
     ms, lms, pan = random_inputs()
     one = method(name)(ms, lms, pan)
     other = method(name)(2047 * ms, 2047 * lms, 2047 * pan) / 2047
@@ -101,7 +101,7 @@ def test_a_batch_is_fused_image_by_image(name):
     assert torch.allclose(together[1:], method(name)(ms[1:], lms[1:], pan[1:]), rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if model_entry(n).tileable])
+@pytest.mark.parametrize("name", [n for n in NAMES if model_entry(n).traits.tileable])
 def test_tileable_methods_give_the_same_on_tiles(name):
     ms, lms, pan = random_inputs(h=8, w=8)
     whole = method(name)(ms, lms, pan)
@@ -109,7 +109,7 @@ def test_tileable_methods_give_the_same_on_tiles(name):
     assert torch.allclose(tile, whole[..., :16, :16], rtol=1e-13)
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if not model_entry(n).tileable])
+@pytest.mark.parametrize("name", [n for n in NAMES if not model_entry(n).traits.tileable])
 def test_the_others_do_not_and_say_so(name):
     ms, lms, pan = random_inputs(h=16, w=16)
     whole = method(name)(ms, lms, pan)
@@ -138,7 +138,7 @@ def test_one_dead_band_leaves_the_others_finite(name):
 def test_missing_pixels_stay_local_or_are_refused(name):
     ms, lms, pan = random_inputs()
     lms[0, 1, 3, 3] = torch.nan
-    if model_entry(name).tileable:
+    if model_entry(name).traits.tileable:
         missing = method(name)(ms, lms, pan).isnan().any(dim=1)
         assert missing[0, 3, 3]
         assert missing.sum() == 1
@@ -158,7 +158,7 @@ def test_undefined_ratio_and_bands_are_user_errors():
 
 def test_wrong_shapes_are_a_user_error():
     ms, lms, pan = random_inputs()
-    with pytest.raises(UserError, match="needs lms and pan of size"):
+    with pytest.raises(UserError, match="expected lms and pan of size"):
         method("GS", ratio=8)(ms, lms, pan)
 
 

@@ -45,7 +45,10 @@ BELOW = {
     "commands": ("model", "datasets", "losses", "metrics", "reporting", "engine", "utils"),
 }
 ALLOWED = {
-    package: (*(f"lemamba.{name}" for name in (package, *below)), *(() if package == "operators" else LEAVES))
+    package: (
+        *(f"lemamba.{name}" for name in (package, *below)),
+        *(("lemamba.utils.geometry", "lemamba.utils.errors") if package == "operators" else LEAVES),
+    )
     for package, below in BELOW.items()
 }
 # Third-party packages that belong to one place, or to none of the core.

@@ -16,7 +16,7 @@ NEW_METHOD = """
 from torch import nn
 from lemamba.utils.registry import register_model
 
-@register_model("{name}", tasks=("pansharpening",), ratios=(4,), classical=True)
+@register_model("{name}", tasks=("pansharpening",), ratios=(4,), family="classical")
 class Method(nn.Module):
     def __init__(self, img_channel, condition_channel, out_channel, *, ratio=4, sensor="none"):
         super().__init__()

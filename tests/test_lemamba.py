@@ -223,7 +223,7 @@ def published_start(name: str, p: torch.Tensor) -> tuple[float, float]:
     if last == "A_log":
         logs = torch.arange(1.0, width + 1).log()
         return float(logs.mean()), float(logs.std(correction=0))
-    if last == "dt_bias":  # held against its own bounds in the test
+    if last == "dt_bias":  # compared with separate bounds in the test
         return float(p.mean()), float(p.std(correction=0))
     if last in ("dt_weight", "x_proj"):  # uniform in +- (inputs)^-1/2
         return 0, (3 * width) ** -0.5

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -78,7 +81,25 @@ def test_equal_images_have_the_smallest_loss(name, pair):
 
 def test_unknown_names_and_arguments_suggest_the_nearest():
     with pytest.raises(UserError, match='did you mean "l1ssim"'):
-        build_loss("l1-ssim")
+        build_loss("l1-sim")
     with pytest.raises(UserError, match='did you mean "weight"'):
         build_loss("l1ssim", wieght=1)
-    assert build_loss("L1SSIM", weight=0.5).weight == 0.5
+    assert build_loss("L1-SSIM", weight=0.5).weight == 0.5
+
+
+def test_a_file_in_a_named_folder_is_a_loss(tmp_path, monkeypatch, pair):
+    (tmp_path / "any_file.py").write_text(
+        "from torch import nn\nfrom lemamba.utils.registry import register_loss\n\n"
+        '@register_loss("twice")\nclass Twice(nn.Module):\n'
+        '    def forward(self, sr, gt):\n        return {"total": 2 * (sr - gt).abs().mean()}\n'
+    )
+    assert "twice" not in list_losses()
+    monkeypatch.setenv("LEMAMBA_MODEL_PATH", str(tmp_path))
+    assert "twice" in list_losses()
+    assert torch.equal(build_loss("twice")(*pair)["total"], 2 * build_loss("l1")(*pair)["total"])
+
+
+def test_listing_imports_no_loss():
+    code = "import sys; from lemamba import losses; losses.list_losses(); print('lemamba.losses.l1' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

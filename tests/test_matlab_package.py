@@ -15,6 +15,7 @@ from scipy.io import savemat
 
 from benchmarks.parity_cases import full_case, reduced_case
 from benchmarks.parity_metrics import INSTALL_OCTAVE, PACKAGE, find_octave, run_octave
+from lemamba.metrics import FULL_NAMES, INDICES, REDUCED_NAMES
 from lemamba.utils.formats.mat import write_mat
 
 SOURCES = sorted(PACKAGE.rglob("*.m"))
@@ -42,6 +43,7 @@ ERRORS = {
     "ratio of another file": ("analysis_unref_batched_images('unref.mat', 2, 'none')", "shape"),
     "ratio 8 as published": ("analysis_unref_batched_images('ratio8.mat', 8, 'none', 'published')", "ratio"),
     "no multiple of 32": ("analysis_unref_batched_images('odd.mat', 4, 'none')", "size"),
+    "unknown sensor": ("analysis_unref_batched_images('unref.mat', 4, 'IKNOS')", "sensor"),
     "too few bands": ("analysis_unref_batched_images('unref.mat', 4, 'WV3')", "bands"),
     "too many bands": ("analysis_unref_batched_images('eight.mat', 4, 'IKONOS')", "bands"),
 }
@@ -65,6 +67,7 @@ CALLS = {
     "unref unbatched": "analysis_unref_unbatched_images('one_full', 4, 'IKONOS')",
     "unref const": "analysis_unref_batched_images('unref.mat', 4, 'IKONOS', 'published', 2047)",
     "GF2": "analysis_unref_batched_images('unref.mat', 4, 'GF2')",
+    "alias": "analysis_unref_batched_images('unref.mat', 4, 'Quick-Bird', 'published')",
     "QB published": "analysis_unref_batched_images('unref.mat', 4, 'QB', 'published')",
     "unref unit": "analysis_unref_batched_images('unit_full.mat', 4, 'none')",
     "unref eight": "analysis_unref_batched_images('ratio8.mat', 8, 'CAVE')",
@@ -224,9 +227,15 @@ def test_missing_key_names_what_is_there(output: str) -> None:
     assert all(name in line for name in ("sr", "gt", "lms", "ms", "pan"))
 
 
+def test_an_unknown_sensor_suggests_the_nearest(output: str) -> None:
+    line = next(x for x in output.splitlines() if x.startswith("caught|unknown sensor|"))
+    assert 'unknown sensor "IKNOS" (did you mean "IKONOS"?)' in line
+
+
 def test_fields_and_order(results: dict) -> None:
-    assert list(results["ref"]) == ["sam", "ergas", "scc", "qn", "qave", "psnr", "ssim"]
-    assert list(results["unref"]) == ["d_lambda", "d_s", "qnr_index", "d_lambda_qnr", "qnr"]
+    """Those of the Python records, under their MATLAB names."""
+    assert list(results["ref"]) == [INDICES[name].matlab for name in REDUCED_NAMES]
+    assert list(results["unref"]) == [INDICES[name].matlab for name in FULL_NAMES]
 
 
 def test_printed_lines(output: str, results: dict) -> None:
@@ -286,7 +295,7 @@ def test_notes_say_what_was_decided(output: str, results: dict) -> None:
     assert any("GF2" in line and "0.3" in line for line in _printed(output, "GF2"))
     assert any("IKONOS" in line for line in _printed(output, "QB published"))
     assert not any("note" in line for line in _printed(output, "unref"))
-    assert results["QB published"] == results["unref"] != results["GF2"]
+    assert results["QB published"] == results["alias"] == results["unref"] != results["GF2"]
 
 
 def _code(line: str) -> str:
@@ -322,8 +331,10 @@ def test_sources_keep_to_the_common_language(source: Path) -> None:
 
 
 def test_every_index_has_its_file() -> None:
+    """Named as its Python file; hqnr and qnr are products of others and stand in `full_resolution`."""
     ours = {s.stem for s in (PACKAGE / "Quality_Indices").glob("*.m")}
-    assert ours >= {"sam", "ergas", "scc", "q2n", "qave", "psnr", "ssim", "d_lambda_k", "d_s", "d_lambda"}
+    python = {index.function.__module__.rpartition(".")[2] for index in INDICES.values()}
+    assert ours == {*python - {"full"}, "reduced_resolution", "full_resolution"}
 
 
 def test_the_worked_example_prints_what_the_readme_shows() -> None:

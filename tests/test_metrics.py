@@ -17,6 +17,8 @@ from torch.autograd import gradcheck
 
 from benchmarks import plain_numpy_metrics as plain
 from lemamba import metrics
+from lemamba.metrics import index as index_module
+from lemamba.metrics.index import register_index
 from lemamba.metrics.parallel import run_all
 from lemamba.metrics.q2n import product_signs, round_to_uint16_
 from lemamba.utils.errors import UserError
@@ -491,3 +493,49 @@ def test_const_and_ratio_must_be_positive():
     gt = scene(1, 32, 32)
     with pytest.raises(UserError, match="positive"):
         reduced(gt, gt, const=0)
+
+
+@pytest.fixture
+def own_indices(monkeypatch):
+    """Let a test register indices that vanish with it."""
+    monkeypatch.setattr(index_module, "_registered", dict(index_module._registered))
+
+
+def test_a_registered_index_is_measured_by_its_protocol(own_indices):
+    """One record in one file is all that a new index needs."""
+
+    @register_index("bias", heading="bias", direction=-1, column=20)
+    def bias(sr: Tensor, gt: Tensor) -> Tensor:
+        return (sr - gt).mean(dim=(1, 2, 3))
+
+    @register_index("half", heading="half", direction=+1, protocol="full", column=20)
+    def half(hqnr: Tensor) -> Tensor:
+        return hqnr / 2
+
+    gt = scene(3, 40, 40)
+    values = reduced(gt + 5, gt)
+    assert list(values) == [*metrics.REDUCED_NAMES, "bias"]
+    assert float(values["bias"]) == pytest.approx(5)
+    full = metrics.full_resolution(**full_scene(4, 64, 64, 4), ratio=4, sensor="QB")
+    assert torch.equal(full["half"], full["hqnr"] / 2)
+
+
+def test_an_index_with_an_unknown_parameter_or_a_taken_name_is_refused(own_indices):
+    with pytest.raises(ValueError, match="twice"):
+        register_index("sam", heading="SAM", direction=-1, column=1)(lambda sr, gt: sr)
+
+    @register_index("odd", heading="odd", direction=-1, column=20)
+    def odd(sr: Tensor, weather: Tensor) -> Tensor:
+        return sr
+
+    with pytest.raises(ValueError, match="index odd: unknown parameter weather; known: sr, gt"):
+        reduced(scene(3, 40, 40), scene(3, 40, 40))
+
+
+def test_the_records_say_what_tables_need():
+    records = metrics.INDICES
+    assert tuple(records) == (*metrics.REDUCED_NAMES, *metrics.FULL_NAMES)
+    assert all(name == index.name and index.direction in (-1, 1) for name, index in records.items())
+    assert len({index.heading for index in records.values()}) == len(records)
+    assert {n: i.unit for n, i in records.items() if i.unit} == {"sam": "degrees", "psnr": "dB"}
+    assert {n: i.matlab for n, i in records.items() if i.matlab != n} == {"hqnr": "qnr_index"}

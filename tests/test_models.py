@@ -14,7 +14,7 @@ from lemamba.utils.config import arch_file, model_arguments, resolve
 from lemamba.utils.errors import UserError
 
 ALL = list_models()
-LEARNED = list_models(classical=False)
+LEARNED = list_models(family="learned")
 GUIDE = {"pansharpening": 1, "hmif": 3}
 BANDS = {"pansharpening": (4, 8, 31), "hmif": (31,)}
 TESTED_RATIOS = (4, 8)
@@ -129,7 +129,7 @@ def test_bf16_autocast_on_the_cpu(name):
     assert (half - exact).abs().max() <= 0.1 * exact.abs().max()
 
 
-@pytest.mark.parametrize("name", [n for n in ALL if model_entry(n).classical])
+@pytest.mark.parametrize("name", [n for n in ALL if model_entry(n).family == "classical"])
 def test_classical_methods_have_no_parameters(name):
     assert not list(small(name).parameters())
     assert not small(name).state_dict()

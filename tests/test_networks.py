@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lemamba.model import build_model, model_entry
+from lemamba.model import build_model, list_models, table
 from lemamba.model.convert import convert_state_dict
 from lemamba.model.dcfnet import _shares
 from lemamba.model.feinfn import blend, four_neighbours
@@ -310,12 +310,12 @@ def test_mamba_keeps_decay_and_skip_out_of_weight_decay():
 def test_ssrnet_puts_the_guide_where_the_paper_says():
     assert inserted_bands(31, 3) == [0, 15, 30]
     assert inserted_bands(103, 5) == [0, 25, 51, 77, 102]
-    with pytest.raises(UserError, match="SSRNet takes 2 to 8 guide bands"):
+    with pytest.raises(UserError, match="SSRNet: expected 2 to 8 guide bands"):
         network("SSRNet", 8, 1)
 
 
 def test_fusionnet_refuses_a_guide_it_cannot_subtract():
-    with pytest.raises(UserError, match="FusionNet takes 1 or 31 guide bands, given 3"):
+    with pytest.raises(UserError, match="FusionNet: expected 1 or 31 guide bands, given 3"):
         network("FusionNet", 31, 3)
 
 
@@ -358,24 +358,12 @@ def documented(title: str) -> list[list[str]]:
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[2:]]
 
 
-@pytest.mark.parametrize("title", ["Classical", "Learned"])
-def test_documented_methods_exist_with_these_ratios(title):
-    rows = documented(title)
-    assert rows
-    for name, _, ratios, *rest in rows:
-        entry = model_entry(name)
-        assert (entry.name, entry.classical) == (name, title == "Classical")
-        assert ratios == ", ".join(map(str, entry.ratios))
-        if entry.classical:
-            assert rest == ["yes" if entry.tileable else "no"]
-
-
-@pytest.mark.parametrize("row", documented("Learned"), ids=lambda row: row[0])
-def test_documented_parameter_counts(row):
-    name, pansharpening, hmif = row[0], row[3], row[4]
-    for cell, task, C, P in ((pansharpening, "pansharpening", 8, 1), (hmif, "hmif", 31, 3)):
-        declared = task in model_entry(name).tasks
-        assert cell == (f"{count(network(name, C, P)):,}" if declared else "-")
+def test_the_tables_of_methods_are_current():
+    """After a change of a method: python -m lemamba.model.table."""
+    page = table.PAGE.read_text(encoding="utf-8")
+    assert len(documented("Classical")) == len(list_models(family="classical"))
+    assert len(documented("Learned")) == len(list_models(family="learned"))
+    assert table.updated(page) == page
 
 
 @pytest.mark.parametrize("row", documented("Published counts"), ids=lambda row: row[0])

@@ -12,16 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.parity_cases import (
-    FULL,
-    REDUCED,
-    Case,
-    full_case,
-    golden_cases,
-    reduced_case,
-    seeded_cases,
-    shared_golden,
-)
+from benchmarks.parity_cases import Case, full_case, golden_cases, reduced_case, seeded_cases, shared_golden
 from benchmarks.parity_metrics import (
     INSTALL_OCTAVE,
     case_difference,
@@ -32,6 +23,7 @@ from benchmarks.parity_metrics import (
     run_octave,
 )
 from lemamba.commands import evaluate
+from lemamba.metrics import INDICES
 from lemamba.utils.formats.mat import write_mat
 
 TOLERANCE = 1e-9
@@ -107,7 +99,7 @@ def test_the_degenerate_cases_are_degenerate(seeded: tuple[Values, Values]) -> N
 
 
 def test_every_index_is_compared() -> None:
-    assert {i for c in _SEEDED for i in c.indices} == {*REDUCED, *FULL}
+    assert {i for c in _SEEDED for i in c.indices} == set(INDICES)
 
 
 def test_evaluate_and_octave_print_the_same_digits(tmp_path: Path) -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from lemamba.model import build_model, list_models, model_entry
+from lemamba.model import build_model, list_models, model_class, model_entry
 from lemamba.utils.errors import UserError
-from lemamba.utils.registry import normalise, scan_folder
+from lemamba.utils.registry import FAMILIES, Traits, normalise, scan_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 NEW_METHOD = """
@@ -48,7 +49,7 @@ def test_a_file_in_a_named_folder_is_a_method(tmp_path, monkeypatch):
     assert "My-Net" not in list_models()
     monkeypatch.setenv("LEMAMBA_MODEL_PATH", str(tmp_path))
     assert "My-Net" in list_models()
-    assert "My-Net" in list_models(task="pansharpening", classical=False)
+    assert "My-Net" in list_models(task="pansharpening", family="learned")
     assert "My-Net" not in list_models(task="hmif")
     network = build_model("my_net", img_channel=4, condition_channel=1, out_channel=4)
     lms, pan = torch.rand(1, 4, 16, 16), torch.rand(1, 1, 16, 16)
@@ -138,12 +139,13 @@ def test_missing_folder_is_a_user_error(tmp_path, monkeypatch):
 
 
 def test_listing_reads_facts_without_importing_the_file(tmp_path, monkeypatch):
-    broken = NEW_METHOD.format(name="Broken", more=", classical=True, tileable=False") + "\nraise RuntimeError\n"
+    broken = NEW_METHOD.format(name="Broken", more=', family="classical", tileable=False') + "\nraise RuntimeError\n"
     (tmp_path / "broken.py").write_text(broken)
     monkeypatch.setenv("LEMAMBA_MODEL_PATH", str(tmp_path))
     entry = model_entry("broken")
-    assert (entry.tasks, entry.ratios, entry.classical, entry.tileable) == (("pansharpening",), (4,), True, False)
-    assert "Broken" in list_models(classical=True)
+    assert (entry.tasks, entry.ratios, entry.family) == (("pansharpening",), (4,), "classical")
+    assert entry.traits == replace(FAMILIES["classical"], tileable=False)
+    assert "Broken" in list_models(family="classical")
     with pytest.raises(RuntimeError):
         build_model("Broken", img_channel=4, condition_channel=1, out_channel=4)
     with pytest.raises(RuntimeError):  # a failed import leaves no half-made module behind
@@ -155,7 +157,7 @@ def test_listing_imports_no_architecture():
         import sys
         from lemamba import model
         model.list_models()
-        print([m for m in sys.modules if m.startswith("model.")])
+        print([m for m in sys.modules if m.startswith("lemamba.model.")])
     """
     assert run_python(code).strip() == "[]"
 
@@ -164,3 +166,35 @@ def test_every_name_is_spelled_once_and_listed_in_order():
     names = list_models()
     assert names == sorted(names, key=str.lower)
     assert len({normalise(n) for n in names}) == len(names)
+
+
+def test_the_class_carries_the_traits_that_its_entry_declares():
+    for name in ("GSA", "Brovey", "PanNet"):
+        assert model_class(name).traits == model_entry(name).traits
+    assert model_class("PanNet").traits == Traits()
+    assert model_class("GSA").traits == replace(FAMILIES["classical"], tileable=False)
+
+
+def test_one_trait_can_differ_from_the_family(tmp_path, monkeypatch):
+    file = tmp_path / "zero_shot.py"
+    file.write_text(NEW_METHOD.format(name="ZeroShot", more=", needs_weights=False, trained=False, adapts=True"))
+    monkeypatch.setenv("LEMAMBA_MODEL_PATH", str(tmp_path))
+    expected = Traits(needs_weights=False, trained=False, adapts=True)
+    assert model_entry("ZeroShot").traits == model_class("ZeroShot").traits == expected
+    assert "ZeroShot" in list_models(family="learned")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (", classical=True", r'has no option "classical" \(write family="classical"\)'),
+        (", clasical=True", 'has no option "clasical"'),
+        (", tilable=False", r'has no option "tilable" \(did you mean "tileable"\?\)'),
+        (", family='deep'", 'unknown family "deep"; known: learned, classical'),
+    ],
+)
+def test_a_wrong_option_is_a_user_error_that_names_the_file(tmp_path, monkeypatch, more, message):
+    (tmp_path / "net.py").write_text(NEW_METHOD.format(name="MyNet", more=more))
+    monkeypatch.setenv("LEMAMBA_MODEL_PATH", str(tmp_path))
+    with pytest.raises(UserError, match=rf'net.py: register_model\("MyNet"\).*{message}'):
+        list_models()

@@ -56,7 +56,7 @@ class Counting(nn.Module):
         return 0.5 * lms + 0.25 * pan
 
 
-@pytest.mark.parametrize("name", [*list_models(classical=True), "LEMamba"])
+@pytest.mark.parametrize("name", [*list_models(family="classical"), "LEMamba"])
 def test_batches_change_nothing(name, five):
     """Any number of images at once gives what one by one gives: statistics are of an image, never of a batch."""
     settings = TINY if name == "LEMamba" else {"sensor": five.sensor}
@@ -85,7 +85,7 @@ def test_default_batch_fills_the_device_and_is_at_least_one():
     assert default_batch(64, 64, torch.device("cuda")) > default_batch(64, 64, CPU)
 
 
-@pytest.mark.parametrize("name", list_models(classical=False))
+@pytest.mark.parametrize("name", list_models(family="learned"))
 def test_every_network_runs_in_bf16(name):
     """Weights are halved, what comes out is float32 and close; parts that insist on float32 still run."""
     guide = 1 if "pansharpening" in model_entry(name).tasks else 3

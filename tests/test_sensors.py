@@ -6,10 +6,20 @@ every other test that takes them from the same table.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from lemamba.utils.errors import UserError
-from lemamba.utils.sensors import DATASETS, SENSORS, get_dataset, get_sensor
+from lemamba.utils.sensors import (
+    DATASETS,
+    SENSORS,
+    find_sensor,
+    get_dataset,
+    get_sensor,
+    matlab_table,
+    normalise_sensor,
+)
 
 # name: bands, divisor, RGB (1-based, as written in the field), MS gains, PAN gain
 ROWS = {
@@ -36,11 +46,54 @@ def test_a_row_says_what_the_field_says(name):
     assert ("no published gains" in sensor.note) == (name in ("GF2", "CAVE", "Harvard"))
 
 
-def test_there_are_no_other_rows_but_the_nameless_one():
-    assert {s.name for s in SENSORS.values()} == {*ROWS, "none"}
+def test_every_row_is_consistent():
+    """A new sensor needs its row only; these rules hold it."""
+    assert {*ROWS, "none"} <= {s.name for s in SENSORS.values()}
+    for sensor in SENSORS.values():
+        assert len(sensor.ms_gains) in (1, sensor.bands)
+        assert all(0 < gain < 1 for gain in (*sensor.ms_gains, sensor.pan_gain))
+        assert sensor.bands is None or max(sensor.rgb) < sensor.bands
+        assert sensor.published_gains == "" or len(get_sensor(sensor.published_gains).ms_gains) == sensor.bands
+    names = [normalise_sensor(n) for s in SENSORS.values() for n in (s.name, *s.aliases)]
+    assert len(set(names)) == len(names)
+
+
+def test_the_nameless_sensor_fits_any_number_of_bands():
     nameless = get_sensor("other")
     assert (nameless.name, nameless.bands, nameless.divisor) == ("none", None, 1)
     assert nameless.gains(3) == (0.3,) * 3
+
+
+@pytest.mark.parametrize(
+    ("spelling", "name"),
+    [
+        ("QuickBird", "QB"),
+        ("quick bird", "QB"),
+        ("WorldView-3", "WV3"),
+        ("WorldView3", "WV3"),
+        ("WV-3", "WV3"),
+        ("wv_2", "WV2"),
+        ("WorldView-4", "WV4"),
+        ("GaoFen-2", "GF2"),
+        ("GF-2", "GF2"),
+        ("GE1", "GeoEye1"),
+        ("GeoEye-1", "GeoEye1"),
+    ],
+)
+def test_other_spellings_name_the_same_sensor(spelling, name):
+    assert get_sensor(spelling) is SENSORS[name.lower()]
+
+
+def test_an_unknown_sensor_suggests_the_nearest():
+    with pytest.raises(UserError, match=r'unknown sensor "WorldVeiw3" \(did you mean "WorldView3"\?\); known: WV3, '):
+        get_sensor("WorldVeiw3")
+    assert find_sensor("WorldVeiw3") is None
+
+
+def test_the_matlab_table_is_the_one_written_from_here():
+    """After a change of the table: make matlab-tables."""
+    package = Path(__file__).resolve().parent.parent / "Pansharpening_Hyper_SR_Matlab_Test_Package"
+    assert (package / "Tools" / "sensor_table.m").read_text(encoding="utf-8") == matlab_table()
 
 
 @pytest.mark.parametrize("name", [n for n in ROWS if len(set(ROWS[n][3])) > 1])

@@ -53,7 +53,7 @@ def test_published_outputs(name, sensor, shared):
 
 
 def test_published_weights_from_the_command_line(shared, tmp_path):
-    """Scaling, subtraction and clipping are nobody's business but the network's and the command's."""
+    """Scaling, subtraction and clipping belong to the network and the command."""
     weights = shared("weights/dlpan/WV3/fusionnet.pth")
     golden = np.load(shared("golden/zoo/dlpan_wv3_io.npz"))
     expected = np.clip(golden["sr_FusionNet"], 0, 1) * 2047

@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from lemamba.utils.errors import UserError, nearest
-from lemamba.utils.registry import normalise
+from lemamba.utils.registry import normalise, scan_folder
 from lemamba.utils.safe_yaml import read_yaml, write_yaml
 from lemamba.utils.values import check_bounds, converted
 
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "configs"
+_LOSS_ENTRIES = scan_folder(Path(__file__).resolve().parent.parent / "losses", "register_loss")
+_LOSSES = ", ".join(sorted(entry.name for entry in _LOSS_ENTRIES.values()))
 
 
 def option(default: Any, text: str, *flags: str, choices: tuple[str, ...] = (), low: float | None = None) -> Any:
@@ -64,7 +66,7 @@ class ModelConfig:
 class LossConfig:
     """What is minimised."""
 
-    name: str = option("l1ssim", "l1, mse, l1ssim, charbonnier, l1sam", "--loss")
+    name: str = option("l1ssim", _LOSSES, "--loss")
     args: dict[str, Any] = option({}, "arguments of the loss")
 
 

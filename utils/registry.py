@@ -1,42 +1,51 @@
-"""The registry of networks and classical methods: names are read from the sources, code is imported on demand.
+"""The registry of methods and losses: names are read from the sources, code is imported on demand.
 
 A class registers itself with::
 
     @register_model("PanNet", tasks=("pansharpening",), ratios=(4,))
     class PanNet(nn.Module): ...
 
-`scan_folder` finds such decorators by parsing the files (no import), so listing every name costs milliseconds and
-a broken or exotic architecture cannot keep the others from loading. The decorator's arguments must therefore be
-literals.
+
+    @register_loss("l1")
+    class L1(nn.Module): ...
+
+The decorators are found by parsing the files (no import), so listing every name takes milliseconds and a broken file
+cannot keep the others from loading. The decorator's arguments must therefore be literals.
 """
 
 from __future__ import annotations
 
 import ast
+import hashlib
+import importlib
+import importlib.util
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
+from types import ModuleType
+from typing import Any, TypeVar
 
 from lemamba.utils.errors import UserError, nearest
 
 TASKS = ("pansharpening", "hmif")
 EXTRA_FOLDERS_VARIABLE = "LEMAMBA_MODEL_PATH"
+_DECORATORS = ("register_model", "register_loss")
 T = TypeVar("T", bound=type)
 
 
 @dataclass(frozen=True)
 class Traits:
-    """What callers need to know about a method before they run it.
+    """Properties of a method that decide how it is run.
 
     Attributes:
         needs_weights: it cannot fuse without trained weights.
         trained: it can be trained on a data set.
         float64: it computes in float64.
         clipped: its result is clipped to [0, 1].
-        tileable: tiles give what the whole image gives; False where statistics of the whole image enter.
+        tileable: tiles give the same result as the whole image; False where statistics of the whole image enter.
         adapts: it trains on the images that it fuses, so it runs with gradients.
     """
 
@@ -48,12 +57,24 @@ class Traits:
     adapts: bool = False
 
 
-CLASSICAL = Traits(needs_weights=False, trained=False, float64=True, clipped=False)
+FAMILIES = {
+    "learned": Traits(),
+    "classical": Traits(needs_weights=False, trained=False, float64=True, clipped=False),
+}
 
 
 @dataclass(frozen=True)
-class ModelEntry:
-    """One registered method.
+class Entry:
+    """One registered class: its name, the file that holds it and its name there."""
+
+    name: str
+    path: Path
+    class_name: str
+
+
+@dataclass(frozen=True)
+class ModelEntry(Entry):
+    """One registered method. These are the arguments of `register_model`, with their defaults.
 
     Attributes:
         name: the paper's name, e.g. ``"PanNet"``.
@@ -61,44 +82,72 @@ class ModelEntry:
         class_name: name of the class in that file.
         tasks: subset of ``("pansharpening", "hmif")``.
         ratios: resolution ratios H/h the method is defined for.
-        classical: True for methods without parameters (computed in float64, no training).
-        tileable: False where global statistics of the image enter, so that tiles would differ from the whole.
+        family: "learned" or "classical"; it sets the traits.
+        paper: short reference, for tables.
+        published_weights: "yes", "names only" (they convert, but no file was compared) or "-".
+        traits: those of the family, except for the ones that the decorator names (``tileable=False``).
     """
 
-    name: str
-    path: Path
-    class_name: str
     tasks: tuple[str, ...] = TASKS
     ratios: tuple[int, ...] = (4, 8)
-    classical: bool = False
-    tileable: bool = True
+    family: str = "learned"
+    paper: str = ""
+    published_weights: str = "-"
+    traits: Traits = field(default_factory=Traits)
 
     @property
-    def traits(self) -> Traits:
-        """Return the method's traits."""
-        return replace(CLASSICAL if self.classical else Traits(), tileable=self.tileable)
+    def classical(self) -> bool:  # transitional: callers are moving to `traits`
+        """Return whether the method is of the classical family."""
+        return self.family == "classical"
+
+    @property
+    def tileable(self) -> bool:  # transitional: callers are moving to `traits`
+        """Return whether tiles give the same result as the whole image."""
+        return self.traits.tileable
 
 
-def register_model(
-    name: str,
-    *,
-    tasks: tuple[str, ...] = TASKS,
-    ratios: tuple[int, ...] = (4, 8),
-    classical: bool = False,
-    tileable: bool = True,
-) -> Callable[[T], T]:
-    """Mark a class as a registered method; the arguments must be literals (see `ModelEntry` for their meaning)."""
-    unknown = set(tasks) - set(TASKS)
-    if unknown:
-        raise ValueError(f"register_model({name!r}): unknown tasks {sorted(unknown)}, known are {TASKS}")
+_TRAITS = tuple(f.name for f in fields(Traits))
+_OPTIONS = ("tasks", "ratios", "family", "paper", "published_weights", *_TRAITS)
+
+
+def _model_entry(name: str, path: Path, class_name: str, options: Mapping[str, Any]) -> ModelEntry:
+    """Build the entry that a decorator with these options declares; wrong options are a `UserError`."""
+    where, family = f'{path}: register_model("{name}")', options.get("family", "learned")
+    for key in options:
+        if key not in _OPTIONS:
+            hint = ' (write family="classical")' if key == "classical" else nearest(key, _OPTIONS)
+            raise UserError(f'{where} has no option "{key}"{hint}; known: {", ".join(_OPTIONS)}')
+    for kind, given, known in (("task", options.get("tasks", ()), TASKS), ("family", [family], FAMILIES)):
+        for word in given:
+            if word not in known:
+                raise UserError(f'{where}: unknown {kind} "{word}"{nearest(word, known)}; known: {", ".join(known)}')
+    traits = replace(FAMILIES[family], **{k: v for k, v in options.items() if k in _TRAITS})
+    facts = {k: v for k, v in options.items() if k not in _TRAITS}
+    return ModelEntry(name=name, path=path, class_name=class_name, traits=traits, **facts)
+
+
+def register_model(name: str, **options: Any) -> Callable[[T], T]:
+    """Mark a class as a registered method and set its `model_name`, `tasks`, `ratios`, `family` and `traits`.
+
+    Args:
+        name: the paper's name.
+        **options: literals: tasks, ratios, family, … (see `ModelEntry`) and single traits (see `Traits`).
+    """
 
     def mark(cls: T) -> T:
-        cls.model_name = name
-        cls.tasks, cls.ratios, cls.classical, cls.tileable = tasks, ratios, classical, tileable
-        cls.traits = replace(CLASSICAL if classical else Traits(), tileable=tileable)
+        file = Path(getattr(sys.modules[cls.__module__], "__file__", None) or "")
+        entry = _model_entry(name, file, cls.__name__, options)
+        for key in ("tasks", "ratios", "family", "traits", "classical", "tileable"):  # the last two: transitional
+            setattr(cls, key, getattr(entry, key))
+        cls.model_name = name  # type: ignore[attr-defined]
         return cls
 
     return mark
+
+
+def register_loss(name: str) -> Callable[[T], T]:
+    """Mark a class as the loss called `name` (a literal, lower case)."""
+    return lambda cls: cls
 
 
 def normalise(name: str) -> str:
@@ -106,65 +155,92 @@ def normalise(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")
 
 
-def _decorator_call(node: ast.expr) -> ast.Call | None:
-    if isinstance(node, ast.Call):
-        called = node.func
-        called_name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
-        if called_name == "register_model":
-            return node
-    return None
-
-
-def _entries_of_file(path: Path) -> tuple[ModelEntry, ...]:
-    facts = path.stat()
-    return _parse(path, facts.st_mtime_ns, facts.st_size)
-
-
 @lru_cache(maxsize=1024)  # every look-up walks all files; parsing them anew would cost most of it
-def _parse(path: Path, mtime_ns: int, size: int) -> tuple[ModelEntry, ...]:
-    """Read the registrations of one file; time and size are there so that an edited file is read again."""
+def _parse(path: Path, mtime_ns: int, size: int) -> list[tuple[str, str, str, dict[str, Any]]]:
+    """Read (decorator, name, class name, options) of one file; time and size make an edited file be read again."""
     source = path.read_text(encoding="utf-8")
-    if "register_model" not in source:
-        return ()
-    entries = []
+    if not any(decorator in source for decorator in _DECORATORS):
+        return []
+    found = []
     for node in ast.parse(source, filename=str(path)).body:
         if not isinstance(node, ast.ClassDef):
             continue
-        for call in filter(None, map(_decorator_call, node.decorator_list)):
-            name = ast.literal_eval(call.args[0])
-            options = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg}
-            entries.append(ModelEntry(name=name, path=path, class_name=node.name, **options))
-    return tuple(entries)
-
-
-def scan_folder(folder: Path) -> dict[str, ModelEntry]:
-    """Find every registered class below `folder`, keyed by normalised name; two of one name are an error."""
-    found: dict[str, ModelEntry] = {}
-    for path in sorted(folder.rglob("*.py")):
-        for entry in _entries_of_file(path):
-            key = normalise(entry.name)
-            if key in found:
-                raise UserError(f'model name "{entry.name}" is registered twice: {found[key].path}, {path}; rename one')
-            found[key] = entry
+        for call in (d for d in node.decorator_list if isinstance(d, ast.Call)):
+            called = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+            if called in _DECORATORS:
+                options = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg}
+                found.append((called, ast.literal_eval(call.args[0]), node.name, options))
     return found
 
 
-def scan(folders: list[Path]) -> dict[str, ModelEntry]:
-    """Scan `folders` and those named in ``LEMAMBA_MODEL_PATH`` (separated like PATH); later folders may override."""
+def scan_folder(folder: Path, decorator: str = "register_model") -> dict[str, Entry]:
+    """Find every class below `folder` that `decorator` registers, by normalised name; a name used twice is an error.
+
+    The entries of "register_model" are `ModelEntry`.
+    """
+    found: dict[str, Entry] = {}
+    for path in sorted(folder.rglob("*.py")):
+        facts = path.stat()
+        for found_decorator, name, class_name, options in _parse(path, facts.st_mtime_ns, facts.st_size):
+            if found_decorator != decorator:
+                continue
+            if (key := normalise(name)) in found:
+                kind = decorator.removeprefix("register_")
+                raise UserError(f'{kind} name "{name}" is registered twice: {found[key].path}, {path}; rename one')
+            is_model = decorator == "register_model"
+            found[key] = _model_entry(name, path, class_name, options) if is_model else Entry(name, path, class_name)
+    return found
+
+
+def scan(folders: list[Path], decorator: str = "register_model") -> dict[str, Any]:
+    """Scan `folders` and those named in ``LEMAMBA_MODEL_PATH`` (separated like PATH); later folders override."""
     extra = [Path(p) for p in os.environ.get(EXTRA_FOLDERS_VARIABLE, "").split(os.pathsep) if p]
     for folder in extra:
         if not folder.is_dir():
             raise UserError(f"{EXTRA_FOLDERS_VARIABLE} names {folder}, which is not a folder; correct or unset it")
-    found: dict[str, ModelEntry] = {}
+    found: dict[str, Entry] = {}
     for folder in [*folders, *extra]:
-        found.update(scan_folder(folder))
+        found.update(scan_folder(folder, decorator))
     return found
 
 
-def lookup(entries: dict[str, ModelEntry], name: str) -> ModelEntry:
+E = TypeVar("E", bound=Entry)
+
+
+def lookup(entries: Mapping[str, E], name: str, kind: str) -> E:
     """Return the entry called `name`; an unknown name is a `UserError` that suggests the nearest."""
     entry = entries.get(normalise(name))
     if entry is None:
         names = sorted((e.name for e in entries.values()), key=str.lower)
-        raise UserError(f'unknown architecture "{name}"{nearest(name, names)}; known: {", ".join(names)}')
+        raise UserError(f'unknown {kind} "{name}"{nearest(name, names)}; known: {", ".join(names)}')
     return entry
+
+
+def load_class(entry: Entry, folder: Path) -> type:
+    """Import and return the class of an entry.
+
+    Args:
+        entry: what to load.
+        folder: the folder of `lemamba`'s own entries (``lemamba/model``); a file elsewhere gets a private module name.
+    """
+    if entry.path.is_relative_to(folder):
+        parts = entry.path.relative_to(folder.parent).with_suffix("").parts
+        return getattr(importlib.import_module(".".join(("lemamba", *parts))), entry.class_name)
+    return getattr(_import_file(entry.path), entry.class_name)
+
+
+def _import_file(path: Path) -> ModuleType:
+    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
+    name = f"_lemamba_extra_{path.stem}_{digest}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        if spec is None or spec.loader is None:
+            raise ImportError(f"cannot import {path}")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return sys.modules[name]

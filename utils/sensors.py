@@ -1,6 +1,7 @@
 """THE table of sensors and data sets: bands, divisor, MTF gains at Nyquist, RGB bands, file names.
 
-No torch here, so that the command line stays instant. A sensor is given as its name (any case) or as a `Sensor`.
+No torch here, so that the command line stays instant. A new sensor is one row of `SENSORS`; the MATLAB package's copy,
+``Tools/sensor_table.m``, is written from it by ``python -m lemamba.utils.sensors`` (``make matlab-tables``).
 
 Sources: Nyquist gains as used by the pansharpening toolbox of Vivone et al. (GRSM 2015 and 2021); divisors and file
 names as in PanCollection (Deng et al., GRSM 2022). No gains are published for GF2: it uses those of "other".
@@ -8,7 +9,9 @@ names as in PanCollection (Deng et al., GRSM 2022). No gains are published for G
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from lemamba.utils.errors import UserError, nearest
 
@@ -24,6 +27,8 @@ class Sensor:
         rgb: 0-based bands shown as red, green, blue.
         ms_gains: MTF gain at the Nyquist frequency, one per band; a single value serves any number of bands.
         pan_gain: the same for the panchromatic band.
+        aliases: other names; case, ``-``, ``_`` and spaces do not matter (see `normalise_sensor`).
+        published_gains: the sensor whose gains the published scripts use for this one; "" for its own.
         note: what a user should know about these numbers.
     """
 
@@ -33,10 +38,12 @@ class Sensor:
     rgb: tuple[int, int, int]
     ms_gains: tuple[float, ...]
     pan_gain: float
+    aliases: tuple[str, ...] = ()
+    published_gains: str = ""
     note: str = ""
 
     def gains(self, bands: int) -> tuple[float, ...]:
-        """Nyquist gains for an image of `bands` bands; a wrong number of bands is an error, never silently cut."""
+        """Return the Nyquist gains for an image of `bands` bands; another number of bands is a `UserError`."""
         if len(self.ms_gains) == 1:
             return self.ms_gains * bands
         if bands != len(self.ms_gains):
@@ -46,13 +53,13 @@ class Sensor:
         return self.ms_gains
 
     def divisor_for(self, dtype: object) -> float:
-        """Return what numbers of a type (NumPy's, or its name) are divided by: 8-bit ones by 255 at most."""
+        """Return the divisor for data of a NumPy dtype (or its name): at most 255 for 8-bit data."""
         return min(self.divisor, 255) if str(dtype) == "uint8" else self.divisor
 
     def rgb_for(self, bands: int) -> tuple[int, int, int]:
-        """0-based RGB bands, falling back to the first (or only) ones where the image has too few bands.
+        """Return the 0-based RGB bands, or the first (or only) ones where the image has too few bands.
 
-        A sensor of any number of bands shows those of the first sensor in the table that has as many.
+        A sensor with any number of bands takes those of the first sensor in the table with this many.
         """
         rgb = self.rgb
         if self.bands is None:
@@ -66,32 +73,74 @@ _WV2_GAINS = (0.35, 0.35, 0.35, 0.35, 0.35, 0.35, 0.35, 0.27)
 _WV3_GAINS = (0.325, 0.355, 0.360, 0.350, 0.365, 0.360, 0.335, 0.315)
 _OTHER = "no published gains: the generic 0.3 (MS) and 0.15 (PAN) are used"
 
+
+def normalise_sensor(name: str) -> str:
+    """Return the form in which sensor names are compared: lower case letters and digits only."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
 SENSORS: dict[str, Sensor] = {
-    s.name.lower(): s
+    normalise_sensor(s.name): s
     for s in (
-        Sensor("WV3", 8, 2047, (4, 2, 1), _WV3_GAINS, 0.14),
-        Sensor("WV2", 8, 2047, (4, 2, 1), _WV2_GAINS, 0.11),
-        Sensor("QB", 4, 2047, (2, 1, 0), (0.34, 0.32, 0.30, 0.22), 0.15),
+        Sensor("WV3", 8, 2047, (4, 2, 1), _WV3_GAINS, 0.14, ("WorldView3",)),
+        Sensor("WV2", 8, 2047, (4, 2, 1), _WV2_GAINS, 0.11, ("WorldView2",)),
+        Sensor("QB", 4, 2047, (2, 1, 0), (0.34, 0.32, 0.30, 0.22), 0.15, ("QuickBird",), "IKONOS"),
         Sensor("IKONOS", 4, 2047, (2, 1, 0), (0.26, 0.28, 0.29, 0.28), 0.17),
-        Sensor("WV4", 4, 2047, (2, 1, 0), (0.23,) * 4, 0.16),
-        Sensor("GeoEye1", 4, 2047, (2, 1, 0), (0.23,) * 4, 0.16, "8-bit files: divisor 255"),
-        Sensor("GF2", 4, 1023, (2, 1, 0), (0.3,), 0.15, _OTHER),
-        Sensor("CAVE", 31, 1, (29, 19, 9), (0.3,), 0.15, _OTHER),
-        Sensor("Harvard", 31, 1, (29, 19, 9), (0.3,), 0.15, _OTHER),
-        Sensor("none", None, 1, (2, 1, 0), (0.3,), 0.15, _OTHER),
+        Sensor("WV4", 4, 2047, (2, 1, 0), (0.23,) * 4, 0.16, ("WorldView4",)),
+        Sensor("GeoEye1", 4, 2047, (2, 1, 0), (0.23,) * 4, 0.16, ("GE1", "GeoEye"), note="8-bit files: divisor 255"),
+        Sensor("GF2", 4, 1023, (2, 1, 0), (0.3,), 0.15, ("GaoFen2",), "IKONOS", note=_OTHER),
+        Sensor("CAVE", 31, 1, (29, 19, 9), (0.3,), 0.15, note=_OTHER),
+        Sensor("Harvard", 31, 1, (29, 19, 9), (0.3,), 0.15, note=_OTHER),
+        Sensor("none", None, 1, (2, 1, 0), (0.3,), 0.15, ("other",), note=_OTHER),
     )
 }
 
 
+def find_sensor(name: str) -> Sensor | None:
+    """Return the `Sensor` with this name or alias, or None."""
+    key = normalise_sensor(name)
+    for sensor_key, sensor in SENSORS.items():
+        if key in (sensor_key, *map(normalise_sensor, sensor.aliases)):
+            return sensor
+    return None
+
+
 def get_sensor(sensor: str | Sensor) -> Sensor:
-    """Return the `Sensor` called `sensor` (any case). "other" is an alias of "none". Unknown: a `UserError`."""
-    if isinstance(sensor, Sensor):
-        return sensor
-    key = {"other": "none"}.get(sensor.lower(), sensor.lower())
-    if key not in SENSORS:
+    """Return the `Sensor` with this name or alias (a `Sensor` is returned as it is).
+
+    Raises:
+        UserError: no such sensor; the message suggests the nearest name.
+    """
+    found = sensor if isinstance(sensor, Sensor) else find_sensor(sensor)
+    if found is None:
         names = [s.name for s in SENSORS.values()]
-        raise UserError(f'unknown sensor "{sensor}"{nearest(sensor, names)}; known: {", ".join(names)}')
-    return SENSORS[key]
+        spellings = [*names, *(alias for s in SENSORS.values() for alias in s.aliases)]
+        raise UserError(f'unknown sensor "{sensor}"{nearest(str(sensor), spellings)}; known: {", ".join(names)}')
+    return found
+
+
+_MATLAB_TABLE = """\
+function table = sensor_table()
+%SENSOR_TABLE  One row per sensor: name, other names, MTF gains of the MS bands, whose gains with 'published'.
+%
+%   A single gain serves any number of bands.
+%   Written from utils/sensors.py by `python -m lemamba.utils.sensors`; edit that file instead.
+
+table = {
+{rows}
+};
+end
+"""
+
+
+def matlab_table() -> str:
+    """Return the text of the MATLAB package's ``Tools/sensor_table.m``."""
+    rows = []
+    for s in SENSORS.values():
+        aliases = ", ".join(f"'{alias}'" for alias in s.aliases)
+        gains = " ".join(map(str, s.ms_gains))
+        rows.append(f"    '{s.name}', {{{aliases}}}, [{gains}], '{s.published_gains}'")
+    return _MATLAB_TABLE.replace("{rows}", "\n".join(rows))
 
 
 @dataclass(frozen=True)
@@ -154,3 +203,8 @@ def get_dataset(name: str) -> DatasetEntry:
     if entry is None:
         raise UserError(f'unknown dataset "{name}"{nearest(name, DATASETS)}; known: {", ".join(DATASETS)}')
     return entry
+
+
+if __name__ == "__main__":
+    package = Path(__file__).resolve().parent.parent / "Pansharpening_Hyper_SR_Matlab_Test_Package"
+    (package / "Tools" / "sensor_table.m").write_text(matlab_table(), encoding="utf-8")

@@ -1,4 +1,4 @@
-function values = full_resolution(sr, ms, lms, pan, ratio, sensor, const, published)
+function [values, notes] = full_resolution(sr, ms, lms, pan, ratio, sensor, const, published)
 %FULL_RESOLUTION  The five indices without reference of one fused image.
 %
 %   sr, lms    fused image and enlarged MS, H x W x C, H and W multiples of 32
@@ -9,6 +9,7 @@ function values = full_resolution(sr, ms, lms, pan, ratio, sensor, const, publis
 %   const      largest value of the data; [] = 1 where max(lms) <= 1
 %   published  true: the published behaviour where this package corrects a defect
 %   values     struct: d_lambda (D_lambda_K), d_s, qnr_index (HQNR), d_lambda_qnr, qnr
+%   notes      cell array of text for the user
 
 sr = check_image(sr, 'sr');
 ms = check_image(ms, 'ms');
@@ -19,11 +20,9 @@ if published && ratio > 4
     error('lemamba:ratio', ['expected ratio 2 or 4 with ''published'', given %g: the published interpolation ' ...
         'enlarges by 2^(ratio/2); leave ''published'' out'], ratio);
 end
-gains = sensor_gains(sensor, size(sr, 3), published);
-scale = 1;
-if ~published
-    scale = uint16_scale(const, lms);
-end
+[gains, sensor_note] = sensor_gains(sensor, size(sr, 3), published);
+[scale, scale_note] = uint16_scale(const, lms, published);
+notes = {sensor_note, scale_note};
 values.d_lambda = d_lambda_k(sr, lms, gains, ratio, scale);
 values.d_s = d_s(sr, lms, pan, ratio, published);
 values.qnr_index = (1 - values.d_lambda) * (1 - values.d_s);

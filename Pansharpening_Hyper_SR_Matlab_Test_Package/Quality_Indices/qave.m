@@ -19,7 +19,7 @@ function quality = q_map(x, y, side)
 N = side^2;
 sum_x = box_sum(x, side);
 sum_y = box_sum(y, side);
-% Second moments about the band's level: the variance of a window is small beside its square.
+% Second moments about the band's level: the variance of a window is small compared with its square.
 level = mean(y(:));
 x0 = x - level;
 y0 = y - level;

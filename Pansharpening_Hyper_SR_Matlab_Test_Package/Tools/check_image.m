@@ -7,6 +7,6 @@ if ~(isnumeric(x) || islogical(x)) || ~isreal(x) || ndims(x) > 3 || isempty(x)
 end
 x = double(x);
 if ~all(isfinite(x(:)))
-    error('lemamba:notFinite', 'expected finite values in %s, found NaN or Inf; mend the image first', name);
+    error('lemamba:notFinite', 'expected finite values in %s, found NaN or Inf; fix the data', name);
 end
 end

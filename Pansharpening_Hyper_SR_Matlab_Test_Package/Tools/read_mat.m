@@ -1,13 +1,13 @@
 function data = read_mat(file, names)
 %READ_MAT  Read the named variables of a .mat file, v5 or v7.3 (HDF5), into a struct.
 %
-%   Only the named ones are read: what else stands in the file may be of a kind this program cannot load.
+%   Only the named ones are read; other variables in the file may be of a kind that cannot be loaded.
 %   Errors: no such file, not a .mat file, a variable missing or not numeric.
 
 if ~exist(file, 'file')
     error('lemamba:noFile', 'expected a .mat file, %s does not exist; check the name', file);
 end
-quiet = warning('off', 'all');  % MATLAB warns for a variable that is missing; the check below says it better
+quiet = warning('off', 'all');  % MATLAB warns for a variable that is missing; the check below has a clearer message
 restore = onCleanup(@() warning(quiet)); %#ok<NASGU>
 try
     data = load(file, names{:});

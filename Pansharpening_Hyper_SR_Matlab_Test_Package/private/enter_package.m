@@ -1,5 +1,5 @@
 function [target, restore] = enter_package(target)
-%ENTER_PACKAGE  Put the package first on the path; destroying `restore` puts path and folder back.
+%ENTER_PACKAGE  Put the package first on the path; clearing `restore` restores path and folder.
 %
 %   target is made absolute first. The current folder becomes the package's own, because a file of the same
 %   name in the caller's folder (sam.m, psnr.m) would otherwise win over ours.

@@ -13,7 +13,7 @@ for k = 1:numel(args)
         const = double(value);
     else
         error('lemamba:arguments', ...
-            'optional argument %d: expected a positive number (const) or ''published''; mend it', k);
+            'optional argument %d: expected a positive number (const) or ''published''; correct it', k);
     end
 end
 end

@@ -19,7 +19,7 @@ from lemamba.datasets.h5 import rgb_indexes
 from lemamba.datasets.raster import Raster, Window
 from lemamba.utils.errors import UserError
 from lemamba.utils.formats.mat import read_mat
-from lemamba.utils.sensors import SENSORS
+from lemamba.utils.sensors import find_sensor
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def scene_from_mat(path: Path, data: Mapping[str, np.ndarray]) -> Scene:
     return _scene(
         np.moveaxis(ms, -1, 0),
         pan[None],
-        sensor if sensor and sensor.lower() in SENSORS else None,
+        sensor if sensor and find_sensor(sensor) else None,
         2.0**bits - 1 if bits and 1 < bits <= 32 else None,
         (path,),
         rgb_indexes(data.get("RGB_indexes"), ms.shape[2]),

@@ -18,7 +18,14 @@ from lemamba.operators.window import Window
 from lemamba.utils.registry import register_model
 
 
-@register_model("AWLP", tasks=("pansharpening",), ratios=(2, 3, 4, 5, 6, 7, 8, 16), classical=True, tileable=False)
+@register_model(
+    "AWLP",
+    tasks=("pansharpening",),
+    ratios=(2, 3, 4, 5, 6, 7, 8, 16),
+    family="classical",
+    tileable=False,
+    paper="Otazu et al., TGRS 43(10), 2005",
+)
 class AWLP(Classical):
     """Details of the matched PAN in proportion to each band's share of the intensity.
 

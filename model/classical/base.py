@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from lemamba.operators.window import Window
 from lemamba.utils.errors import UserError
 from lemamba.utils.geometry import Geometry
+from lemamba.utils.registry import FAMILIES
 from lemamba.utils.sensors import Sensor, get_sensor
 
 EPS = 2.2e-16  # added to denominators by the published toolbox
@@ -33,7 +34,7 @@ class Classical(nn.Module):
 
     Args:
         img_channel: C, bands of ms and lms.
-        condition_channel: P, bands of pan; 1, unless the class says otherwise.
+        condition_channel: P, bands of pan; 1 unless the class allows more.
         out_channel: bands of sr, equal to C.
         ratio: H / h.
         sensor: name of the sensor (or a `Sensor`), for methods that use its MTF gains.
@@ -46,6 +47,8 @@ class Classical(nn.Module):
         UserError: band counts that the method is not defined for, or a sensor with another number of bands.
     """
 
+    model_name: str
+    traits = FAMILIES["classical"]
     single_guide = True
     margin = 0
 
@@ -62,9 +65,9 @@ class Classical(nn.Module):
         super().__init__()
         name = getattr(self, "model_name", type(self).__name__)
         if out_channel != img_channel:
-            raise UserError(f"{name} gives as many bands as ms has: {img_channel}, asked for {out_channel}")
+            raise UserError(f"{name}: expected out_channel {img_channel}, as in ms, given {out_channel}; correct it")
         if self.single_guide and condition_channel != 1:
-            raise UserError(f"{name} takes one PAN band, given {condition_channel}; choose another method")
+            raise UserError(f"{name}: expected one PAN band, given {condition_channel}; choose another method")
         self.ratio = ratio
         self.geometry = geometry or Geometry.toolbox(ratio)
         self.sensor = get_sensor(sensor)
@@ -100,18 +103,20 @@ class Classical(nn.Module):
         expected = tuple(self.ratio * n for n in ms.shape[-2:])
         if tuple(lms.shape[-2:]) != expected or tuple(pan.shape[-2:]) != expected:
             raise UserError(
-                f"ms {tuple(ms.shape)} with ratio {self.ratio} needs lms and pan of size {expected}, "
+                f"ms {tuple(ms.shape)} with ratio {self.ratio}: expected lms and pan of size {expected}, "
                 f"given {tuple(lms.shape)} and {tuple(pan.shape)}; correct the ratio or the data"
             )
         if ms.shape[1] != len(self.gains):
-            raise UserError(f"built for {len(self.gains)} bands, given ms {tuple(ms.shape)}; build it for these data")
-        if not getattr(self, "tileable", True):  # one NaN would spread over the whole image, or stop the regression
+            raise UserError(
+                f"expected ms with {len(self.gains)} bands, given {tuple(ms.shape)}; build the method for these data"
+            )
+        if not self.traits.tileable:  # one NaN would spread over the whole image, or stop the regression
             for name, image in (("ms", ms), ("lms", lms), ("pan", pan)):
                 bad = image.numel() - int(image.isfinite().sum())
                 if bad:
                     raise UserError(
                         f"{self.model_name} uses statistics of the whole image: expected finite numbers, {name} has "
-                        f"{bad} that are not; fill or cut away what is missing"
+                        f"{bad} that are not; fill them or crop the image"
                     )
 
 

@@ -70,7 +70,14 @@ def square_root(normal: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     return root[:, None] * vectors.T, inverse[:, None] * (vectors.T @ right)
 
 
-@register_model("BDSD-PC", tasks=("pansharpening",), ratios=(2, 3, 4, 5, 6, 7, 8, 16), classical=True, tileable=False)
+@register_model(
+    "BDSD-PC",
+    tasks=("pansharpening",),
+    ratios=(2, 3, 4, 5, 6, 7, 8, 16),
+    family="classical",
+    tileable=False,
+    paper="Vivone, TGRS 57(9), 2019",
+)
 class BDSDPC(Classical):
     """Details from all bands and the PAN, weights learned one scale down: PAN's non-negative, the bands' non-positive.
 

@@ -14,7 +14,13 @@ from lemamba.operators.window import Window
 from lemamba.utils.registry import register_model
 
 
-@register_model("Brovey", tasks=("pansharpening",), ratios=(2, 3, 4, 5, 6, 7, 8, 16), classical=True)
+@register_model(
+    "Brovey",
+    tasks=("pansharpening",),
+    ratios=(2, 3, 4, 5, 6, 7, 8, 16),
+    family="classical",
+    paper="Gillespie et al., RSE 22(3), 1987",
+)
 class Brovey(Classical):
     """``sr_b = lms_b * pan / (mean of lms over bands + 2.2e-16)``: pixel by pixel, so tiles equal the whole."""
 

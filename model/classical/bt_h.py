@@ -33,7 +33,14 @@ class Fitted:
     intensity_mean: float
 
 
-@register_model("BT-H", tasks=("pansharpening",), ratios=(2, 3, 4, 5, 6, 7, 8, 16), classical=True, tileable=False)
+@register_model(
+    "BT-H",
+    tasks=("pansharpening",),
+    ratios=(2, 3, 4, 5, 6, 7, 8, 16),
+    family="classical",
+    tileable=False,
+    paper="Lolli et al., GRSL 14(12), 2017",
+)
 class BTH(Classical):
     """Contrast-based (multiplicative) injection after subtracting the haze of every band."""
 

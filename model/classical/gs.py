@@ -59,7 +59,14 @@ def substitute(window: Window, found: Substitution) -> Tensor:
     return window.lms + column(found.gain, window.lms) * detail
 
 
-@register_model("GS", tasks=("pansharpening",), ratios=(2, 3, 4, 5, 6, 7, 8, 16), classical=True, tileable=False)
+@register_model(
+    "GS",
+    tasks=("pansharpening",),
+    ratios=(2, 3, 4, 5, 6, 7, 8, 16),
+    family="classical",
+    tileable=False,
+    paper="Laben and Brower, US patent 6 011 875, 2000",
+)
 class GS(Classical):
     """Gram-Schmidt: the PAN, matched to the intensity, replaces it."""
 

@@ -18,7 +18,14 @@ from lemamba.operators.window import Window
 from lemamba.utils.registry import register_model
 
 
-@register_model("GSA", tasks=("pansharpening",), ratios=(2, 3, 4, 5, 6, 7, 8, 16), classical=True, tileable=False)
+@register_model(
+    "GSA",
+    tasks=("pansharpening",),
+    ratios=(2, 3, 4, 5, 6, 7, 8, 16),
+    family="classical",
+    tileable=False,
+    paper="Aiazzi et al., TGRS 45(10), 2007",
+)
 class GSA(Classical):
     """Adaptive Gram-Schmidt; the low-pass PAN is the published binomial's at ratio 4 (`pyramid_low_pass`)."""
 

@@ -37,7 +37,14 @@ def _extreme(x: Tensor, outside: float, choose: Callable[[Tensor, Tensor], Tenso
     return result
 
 
-@register_model("MF", tasks=("pansharpening",), ratios=(2, 4, 8, 16), classical=True, tileable=False)
+@register_model(
+    "MF",
+    tasks=("pansharpening",),
+    ratios=(2, 4, 8, 16),
+    family="classical",
+    tileable=False,
+    paper="Restaino et al., TIP 25(6), 2016",
+)
 class MF(Classical):
     """Half gradients and decimation, level by level, brought back by bilinear enlargement. Ratios that are powers of 2.
 

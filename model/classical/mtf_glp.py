@@ -66,7 +66,14 @@ class MatchedPyramid(Classical):
         return matched, smooth * column(fitted.gain, smooth) + column(fitted.mean * sums, smooth)
 
 
-@register_model("MTF-GLP", tasks=("pansharpening",), ratios=(2, 3, 4, 5, 6, 7, 8, 16), classical=True, tileable=False)
+@register_model(
+    "MTF-GLP",
+    tasks=("pansharpening",),
+    ratios=(2, 3, 4, 5, 6, 7, 8, 16),
+    family="classical",
+    tileable=False,
+    paper="Aiazzi et al., PE&RS 72(5), 2006; Alparone et al., TGRS 55(8), 2017",
+)
 class MTFGLP(MatchedPyramid):
     """``M_b + P_b - lowpass(P_b)``."""
 

@@ -34,7 +34,12 @@ class Pyramid(Classical):
 
 
 @register_model(
-    "MTF-GLP-FS", tasks=("pansharpening",), ratios=(2, 3, 4, 5, 6, 7, 8, 16), classical=True, tileable=False
+    "MTF-GLP-FS",
+    tasks=("pansharpening",),
+    ratios=(2, 3, 4, 5, 6, 7, 8, 16),
+    family="classical",
+    tileable=False,
+    paper="Vivone et al., TIP 27(7), 2018",
 )
 class MTFGLPFS(Pyramid):
     """``M_b + g_b (P - lowpass_b(P))`` with ``g_b = cov(M_b, P) / cov(lowpass_b(P), P)``; no histogram matching."""

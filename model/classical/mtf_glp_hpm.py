@@ -16,7 +16,12 @@ from lemamba.utils.registry import register_model
 
 
 @register_model(
-    "MTF-GLP-HPM", tasks=("pansharpening",), ratios=(2, 3, 4, 5, 6, 7, 8, 16), classical=True, tileable=False
+    "MTF-GLP-HPM",
+    tasks=("pansharpening",),
+    ratios=(2, 3, 4, 5, 6, 7, 8, 16),
+    family="classical",
+    tileable=False,
+    paper="Vivone et al., GRSL 11(5), 2014",
 )
 class MTFGLPHPM(MatchedPyramid):
     """``M_b * P_b / lowpass(P_b)``."""

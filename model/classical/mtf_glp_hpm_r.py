@@ -17,7 +17,12 @@ from lemamba.utils.registry import register_model
 
 
 @register_model(
-    "MTF-GLP-HPM-R", tasks=("pansharpening",), ratios=(2, 3, 4, 5, 6, 7, 8, 16), classical=True, tileable=False
+    "MTF-GLP-HPM-R",
+    tasks=("pansharpening",),
+    ratios=(2, 3, 4, 5, 6, 7, 8, 16),
+    family="classical",
+    tileable=False,
+    paper="Vivone et al., TGRS 56(2), 2018",
 )
 class MTFGLPHPMR(Pyramid):
     """``M_b (P + c_b) / (lowpass_b(P) + c_b)`` with ``c_b = mean(M_b)/g_b - mean(P)``, g_b the regression gain.

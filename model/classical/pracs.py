@@ -45,7 +45,14 @@ class Fitted:
     likeness: Tensor
 
 
-@register_model("PRACS", tasks=("pansharpening",), ratios=(2, 3, 4, 5, 6, 7, 8, 16), classical=True, tileable=False)
+@register_model(
+    "PRACS",
+    tasks=("pansharpening",),
+    ratios=(2, 3, 4, 5, 6, 7, 8, 16),
+    family="classical",
+    tileable=False,
+    paper="Choi et al., TGRS 49(1), 2011",
+)
 class PRACS(Classical):
     """Each band gets its own high-resolution component, a mixture of PAN and band by their correlation."""
 

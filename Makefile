@@ -1,16 +1,19 @@
 # make demo    a synthetic scene, a training run, a fused image and its numbers, in under 3 minutes on 2 cores
-# make test    every test that needs no GPU            make lint   ruff and clang-format, checking only
-# make bench   speed, side by side in one run          make gpu    tests and benchmarks on a CUDA machine
-#                                                       (MAMBA_SSM=its .tar.gz: builds that operator to compare with;
-#                                                       PY=python3: in an environment that is there, no network needed)
-# make fuzz    long fuzzing and the long kill test      make clean  remove the environment
+# make test    every test that needs no GPU (COVERAGE=1: also prints how many lines they run; takes a third longer)
+# make lint    ruff, clang-format and mypy, checking only      make format  ruff and clang-format, changing files
+# make bench   speed, old and new code side by side in one run
+# make gpu     tests and benchmarks on a CUDA machine (MAMBA_SSM=its .tar.gz builds that operator to compare with;
+#              PY=python3 uses the environment that is there and needs no network)
+# make fuzz    long fuzzing and the long kill test             make clean   remove the environment and build/
+# make typing  links by which type checkers and editors find the package    make architecture  draw figs/architecture.svg
 PYTHON ?= python3
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
 KERNELS := $(wildcard model/ops/native/*.[ch] tests/*.c benchmarks/*.c)
+FOLDERS := $(filter-out lemamba benchmarks,$(patsubst %/__init__.py,%,$(wildcard */__init__.py)))
 
-.PHONY: venv demo test lint format bench gpu fuzz clean
+.PHONY: venv demo test lint format typing architecture bench gpu fuzz clean
 
 venv: $(STAMP)
 
@@ -26,7 +29,7 @@ demo: $(STAMP)
 	$(PY) demo.py
 
 test: $(STAMP)
-	$(PY) -m pytest -m "not gpu and not fuzz"
+	$(PY) -m pytest -m "not gpu and not fuzz" $(if $(COVERAGE),--cov --cov-report=term:skip-covered)
 
 bench: $(STAMP)
 	$(PY) -m benchmarks.bench_scan --plain
@@ -36,15 +39,24 @@ bench: $(STAMP)
 fuzz: $(STAMP)
 	$(PY) -m pytest -m fuzz -s
 
-# a test that fails does not keep the measurements from running, but is the result
+# Failing tests do not keep the measurements from running, but decide the exit status.
 gpu: $(if $(filter $(VENV)/%,$(PY)),$(STAMP))
 	@$(PY) -m pytest -m gpu; tests=$$?; $(PY) -m benchmarks.gpu_warm; \
 	  $(PY) -m benchmarks.gpu $(if $(MAMBA_SSM),--build $(MAMBA_SSM)) && exit $$tests
 
-lint: $(STAMP)
+lint: $(STAMP) typing
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/clang-format --dry-run -Werror $(KERNELS)
+	$(VENV)/bin/mypy
+
+# In a clone the packages lie next to lemamba/, not in it; these links put them where a wheel has them.
+typing:
+	@rm -rf build/typing && mkdir -p build/typing/lemamba
+	@ln -s $(CURDIR)/lemamba/*.py $(addprefix $(CURDIR)/,$(FOLDERS)) build/typing/lemamba
+
+architecture: $(STAMP)
+	$(PY) docs/draw_architecture.py
 
 format: $(STAMP)
 	$(VENV)/bin/ruff check --fix .
@@ -52,4 +64,4 @@ format: $(STAMP)
 	$(VENV)/bin/clang-format -i $(KERNELS)
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) build

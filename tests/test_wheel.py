@@ -19,8 +19,9 @@ import pytest
 import lemamba
 
 ROOT = Path(__file__).resolve().parent.parent
-DATA_FILES = {".c", ".h", ".yaml"}
-FOLDERS = {p.parent.name for p in ROOT.glob("*/__init__.py")} - {"lemamba", "benchmarks"} | {"configs"}
+MATLAB = "Pansharpening_Hyper_SR_Matlab_Test_Package"
+DATA_FILES = {".c", ".h", ".yaml", ".m"}
+FOLDERS = {p.parent.name for p in ROOT.glob("*/__init__.py")} - {"lemamba", "benchmarks"} | {"configs", MATLAB}
 QUIET = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "PIP_NO_INDEX": "1"}
 
 
@@ -121,7 +122,7 @@ def test_it_holds_every_module_source_and_configuration(clone, wheel):
     """A package missing in pyproject.toml fails here."""
     files = [p.relative_to(clone) for p in clone.rglob("*") if p.suffix in {".py", *DATA_FILES}]
     expected = {f"lemamba/{p.as_posix()}" for p in files if p.parts[0] in FOLDERS}
-    expected |= {p.as_posix() for p in files if p.parts[0] == "lemamba"}
+    expected |= {p.as_posix() for p in files if p.parts[0] == "lemamba"} | {f"lemamba/{MATLAB}/README.md"}
     assert len(expected) > 150
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}

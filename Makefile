@@ -6,6 +6,7 @@
 #              PY=python3 uses the environment that is there and needs no network)
 # make fuzz    long fuzzing and the long kill test             make clean   remove the environment and build/
 # make typing  links by which type checkers and editors find the package    make architecture  draw figs/architecture.svg
+# make lock    write the installed versions to requirements.lock
 PYTHON ?= python3
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
@@ -13,7 +14,7 @@ STAMP  := $(VENV)/.installed
 KERNELS := $(wildcard model/ops/native/*.[ch] tests/*.c benchmarks/*.c)
 FOLDERS := $(filter-out lemamba benchmarks,$(patsubst %/__init__.py,%,$(wildcard */__init__.py)))
 
-.PHONY: venv demo test lint format typing architecture bench gpu fuzz clean
+.PHONY: venv demo test lint format typing architecture lock bench gpu fuzz clean
 
 venv: $(STAMP)
 
@@ -57,6 +58,11 @@ typing:
 
 architecture: $(STAMP)
 	$(PY) docs/draw_architecture.py
+
+# Keeps the two lines of comment; "+cpu" is no version that every index has.
+lock: $(STAMP)
+	@{ head -2 requirements.lock; $(PY) -m pip freeze --exclude pip --exclude lemamba | sed 's/+cpu$$//'; } > build/lock
+	@mv build/lock requirements.lock
 
 format: $(STAMP)
 	$(VENV)/bin/ruff check --fix .

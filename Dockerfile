@@ -1,6 +1,5 @@
 # docker build -t lemamba . && docker run --rm lemamba            runs `make test`
 # docker run --rm lemamba make demo                               any other target
-# A CPU build of torch is much smaller: docker build --build-arg PIP_EXTRA_INDEX_URL=<index with CPU builds of torch> .
 FROM python:3.11-slim
 # octave runs the MATLAB package; the cross-compiler and qemu run the C kernels as on 64-bit ARM
 RUN apt-get update \
@@ -9,7 +8,8 @@ RUN apt-get update \
          apt-get install -y --no-install-recommends gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user; fi \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /lemamba
-ARG PIP_EXTRA_INDEX_URL=
+# where pip finds CPU builds of torch, which are much smaller than those with CUDA
+ARG PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
 COPY requirements.lock .
 RUN python -m venv .venv && .venv/bin/pip install --no-cache-dir -r requirements.lock
 # tests ask git which files belong to the project, so .git is copied too

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 ENTRIES = (
     "accelerate_main.py",
     "inference.py",
@@ -19,7 +19,10 @@ ENTRIES = (
     "demo.py",
     "reproduce.py",
 )
-UNLISTED = {"README.md", "LICENSE", "CHANGELOG.md", "Makefile", "pyproject.toml"}
+UNLISTED = {
+    *("README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "CITATION.cff"),
+    *("Makefile", "Dockerfile", "pyproject.toml", "hubconf.py"),
+}
 
 
 def tracked() -> list[str]:

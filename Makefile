@@ -62,7 +62,7 @@ architecture: $(STAMP)
 # Keeps the two lines of comment; "+cpu" is no version that every index has.
 lock: $(STAMP)
 	@mkdir -p build
-	@{ head -2 requirements.lock; $(PY) -m pip freeze --exclude pip --exclude lemamba | sed 's/+cpu$$//'; } > build/lock
+	@{ head -2 requirements.lock; $(PY) -m pip freeze --all --exclude pip --exclude lemamba | sed 's/+cpu$$//'; } > build/lock
 	@mv build/lock requirements.lock
 
 format: $(STAMP)

@@ -43,11 +43,8 @@ def imports(path: Path) -> Iterator[tuple[str, ...]]:
 
 def graph() -> dict[str, set[str]]:
     """Return folder -> folders that it imports; files of `utils` that the lowest rooms import are a room themselves."""
-    found = {
-        path: set(imports(path))
-        for path in ROOT.glob("**/*.py")
-        if path.relative_to(ROOT).parts[0] in {*ROOMS, path.name} and path.parent != ROOT / "docs"
-    }
+    paths = [*ROOT.glob("*.py"), *(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))]
+    found = {path: set(imports(path)) for path in paths}
 
     def leaf(name: tuple[str, ...]) -> Path | None:
         """Return the file of `utils` that an imported name belongs to."""

@@ -66,8 +66,10 @@ def graph() -> dict[str, set[str]]:
     for path, names in found.items():
         for name in names:
             target = leaf(name)
-            to = room(target) if target else name[0] if name[0] in ROOMS else "lemamba"
-            arrows[room(path)] |= {to} - {room(path)}
+            if target or name[0] in ROOMS:
+                arrows[room(path)] |= {room(target) if target else name[0]} - {room(path)}
+            elif room(path) == "scripts":  # elsewhere such names are constants: lemamba.__version__
+                arrows["scripts"].add("lemamba")
     return arrows
 
 

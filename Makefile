@@ -1,7 +1,7 @@
 # make demo    a synthetic scene, a training run, a fused image and its numbers, in under 3 minutes on 2 cores
 # make test    every test that needs no GPU (COVERAGE=1: also prints how many lines they run; takes a third longer)
 # make lint    ruff, clang-format and mypy, checking only      make format  ruff and clang-format, changing files
-# make bench   speed, old and new code side by side in one run
+# make bench   speed, compared side by side in one run
 # make gpu     tests and benchmarks on a CUDA machine (MAMBA_SSM=its .tar.gz builds that operator to compare with;
 #              PY=python3 uses the environment that is there and needs no network)
 # make fuzz    long fuzzing and the long kill test             make clean   remove the environment and build/

@@ -1,16 +1,20 @@
 # make demo    a synthetic scene, a training run, a fused image and its numbers, in under 3 minutes on 2 cores
-# make test    every test that needs no GPU            make lint   ruff and clang-format, checking only
-# make bench   speed, side by side in one run          make gpu    tests and benchmarks on a CUDA machine
-#                                                       (MAMBA_SSM=its .tar.gz: builds that operator to compare with;
-#                                                       PY=python3: in an environment that is there, no network needed)
-# make fuzz    long fuzzing and the long kill test      make clean  remove the environment
+# make test    every test that needs no GPU (COVERAGE=1: also prints how many lines they run; takes a third longer)
+# make lint    ruff, clang-format and mypy, checking only      make format  ruff and clang-format, changing files
+# make bench   speed, compared side by side in one run
+# make gpu     tests and benchmarks on a CUDA machine (MAMBA_SSM=its .tar.gz builds that operator to compare with;
+#              PY=python3 uses the environment that is there and needs no network)
+# make fuzz    long fuzzing and the long kill test             make clean   remove the environment and build/
+# make typing  links by which type checkers and editors find the package    make architecture  draw figs/architecture.svg
+# make lock    write the installed versions to requirements.lock    make matlab-tables  write Tools/sensor_table.m
 PYTHON ?= python3
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
 KERNELS := $(wildcard model/ops/native/*.[ch] tests/*.c benchmarks/*.c)
+FOLDERS := $(filter-out lemamba benchmarks,$(patsubst %/__init__.py,%,$(wildcard */__init__.py)))
 
-.PHONY: venv demo test lint format bench gpu fuzz matlab-tables clean
+.PHONY: venv demo test lint format typing architecture lock matlab-tables bench gpu fuzz clean
 
 venv: $(STAMP)
 
@@ -26,7 +30,7 @@ demo: $(STAMP)
 	$(PY) demo.py
 
 test: $(STAMP)
-	$(PY) -m pytest -m "not gpu and not fuzz"
+	$(PY) -m pytest -m "not gpu and not fuzz" $(if $(COVERAGE),--cov --cov-report=term:skip-covered)
 
 bench: $(STAMP)
 	$(PY) -m benchmarks.bench_scan --plain
@@ -36,15 +40,30 @@ bench: $(STAMP)
 fuzz: $(STAMP)
 	$(PY) -m pytest -m fuzz -s
 
-# a test that fails does not keep the measurements from running, but is the result
+# Failing tests do not keep the measurements from running, but decide the exit status.
 gpu: $(if $(filter $(VENV)/%,$(PY)),$(STAMP))
 	@$(PY) -m pytest -m gpu; tests=$$?; $(PY) -m benchmarks.gpu_warm; \
 	  $(PY) -m benchmarks.gpu $(if $(MAMBA_SSM),--build $(MAMBA_SSM)) && exit $$tests
 
-lint: $(STAMP)
+lint: $(STAMP) typing
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/clang-format --dry-run -Werror $(KERNELS)
+	$(VENV)/bin/mypy
+
+# In a clone the packages lie next to lemamba/, not in it; these links put them where a wheel has them.
+typing:
+	@rm -rf build/typing && mkdir -p build/typing/lemamba
+	@ln -s $(CURDIR)/lemamba/*.py $(addprefix $(CURDIR)/,$(FOLDERS)) build/typing/lemamba
+
+architecture: $(STAMP)
+	$(PY) docs/draw_architecture.py
+
+# Keeps the two lines of comment; "+cpu" is no version that every index has.
+lock: $(STAMP)
+	@mkdir -p build
+	@{ head -2 requirements.lock; $(PY) -m pip freeze --all --exclude pip --exclude lemamba | sed 's/+cpu$$//'; } > build/lock
+	@mv build/lock requirements.lock
 
 format: $(STAMP)
 	$(VENV)/bin/ruff check --fix .
@@ -56,4 +75,4 @@ matlab-tables: $(STAMP)
 	$(PY) -m lemamba.utils.sensors
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) build

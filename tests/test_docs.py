@@ -1,7 +1,10 @@
-"""README and docs stay true: links lead somewhere, the file map names what is there, flags in examples exist."""
+"""README and docs stay true: links, the file map, flags and imports in examples, the drawn picture, versions."""
 
 from __future__ import annotations
 
+import ast
+import importlib
+import importlib.util
 import re
 import subprocess
 from pathlib import Path
@@ -9,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 ENTRIES = (
     "accelerate_main.py",
     "inference.py",
@@ -18,8 +21,22 @@ ENTRIES = (
     "prepare_data.py",
     "demo.py",
     "reproduce.py",
+    "lemamba fuse",
 )
-UNLISTED = {"README.md", "LICENSE", "CHANGELOG.md", "Makefile", "pyproject.toml"}
+UNLISTED = {
+    *("README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "CITATION.cff"),
+    *("Makefile", "Dockerfile", "pyproject.toml", "hubconf.py"),
+}
+
+
+def text_of(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def code_blocks(language: str) -> list[str]:
+    """Code in all pages that is marked with a language."""
+    texts = [page.read_text(encoding="utf-8") for page in PAGES]
+    return [block for text in texts for block in re.findall(rf"```{language}\n(.*?)```", text, flags=re.S)]
 
 
 def tracked() -> list[str]:
@@ -32,8 +49,13 @@ def tracked() -> list[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_links_and_pictures_exist(page):
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
-    targets = [t for t in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in t]
-    assert not [t for t in targets if not (page.parent / t).exists()]
+    targets = [t for t in re.findall(r"\]\(([^)\s]+)", text) if "://" not in t]
+    assert not [t for t in targets if not (page.parent / t.partition("#")[0]).exists()]
+    for name, _, anchor in (t.partition("#") for t in targets if "#" in t):
+        titles = re.findall(
+            r"^#+ (.*)$", (page.parent / name if name else page).read_text(encoding="utf-8"), flags=re.M
+        )
+        assert anchor in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}, anchor
 
 
 def test_file_map_is_complete():
@@ -49,11 +71,9 @@ def test_file_map_is_complete():
 def test_flags_in_the_readme_exist(entry):
     """Every long flag that README or docs use with an entry file is one that its --help knows."""
     used: set[str] = set()
-    for page in PAGES:
-        for block in re.findall(r"```(?:bash|sh)?\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.S):
-            for command in block.replace("\\\n", " ").splitlines():
-                if entry in command:
-                    used |= set(re.findall(r"(?<=\s)--[a-z_]+", command.partition(entry)[2].partition("#")[0]))
+    for command in "".join(code_blocks("bash")).replace("\\\n", " ").splitlines():
+        if entry in command:
+            used |= set(re.findall(r"(?<=\s)--[a-z_]+", command.partition(entry)[2].partition("#")[0]))
     source = "".join(p.read_text() for p in (*ROOT.glob("commands/*.py"), *ROOT.glob("utils/*.py")))
     assert not [flag for flag in used if f'"{flag}"' not in source and flag != "--help"]
 
@@ -64,3 +84,38 @@ def test_no_page_names_a_machine(name):
     pages = [ROOT / name] if name.endswith(".md") else PAGES[1:]
     wrong = re.compile(r"(?<![\w.])/(?:home|root|work|tmp|mnt|data\d*)/|[A-Z]:\\\\")
     assert not [p.name for p in pages if wrong.search(p.read_text(encoding="utf-8"))]
+
+
+def test_imports_in_examples_work():
+    """Names that Python examples import from this project exist."""
+    imports = [
+        n for block in code_blocks("python") for n in ast.walk(ast.parse(block)) if isinstance(n, ast.ImportFrom)
+    ]
+    ours = [(n.module, alias.name) for n in imports if n.module.partition(".")[0] == "lemamba" for alias in n.names]
+    assert len(ours) >= 5
+    assert not [f"{m}.{name}" for m, name in ours if not hasattr(importlib.import_module(m), name)]
+
+
+def test_the_picture_of_the_layers_is_current():
+    """If this fails: `make architecture`."""
+    spec = importlib.util.spec_from_file_location("draw_architecture", ROOT / "docs/draw_architecture.py")
+    drawing = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(drawing)
+    assert drawing.draw(drawing.graph()) == text_of("figs/architecture.svg")
+
+
+def test_hooks_and_lock_have_versions_of_the_requirements():
+    """pre-commit has the bounds of requirements-dev.txt; the lock has every requirement, and no index."""
+    wanted = re.findall(r"^([\w-]+)(\S*)", text_of("requirements.txt") + text_of("requirements-dev.txt"), flags=re.M)
+    bounds = {name.lower(): bound for name, bound in wanted if not name.startswith("-")}
+    hooks = re.findall(r'"([\w-]+)([<>=][^"]*)"', text_of(".pre-commit-config.yaml"))
+    assert hooks and all(bounds[name] == bound for name, bound in hooks)
+    lines = [line for line in text_of("requirements.lock").splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)
+    assert {name.strip(";") for name in bounds} <= {line.partition("==")[0].lower() for line in lines}
+
+
+def test_the_release_is_in_changelog_and_citation():
+    version = re.search(r'^__version__ = "(.*)"', text_of("lemamba/__init__.py"), flags=re.M)[1]
+    assert f"\n## {version} - " in text_of("CHANGELOG.md")
+    assert f"\nversion: {version}\n" in text_of("CITATION.cff")

@@ -76,10 +76,11 @@ def test_modules_import_only_what_the_core_asks_for():
     assert not wrong
 
 
-def test_names_such_as_model_never_reach_site_packages():
-    """Tests lie flat, and there is nothing to build: `pip install .` must not spread `model` and `utils`."""
+def test_only_one_name_reaches_site_packages():
+    """Packages are `lemamba` or below it; tests are flat files, none of which is installed."""
     settings = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    assert not re.search(r"^\[(build-system|project)", settings, flags=re.M)
+    packages = re.findall(r'"([\w.]+)"', re.search(r"^packages = \[(.*?)^\]", settings, flags=re.M | re.S)[1])
+    assert packages and {name.partition(".")[0] for name in packages} == {"lemamba"}
     assert 'pythonpath = ["."]' in settings
     assert not list((ROOT / "tests").rglob("__init__.py"))
     assert not [p for p in (ROOT / "tests").rglob("*.py") if p.parent != ROOT / "tests"]

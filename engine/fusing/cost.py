@@ -35,6 +35,10 @@ def peak_bytes(device: torch.device) -> int:
     """Return the highest memory so far: of the GPU's allocator, or the resident set of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":  # has no module `resource`
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

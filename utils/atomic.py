@@ -1,10 +1,11 @@
-"""Files that are whole or absent: written under a temporary name, then renamed; and what a file holds, as a hash.
+"""Files that are complete or absent: written under a temporary name, then renamed. Also JSON and SHA-256 of files.
 
-A leaf: it imports `lemamba.utils.errors` only, so that data, metrics and the engine share one way to write and to hash.
+A leaf: it imports `lemamba.utils.errors` only, so data, metrics and engine share one way to write and to hash.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -18,7 +19,7 @@ from lemamba.utils.errors import UserError
 
 
 def refusal(path: Path, reason: str) -> UserError:
-    """Say that `path` cannot be written; where something is in its way, say what instead of the system's words."""
+    """Return the error for a `path` that cannot be written; `reason` is used unless something is in the way."""
     if path.is_dir():
         return UserError(f'cannot write "{path}": it is a folder, not a file; choose another name or remove it')
     in_the_way = next((p for p in path.parents if p.exists() and not p.is_dir()), None)
@@ -28,28 +29,59 @@ def refusal(path: Path, reason: str) -> UserError:
 
 
 def check_writable(*paths: Path | None) -> None:
-    """Refuse files that could not be written, before the work whose result they are to hold; None is passed over."""
+    """Raise a `UserError` for the first file that could not be written; call it before long work. None is skipped."""
     for path in filter(None, paths):
         there = next(p for p in (path.parent, *path.parent.parents) if p.exists())
         if path.is_dir() or not there.is_dir() or not os.access(there, os.W_OK):
             raise refusal(path, "the folder cannot be written")
 
 
+def sync_folder(folder: Path) -> None:
+    """Make renames inside `folder` survive a power cut. Does nothing where folders cannot be opened (Windows)."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def write_synced(path: Path, content: bytes) -> dict[str, Any]:
+    """Write a file under its own name and wait until it is on the disk; return its size and SHA-256.
+
+    For files in a temporary folder that is renamed as a whole; use `renamed` for single files.
+    """
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
 @contextmanager
-def renamed(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path in the folder of `path` and rename it to `path` at the end; after an error it is removed.
+def renamed(path: str | Path, fsync: bool = False) -> Iterator[Path]:
+    """Yield a temporary path next to `path` and rename it to `path` at the end; on an error it is removed.
+
+    Args:
+        path: the file; missing folders are created.
+        fsync: wait until file and name are on the disk, so that a power cut loses neither (checkpoints).
 
     Raises:
-        UserError: the folder cannot be made or written to, or the disk is full.
+        UserError: the folder cannot be created or written to, or the disk is full.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
+        if fsync:
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
         temporary.replace(path)
+        if fsync:
+            sync_folder(path.parent)
     except OSError as error:
-        # HDF5 puts its own long words where the system's are expected
+        # HDF5 puts a long message of its own where the system's is expected
         reason = os.strerror(error.errno) if error.errno else error.strerror
         raise refusal(path, reason or "an input/output error") from error
     finally:
@@ -58,24 +90,29 @@ def renamed(path: str | Path) -> Iterator[Path]:
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
-    """Call `write(temporary)` and rename; see `renamed`."""
+    """Call `write(temporary)`, then rename; see `renamed`."""
     with renamed(path) as temporary:
         write(temporary)
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Write a text file (UTF-8), whole or not at all."""
-    with renamed(path) as temporary:
+def write_text(path: str | Path, text: str, fsync: bool = False) -> None:
+    """Write a text file (UTF-8); see `renamed`."""
+    with renamed(path, fsync) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: str | Path, content: Any) -> None:
-    """Write readable JSON, whole or not at all; infinities and NaN, which JSON lacks, become texts."""
-    write_text(path, json.dumps(_plain(content), indent=2, ensure_ascii=False) + "\n")
+def to_json(content: Any) -> str:
+    """Return readable JSON; infinities and NaN, which JSON lacks, become the texts "inf", "-inf" and "nan"."""
+    return json.dumps(_plain(content), indent=2, ensure_ascii=False) + "\n"
+
+
+def write_json(path: str | Path, content: Any, fsync: bool = False) -> None:
+    """Write `to_json(content)`; see `renamed`."""
+    write_text(path, to_json(content), fsync)
 
 
 def read_json(path: Path) -> Any:
-    """Read what `write_json` wrote earlier; None where nothing is there, or nothing that is JSON."""
+    """Return the content of a JSON file; None if there is no such file or it is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -83,7 +120,7 @@ def read_json(path: Path) -> Any:
 
 
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, or of the files of a folder in the order of their names; read in blocks."""
+    """Return the SHA-256 of a file, or of all files directly in a folder in the order of their names."""
     digest = hashlib.sha256()
     for part in sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]:
         with part.open("rb") as file:

@@ -21,6 +21,7 @@ from lemamba.commands import train as accelerate_main
 from lemamba.engine.weights.files import load_strict, read_weights, resolve_weights
 from lemamba.model import build_model
 from lemamba.model.ops import available_backends
+from lemamba.utils import config
 from lemamba.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -53,13 +54,12 @@ def main(monkeypatch, folder: Path, data: Path | None, line: str) -> None:
     """Run the command in this process."""
     monkeypatch.chdir(folder)
     root = ["--data_root", str(data)] if data else []
-    monkeypatch.setattr(sys, "argv", ["accelerate_main.py", *shlex.split(line), *root])
-    accelerate_main.main()
+    accelerate_main.run(config.parse([*shlex.split(line), *root]))
 
 
 def test_published_command_line_under_accelerate_launch(tmp_path, data):
-    config = str(ROOT / "configs/huggingface/accelerate.yaml")
-    command = ["-m", "accelerate.commands.launch", "--config_file", config, str(ROOT / "accelerate_main.py")]
+    file = str(ROOT / "configs/huggingface/accelerate.yaml")
+    command = ["-m", "accelerate.commands.launch", "--config_file", file, str(ROOT / "accelerate_main.py")]
     done = launch(tmp_path, *command, *shlex.split(LINE), LEMAMBA_DATA=str(data))
     assert done.returncode == 0, done.stderr
     run = next((tmp_path / "log_file/LE-Mamba").iterdir())
@@ -103,10 +103,9 @@ def test_two_processes_with_hugging_face_datasets_installed(tmp_path, data):
 
 
 BROKEN_RANK = """
-import sys
 import torch
-from lemamba.commands import train as accelerate_main
-import lemamba.engine.training.fit
+from lemamba.commands import train
+from lemamba.utils import config
 
 def fit(job, accelerator):
     if accelerator.process_index == 1:
@@ -114,8 +113,8 @@ def fit(job, accelerator):
     while True:  # the other one trains on, as far as it knows
         torch.distributed.all_reduce(torch.zeros(3))
 
-lemamba.engine.training.fit.fit = fit
-accelerate_main.main()
+train.fit = fit
+train.run(config.parse())
 """
 
 
@@ -219,6 +218,8 @@ def test_a_bad_batch_is_saved_and_replayed(tmp_path, data, monkeypatch, capsys):
         ("--log_dir file/log", '"file" is a file, not a folder; choose another place'),
         ("--logger_on --tensorboard_dir file", '"file" is a file, not a folder; choose another place'),
         ("--mixed_precision fp16", "fp16"),
+        ("--device cuda:99", "expected a --device of this machine"),
+        ("--arch LEMamba --scan_backend nonsense", "nonsense"),
         ("--grad_ckpt", "--grad_ckpt"),
         ("--dataset wv3", "train_wv3.h5"),
     ],

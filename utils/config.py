@@ -431,7 +431,7 @@ def parse(argv: list[str] | None = None, prog: str | None = None) -> TrainOption
         dest="train.device",
         type=lambda text: "cpu" if parse_bool(text) else None,
         nargs="?",
-        const="cpu",
+        const="true",
         default=argparse.SUPPRESS,
         metavar="true|false",
         help="the same as --device cpu",

@@ -219,7 +219,6 @@ def test_a_bad_batch_is_saved_and_replayed(tmp_path, data, monkeypatch, capsys):
         ("--logger_on --tensorboard_dir file", '"file" is a file, not a folder; choose another place'),
         ("--mixed_precision fp16", "fp16"),
         ("--device cuda:99", "expected a --device of this machine"),
-        ("--arch LEMamba --scan_backend nonsense", "nonsense"),
         ("--grad_ckpt", "--grad_ckpt"),
         ("--dataset wv3", "train_wv3.h5"),
     ],
@@ -230,6 +229,17 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, data, monkeypatch, l
         main(monkeypatch, tmp_path, data, SMALL + " " + line)
     assert says in str(error.value) and "\n" not in str(error.value)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_scan_backend_can_be_chosen(tmp_path, data, monkeypatch):
+    monkeypatch.setenv("LEMAMBA_SCAN", "auto")  # restored after the test
+    blocks = "width: 4, ssm_enc_blk_nums: [1, 1, 1], ssm_dec_blk_nums: [1, 1, 1]"
+    line = f'--arch LEMamba --set "model.args={{{blocks}}}" --dataset ikonos -e 1 -b 18 --run_name r --device cpu'
+    with pytest.raises(UserError, match='given "nonsense"'):
+        main(monkeypatch, tmp_path, data, line + " --scan_backend nonsense")
+    assert list(tmp_path.iterdir()) == []
+    main(monkeypatch, tmp_path, data, line + " --scan_backend reference")
+    assert "reference: " in (tmp_path / "log_file/LE-Mamba/r/train.log").read_text()
 
 
 @pytest.mark.parametrize("name", ["train.log", "config.yaml", "checkpoints", "weights"])

@@ -21,7 +21,7 @@ class Command:
 
     script: str
     text: str
-    options: type | dict[str, type] | None = None
+    options: Any = None
 
 
 PREPARE = {

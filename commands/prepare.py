@@ -38,14 +38,14 @@ def _simulate(options: SimulateOptions) -> dict[str, int]:
         raise UserError("expected --ms and --pan together; give both GeoTIFF files")
     if bool(options.scenes) == bool(options.ms):
         raise UserError("expected either SCENE files or --ms and --pan; give one of the two")
-    if options.ms is not None:
+    if options.ms and options.pan:
         return _scenes(options, [scene.read_geotiff_pair(options.ms, options.pan)])
     files = {path: None if path.is_dir() else read_mat(path) for path in options.scenes}
-    pairs = [path for path, data in files.items() if data is not None and "I_PAN" in data]
+    pairs = {path: data for path, data in files.items() if data is not None and "I_PAN" in data}
     if pairs and len(pairs) < len(files):
-        raise UserError("expected only scenes or only cubes, given both; prepare them apart")
+        raise UserError("expected only scenes or only cubes, given both; prepare them separately")
     if pairs:
-        return _scenes(options, [scene.scene_from_mat(path, files[path]) for path in pairs])
+        return _scenes(options, [scene.scene_from_mat(path, data) for path, data in pairs.items()])
     return _cubes(options, files)
 
 

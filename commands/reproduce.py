@@ -162,10 +162,10 @@ def compare(recipe: Recipe, found: dict[str, dict[str, float]]) -> bool:
         table.add_row(TITLE[what], f"{expected:,}", f"{number:,}" if exact else f"{number:.1f}", _verdict(same))
         good &= same
     for protocol, numbers in found.items():
-        for index, expected in recipe.expect[protocol].items():
+        for index, target in recipe.expect[protocol].items():
             number = numbers.get(index, math.nan)
-            inside = expected.met_by(number)
-            wanted = f"{expected.value:g} ± {expected.band:g}"
+            inside = target.met_by(number)
+            wanted = f"{target.value:g} ± {target.band:g}"
             table.add_row(f"{TITLE[index]} ({protocol})", wanted, f"{number:.4f}", _verdict(inside))
             good &= inside
     Console(highlight=False).print(table)

@@ -16,10 +16,10 @@ from typing import IO, Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from lemamba import metrics
 from lemamba.datasets.build import build_dataset, check_range, find_entry
+from lemamba.datasets.h5 import H5Dataset
 from lemamba.datasets.provenance import file_facts
 from lemamba.engine.fusing.summary import count_flops, count_parameters
 from lemamba.engine.training.checkpoint import find_run, read_state
@@ -56,7 +56,7 @@ def resolve_config(options: config.TrainOptions) -> tuple[config.Config, Path | 
     return resolved, folder, checkpoint
 
 
-def build_data(settings: config.Config) -> tuple[Dataset, Dataset]:
+def build_data(settings: config.Config) -> tuple[H5Dataset, H5Dataset]:
     """Open the training and the validation set; the test file is not used in training."""
     data = settings.data
     build = partial(
@@ -73,34 +73,36 @@ def build_data(settings: config.Config) -> tuple[Dataset, Dataset]:
         check_range(train)
     valid = build("valid", augment_prob=data.aug_probs[1])
     for key in ("bands", "guide_bands", "ratio", "divisor"):
-        if getattr(train, key) != getattr(valid, key):
+        one, other = getattr(train.facts, key), getattr(valid.facts, key)
+        if one != other:
             raise UserError(
-                f"training and validation set differ in {key}: {getattr(train, key)} in {train.path}, "
-                f"{getattr(valid, key)} in {valid.path}; simulate both from one sensor"
+                f"training and validation set differ in {key}: {one} in {train.path}, {other} in {valid.path}; "
+                "simulate both for one sensor"
             )
     return train, valid
 
 
-def build_network(settings: config.Config, data: Dataset) -> tuple[nn.Module, dict[str, Any]]:
+def build_network(settings: config.Config, data: H5Dataset) -> tuple[nn.Module, dict[str, Any]]:
     """Return the network for the data, and the name and arguments from which it can be built again."""
     entry = model_entry(settings.model.arch)
     if not entry.traits.trained:
         raise UserError(f"{entry.name} has nothing to train; fuse with it: inference.py --arch {entry.name}")
     arguments = config.model_arguments(settings) | {
-        "img_channel": data.bands,
-        "condition_channel": data.guide_bands,
-        "out_channel": data.bands,
-        "ratio": data.ratio,
+        "img_channel": data.facts.bands,
+        "condition_channel": data.facts.guide_bands,
+        "out_channel": data.facts.bands,
+        "ratio": data.facts.ratio,
     }
     model = build_model(entry.name, **arguments)
     if settings.model.pretrained:
         load_pretrained(model, entry.name, settings.model.pretrained, Path(settings.log.log_dir))
     if settings.train.grad_ckpt:
-        if not hasattr(model, "set_grad_checkpointing"):
+        enable = getattr(model, "set_grad_checkpointing", None)
+        if enable is None:
             raise UserError(f"{entry.name} cannot recompute activations; drop --grad_ckpt")
-        model.set_grad_checkpointing(True)
+        enable(True)
     if settings.train.channels_last:
-        model.to(memory_format=torch.channels_last)
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # absent from torch's stubs
     return model, {"name": entry.name, "args": arguments}
 
 
@@ -122,7 +124,7 @@ def measure(sr: Tensor, gt: Tensor, *, ratio: int, divisor: float, every: bool) 
 
 
 def describe(
-    settings: config.Config, model: nn.Module, train: Dataset, valid: Dataset, device: torch.device, world: int
+    settings: config.Config, model: nn.Module, train: H5Dataset, valid: H5Dataset, device: torch.device, world: int
 ) -> dict[str, str]:
     """Return the rows of the table at the start of a run."""
     sample = {key: value[None] for key, value in train[0].items()}
@@ -130,13 +132,14 @@ def describe(
     model.to(device)
     flops = count_flops(model, {key: value.to(device) for key, value in sample.items()})
     batch = settings.train.batch_size * world * settings.train.grad_accum_steps
+    data = train.facts
     rows = {
         "network": f"{model.model_name} {settings.model.variant if settings.model.variants else ''}".strip(),
         "parameters": f"{count_parameters(model):,}",
         "FLOPs": f"{flops / 1e9:.3f} G for one sample of {height} x {width}",
         "training data": f"{len(train)} samples of {train.path}",
         "validation data": f"{len(valid)} samples of {valid.path}",
-        "bands, ratio": f"{train.bands} + {train.guide_bands} guide, ratio {train.ratio}, divided by {train.divisor:g}",
+        "bands, ratio": f"{data.bands} + {data.guide_bands} guide, ratio {data.ratio}, divided by {data.divisor:g}",
         "batch": f"{batch} = {settings.train.batch_size} x {world} process(es) x {settings.train.grad_accum_steps}",
         "device": f"{device}, {world} process(es), mixed precision {settings.train.mixed_precision}",
     }
@@ -148,7 +151,7 @@ def describe(
 
 
 def record(
-    settings: config.Config, model: nn.Module, train: Dataset, valid: Dataset, rows: dict[str, str], world: int
+    settings: config.Config, model: nn.Module, train: H5Dataset, valid: H5Dataset, rows: dict[str, str], world: int
 ) -> dict[str, Any]:
     """Return what is saved with the weights about data files, network and machine; `rows` come from `describe`."""
     device = next(model.parameters()).device
@@ -233,13 +236,15 @@ def build_job(settings: config.Config, accelerator: Accelerator, folder: Path, c
     train, valid = build_data(settings)
     seed_all(settings.train.seed)  # the same weights on every rank
     model, described = build_network(settings, train)
-    facts, recorded = {}, {}
+    rows: dict[str, str] = {}
+    recorded: dict[str, Any] = {}
     if accelerator.is_main_process:  # only this one logs and writes weights
-        facts = describe(settings, model, train, valid, device, world)
-        recorded = record(settings, model, train, valid, facts, world)
+        rows = describe(settings, model, train, valid, device, world)
+        recorded = record(settings, model, train, valid, rows, world)
     if settings.train.compile:
         model.compile()  # after the FLOPs are counted: code that has run under the counter is never compiled
-    data = {key: getattr(train, key) for key in ("sensor", "divisor", "ratio")}
+    data, shown = train.facts, valid[0]
+    trained_on = {"dataset": settings.data.dataset, "sensor": data.sensor, "divisor": data.divisor, "ratio": data.ratio}
     return Job(
         config=settings,
         model=model,
@@ -248,16 +253,14 @@ def build_job(settings: config.Config, accelerator: Accelerator, folder: Path, c
         loss=loss.to(device),
         train_set=train,
         valid_set=valid,
-        metrics=partial(measure, ratio=train.ratio, divisor=train.divisor, every=settings.log.log_metric),
+        metrics=partial(measure, ratio=data.ratio, divisor=data.divisor, every=settings.log.log_metric),
         metric_names=metrics.REDUCED_NAMES if settings.log.log_metric else QUICK_METRICS,
         make_meter=metrics.Meter,
         folder=folder,
         tensorboard=Path(settings.log.tensorboard_dir) / folder.parent.name / folder.name,
-        meta={"model": described, "data": {"dataset": settings.data.dataset, **data}, **recorded},
-        rgb=choose_bands(
-            get_sensor(train.sensor), *(valid[0][key].numpy() for key in ("lms", "pan")), own=train.own_rgb
-        ),
-        facts=facts,
+        meta={"model": described, "data": trained_on, **recorded},
+        rgb=choose_bands(get_sensor(data.sensor), shown["lms"].numpy(), shown["pan"].numpy(), own=data.rgb),
+        facts=rows,
         resume=checkpoint,
     )
 

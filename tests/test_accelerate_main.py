@@ -238,8 +238,8 @@ def test_a_scan_backend_can_be_chosen(tmp_path, data, monkeypatch):
     with pytest.raises(UserError, match='given "nonsense"'):
         main(monkeypatch, tmp_path, data, line + " --scan_backend nonsense")
     assert list(tmp_path.iterdir()) == []
-    main(monkeypatch, tmp_path, data, line + " --scan_backend reference")
-    assert "reference: " in (tmp_path / "log_file/LE-Mamba/r/train.log").read_text()
+    main(monkeypatch, tmp_path, data, line + " --scan_backend torch")
+    assert "torch: " in (tmp_path / "log_file/LE-Mamba/r/train.log").read_text()
 
 
 @pytest.mark.parametrize("name", ["train.log", "config.yaml", "checkpoints", "weights"])

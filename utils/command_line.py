@@ -58,7 +58,7 @@ def option(
         metavar: placeholder for the value in the help.
         read: converts the text, where the field's type does not say how; raises `argparse.ArgumentTypeError`.
     """
-    meta = {"help": text, "flags": flags, "choices": choices, "low": low, "group": group}
+    meta: dict[str, Any] = {"help": text, "flags": flags, "choices": choices, "low": low, "group": group}
     meta |= {"metavar": metavar, "read": read}
     if isinstance(default, dict):
         return dataclasses.field(default_factory=lambda: dict(default), metadata=meta)

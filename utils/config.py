@@ -205,7 +205,7 @@ def converted(value: Any, kind: Any, where: str) -> Any:
     """
     if isinstance(kind, types.UnionType):
         return None if value is None else converted(value, typing.get_args(kind)[0], where)
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return from_mapping(kind, value, where)
     origin = typing.get_origin(kind)
     if origin is tuple:

@@ -1,6 +1,6 @@
 """Recipes: how to reproduce a published or measured row of a results table, and how close a run should come.
 
-A recipe is a YAML file in configs/recipes/: data, commands and expected numbers. No torch here.
+A recipe is a YAML file in configs/recipes/: data, commands and expected numbers.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lemamba.utils.command_line import (
     REQUIRED,
@@ -43,6 +44,9 @@ class DeviceOptions:
     scan_backend: str | None = scan_option(group="run")
 
 
+CUBES: dict[str, Any] = {"group": "hyperspectral cubes"}
+
+
 @dataclass(frozen=True, kw_only=True)
 class SimulateOptions:
     """Simulate data sets from real scenes or hyperspectral cubes by Wald's protocol."""
@@ -60,30 +64,18 @@ class SimulateOptions:
     )
     test_only: bool = option(False, "use the whole ground for the test files", "--test_only")
     wavelengths: str | None = option(
-        None,
-        "nm of the first and the last band (31 bands: 400:700)",
-        "--wavelengths",
-        metavar="START:END",
-        group="hyperspectral cubes",
+        None, "nm of the first and the last band (31 bands: 400:700)", "--wavelengths", metavar="START:END", **CUBES
     )
     response: Path | None = option(
-        None, ".mat table: wavelength, then one column per guide band", "--response", group="hyperspectral cubes"
+        None, ".mat table: wavelength, then one column per guide band", "--response", **CUBES
     )
     guide_columns: str | None = option(
-        None,
-        "1-based columns of --response that become guide bands",
-        "--guide_columns",
-        metavar="N,N",
-        group="hyperspectral cubes",
+        None, "1-based columns of --response that become guide bands", "--guide_columns", metavar="N,N", **CUBES
     )
-    sigma: float | None = option(
-        None, "of the Gaussian blur in pixels (default ratio / 2)", "--sigma", group="hyperspectral cubes"
-    )
-    blur_size: int | None = option(
-        None, "odd side of the blur kernel (default 2 ratio + 1)", "--blur_size", group="hyperspectral cubes"
-    )
+    sigma: float | None = option(None, "of the Gaussian blur in pixels (default ratio / 2)", "--sigma", **CUBES)
+    blur_size: int | None = option(None, "odd side of the blur kernel (default 2 ratio + 1)", "--blur_size", **CUBES)
     scale: float | None = option(
-        None, "values are divided by it (default: 255, 65535, or the largest)", "--scale", group="hyperspectral cubes"
+        None, "values are divided by it (default: 255, 65535, or the largest)", "--scale", **CUBES
     )
 
 

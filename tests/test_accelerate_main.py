@@ -40,7 +40,7 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _fresh_accelerate():
-    """Accelerate keeps precision and device for the life of a process; each test is a process of its own."""
+    """Accelerate keeps precision and device for the life of a process; each test starts afresh."""
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
 
@@ -71,8 +71,8 @@ def test_published_command_line_under_accelerate_launch(tmp_path, data):
     assert [p.name for p in (run / "checkpoints").iterdir()] == ["step_00000004"]
     assert list((tmp_path / "runs/LE-Mamba" / run.name).glob("events.*"))
     log = (run / "train.log").read_text()
-    for told in ("77,640", "FLOPs", "a comment", "ergas", "qn", "qave", "samples/s"):
-        assert told in log
+    for shown in ("77,640", "FLOPs", "a comment", "ergas", "qn", "qave", "samples/s"):
+        assert shown in log
 
     state, meta = read_weights(resolve_weights(run))
     assert meta["data"] == {"dataset": "ikonos", "sensor": "IKONOS", "divisor": 2047.0, "ratio": 4}
@@ -119,7 +119,7 @@ train.run(config.parse())
 
 
 def test_a_rank_that_breaks_ends_the_run_and_waits_for_nobody(tmp_path, data):
-    """The others are in the middle of a step and will never come to a meeting at the end."""
+    """The others are in the middle of a step and will never reach the barrier at the end."""
     (tmp_path / "broken.py").write_text(BROKEN_RANK)
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(tmp_path / "broken.py")]
     environment = {"LEMAMBA_DATA": str(data), "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)}
@@ -161,9 +161,9 @@ def test_the_log_says_once_which_scan_runs_and_why(tmp_path, data, monkeypatch):
     line = f'--arch LEMamba --set "model.args={{{blocks}}}" --dataset ikonos -e 1 -b 18 --run_name r'
     main(monkeypatch, tmp_path, data, line)
     run = tmp_path / "log_file/LE-Mamba/r"
-    told = [text for text in (run / "train.log").read_text().splitlines() if "scan backend" in text]
-    assert len(told) == 1 and told[0].endswith(accelerate_main.describe_scan(torch.device("cpu")))
-    name, _, reason = told[0].rpartition("scan backend")[2].strip().partition(": ")
+    shown = [text for text in (run / "train.log").read_text().splitlines() if "scan backend" in text]
+    assert len(shown) == 1 and shown[0].endswith(accelerate_main.describe_scan(torch.device("cpu")))
+    name, _, reason = shown[0].rpartition("scan backend")[2].strip().partition(": ")
     assert available_backends()[name].reason == reason and len(reason) > 10
     state = json.loads(next((run / "checkpoints").glob("*/state.json")).read_text())
     _, meta = read_weights(run / "weights/last.safetensors")
@@ -191,8 +191,8 @@ def test_a_bad_batch_is_saved_and_replayed(tmp_path, data, monkeypatch, capsys):
         )
     saved = next((tmp_path / "log_file/LE-Mamba/r/nan").iterdir())
     main(monkeypatch, tmp_path, None, f"--replay {saved}")
-    told, again = (line.split(": ", 1)[1] for line in capsys.readouterr().out.splitlines()[-2:])
-    assert told == again and told in str(error.value)
+    first, again = (line.split(": ", 1)[1] for line in capsys.readouterr().out.splitlines()[-2:])
+    assert first == again and first in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -243,8 +243,8 @@ def test_a_scan_backend_can_be_chosen(tmp_path, data, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["train.log", "config.yaml", "checkpoints", "weights"])
-def test_what_lies_in_the_way_of_a_run_is_told_before_it_trains(tmp_path, data, monkeypatch, name):
-    """A file where the run needs a folder, a folder where it needs a file: else they show hours later, or never."""
+def test_what_is_in_the_way_of_a_run_is_reported_before_it_trains(tmp_path, data, monkeypatch, name):
+    """A file where the run needs a folder, or a folder where it needs a file, would show hours later, or never."""
     there = tmp_path / "log_file/LE-Mamba/r" / name
     there.parent.mkdir(parents=True)
     if there.suffix:

@@ -80,7 +80,7 @@ def test_what_is_wrong_is_one_line(line, says):
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda c: c.__name__)
 def test_every_option_is_declared_whole(cls):
-    """A help of its own, flags, and a frozen class with a docstring, which is the text of the help."""
+    """A help text, flags, and a frozen class with a docstring, which is the text of the help."""
     assert cls.__doc__ and cls.__dataclass_params__.frozen
     for field in fields(cls):
         assert field.metadata["help"] and field.metadata["flags"], field.name

@@ -115,7 +115,7 @@ def test_recipes_are_listed():
 
 
 class Steps:
-    """Stands in for the commands: notes them, makes files of data, and trains up to an epoch that the test chooses."""
+    """Replaces the commands: records them, creates data files, and trains up to an epoch that the test chooses."""
 
     def __init__(self, out: Path) -> None:
         self.out, self.taken, self.epoch = out, [], 24
@@ -129,8 +129,8 @@ class Steps:
         elif command[0] == "train":
             run = self.out / "own/run"
             (run / f"checkpoints/step_{self.epoch:08d}").mkdir(parents=True)
-            told = {"training": {"epoch": self.epoch}, "config": {"train": {"epochs": 24}}}
-            write_json(run / "weights/last.json", told)
+            facts = {"training": {"epoch": self.epoch}, "config": {"train": {"epochs": 24}}}
+            write_json(run / "weights/last.json", facts)
         else:
             protocol = Path(command[command.index("--json") + 1])
             write_json(protocol, {"scores": {"LEMamba": {}}})

@@ -1,4 +1,4 @@
-"""Train a fusion network: parse the command line, resolve the configuration, build everything, fit.
+"""Train a fusion network; the same as `lemamba train`.
 
     accelerate launch --config_file configs/huggingface/accelerate.yaml accelerate_main.py --proj_name LE-Mamba \
         --arch LEMamba --dataset wv3 --num_worker 6 -e 800 -b 32 --aug_probs 0. 0. --loss l1ssim \

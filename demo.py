@@ -1,7 +1,6 @@
-"""The whole way in under three minutes on two CPU cores: scene -> H5 -> training -> fused .mat, pictures, numbers.
+"""The demo, three minutes on two CPU cores: synthetic scene, H5, training, fused .mat, pictures, scores.
 
-Runs the project's own command lines, shows each, and compares LE-Mamba with plain interpolation (EXP). `make demo`
-calls it; nothing is downloaded and no GPU is needed.
+`make demo` runs it; the same as `lemamba demo`. Nothing is downloaded and no GPU is needed.
 """
 
 from lemamba.__main__ import run

@@ -1,4 +1,4 @@
-"""Fuse a test set or a GeoTIFF pair with a trained network or a classical method: .mat, pictures, metrics; or GeoTIFF.
+"""Fuse a test set or a GeoTIFF pair with a network or a classical method; the same as `lemamba fuse`.
 
 Examples::
 
@@ -8,8 +8,8 @@ Examples::
     python inference.py --arch MTF-GLP-FS --data test.h5 --dataset ikonos
     python inference.py --weights LE-Mamba/RUN --ms ms.tif --pan pan.tif --out fused.tif --tile 256 --overlap 32
 
-Values are divided by the sensor's divisor before the network and multiplied back after it; the result of a learned
-network is clipped to [0, 1] in between, as the published scripts do; classical methods are not clipped.
+Values are divided by the sensor's divisor before the method and multiplied by it afterwards. In between, the result of
+a network is clipped to [0, 1], as the published scripts do; results of classical methods are not clipped.
 """
 
 from lemamba.__main__ import run

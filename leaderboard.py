@@ -1,4 +1,4 @@
-"""All methods on one test set: scores, cost, pictures.
+"""Compare all methods on one test set: scores, cost, pictures; the same as `lemamba board`.
 
 Examples::
 
@@ -7,9 +7,9 @@ Examples::
         --weights LEMamba=LE-Mamba/RUN --weights PNN=dlpan:pnn.pth --out boards/ikonos
     python leaderboard.py --dataset ikonos --data_root DATA --train 10 --out boards/ikonos
 
-Classical methods run as they are; a learned one runs where weights are given, or after training with equal time for
-all (--train MINUTES). Every method runs in a process of its own: one that breaks is reported and the others go on,
-and its peak memory is its own.
+Classical methods run as they are. A network runs if weights are given, or after training with the same time for all
+(--train MINUTES). Each method runs in a separate process, so a failure does not stop the others and peak memory is
+measured per method.
 """
 
 from lemamba.__main__ import run

@@ -1,13 +1,13 @@
-"""Make and check data: simulate a real scene or cube, draw a synthetic one, inspect a file.
+"""Simulate data sets from a real scene or cube, draw a synthetic one, inspect and repack files; see docs/data.md.
 
-python prepare_data.py simulate SCENE.mat --sensor IKONOS --out data/ikonos
-python prepare_data.py simulate --ms ms.tif --pan pan.tif --sensor WV3 --out data/mine --name mine
-python prepare_data.py simulate CUBE.mat --wavelengths 380:2500 --ratio 4 --out data/jasper --name jasper
-python prepare_data.py synthetic --out data/demo
-python prepare_data.py inspect FILE …
-python prepare_data.py repack FILE.h5 --out NEW.h5 --dtype uint16
+Examples (the same as `lemamba prepare …`)::
 
-What each route needs and writes: docs/data.md.
+    python prepare_data.py simulate SCENE.mat --sensor IKONOS --out data/ikonos
+    python prepare_data.py simulate --ms ms.tif --pan pan.tif --sensor WV3 --out data/mine --name mine
+    python prepare_data.py simulate CUBE.mat --wavelengths 380:2500 --ratio 4 --out data/jasper --name jasper
+    python prepare_data.py synthetic --out data/demo
+    python prepare_data.py inspect FILE …
+    python prepare_data.py repack FILE.h5 --out NEW.h5 --dtype uint16
 """
 
 from lemamba.__main__ import run

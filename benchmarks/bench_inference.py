@@ -23,7 +23,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from lemamba.utils.startup import prepare_process
+from lemamba.utils.startup import prepare_process, run_cli
 
 prepare_process()  # as every entry point does, before torch is imported
 os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"  # what an earlier run compiled would hide what compiling costs
@@ -31,9 +31,9 @@ os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"  # what an earlier run co
 import torch  # noqa: E402
 
 from lemamba.engine.fusing.runner import Runner, default_batch  # noqa: E402
-from lemamba.utils.arguments import Parser  # noqa: E402
 from lemamba.utils.atomic import write_json  # noqa: E402
-from lemamba.utils.errors import UserError, run_cli  # noqa: E402
+from lemamba.utils.command_line import Parser  # noqa: E402
+from lemamba.utils.errors import UserError  # noqa: E402
 
 RESULTS = Path(__file__).resolve().parent / "results"
 

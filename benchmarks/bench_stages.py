@@ -33,7 +33,7 @@ def measure(repeats: int) -> dict[str, list[float]]:
     """Return milliseconds of processor time of forwards at batch 1 and training steps at batch 4, in this process."""
     import time
 
-    from lemamba.utils.allocator import keep_freed_memory
+    from lemamba.utils.startup import keep_freed_memory
 
     keep_freed_memory()
     import torch

@@ -48,12 +48,12 @@ def loop_job(arch: str, batch: int, crop: int, steps: int, folder: Path):
     """Build a training of `steps` steps as the command line does, on a demo set made in `folder`."""
     from lemamba.commands import train as accelerate_main
     from lemamba.datasets.simulation.synthetic import write_dataset
-    from lemamba.utils import cli, config
+    from lemamba.utils import config
 
     write_dataset(folder / "data", "demo", size=128)
     line = f"--arch {arch} --dataset demo --data_root {folder / 'data'} --crop {crop} -b {batch} -e {steps} --cpu "
     line += f"--grad_accum_steps 1 --val_n_epoch 0 --checkpoint_every_n 0 --log_dir {folder} --seed 1"
-    command = cli.parse(line.split())
+    command = config.parse(line.split())
     settings = config.resolve(command.flags)
     accelerator = accelerate_main.start_accelerator(settings)
     run = folder / "bench" / arch

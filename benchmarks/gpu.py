@@ -31,7 +31,8 @@ import torch
 
 from lemamba.model.ops import available_backends, cross_selective_scan, selective_scan
 from lemamba.model.ops.scan.cross import sum_of_sequences, to_sequences
-from lemamba.utils.errors import UserError, run_cli
+from lemamba.utils.errors import UserError
+from lemamba.utils.startup import run_cli
 
 SHAPES = [(32, 256, 4096, 32), (2048, 256, 64, 16), (8, 512, 16384, 32)]  # B, KD, L, N; four groups
 GROUPS, RANK = 4, 2

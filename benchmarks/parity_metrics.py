@@ -26,8 +26,9 @@ from scipy.io import savemat
 
 from benchmarks.parity_cases import ROOT, Case, golden_cases, seeded_cases, shared_golden
 from lemamba.metrics import INDICES, full_resolution, reduced_resolution
-from lemamba.utils.errors import UserError, run_cli
+from lemamba.utils.errors import UserError
 from lemamba.utils.formats.mat import read_mat
+from lemamba.utils.startup import run_cli
 
 PACKAGE = ROOT / "Pansharpening_Hyper_SR_Matlab_Test_Package"
 INSTALL_OCTAVE = "GNU Octave is not installed; on Debian and Ubuntu: apt-get install -y --no-install-recommends octave"

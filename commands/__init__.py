@@ -1,1 +1,68 @@
-"""The application layer: one module per command, where model, data, metrics and engine meet."""
+"""The commands: where model, data, metrics and engine meet. Here: their names and their command lines; no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lemamba.commands import options
+from lemamba.utils import command_line, config
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand of `lemamba`; the module of its name has ``run(options) -> exit status``.
+
+    Attributes:
+        script: the script in the repository root that does the same.
+        text: one line for the overview.
+        options: its options; for a command with further subcommands, by their names. None: `parse` says how.
+    """
+
+    script: str
+    text: str
+    options: Any = None
+
+
+PREPARE = {
+    "simulate": options.SimulateOptions,
+    "synthetic": options.SyntheticOptions,
+    "inspect": options.InspectOptions,
+    "repack": options.RepackOptions,
+}
+COMMANDS = {
+    "train": Command("accelerate_main.py", "train a network", config.TrainOptions),
+    "fuse": Command(
+        "inference.py", "fuse a test set or a pair of GeoTIFF files", getattr(options, "FuseOptions", None)
+    ),
+    "evaluate": Command("evaluate.py", "measure fused images", getattr(options, "EvaluateOptions", None)),
+    "board": Command("leaderboard.py", "compare methods on one test set", getattr(options, "BoardOptions", None)),
+    "prepare": Command("prepare_data.py", "simulate, draw, inspect and repack data sets", PREPARE),
+    "reproduce": Command("reproduce.py", "reproduce a row of a results table", options.ReproduceOptions),
+    "demo": Command("demo.py", "train, fuse and measure on synthetic data in three minutes", options.DemoOptions),
+}
+
+
+def parse(name: str, argv: list[str] | None = None, prog: str | None = None) -> Any:
+    """Read the command line of a command into its options.
+
+    Args:
+        name: a key of `COMMANDS`.
+        argv: the arguments; default: those of the process.
+        prog: name of the program in the usage line; default: the script's.
+
+    Raises:
+        UserError: an unknown flag, a missing argument or a bad value.
+    """
+    kinds = COMMANDS[name].options
+    if kinds is config.TrainOptions:
+        return config.parse(argv, prog)
+    if not isinstance(kinds, dict):
+        return command_line.parse_options(kinds, argv, prog)
+    parser = command_line.Parser(prog=prog, description=COMMANDS[name].text.capitalize() + ".")
+    subparsers = parser.add_subparsers(dest="subcommand", required=True, metavar="COMMAND")
+    for key, cls in kinds.items():
+        summary, _, _ = (cls.__doc__ or "").partition("\n")
+        command_line.add_options(subparsers.add_parser(key, help=summary, **command_line.help_of(cls)), cls)
+    given = vars(parser.parse_args(argv))
+    return command_line.read_options(kinds[given["subcommand"]], given)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lemamba.utils.arguments import Parser
+from lemamba.utils.command_line import Parser
 from lemamba.utils.errors import UserError
 from lemamba.utils.sensors import get_sensor
 

@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lemamba.utils.arguments import Parser
+from lemamba.utils.command_line import Parser
 from lemamba.utils.errors import UserError
 
 if TYPE_CHECKING:

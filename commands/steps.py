@@ -1,30 +1,42 @@
-"""Steps of a longer way: commands of the project, each shown as one would type it and run in a process of its own."""
+"""Run the project's commands as subprocesses, showing each one."""
 
 from __future__ import annotations
 
 import shlex
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
+from lemamba.commands import COMMANDS
+from lemamba.utils.startup import delayed_interrupt
+
 ROOT = Path(__file__).resolve().parent.parent
-INTERRUPTED_STATUS = 130
 
 
-def run_step(title: str, *command: str) -> None:
-    """Show a command and run it with this interpreter; its failure ends the program with the same status.
+def command_of(name: str, *arguments: object) -> list[str]:
+    """Return the words that run a command with this interpreter, from any working folder.
 
-    Ctrl-C is the command's to deal with (a training saves where it stands and then ends well); the way ends after it,
-    with status 130.
+    In a clone they run its script: `python -m lemamba` finds the package from the root only.
     """
-    print(f"\n== {title}\n$ python {shlex.join(command)}", flush=True)
-    pressed: list[int] = []
-    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # a shell's background job: so it stays
-    before = signal.SIG_IGN if ignored else signal.signal(signal.SIGINT, lambda *_: pressed.append(1))
-    try:
-        status = subprocess.Popen([sys.executable, *command], cwd=ROOT).wait()
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if status or pressed:
-        sys.exit(INTERRUPTED_STATUS if pressed else status)
+    script = ROOT / COMMANDS[name].script
+    start = [str(script)] if script.is_file() else ["-m", "lemamba", name]
+    return [sys.executable, *start, *map(str, arguments)]
+
+
+def as_typed(name: str, *arguments: object) -> str:
+    """Return the command as a user would type it: `python SCRIPT …` in a clone, `lemamba NAME …` if installed."""
+    script = ROOT / COMMANDS[name].script
+    shown = script.name if Path.cwd() == ROOT else str(script)
+    return shlex.join([*(["python", shown] if script.is_file() else ["lemamba", name]), *map(str, arguments)])
+
+
+def run_step(title: str, name: str, *arguments: object) -> None:
+    """Show a command and run it; if it fails, exit with its status.
+
+    Ctrl-C is left to the command (a training saves a checkpoint and ends well) and raises KeyboardInterrupt after it.
+    """
+    print(f"\n== {title}\n$ {as_typed(name, *arguments)}", flush=True)
+    with delayed_interrupt():
+        status = subprocess.Popen(command_of(name, *arguments)).wait()
+    if status:
+        sys.exit(status)

@@ -1,51 +1,59 @@
-"""Train a fusion network: parse the command line, resolve the configuration, build everything, fit.
+"""Train a network: resolve the configuration, build data, network, loss, optimizer and schedule, fit.
 
-    accelerate launch --config_file configs/huggingface/accelerate.yaml accelerate_main.py --proj_name LE-Mamba \
-        --arch LEMamba --dataset wv3 --num_worker 6 -e 800 -b 32 --aug_probs 0. 0. --loss l1ssim \
-        --grad_accum_steps 2 --checkpoint_every_n 20 --val_n_epoch 20 --comment "…" --log_metric --logger_on
-
-One process: `python accelerate_main.py …`. Two on a CPU: `ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 …`.
 Results: log_file/<proj>/<run>/ (config.yaml, train.log, checkpoints/, weights/) and runs/<proj>/<run>/ (TensorBoard).
 """
 
 from __future__ import annotations
 
-import sys
+import inspect
+import os
+import platform
 import time
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
-from lemamba.utils import cli, config
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from lemamba.datasets.build import build_dataset, check_range, find_entry
+from lemamba.datasets.h5 import H5Dataset
+from lemamba.datasets.provenance import file_facts
+from lemamba.engine.fusing.summary import count_flops, count_parameters
+from lemamba.engine.training.checkpoint import find_run, open_run, read_state
+from lemamba.engine.training.fit import fit
+from lemamba.engine.training.job import Job, check
+from lemamba.engine.training.nan_guard import find_culprit, load_batch
+from lemamba.engine.training.optim import build_optimizer
+from lemamba.engine.training.ranks import Ranks
+from lemamba.engine.training.schedule import Schedule
+from lemamba.engine.training.state import seed_all
+from lemamba.engine.weights.files import load_strict, load_weights, open_weights
+from lemamba.losses import build_loss
+from lemamba.model import build_model, model_entry
+from lemamba.model.convert import convert_state_dict
+from lemamba.model.ops.scan.backends import choose, state_of
+from lemamba.reporting.pictures import choose_bands
+from lemamba.utils import config
+from lemamba.utils.device import usable_device, use_scan_backend
 from lemamba.utils.errors import UserError
-
-if TYPE_CHECKING:
-    import torch
-    from accelerate import Accelerator
-    from torch import nn
-    from torch.utils.data import Dataset
-
-    from lemamba.engine.training.job import Job
-    from lemamba.engine.training.ranks import Ranks
+from lemamba.utils.sensors import get_sensor
+from lemamba.utils.version import project_version
 
 
-def resolve_config(command: cli.CommandLine) -> tuple[config.Config, Path | None, Path | None]:
-    """Return the configuration and, when resuming, the run's folder and the checkpoint to go on from."""
-    if command.resume is None:
-        return config.resolve(command.flags, command.config_file), None, None
-    from lemamba.engine.training.checkpoint import find_run, read_state
-
-    early = config.resolve({"log": command.flags.get("log", {})}, command.config_file)  # where runs are looked for
-    folder, checkpoint = find_run(command.resume, Path(early.log.log_dir), early.log.proj_name, early.log.run_name)
-    resolved = config.resolve(command.flags, command.config_file, read_state(checkpoint)["config"])
+def resolve_config(options: config.TrainOptions) -> tuple[config.Config, Path | None, Path | None]:
+    """Return the configuration and, when resuming, the run's folder and the checkpoint to resume from."""
+    if options.resume is None:
+        return config.resolve(options.flags, options.config_file), None, None
+    early = config.resolve({"log": options.flags.get("log", {})}, options.config_file)  # where runs are looked for
+    folder, checkpoint = find_run(options.resume, Path(early.log.log_dir), early.log.proj_name, early.log.run_name)
+    resolved = config.resolve(options.flags, options.config_file, read_state(checkpoint)["config"])
     return resolved, folder, checkpoint
 
 
-def build_data(settings: config.Config) -> tuple[Dataset, Dataset]:
-    """Open the training and the validation set; the test file is never touched here."""
-    from lemamba.datasets.build import build_dataset, check_range
-    from lemamba.datasets.transforms import Augment
-
+def build_data(settings: config.Config) -> tuple[H5Dataset, H5Dataset]:
+    """Open the training and the validation set; the test file is not used in training."""
     data = settings.data
     build = partial(
         build_dataset,
@@ -54,77 +62,72 @@ def build_data(settings: config.Config) -> tuple[Dataset, Dataset]:
         ratio=data.ratio,
         sensor=data.sensor,
         divisor=data.divisor,
+        seed=settings.train.seed,
     )
-    train = build("train", augment=Augment(data.aug_probs[0], data.crop, settings.train.seed))
+    train = build("train", augment_prob=data.aug_probs[0], crop=data.crop)
     if data.divisor is None:
         check_range(train)
-    valid = build("valid", augment=Augment(data.aug_probs[1], seed=settings.train.seed))
+    valid = build("valid", augment_prob=data.aug_probs[1])
     for key in ("bands", "guide_bands", "ratio", "divisor"):
-        if getattr(train, key) != getattr(valid, key):
+        one, other = getattr(train.facts, key), getattr(valid.facts, key)
+        if one != other:
             raise UserError(
-                f"training and validation set differ in {key}: {getattr(train, key)} in {train.path}, "
-                f"{getattr(valid, key)} in {valid.path}; simulate both from one sensor"
+                f"training and validation set differ in {key}: {one} in {train.path}, {other} in {valid.path}; "
+                "simulate both for one sensor"
             )
     return train, valid
 
 
-def build_network(settings: config.Config, data: Dataset) -> tuple[nn.Module, dict[str, Any]]:
-    """Build the network for the data; returns it and the facts by which it can be built again."""
-    from lemamba.model import build_model, model_entry
-
+def build_network(settings: config.Config, data: H5Dataset) -> tuple[nn.Module, dict[str, Any]]:
+    """Return the network for the data, and the name and arguments from which it can be built again."""
     entry = model_entry(settings.model.arch)
-    if entry.classical:
-        raise UserError(f"{entry.name} is a classical method, there is nothing to train; use inference.py --arch")
+    if not entry.traits.trained:
+        raise UserError(f"{entry.name} has nothing to train; fuse with it: inference.py --arch {entry.name}")
     arguments = config.model_arguments(settings) | {
-        "img_channel": data.bands,
-        "condition_channel": data.guide_bands,
-        "out_channel": data.bands,
-        "ratio": data.ratio,
+        "img_channel": data.facts.bands,
+        "condition_channel": data.facts.guide_bands,
+        "out_channel": data.facts.bands,
+        "ratio": data.facts.ratio,
     }
     model = build_model(entry.name, **arguments)
     if settings.model.pretrained:
         load_pretrained(model, entry.name, settings.model.pretrained, Path(settings.log.log_dir))
     if settings.train.grad_ckpt:
-        if not hasattr(model, "set_grad_checkpointing"):
-            raise UserError(f"{entry.name} cannot recompute activations; leave out --grad_ckpt")
-        model.set_grad_checkpointing(True)
+        enable = getattr(model, "set_grad_checkpointing", None)
+        if enable is None:
+            raise UserError(f"{entry.name} cannot recompute activations; drop --grad_ckpt")
+        enable(True)
     if settings.train.channels_last:
-        import torch
-
-        model.to(memory_format=torch.channels_last)
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # absent from torch's stubs
     return model, {"name": entry.name, "args": arguments}
 
 
 def load_pretrained(model: nn.Module, name: str, given: str, log_folder: Path) -> None:
-    """Load weights to start from: ours as they are, published ones through `lemamba.model.convert`."""
-    from lemamba.engine.weights.files import load_weights, open_weights
-    from lemamba.model.convert import convert_state_dict
-
+    """Load the initial weights; those of the authors' releases are converted (`lemamba.model.convert`)."""
     load_weights(model, open_weights(given, log_folder), partial(convert_state_dict, name))
 
 
 def describe(
-    settings: config.Config, model: nn.Module, train: Dataset, valid: Dataset, device: torch.device, world: int
+    settings: config.Config, model: nn.Module, train: H5Dataset, valid: H5Dataset, device: torch.device, world: int
 ) -> dict[str, str]:
-    """Return the lines of the table at the start of a run."""
-    from lemamba.engine.fusing.summary import count_flops, count_parameters
-
+    """Return the rows of the table at the start of a run."""
     sample = {key: value[None] for key, value in train[0].items()}
     height, width = sample["lms"].shape[-2:]
     model.to(device)
     flops = count_flops(model, {key: value.to(device) for key, value in sample.items()})
     batch = settings.train.batch_size * world * settings.train.grad_accum_steps
+    data = train.facts
     rows = {
         "network": f"{model.model_name} {settings.model.variant if settings.model.variants else ''}".strip(),
         "parameters": f"{count_parameters(model):,}",
         "FLOPs": f"{flops / 1e9:.3f} G for one sample of {height} x {width}",
         "training data": f"{len(train)} samples of {train.path}",
         "validation data": f"{len(valid)} samples of {valid.path}",
-        "bands, ratio": f"{train.bands} + {train.guide_bands} guide, ratio {train.ratio}, divided by {train.divisor:g}",
+        "bands, ratio": f"{data.bands} + {data.guide_bands} guide, ratio {data.ratio}, divided by {data.divisor:g}",
         "batch": f"{batch} = {settings.train.batch_size} x {world} process(es) x {settings.train.grad_accum_steps}",
         "device": f"{device}, {world} process(es), mixed precision {settings.train.mixed_precision}",
     }
-    if "lemamba.model.ops.scan.selective" in sys.modules:
+    if any(name.endswith("A_log") for name, _ in model.named_parameters()):  # the decays of a selective scan
         rows["scan backend"] = describe_scan(device)
     if settings.log.comment:
         rows["comment"] = settings.log.comment
@@ -132,28 +135,19 @@ def describe(
 
 
 def record(
-    settings: config.Config, model: nn.Module, train: Dataset, valid: Dataset, told: dict[str, str], world: int
+    settings: config.Config, model: nn.Module, train: H5Dataset, valid: H5Dataset, rows: dict[str, str], world: int
 ) -> dict[str, Any]:
-    """Return what weight files and their model card say of data files, network and machine; `told` by `describe`."""
-    import inspect
-    import platform
-
-    import torch
-
-    from lemamba.datasets.build import find_entry
-    from lemamba.datasets.provenance import file_facts
-    from lemamba.utils.version import project_version
-
+    """Return what is saved with the weights about data files, network and machine; `rows` come from `describe`."""
     device = next(model.parameters()).device
-    choice = inspect.signature(type(model)).parameters.get("state_grad")  # LE-Mamba's; the default where none is given
+    choice = inspect.signature(type(model)).parameters.get("state_grad")  # LE-Mamba's, or its default
     facts = {
         "task": find_entry(settings.data.dataset, settings.data.root).task,
-        "parameters": told["parameters"],
-        "FLOPs": told["FLOPs"],
+        "parameters": rows["parameters"],
+        "FLOPs": rows["FLOPs"],
         "state_grad": config.model_arguments(settings).get("state_grad", choice.default) if choice else None,
         "processes": world,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device} ({platform.machine()})",
-        "scan backend": told.get("scan backend", "").partition(":")[0] or None,
+        "scan backend": rows.get("scan backend", "").partition(":")[0] or None,
         "project": project_version(),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -162,33 +156,41 @@ def record(
 
 
 def describe_scan(device: torch.device) -> str:
-    """Say which scan backend runs on `device`, and why."""
-    import torch
-
-    from lemamba.model.ops.scan.backends import choose, state_of
-
+    """Return the name of the scan backend that runs on `device`, and why."""
     name = choose(None, device.type, torch.float32, state_grad=False)
     return f"{name}: {state_of(name).reason}"
 
 
 def start_accelerator(settings: config.Config) -> Accelerator:
-    """Start accelerate on the device and in the precision asked for."""
-    from accelerate import Accelerator
-
-    precision = settings.train.mixed_precision
+    """Start accelerate on the device and in the precision of the configuration."""
+    precision, device = settings.train.mixed_precision, _chosen_device(settings.train.device)
     try:
-        accelerator = Accelerator(mixed_precision=precision, cpu=settings.train.cpu or None)
+        accelerator = Accelerator(mixed_precision=precision, cpu=device is not None and device.type == "cpu" or None)
     except ValueError as error:  # bf16 on an old GPU
         raise UserError(f"--mixed_precision {precision} does not work here: {error}; use no or bf16") from None
+    if device is not None and accelerator.device.type != device.type:
+        raise UserError(f"--device {device}, but accelerate was started for {accelerator.device}; give one of the two")
     if precision == "fp16" and accelerator.device.type == "cpu":  # autocast would run, without loss scaling
         raise UserError("--mixed_precision fp16 needs a GPU, this runs on the CPU; use bf16 or no")
     return accelerator
 
 
-def build_optimizer_for(settings: config.Config, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
-    """Build the optimizer; on a GPU, Adam and AdamW are fused unless told otherwise."""
-    from lemamba.engine.training.optim import build_optimizer
+def _chosen_device(name: str | None) -> torch.device | None:
+    """Return the device of ``--device``, made the current one if it is a GPU; None: accelerate chooses."""
+    if name is None:
+        return None
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if name not in ("cpu", "cuda"):
+            raise UserError(f"--device {name}: with several processes, each has its own GPU; use --device cuda")
+        return torch.device(name)  # not tried here: that would put every process on the first GPU
+    device = usable_device(name)
+    if device.index is not None:
+        torch.cuda.set_device(device)
+    return device
 
+
+def build_optimizer_for(settings: config.Config, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
+    """Build the optimizer; on a GPU, Adam and AdamW use their fused form unless `optimizer.args` says otherwise."""
     optimizer, arguments = settings.optimizer, dict(settings.optimizer.args)
     if device.type == "cuda" and optimizer.name.lower() in ("adamw", "adam"):
         arguments.setdefault("fused", True)
@@ -196,34 +198,32 @@ def build_optimizer_for(settings: config.Config, model: nn.Module, device: torch
 
 
 def build_job(settings: config.Config, accelerator: Accelerator, folder: Path, checkpoint: Path | None) -> Job:
-    """Build data, network, loss, optimizer and schedule; every complaint about the input comes from here.
+    """Build data, network, loss, optimizer and schedule. All errors in the input are found here.
 
     Args:
         settings: the resolved configuration.
-        accelerator: tells device and number of processes.
-        folder: the run's; nothing is written there yet.
-        checkpoint: what to go on from, or None.
-    """
-    from lemamba.engine.training.job import Job
-    from lemamba.engine.training.schedule import Schedule
-    from lemamba.engine.training.state import seed_all
-    from lemamba.losses import build_loss
-    from lemamba.reporting.pictures import choose_bands
-    from lemamba.utils.sensors import get_sensor
+        accelerator: gives the device and the number of processes.
+        folder: the run's folder; nothing is written there yet.
+        checkpoint: the checkpoint to resume from, or None.
 
+    Raises:
+        UserError: bad data, or settings that do not fit them.
+    """
     device, world = accelerator.device, accelerator.num_processes
     loss = build_loss(settings.loss.name, **settings.loss.args)
     schedule = Schedule(settings.schedule, settings.optimizer.lr, settings.train.epochs)
     train, valid = build_data(settings)
     seed_all(settings.train.seed)  # the same weights on every rank
     model, described = build_network(settings, train)
-    facts, recorded = {}, {}
-    if accelerator.is_main_process:  # which alone logs and writes weights
-        facts = describe(settings, model, train, valid, device, world)
-        recorded = record(settings, model, train, valid, facts, world)
+    rows: dict[str, str] = {}
+    recorded: dict[str, Any] = {}
+    if accelerator.is_main_process:  # only this one logs and writes weights
+        rows = describe(settings, model, train, valid, device, world)
+        recorded = record(settings, model, train, valid, rows, world)
     if settings.train.compile:
-        model.compile()  # after the FLOPs are counted: what runs under the counter stays uncompiled for good
-    data = {key: getattr(train, key) for key in ("sensor", "divisor", "ratio")}
+        model.compile()  # after the FLOPs are counted: code that has run under the counter is never compiled
+    data, shown = train.facts, valid[0]
+    trained_on = {"dataset": settings.data.dataset, "sensor": data.sensor, "divisor": data.divisor, "ratio": data.ratio}
     return Job(
         config=settings,
         model=model,
@@ -234,29 +234,28 @@ def build_job(settings: config.Config, accelerator: Accelerator, folder: Path, c
         valid_set=valid,
         folder=folder,
         tensorboard=Path(settings.log.tensorboard_dir) / folder.parent.name / folder.name,
-        meta={"model": described, "data": {"dataset": settings.data.dataset, **data}, **recorded},
-        rgb=choose_bands(
-            get_sensor(train.sensor), *(valid[0][key].numpy() for key in ("lms", "pan")), own=train.own_rgb
-        ),
-        facts=facts,
+        meta={"model": described, "data": trained_on, **recorded},
+        rgb=choose_bands(get_sensor(data.sensor), shown["lms"].numpy(), shown["pan"].numpy(), own=data.rgb),
+        facts=rows,
         resume=checkpoint,
     )
 
 
 def new_folder(settings: config.Config, ranks: Ranks) -> Path:
-    """Name the folder of a new run; the same on every rank, although the name may hold the time."""
+    """Return the folder of a new run, the same on every rank although its name may hold the time."""
     name = settings.log.run_name or f"{settings.model.arch}_{settings.data.dataset}_{time.strftime('%Y%m%d-%H%M%S')}"
     return ranks.share(Path(settings.log.log_dir) / settings.log.proj_name / name)
 
 
 def claim_folder(job: Job, ranks: Ranks, overwrite: bool) -> IO[str] | None:
-    """Create and lock the run's folder and save the configuration there (main process); the others learn the outcome.
+    """Create and lock the run's folder and save the configuration there (main process only).
 
     Returns:
-        The lock, to be kept open as long as the run lasts; None on the other ranks.
-    """
-    from lemamba.engine.training.checkpoint import open_run
+        The lock, to be kept open while the run lasts; None on the other ranks.
 
+    Raises:
+        UserError: the folder cannot be used; on all ranks.
+    """
     lock, failure = None, None
     if ranks.main:
         try:
@@ -272,12 +271,7 @@ def claim_folder(job: Job, ranks: Ranks, overwrite: bool) -> IO[str] | None:
 
 
 def replay(path: str) -> int:
-    """Run a batch saved by the NaN guard again and say what is first not finite."""
-    from lemamba.engine.training.nan_guard import find_culprit, load_batch
-    from lemamba.engine.weights.files import load_strict
-    from lemamba.losses import build_loss
-    from lemamba.model import build_model
-
+    """Run a batch saved by the NaN guard again and report the first non-finite tensor."""
     batch, state, meta = load_batch(Path(path))
     model = build_model(meta["model"]["name"], **meta["model"]["args"])
     load_strict(model, state, path)
@@ -287,25 +281,21 @@ def replay(path: str) -> int:
     return 0
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Train as the command line says."""
-    command = cli.parse(argv)
-    if command.replay:
-        return replay(command.replay)
-    settings, resumed, checkpoint = resolve_config(command)
-    from lemamba.engine.training.fit import fit
-    from lemamba.engine.training.job import check
-    from lemamba.engine.training.ranks import Ranks
-
+def run(options: config.TrainOptions) -> int:
+    """Train; the exit status is 0 also after a signal, when a checkpoint was saved."""
+    if options.replay:
+        return replay(options.replay)
+    settings, resumed, checkpoint = resolve_config(options)
+    use_scan_backend(settings.train.scan_backend)
     accelerator = start_accelerator(settings)
     ranks = Ranks()
     job = build_job(settings, accelerator, resumed or new_folder(settings, ranks), checkpoint)
     check(job, ranks.world)
-    lock = claim_folder(job, ranks, command.overwrite)
+    lock = claim_folder(job, ranks, options.overwrite)
     try:
         fit(job, accelerator)
-        # before torch 2.7 a rank that ends beside a broadcast's last tensor waits for itself for ever; only where all
-        # come so far: a rank that breaks must not wait for the others, which are in the middle of a step
+        # Before torch 2.7, a rank that exits during a broadcast's last tensor hangs. A rank that breaks must not wait
+        # here: the others are in the middle of a step.
         accelerator.wait_for_everyone()
     finally:
         if lock is not None:

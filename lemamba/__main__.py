@@ -1,50 +1,53 @@
-"""`lemamba COMMAND …`, also as `python -m lemamba COMMAND …`: one command line for all subcommands."""
+"""`lemamba COMMAND …`, also as `python -m lemamba COMMAND …`: one command line for all subcommands.
+
+Parsing loads no torch, so ``--help`` is instant; the module of the command is imported afterwards.
+"""
 
 from __future__ import annotations
 
 import importlib
 import sys
+from pathlib import Path
 
 from lemamba import __version__
-from lemamba.utils.errors import UserError, nearest, run_cli
-
-COMMANDS = {
-    "train": "train a network",
-    "fuse": "fuse a test set or a pair of GeoTIFF files",
-    "evaluate": "measure fused images",
-    "board": "compare methods on one test set",
-    "prepare": "simulate, draw and inspect data sets",
-    "reproduce": "reproduce a row of a results table",
-}
+from lemamba.commands import COMMANDS, parse
+from lemamba.utils.errors import UserError, nearest
+from lemamba.utils.startup import delayed_interrupt, run_cli
 
 
-def run(command: str, arguments: list[str] | None = None) -> None:
-    """Run a subcommand with its arguments (default: those of the process) and exit with its status."""
-    run_cli(lambda: importlib.import_module(f"lemamba.commands.{command}").main(arguments))
+def run(command: str) -> None:
+    """Run a command with the arguments of the process, as its script does, and exit with its status."""
+    run_cli(lambda: _run(command, sys.argv[1:], Path(sys.argv[0]).name))
 
 
-def _usage() -> str:
-    width = max(map(len, COMMANDS))
-    rows = "\n".join(f"  {name:<{width}}  {what}" for name, what in COMMANDS.items())
-    return f"usage: lemamba COMMAND [--help | options]\n\ncommands:\n{rows}"
+def main() -> None:
+    """Entry point of the console script."""
+    run_cli(_dispatch)
 
 
-def _dispatch() -> int:
-    command, *arguments = sys.argv[1:] or ["--help"]
+def _run(command: str, argv: list[str], prog: str) -> int | None:
+    if COMMANDS[command].options is None:  # transitional
+        return importlib.import_module(f"lemamba.commands.{command}").main(argv)
+    options = parse(command, argv, prog)
+    with delayed_interrupt():  # libraries cannot be interrupted in the middle of an import
+        module = importlib.import_module(f"lemamba.commands.{command}")
+    return module.run(options)
+
+
+def _dispatch() -> int | None:
+    command, *argv = sys.argv[1:] or ["--help"]
     if command in ("-h", "--help"):
-        print(_usage())
+        rows = "\n".join(f"  {name:<10} {entry.text}" for name, entry in COMMANDS.items())
+        print(
+            f"usage: lemamba COMMAND [--help | options]\n\ncommands:\n{rows}\n\nlemamba --version prints the version."
+        )
         return 0
     if command == "--version":
         print(f"lemamba {__version__}")
         return 0
     if command not in COMMANDS:
         raise UserError(f'unknown command "{command}"{nearest(command, COMMANDS)}; known: {", ".join(COMMANDS)}')
-    return importlib.import_module(f"lemamba.commands.{command}").main(arguments)
-
-
-def main() -> None:
-    """Entry point of the console script."""
-    run_cli(_dispatch)
+    return _run(command, argv, f"lemamba {command}")
 
 
 if __name__ == "__main__":

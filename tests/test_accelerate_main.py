@@ -20,6 +20,7 @@ from lemamba.commands import train as accelerate_main
 from lemamba.engine.weights.files import load_strict, read_weights, resolve_weights
 from lemamba.model import build_model
 from lemamba.model.ops import available_backends
+from lemamba.utils import config
 from lemamba.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,7 +39,7 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _fresh_accelerate():
-    """Accelerate keeps precision and device for the life of a process; each test is a process of its own."""
+    """Accelerate keeps precision and device for the life of a process; each test starts afresh."""
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
 
@@ -52,13 +53,12 @@ def main(monkeypatch, folder: Path, data: Path | None, line: str) -> None:
     """Run the command in this process."""
     monkeypatch.chdir(folder)
     root = ["--data_root", str(data)] if data else []
-    monkeypatch.setattr(sys, "argv", ["accelerate_main.py", *shlex.split(line), *root])
-    accelerate_main.main()
+    accelerate_main.run(config.parse([*shlex.split(line), *root]))
 
 
 def test_published_command_line_under_accelerate_launch(tmp_path, data):
-    config = str(ROOT / "configs/huggingface/accelerate.yaml")
-    command = ["-m", "accelerate.commands.launch", "--config_file", config, str(ROOT / "accelerate_main.py")]
+    file = str(ROOT / "configs/huggingface/accelerate.yaml")
+    command = ["-m", "accelerate.commands.launch", "--config_file", file, str(ROOT / "accelerate_main.py")]
     done = launch(tmp_path, *command, *shlex.split(LINE), LEMAMBA_DATA=str(data))
     assert done.returncode == 0, done.stderr
     run = next((tmp_path / "log_file/LE-Mamba").iterdir())
@@ -70,8 +70,8 @@ def test_published_command_line_under_accelerate_launch(tmp_path, data):
     assert [p.name for p in (run / "checkpoints").iterdir()] == ["step_00000004"]
     assert list((tmp_path / "runs/LE-Mamba" / run.name).glob("events.*"))
     log = (run / "train.log").read_text()
-    for told in ("77,640", "FLOPs", "a comment", "ergas", "qn", "qave", "samples/s"):
-        assert told in log
+    for shown in ("77,640", "FLOPs", "a comment", "ergas", "qn", "qave", "samples/s"):
+        assert shown in log
 
     state, meta = read_weights(resolve_weights(run))
     assert meta["data"] == {"dataset": "ikonos", "sensor": "IKONOS", "divisor": 2047.0, "ratio": 4}
@@ -102,10 +102,9 @@ def test_two_processes_with_hugging_face_datasets_installed(tmp_path, data):
 
 
 BROKEN_RANK = """
-import sys
 import torch
-from lemamba.commands import train as accelerate_main
-import lemamba.engine.training.fit
+from lemamba.commands import train
+from lemamba.utils import config
 
 def fit(job, accelerator):
     if accelerator.process_index == 1:
@@ -113,13 +112,13 @@ def fit(job, accelerator):
     while True:  # the other one trains on, as far as it knows
         torch.distributed.all_reduce(torch.zeros(3))
 
-lemamba.engine.training.fit.fit = fit
-accelerate_main.main()
+train.fit = fit
+train.run(config.parse())
 """
 
 
 def test_a_rank_that_breaks_ends_the_run_and_waits_for_nobody(tmp_path, data):
-    """The others are in the middle of a step and will never come to a meeting at the end."""
+    """The others are in the middle of a step and will never reach the barrier at the end."""
     (tmp_path / "broken.py").write_text(BROKEN_RANK)
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(tmp_path / "broken.py")]
     environment = {"LEMAMBA_DATA": str(data), "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)}
@@ -161,9 +160,9 @@ def test_the_log_says_once_which_scan_runs_and_why(tmp_path, data, monkeypatch):
     line = f'--arch LEMamba --set "model.args={{{blocks}}}" --dataset ikonos -e 1 -b 18 --run_name r'
     main(monkeypatch, tmp_path, data, line)
     run = tmp_path / "log_file/LE-Mamba/r"
-    told = [text for text in (run / "train.log").read_text().splitlines() if "scan backend" in text]
-    assert len(told) == 1 and told[0].endswith(accelerate_main.describe_scan(torch.device("cpu")))
-    name, _, reason = told[0].rpartition("scan backend")[2].strip().partition(": ")
+    shown = [text for text in (run / "train.log").read_text().splitlines() if "scan backend" in text]
+    assert len(shown) == 1 and shown[0].endswith(accelerate_main.describe_scan(torch.device("cpu")))
+    name, _, reason = shown[0].rpartition("scan backend")[2].strip().partition(": ")
     assert available_backends()[name].reason == reason and len(reason) > 10
     state = json.loads(next((run / "checkpoints").glob("*/state.json")).read_text())
     _, meta = read_weights(run / "weights/last.safetensors")
@@ -177,8 +176,8 @@ def test_a_bad_batch_is_saved_and_replayed(tmp_path, data, monkeypatch, capsys):
         )
     saved = next((tmp_path / "log_file/LE-Mamba/r/nan").iterdir())
     main(monkeypatch, tmp_path, None, f"--replay {saved}")
-    told, again = (line.split(": ", 1)[1] for line in capsys.readouterr().out.splitlines()[-2:])
-    assert told == again and told in str(error.value)
+    first, again = (line.split(": ", 1)[1] for line in capsys.readouterr().out.splitlines()[-2:])
+    assert first == again and first in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -204,6 +203,7 @@ def test_a_bad_batch_is_saved_and_replayed(tmp_path, data, monkeypatch, capsys):
         ("--log_dir file/log", '"file" is a file, not a folder; choose another place'),
         ("--logger_on --tensorboard_dir file", '"file" is a file, not a folder; choose another place'),
         ("--mixed_precision fp16", "fp16"),
+        ("--device cuda:99", "expected a --device of this machine"),
         ("--grad_ckpt", "--grad_ckpt"),
         ("--dataset wv3", "train_wv3.h5"),
     ],
@@ -216,9 +216,20 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, data, monkeypatch, l
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
+def test_a_scan_backend_can_be_chosen(tmp_path, data, monkeypatch):
+    monkeypatch.setenv("LEMAMBA_SCAN", "auto")  # restored after the test
+    blocks = "width: 4, ssm_enc_blk_nums: [1, 1, 1], ssm_dec_blk_nums: [1, 1, 1]"
+    line = f'--arch LEMamba --set "model.args={{{blocks}}}" --dataset ikonos -e 1 -b 18 --run_name r --device cpu'
+    with pytest.raises(UserError, match='given "nonsense"'):
+        main(monkeypatch, tmp_path, data, line + " --scan_backend nonsense")
+    assert list(tmp_path.iterdir()) == []
+    main(monkeypatch, tmp_path, data, line + " --scan_backend torch")
+    assert "torch: " in (tmp_path / "log_file/LE-Mamba/r/train.log").read_text()
+
+
 @pytest.mark.parametrize("name", ["train.log", "config.yaml", "checkpoints", "weights"])
-def test_what_lies_in_the_way_of_a_run_is_told_before_it_trains(tmp_path, data, monkeypatch, name):
-    """A file where the run needs a folder, a folder where it needs a file: else they show hours later, or never."""
+def test_what_is_in_the_way_of_a_run_is_reported_before_it_trains(tmp_path, data, monkeypatch, name):
+    """A file where the run needs a folder, or a folder where it needs a file, would show hours later, or never."""
     there = tmp_path / "log_file/LE-Mamba/r" / name
     there.parent.mkdir(parents=True)
     if there.suffix:

@@ -15,7 +15,7 @@ COUNT_FAULTS = """
 import ctypes
 import resource
 import sys
-from lemamba.utils.allocator import keep_freed_memory
+from lemamba.utils.startup import keep_freed_memory
 kept = keep_freed_memory() if sys.argv[1] == "keep" else False
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lemamba.commands import demo
+from lemamba.commands import demo, parse
 from lemamba.commands import fuse as inference
-from lemamba.commands import prepare as prepare_data
-from lemamba.commands.steps import ROOT
-from lemamba.utils import cli, config
+from lemamba.commands.options import DemoOptions
+from lemamba.utils import config
 from lemamba.utils.errors import UserError
 
 
@@ -22,15 +21,15 @@ def shown(monkeypatch):
     def run(folder: Path, *arguments: str, backend: str = "cpp", gain: float = 8.0) -> list[list[str]]:
         commands: list[list[str]] = []
 
-        def step(title: str, *command: str) -> None:
-            commands.append(list(command))
-            if command[0] == "inference.py":
+        def step(title: str, *command: object) -> None:
+            commands.append([str(word) for word in command])
+            if command[0] == "fuse":
                 scores = {"EXP": {"psnr": [28.0, 0.0]}, "LEMamba": {"psnr": [28.0 + gain, 0.0]}}
                 Path(command[command.index("--json") + 1]).write_text(json.dumps({"device": "cpu", "scores": scores}))
 
         monkeypatch.setattr(demo, "run_step", step)
         monkeypatch.setattr(demo, "scan_backend", lambda: (backend, backend == "cpp"))
-        assert demo.main(["--out", str(folder), *arguments]) == 0
+        assert demo.run(parse("demo", ["--out", str(folder), *arguments])) == 0
         return commands
 
     return run
@@ -42,11 +41,11 @@ def minutes(commands: list[list[str]]) -> float:
 
 def test_its_command_lines_are_what_the_programs_take(shown, tmp_path):
     synthetic, train, fuse = shown(tmp_path)
-    assert [c[0] for c in (synthetic, train, fuse)] == ["prepare_data.py", "accelerate_main.py", "inference.py"]
-    assert prepare_data.parser().parse_args(synthetic[1:]).out == tmp_path / "data"
-    command = cli.parse(train[1:])
-    settings = config.resolve(command.flags, ROOT / command.config_file)
-    assert (settings.model.arch, settings.data.dataset, settings.train.cpu) == ("LEMamba", "demo", True)
+    assert [c[0] for c in (synthetic, train, fuse)] == ["prepare", "train", "fuse"]
+    assert parse("prepare", synthetic[1:]).out == tmp_path / "data"
+    command = parse("train", train[1:])
+    settings = config.resolve(command.flags, command.config_file)
+    assert (settings.model.arch, settings.data.dataset, settings.train.device) == ("LEMamba", "demo", "cpu")
     fusing = inference.parse_arguments(fuse[1:])
     run = Path(settings.log.log_dir) / settings.log.proj_name / settings.log.run_name
     assert Path(fusing.weights) == run, "what is fused with is what was trained"
@@ -54,7 +53,7 @@ def test_its_command_lines_are_what_the_programs_take(shown, tmp_path):
 
 
 def test_without_a_compiler_it_trains_for_a_shorter_time_and_claims_nothing(shown, tmp_path, capsys):
-    assert minutes(shown(tmp_path)) == demo.TRAIN_MINUTES > 1
+    assert minutes(shown(tmp_path)) == DemoOptions().minutes > 1
     assert minutes(shown(tmp_path, backend="torch", gain=0.5)) == 1
     assert "does not claim a gain" in capsys.readouterr().out
     assert json.loads((tmp_path / "summary.json").read_text())["gain_db"] == 0.5

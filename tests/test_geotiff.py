@@ -439,7 +439,7 @@ def test_memory_does_not_grow_with_the_scene(tmp_path):
 FULL_DISK = """
 import resource, signal, sys
 from lemamba.commands import fuse as inference
-from lemamba.utils.errors import run_cli
+from lemamba.utils.startup import run_cli
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
 run_cli(lambda: inference.main(sys.argv[2:]))

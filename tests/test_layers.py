@@ -27,12 +27,9 @@ UTILS_LEAVES = (
     "formats.bounds",
     "formats.mat",
     "formats.mat5",
-    "threads",
-    "allocator",
     "startup",
-    "interrupts",
 )
-LEAVES = ("lemamba.operators", *(f"lemamba.utils.{leaf}" for leaf in UTILS_LEAVES))
+LEAVES = ("lemamba.operators", "lemamba.__version__", *(f"lemamba.utils.{leaf}" for leaf in UTILS_LEAVES))
 BELOW = {
     "operators": (),
     "model": (),
@@ -127,7 +124,15 @@ def test_no_star_imports_and_no_timm_or_torchvision():
 
 @pytest.mark.parametrize(
     "module",
-    ["lemamba", "lemamba.utils.config", "lemamba.utils.sensors", "lemamba.utils.registry", "lemamba.utils.errors"],
+    [
+        "lemamba",
+        "lemamba.__main__",
+        "lemamba.commands",
+        "lemamba.utils.config",
+        "lemamba.utils.sensors",
+        "lemamba.utils.registry",
+        "lemamba.utils.errors",
+    ],
 )
 def test_light_modules_do_not_load_torch(module):
     code = f"import sys, {module}; print('torch' in sys.modules)"

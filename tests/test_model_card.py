@@ -11,15 +11,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny_training
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from huggingface_hub import ModelCard
 from small_files import smooth, tif, write_test_set, write_training_set
-from tiny_training import make_job, train
+from tiny_training import make_job
 
 import lemamba.engine.training.fit
-from lemamba.commands import train as accelerate_main
+from lemamba.commands import train
 from lemamba.datasets import provenance
 from lemamba.datasets.build import open_h5
 from lemamba.engine.training.checkpoint import Checkpoints
@@ -43,11 +44,10 @@ def trained(tmp_path_factory) -> Path:
     write_training_set(folder / "data/train_ikonos.h5", 8, 0)
     write_training_set(folder / "data/valid_ikonos.h5", 4, 1)
     write_test_set(folder / "data/test_ikonos_multiExm1.h5")
-    line = ["accelerate_main.py", *LINE.split(), "--data_root", "data", *(w for s in SMALL for w in ("--set", s))]
+    line = [*LINE.split(), "--data_root", "data", *(w for s in SMALL for w in ("--set", s))]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(sys, "argv", line)
-        accelerate_main.main()
+        train.run(config.parse(line))
     AcceleratorState._reset_state(reset_partial_state=True)
     (folder / "weights").symlink_to(folder / "log_file/LE-Mamba/r/weights")
     return folder
@@ -115,7 +115,7 @@ def test_a_resumed_training_gives_the_same_weight_files_and_card_byte_for_byte(t
         (tmp_path / name).mkdir()
         monkeypatch.chdir(tmp_path / name)
         if stop_after:
-            assert train(make_job(Path()), Accelerator(cpu=True), stop_after).reason == "SIGTERM"
+            assert tiny_training.train(make_job(Path()), Accelerator(cpu=True), stop_after).reason == "SIGTERM"
         fit(make_job(Path(), resume=bool(stop_after)), Accelerator(cpu=True))
         return {p.name: p.read_bytes() for p in Path("log/p/run/weights").iterdir() if p.suffix != ".json"}
 

@@ -15,10 +15,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lemamba.commands import prepare as prepare_data
-from lemamba.commands import reproduce
+from lemamba.commands import parse, reproduce
 from lemamba.commands.recipes import FOLDER, Expected, known_recipes, read_recipe
-from lemamba.utils import cli, config
+from lemamba.utils import config
 from lemamba.utils.atomic import write_json
 from lemamba.utils.errors import UserError
 from lemamba.utils.sensors import files_of
@@ -52,12 +51,12 @@ def test_a_recipe_is_whole(name):
     counted = reproduce.count(recipe)
     assert counted["parameters"][0] == counted["parameters"][1]
     assert counted["gflops"][0] == pytest.approx(counted["gflops"][1], abs=0.05)
-    given = cli.parse([*recipe.train_words(), "--dataset", recipe.dataset])
-    settings = config.resolve(given.flags, Path(given.config_file) if given.config_file else None)
+    given = parse("train", [*recipe.train_words(), "--dataset", recipe.dataset])
+    settings = config.resolve(given.flags, given.config_file)
     assert (settings.model.arch, settings.train.seed) == (recipe.network.arch, recipe.seed)
     if recipe.prepare:
         words = recipe.prepare_words(Path("scene.mat"), Path("out"))
-        asked = prepare_data.parser().parse_args(words)
+        asked = parse("prepare", words)
         assert (asked.sensor, asked.name) == (recipe.sensor, recipe.dataset)
     assert all(expected.band > 0 for rows in recipe.expect.values() for expected in rows.values())
     assert {"sam", "ergas"} <= set(recipe.expect["reduced"])
@@ -71,7 +70,7 @@ def test_a_band_has_two_sides_and_no_nan():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"tite": "x"}, "unknown key 'tite' (did you mean \"title\"?)"),
+        ({"tite": "x"}, 'unknown key "tite" (did you mean "title"?)'),
         ({"seed": None}, "seed missing"),
         ({"seed": "soon"}, "seed: expected"),
         ({"network": {"arch": "LEMamba"}}, "missing"),
@@ -116,27 +115,27 @@ def test_recipes_are_listed():
 
 
 class Steps:
-    """Stands in for the commands: notes them, makes files of data, and trains up to an epoch that the test chooses."""
+    """Replaces the commands: records them, creates data files, and trains up to an epoch that the test chooses."""
 
     def __init__(self, out: Path) -> None:
         self.out, self.taken, self.epoch = out, [], 24
 
-    def __call__(self, title: str, *command: str) -> None:
+    def __call__(self, title: str, *command: object) -> None:
         self.taken.append(command)
-        if command[0] == "prepare_data.py":
+        if command[0] == "prepare":
             (self.out / "own/data").mkdir(parents=True)
             for file in files_of("pansharpening", "recipe").values():
                 (self.out / "own/data" / file).touch()
-        elif command[0] == "accelerate_main.py":
+        elif command[0] == "train":
             run = self.out / "own/run"
             (run / f"checkpoints/step_{self.epoch:08d}").mkdir(parents=True)
-            told = {"training": {"epoch": self.epoch}, "config": {"train": {"epochs": 24}}}
-            write_json(run / "weights/last.json", told)
+            facts = {"training": {"epoch": self.epoch}, "config": {"train": {"epochs": 24}}}
+            write_json(run / "weights/last.json", facts)
         else:
             protocol = Path(command[command.index("--json") + 1])
             write_json(protocol, {"scores": {"LEMamba": {}}})
 
-    def names(self) -> list[str]:
+    def names(self) -> list[object]:
         names, self.taken = [command[0] for command in self.taken], []
         return names
 
@@ -148,20 +147,20 @@ def steps(tmp_path, monkeypatch):
     return taken
 
 
-def test_a_training_that_was_stopped_is_gone_on_with_and_not_measured(steps, changed, capsys):
+def test_a_training_that_was_stopped_is_resumed_and_not_measured(steps, changed, capsys):
     """A scheduler's signal lets a training end well with status 0, in the middle; it is no result of the recipe."""
     line, steps.epoch = [str(changed()), "--out", str(steps.out)], 23
     with pytest.raises(SystemExit) as stopped:
-        reproduce.main(line)
-    assert stopped.value.code == 130 and "the same command goes on" in capsys.readouterr().err
-    assert steps.names() == ["prepare_data.py", "accelerate_main.py"]
+        reproduce.run(parse("reproduce", line))
+    assert stopped.value.code == 130 and "run the same command again to resume" in capsys.readouterr().err
+    assert steps.names() == ["prepare", "train"]
 
     steps.epoch = 24
-    reproduce.main(line)
+    reproduce.run(parse("reproduce", line))
     assert "--resume_path" in steps.taken[0] and "--overwrite" not in steps.taken[0]
-    assert steps.names() == ["accelerate_main.py", "inference.py", "inference.py"]
-    reproduce.main(line)
-    assert steps.names() == ["inference.py", "inference.py"]
+    assert steps.names() == ["train", "fuse", "fuse"]
+    reproduce.run(parse("reproduce", line))
+    assert steps.names() == ["fuse", "fuse"]
 
 
 @pytest.mark.parametrize(
@@ -177,17 +176,17 @@ def test_a_training_that_was_stopped_is_gone_on_with_and_not_measured(steps, cha
 def test_what_another_recipe_made_is_not_taken_for_this_ones(steps, changed, values, named, epoch):
     line, steps.epoch = [str(changed()), "--out", str(steps.out)], epoch
     with contextlib.suppress(SystemExit):
-        reproduce.main(line)
+        reproduce.run(parse("reproduce", line))
     steps.names()
     changed(**values)
     with pytest.raises(UserError, match=f"was made with another {named} than the recipe now has"):
-        reproduce.main(line)
+        reproduce.run(parse("reproduce", line))
     assert steps.names() == []
 
 
 def test_bad_input_leaves_no_folder(steps):
     with pytest.raises(UserError, match="give its file with --scene"):
-        reproduce.main(["ikonos", "--out", str(steps.out)])
+        reproduce.run(parse("reproduce", ["ikonos", "--out", str(steps.out)]))
     assert not steps.out.exists()
 
 
@@ -204,8 +203,13 @@ def test_the_synthetic_recipe_from_end_to_end(tmp_path, changed):
     first = again()
     assert first.returncode == 0, first.stdout + first.stderr
     assert "outside" not in first.stdout and first.stdout.count("in its band") >= 10
-    commands = [shlex.split(line)[2] for line in first.stdout.splitlines() if line.startswith("$ python")]
-    assert commands == ["prepare_data.py", "accelerate_main.py", "inference.py", "inference.py"]
+    lines = [line for line in first.stdout.splitlines() if line.startswith("$ python")]
+    assert [Path(shlex.split(line)[2]).name for line in lines] == [
+        "prepare_data.py",
+        "accelerate_main.py",
+        "inference.py",
+        "inference.py",
+    ]
 
     expect = yaml.safe_load(recipe.read_text(encoding="utf-8"))["expect"]
     found = json.loads((tmp_path / "out/own/reduced.json").read_text(encoding="utf-8"))["scores"]["LEMamba"]["psnr"][0]
@@ -220,15 +224,29 @@ def test_the_synthetic_recipe_from_end_to_end(tmp_path, changed):
     assert measured.returncode == 1 and measured.stdout.count("outside") == 1
 
 
-def test_ctrl_c_waits_for_the_step_and_ends_the_way(tmp_path):
-    """A training saves where it stands: nobody kills it, and nothing comes after it."""
+def test_ctrl_c_waits_for_the_step_and_ends_the_command(tmp_path):
+    """A training saves a checkpoint: it is not killed, and no further step starts."""
     child = (
         "import pathlib, signal, time; signal.signal(signal.SIGINT, lambda *_: None); "
         "pathlib.Path('started').touch(); time.sleep(1.5); pathlib.Path('saved').touch()"
     )
-    way = f"steps.run_step('one', '-c', {child!r}); steps.run_step('two', '-c', 'print(2)')"
-    way = f"import pathlib; from lemamba.commands import steps; steps.ROOT = pathlib.Path({str(tmp_path)!r}); {way}"
-    process = subprocess.Popen([sys.executable, "-c", way], cwd=ROOT, start_new_session=True, stdout=subprocess.PIPE)
+    code = f"""
+import sys
+from lemamba.commands import steps
+from lemamba.utils.startup import run_cli
+steps.command_of = lambda name, code: [sys.executable, "-c", code]
+def main():
+    steps.run_step("one", "train", {child!r})
+    steps.run_step("two", "fuse", "print(2)")
+run_cli(main)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+    )
     for _ in range(300):
         if (tmp_path / "started").exists():
             break

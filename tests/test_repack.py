@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from small_files import HMIF, SIZES, TO_FILE, values, write_h5
 
-from lemamba.commands import prepare as prepare_data
+from lemamba.commands import parse, prepare
 from lemamba.datasets.h5 import H5Dataset
 from lemamba.datasets.repack import repack
 from lemamba.utils.errors import UserError
@@ -63,11 +63,10 @@ def test_integers_beyond_float32_and_the_input_itself_are_refused(tmp_path):
     assert path.read_bytes() == before
 
 
-def test_command_line_says_what_was_gained(tmp_path, monkeypatch, capsys):
+def test_command_line_reports_what_was_gained(tmp_path, capsys):
     path = write_h5(tmp_path / "a.h5", whole())
-    arguments = ["prepare_data.py", "repack", str(path), "--out", str(tmp_path / "b.h5"), "--dtype", "uint16"]
-    monkeypatch.setattr("sys.argv", arguments)
-    assert prepare_data.main() == 0
+    arguments = ["repack", str(path), "--out", str(tmp_path / "b.h5"), "--dtype", "uint16"]
+    assert prepare.run(parse("prepare", arguments)) == 0
     size, read = capsys.readouterr().out.splitlines()
     assert f"{path.stat().st_size / 2**20:.2f} MiB -> {(tmp_path / 'b.h5').stat().st_size / 2**20:.2f} MiB" in size
     assert "samples/s" in read

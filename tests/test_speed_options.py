@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,9 +10,10 @@ import torch
 from accelerate.state import AcceleratorState
 from small_files import write_training_set
 
-from lemamba.commands import train as accelerate_main
+from lemamba.commands import train as commands_train
 from lemamba.engine.weights.files import read_weights
 from lemamba.model import panMamba
+from lemamba.utils import config
 
 TWO_STEPS = "--dataset ikonos -e 1 -b 2 --grad_accum_steps 1 --lr 0.01 --schedule constant --optimizer sgd --cpu"
 # both kinds of window, two levels, dropped paths: what recomputing has to repeat
@@ -39,8 +39,7 @@ def train(tmp_path, data, monkeypatch):
     def run(line: str, name: str) -> dict[str, torch.Tensor]:
         AcceleratorState._reset_state(reset_partial_state=True)
         words = shlex.split(f"{TWO_STEPS} {line} --data_root {data} --log_dir {tmp_path} --run_name {name}")
-        monkeypatch.setattr(sys, "argv", ["accelerate_main.py", *words])
-        accelerate_main.main()
+        commands_train.run(config.parse(words))
         return read_weights(next(tmp_path.glob(f"*/{name}/checkpoints/*/model.safetensors")))[0]
 
     yield run

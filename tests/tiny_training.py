@@ -20,7 +20,7 @@ from lemamba.engine.training.job import Job, StopRequest
 from lemamba.engine.training.optim import build_optimizer
 from lemamba.engine.training.schedule import Schedule
 from lemamba.engine.training.state import seed_all
-from lemamba.utils import cli, config
+from lemamba.utils import config
 from lemamba.utils.errors import UserError
 from lemamba.utils.facts import DataFacts
 
@@ -80,7 +80,7 @@ DEFAULTS = [
 
 def make_config(folder: Path, *flags: str, resume: bool = False) -> tuple[config.Config, Path | None]:
     """Resolve a configuration as `accelerate_main.py` does."""
-    command = cli.parse([*DEFAULTS, "--log_dir", str(folder / "log"), *flags])
+    command = config.parse([*DEFAULTS, "--log_dir", str(folder / "log"), *flags])
     saved, checkpoint = None, None
     if resume:
         _, checkpoint = find_run("latest", folder / "log", "p", "run")

@@ -1,6 +1,8 @@
-"""The device a command runs on, found and tried before any work is done."""
+"""The device a command runs on, tried before any work is done."""
 
 from __future__ import annotations
+
+import os
 
 import torch
 
@@ -8,7 +10,7 @@ from lemamba.utils.errors import UserError
 
 
 def usable_device(name: str | None = None) -> torch.device:
-    """Return the device called `name`; None takes the GPU where there is one, else the CPU.
+    """Return the device called `name`; None: the GPU if there is one, else the CPU.
 
     Raises:
         UserError: no device of that name, or one that cannot be used on this machine.
@@ -16,10 +18,19 @@ def usable_device(name: str | None = None) -> torch.device:
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch has a type for each way of absence
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # depending on what is missing
         raise UserError(
             f'expected a --device of this machine (cpu, cuda, cuda:1 …), given "{name}"; use --device cpu'
         ) from error
-    if device.type == "meta":  # a device of shapes without values
+    if device.type == "meta":  # shapes without values
         raise UserError('expected a --device that holds values, given "meta"; use --device cpu')
     return device
+
+
+def use_scan_backend(name: str | None) -> None:
+    """Use this backend for all selective scans of the process and its children; None: no change.
+
+    An unknown name, or a backend that does not work here, is a `UserError` at the first scan.
+    """
+    if name is not None:
+        os.environ["LEMAMBA_SCAN"] = name

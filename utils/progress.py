@@ -1,7 +1,4 @@
-"""A progress bar with the time left, silent where nobody watches (no terminal, or not the main process).
-
-Used by training, validation, fusing and the leaderboard: one look everywhere. rich is imported when a bar is shown.
-"""
+"""A progress bar with the time left; silent without a terminal. rich is imported only when a bar is shown."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ class ProgressBar:
     Args:
         title: text before the bar.
         total: amount of work; `update` takes amounts of the same unit.
-        show: None = only where stderr is a terminal.
+        show: None = only if stderr is a terminal.
     """
 
     def __init__(self, title: str, total: float, show: bool | None = None) -> None:
@@ -40,7 +37,7 @@ class ProgressBar:
         return self
 
     def update(self, done: float, note: str = "") -> None:
-        """Set the amount done so far and the note behind the bar."""
+        """Set the amount done so far and the note after the bar."""
         if self._bar is not None:
             self._bar.update(self._task, completed=done, note=note)
 

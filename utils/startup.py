@@ -1,12 +1,99 @@
-"""What every entry point does before torch is imported."""
+"""How every command starts and ends: thread and memory settings, Ctrl-C, exit status. No torch here."""
 
 from __future__ import annotations
 
-from lemamba.utils.allocator import keep_freed_memory
-from lemamba.utils.threads import limit_spinning
+import ctypes
+import os
+import platform
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from lemamba.utils.errors import UserError, one_line
+
+USER_ERROR_STATUS = 2
+INTERRUPTED_STATUS = 130  # 128 + SIGINT, as a shell reports it
+
+_SPIN_COUNT = "1000"
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # from glibc's malloc.h
+
+
+def run_cli(main: Callable[[], int | None]) -> None:
+    """Run a command and exit with its status.
+
+    A `UserError` becomes one line on stderr and exit status 2, Ctrl-C one line and status 130. (Training handles
+    SIGINT itself: it saves a checkpoint and ends.) torch must not be imported before `main` imports it.
+    """
+    prepare_process()
+    try:
+        status = main()
+    except UserError as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        status = USER_ERROR_STATUS
+    except KeyboardInterrupt:  # temporary files have been removed by now
+        newline = "\n" if sys.stderr.isatty() else ""  # the terminal shows ^C
+        print(f"{newline}interrupted; all files are complete or absent", file=sys.stderr)
+        status = INTERRUPTED_STATUS
+    except BrokenPipeError:  # `… | head` closed the pipe, which is not an error
+        sys.stderr.close()
+        status = 0
+    sys.exit(status or 0)
+
+
+@contextmanager
+def delayed_interrupt() -> Iterator[None]:
+    """Delay Ctrl-C to the end of the block, which then raises KeyboardInterrupt.
+
+    Used around imports (libraries catch the exception and continue with half a module) and around a child process
+    that handles Ctrl-C itself. If SIGINT is ignored, as for a shell's background jobs, or handled by the caller, this
+    stays so; outside the main thread, where Python takes no signals, this does nothing.
+    """
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    pressed: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 def prepare_process() -> None:
-    """Set how threads wait and how freed memory is kept, where the user has not (utils/threads.py, allocator.py)."""
+    """Apply the settings that must precede the import of torch, except where the user has set them."""
     limit_spinning()
     keep_freed_memory()
+
+
+def limit_spinning() -> None:
+    """Let waiting threads sleep soon, unless the user has set how they wait."""
+    # OpenMP's threads spin for milliseconds between two parallel regions. On a busy machine they take the cores from
+    # the threads that work: a training step of LE-Mamba on two cores, next to one busy process, took more than
+    # twenty times as long. A short spin keeps the full speed of an idle machine (docs/training.md has the figures).
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
+
+
+def keep_freed_memory() -> bool:
+    """Let glibc keep freed memory for the next step; return whether it does now.
+
+    Does nothing without glibc, and if the user has set MALLOC_*, GLIBC_TUNABLES or LD_PRELOAD (another allocator).
+    """
+    user_decides = any(name.startswith("MALLOC_") or name in ("GLIBC_TUNABLES", "LD_PRELOAD") for name in os.environ)
+    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc" or user_decides:
+        return False
+    # A training step allocates and frees about a gigabyte in blocks of megabytes. glibc returns such blocks to the
+    # kernel at once, and the next step pays for every page again: about a tenth of its time (docs/performance.md).
+    # The peak of a process does not change, only what it holds between two peaks.
+    settings = (
+        (_TRIM_THRESHOLD, 1 << 30),  # bytes kept at the end of the heap
+        (_TOP_PAD, 64 << 20),  # bytes by which the heap grows
+        (_MMAP_THRESHOLD, 32 << 20),  # bytes from which a block is mapped separately: the largest that glibc accepts
+    )
+    mallopt = ctypes.CDLL(None).mallopt
+    return all(mallopt(name, value) == 1 for name, value in settings)

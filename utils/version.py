@@ -1,20 +1,22 @@
-"""Which state of the project is running. It has no version numbers yet: the commit says it."""
+"""The version of the project that is running."""
 
 from __future__ import annotations
 
 import subprocess
 from pathlib import Path
 
+from lemamba import __version__
+
 _ROOT = Path(__file__).resolve().parent.parent
 
 
 def project_version() -> str:
-    """Return "commit <hash>", with "-dirty" where files were changed since, or "unknown (not a git checkout)"."""
-    if (_ROOT / ".git").exists():  # else git would answer for a checkout around ours
+    """Return e.g. "0.2.0", in a clone "0.2.0 (commit <hash>)", with "-dirty" if files differ from that commit."""
+    if (_ROOT / ".git").exists():  # otherwise git would answer for a repository around an installed package
         command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
         try:
             done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, timeout=10, check=True)
-            return f"commit {done.stdout.strip()}"
-        except (OSError, subprocess.SubprocessError):  # no git, a foreign owner's folder, a disk that hangs
+            return f"{__version__} (commit {done.stdout.strip()})"
+        except (OSError, subprocess.SubprocessError):  # no git, another user's folder, a disk that hangs
             pass
-    return "unknown (not a git checkout)"
+    return __version__

@@ -5,7 +5,6 @@ from __future__ import annotations
 from torch import Tensor
 
 from lemamba import metrics
-from lemamba.reporting.tables import DIRECTION
 from lemamba.utils.facts import DataFacts
 
 QUICK_METRICS = ("sam", "ergas", "psnr")
@@ -40,4 +39,4 @@ def measure(sr: Tensor, gt: Tensor, facts: DataFacts, *, every: bool = False) ->
 
 def minimised(metric: str) -> bool:
     """Return whether a smaller value of `metric` is better: true for the loss and for errors such as SAM."""
-    return metric == "loss" or DIRECTION.get(metric, 1) < 0
+    return metric == "loss" or (metric in metrics.INDICES and metrics.INDICES[metric].direction < 0)

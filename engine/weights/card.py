@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from lemamba.metrics import INDICES
 from lemamba.utils.atomic import read_json
 
 CARD = "README.md"
@@ -25,7 +26,7 @@ _TASKS = {
     "hmif": "a hyperspectral image of {bands} bands and a sharp one of {guide} bands become one sharp image",
 }
 _MEANING = {"best": "the validation with the best {metric}", "last": "the end of the training so far"}
-_UNITS = {"sam": "sam (degrees)", "psnr": "psnr (dB)"}
+_UNITS = {name: f"{name} ({index.unit})" for name, index in INDICES.items() if index.unit}
 
 _PAGE = """\
 ---

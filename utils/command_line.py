@@ -1,14 +1,15 @@
-"""Command lines from dataclasses: every option of every command is declared once, as a field.
+"""Command lines from dataclasses: each option of each command is declared once, as a field.
 
-A field declares its default, its help, its flags and its bounds with `option`; `read_options` turns a dataclass into a
-parser and the command line into an instance. Training nests such dataclasses as the sections of a configuration
-(`lemamba.utils.config`). No torch here: `--help` is instant.
+A field declares its default, help, flags and bounds with `option`. `parse_options` reads a command line into an
+instance; the class docstring is the text of ``--help``. Training nests such dataclasses as the sections of a
+configuration (`lemamba.utils.config`). No torch here, so ``--help`` is instant.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -16,17 +17,17 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from lemamba.utils.errors import UserError, nearest
-from lemamba.utils.values import check_bounds
 
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+REQUIRED: Any = dataclasses.MISSING
 Options = TypeVar("Options")
 
 
 class Parser(argparse.ArgumentParser):
-    """An `ArgumentParser` that raises `UserError`, naming the nearest flag, instead of printing its usage."""
+    """An `ArgumentParser` that raises a one-line `UserError`, naming the nearest flag, instead of exiting."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise argparse's message as one line."""
+        """Raise argparse's message as a `UserError`."""
         hint = ""
         if message.startswith("unrecognized arguments: "):
             given = message.removeprefix("unrecognized arguments: ").split()[0]
@@ -47,24 +48,53 @@ def option(
     """Declare a field.
 
     Args:
-        default: its default; `dataclasses.MISSING` makes the option required.
+        default: value when the option is not given; `REQUIRED` makes it mandatory.
         text: its help.
-        *flags: its spellings, the first one preferred, older ones behind it; a name without dashes is positional.
-            None: the field is set by YAML or `--set` only.
+        *flags: all spellings, the preferred one first. A name without dashes is a positional argument. A field
+            without flags is set by YAML or ``--set`` only.
         choices: the allowed words.
         low: the smallest allowed number.
         group: heading in the help.
-        metavar: what stands for the value in the help.
-        read: turns the text into the value, where the field's type does not say how; raises
-            `argparse.ArgumentTypeError`.
+        metavar: placeholder for the value in the help.
+        read: converts the text, where the field's type does not say how; raises `argparse.ArgumentTypeError`.
     """
-    meta = {"help": text, "flags": flags, "choices": choices, "low": low, "group": group, "metavar": metavar}
-    meta["read"] = read
-    if default is dataclasses.MISSING:
-        return dataclasses.field(metadata=meta)
+    meta = {"help": text, "flags": flags, "choices": choices, "low": low, "group": group}
+    meta |= {"metavar": metavar, "read": read}
     if isinstance(default, dict):
         return dataclasses.field(default_factory=lambda: dict(default), metadata=meta)
     return dataclasses.field(default=default, metadata=meta)
+
+
+def device_option(**more: Any) -> Any:
+    """Declare `--device`, spelled alike in every command; `more` goes to `option`."""
+    return option(None, "cpu, cuda, cuda:1 … (default: cuda if available)", "--device", **more)
+
+
+def batch_option(default: int | None, text: str, **more: Any) -> Any:
+    """Declare `--batch_size`."""
+    return option(default, text, "--batch_size", "-b", "--batch", low=1, **more)
+
+
+def precision_option(**more: Any) -> Any:
+    """Declare `--mixed_precision`; float32, the word of the older `--precision`, means no."""
+    words = ("no", "bf16", "fp16")
+    text = "autocast to bf16 or fp16 (GPU only); no: float32"
+    flags = ("--mixed_precision", "--precision")
+    return option("no", text, *flags, choices=words, read=lambda word: "no" if word == "float32" else word, **more)
+
+
+def scan_option(**more: Any) -> Any:
+    """Declare `--scan_backend`."""
+    return option(None, "use this scan backend (docs/performance.md; default: the fastest)", "--scan_backend", **more)
+
+
+def check_bounds(value: Any, meta: Mapping[str, Any], where: str) -> None:
+    """Raise a `UserError` unless `value` is one of meta["choices"] and at least meta["low"], where these are set."""
+    choices, low = meta.get("choices"), meta.get("low")
+    if choices and value not in choices:
+        raise UserError(f"{where}: expected {' or '.join(choices)}, given {value!r}{nearest(str(value), choices)}")
+    if low is not None and value is not None and not value >= low:  # NaN is not
+        raise UserError(f"{where}: expected at least {low:g}, given {value:g}")
 
 
 def parse_bool(text: str) -> bool:
@@ -82,33 +112,40 @@ def _nullable(kind: Callable[[str], Any]) -> Callable[[str], Any]:
     return read
 
 
-def _reading(kind: Any, meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Return argparse's settings for a field of type `kind`."""
+def _settings(kind: Any, meta: Mapping[str, Any], in_config: bool) -> dict[str, Any]:
+    """Return the arguments of `add_argument` that follow from a field's type `kind`."""
     optional = isinstance(kind, types.UnionType)
     base = typing.get_args(kind)[0] if optional else kind
+    metavar = meta["metavar"]
     if meta["read"] is not None:
-        return {"type": meta["read"], "metavar": meta["metavar"]}
+        return {"type": meta["read"], "metavar": metavar}
     if typing.get_origin(base) is tuple:
         kinds = typing.get_args(base)
         if kinds[-1] is not Ellipsis:
-            return {"type": kinds[0], "nargs": len(kinds), "metavar": meta["metavar"]}
-        several = {"nargs": "*"} if not meta["flags"][0].startswith("-") else {"action": "extend", "nargs": "+"}
-        return {"type": kinds[0], "metavar": meta["metavar"], **several}
+            return {"type": kinds[0], "nargs": len(kinds), "metavar": metavar}
+        several = {"action": "append"} if meta["flags"][0].startswith("-") else {"nargs": "*"}
+        return {"type": kinds[0], "metavar": metavar, **several}
     if base is bool:
-        return {"type": parse_bool, "nargs": "?", "const": True, "metavar": "true|false"}
+        # YAML may have switched a field of a configuration on: its flag can also switch it off
+        return (
+            {"type": parse_bool, "nargs": "?", "const": True, "metavar": "true|false"}
+            if in_config
+            else {"action": "store_true"}
+        )
     if base is Path:  # a file may well be called "none"
-        return {"type": Path, "metavar": meta["metavar"] or "PATH"}
-    return {"type": _nullable(base) if optional else base, "metavar": meta["metavar"] or base.__name__.upper()}
+        return {"type": Path, "metavar": metavar or "PATH"}
+    # the defaults of a configuration can be switched off, too; elsewhere "none" is a word (a sensor's name)
+    return {"type": _nullable(base) if optional and in_config else base, "metavar": metavar or base.__name__.upper()}
 
 
-def add_options(parser: argparse.ArgumentParser, cls: type, prefix: str = "", group: str | None = None) -> None:
-    """Add the flags of a dataclass to `parser`; what was not given leaves no trace in the namespace.
+def add_options(parser: argparse.ArgumentParser, cls: type, section: str | None = None) -> None:
+    """Add the flags of a dataclass to `parser`; an option that is not given leaves no trace in the namespace.
 
     Args:
         parser: gets the flags.
         cls: a dataclass whose fields are declared with `option`.
-        prefix: stands before the field's name in the namespace, e.g. ``"data."``.
-        group: heading for all of them; None = each field's own.
+        section: the dataclass is this section of a configuration: its heading in the help, and ``section.field`` is
+            the name in the namespace.
     """
     kinds = typing.get_type_hints(cls)
     groups: dict[str, Any] = {}
@@ -116,36 +153,59 @@ def add_options(parser: argparse.ArgumentParser, cls: type, prefix: str = "", gr
         meta = field.metadata
         if not meta.get("flags"):
             continue
-        heading = group or meta["group"]
-        target = groups.setdefault(heading, None) or parser.add_argument_group(heading)
-        groups[heading] = target
-        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        settings = {"help": meta["help"], "default": argparse.SUPPRESS, **_reading(kinds[field.name], meta)}
+        heading = section or meta["group"]
+        if heading not in groups:
+            groups[heading] = parser if heading == "options" else parser.add_argument_group(heading)
+        required = field.default is REQUIRED and field.default_factory is REQUIRED
+        settings = {"help": meta["help"], "default": argparse.SUPPRESS}
+        settings |= _settings(kinds[field.name], meta, section is not None)
         if meta["choices"]:
             settings |= {"choices": meta["choices"], "metavar": None}
         if meta["flags"][0].startswith("-"):
-            target.add_argument(*meta["flags"], dest=prefix + field.name, required=required, **settings)
+            dest = f"{section}.{field.name}" if section else field.name
+            groups[heading].add_argument(*meta["flags"], dest=dest, required=required, **settings)
         else:
-            if not required and "nargs" not in settings:
-                settings["nargs"] = "?"
+            settings["nargs"] = ("+" if required else "*") if "nargs" in settings else None if required else "?"
             settings["metavar"] = settings["metavar"] or meta["flags"][0].upper()
-            target.add_argument(prefix + field.name, **settings)
+            groups[heading].add_argument(field.name, **settings)
 
 
 def read_options(cls: type[Options], given: Mapping[str, Any]) -> Options:
-    """Build a dataclass of options from what was given; its bounds are checked.
+    """Build a dataclass of options from the given values and check their bounds.
 
     Args:
         cls: the dataclass.
         given: field name -> value, e.g. ``vars(parser.parse_args())``; other keys are ignored.
 
     Raises:
-        UserError: a value outside its bounds.
+        UserError: a value out of bounds.
     """
     chosen = {}
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         if field.name in given:
             value = given[field.name]
             chosen[field.name] = tuple(value) if isinstance(value, list) else value
-            check_bounds(chosen[field.name], field.metadata, field.metadata["flags"][0])
+            check_bounds(value, field.metadata, next(iter(field.metadata["flags"]), field.name))
     return cls(**chosen)
+
+
+def make_parser(cls: type, prog: str | None = None, **settings: Any) -> Parser:
+    """Return a parser whose ``--help`` shows the docstring of `cls` (as written); `settings` go to `Parser`."""
+    plain = argparse.RawDescriptionHelpFormatter
+    return Parser(prog=prog, description=inspect.getdoc(cls), formatter_class=plain, **settings)
+
+
+def parse_options(cls: type[Options], argv: list[str] | None = None, prog: str | None = None) -> Options:
+    """Read a command line into an instance of `cls`.
+
+    Args:
+        cls: a dataclass whose fields are declared with `option`.
+        argv: the arguments; default: those of the process.
+        prog: name of the program in the usage line; default: the script's.
+
+    Raises:
+        UserError: an unknown flag, a missing argument or a bad value.
+    """
+    parser = make_parser(cls, prog)
+    add_options(parser, cls)
+    return read_options(cls, vars(parser.parse_args(argv)))

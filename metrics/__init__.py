@@ -1,26 +1,41 @@
 """Quality indices, the Python twin of the MATLAB package: one file per index, torch, batched, float64 inside.
 
-`reduced_resolution` and `full_resolution` give all indices of a protocol as a dict of ``(B,)`` tensors; `Meter`
-averages them over batches and processes. Definitions, units and the defects mended: docs/metrics.md.
+`reduced_resolution` and `full_resolution` return all indices of a protocol as a dict of ``(B,)`` tensors; `Meter`
+averages them over batches and processes. `INDICES` holds the facts about each index (heading, direction, unit, …).
+Definitions, units and corrected defects: docs/metrics.md.
 """
+
+import importlib
+import pkgutil
 
 from lemamba.metrics.d_lambda import d_lambda
 from lemamba.metrics.d_lambda_k import d_lambda_k
 from lemamba.metrics.d_s import d_s
 from lemamba.metrics.ergas import ergas
-from lemamba.metrics.full import FULL_NAMES, full_resolution
+from lemamba.metrics.full import full_resolution
+from lemamba.metrics.index import Index, registered
 from lemamba.metrics.meter import Meter
 from lemamba.metrics.psnr import psnr
 from lemamba.metrics.q2n import q2n
 from lemamba.metrics.qave import qave
-from lemamba.metrics.reduced import REDUCED_NAMES, reduced_resolution
+from lemamba.metrics.reduced import reduced_resolution
 from lemamba.metrics.sam import sam
 from lemamba.metrics.scc import scc
 from lemamba.metrics.ssim import ssim
 
+# Importing a module registers its indices, so a new index needs no line here.
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+REDUCED_NAMES = tuple(registered("reduced"))
+FULL_NAMES = tuple(registered("full"))
+INDICES: dict[str, Index] = registered("reduced") | registered("full")
+
 __all__ = [
     "FULL_NAMES",
+    "INDICES",
     "REDUCED_NAMES",
+    "Index",
     "Meter",
     "d_lambda",
     "d_lambda_k",

@@ -12,12 +12,14 @@ from torch import Tensor
 
 from lemamba.metrics.block_q import band_quality
 from lemamba.metrics.full_inputs import check_full
+from lemamba.metrics.index import register_index
 from lemamba.metrics.inputs import as_mask
 
 
-def d_lambda_from(q_sr: Tensor, q_lms: Tensor) -> Tensor:
-    """D_lambda from `band_quality` of sr and lms, both (B, C, C); one band has no pairs: NaN."""
-    i, j = torch.triu_indices(q_sr.shape[-1], q_sr.shape[-1], offset=1)
+@register_index("d_lambda_qnr", heading="D_lambda (QNR)", direction=-1, protocol="full", column=4)
+def d_lambda_from(q_sr: Tensor, q_lms: Tensor, bands: int) -> Tensor:
+    """D_lambda from the first `bands` rows and columns of `band_quality` of sr and lms; one band has no pairs: NaN."""
+    i, j = torch.triu_indices(bands, bands, offset=1)
     return (q_lms[:, i, j] - q_sr[:, i, j]).abs().mean(dim=1)
 
 
@@ -34,4 +36,5 @@ def d_lambda(sr: Tensor, lms: Tensor, *, published: bool = False, mask: Tensor |
         (B,) float64; NaN for a single band. Differentiable.
     """
     sr, lms, _, mask = check_full(sr, lms, None, ratio=1, published=published, mask=as_mask(mask, sr))
-    return d_lambda_from(*(band_quality(x, published=published, mask=mask) for x in (sr, lms)))
+    q_sr, q_lms = (band_quality(x, published=published, mask=mask) for x in (sr, lms))
+    return d_lambda_from(q_sr, q_lms, bands=sr.shape[1])

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from lemamba.metrics.full_inputs import check_full, gains_of
+from lemamba.metrics.index import register_index
 from lemamba.metrics.inputs import as_mask
-from lemamba.metrics.q2n import q2n_of
+from lemamba.metrics.q2n import q2n
 from lemamba.operators import mtf_filter
 from lemamba.utils.sensors import Sensor
 
@@ -24,6 +25,7 @@ def const_of(lms: Tensor, const: float | None) -> float | Tensor:
     return torch.where(lms.amax(dim=(1, 2, 3)) <= 1, 1.0, 2.0)
 
 
+@register_index("d_lambda", heading="D_lambda", direction=-1, protocol="full", column=1)
 def d_lambda_k(
     sr: Tensor,
     lms: Tensor,
@@ -49,26 +51,12 @@ def d_lambda_k(
         (B,) float64. The rounding makes its gradient zero.
     """
     sr, lms, _, mask = check_full(sr, lms, None, ratio=ratio, published=published, mask=as_mask(mask, sr))
-    return d_lambda_k_of(sr, lms, mask, ratio=ratio, sensor=sensor, const=const, published=published)
-
-
-def d_lambda_k_of(
-    sr: Tensor,
-    lms: Tensor,
-    mask: Tensor | None,
-    *,
-    ratio: int,
-    sensor: str | Sensor,
-    const: float | None,
-    published: bool,
-) -> Tensor:
-    """`d_lambda_k` of checked images."""
     gains = gains_of(sensor, sr.shape[1], published)
-    const = const_of(lms, const)
+    peak = const_of(lms, const)
     scores = []
     for i in range(len(sr)):  # image by image: the transforms of one fit in the cache
         low = mtf_filter(sr[i : i + 1].detach(), gains, ratio)
-        c = const[i : i + 1] if isinstance(const, Tensor) else const
+        c = peak[i : i + 1] if isinstance(peak, Tensor) else peak
         m = None if mask is None else mask[i : i + 1]
-        scores.append(q2n_of(low, lms[i : i + 1], m, const=c, published=published))
+        scores.append(q2n(low, lms[i : i + 1], mask=m, const=c, published=published))
     return 1 - torch.cat(scores)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lemamba.metrics.block_q import band_quality
 from lemamba.metrics.full_inputs import check_full
+from lemamba.metrics.index import register_index
 from lemamba.metrics.inputs import as_mask
 from lemamba.operators import imresize, interp23
 
@@ -20,6 +21,7 @@ def low_pass_pan(pan: Tensor, ratio: int) -> Tensor:
     return interp23(imresize(pan, 1 / ratio, "bicubic"), ratio)
 
 
+@register_index("d_s", heading="D_s", direction=-1, protocol="full", column=2)
 def d_s_from(q_sr: Tensor, q_lms: Tensor) -> Tensor:
     """D_s from `band_quality` of (sr, pan) and of (lms, pan_lp), both (B, C+1, C+1) with the pan last."""
     return (q_sr[:, :-1, -1] - q_lms[:, :-1, -1]).abs().mean(dim=1)

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lemamba.metrics.inputs import mean_valid, prepared, safe_sqrt
+from lemamba.metrics.index import register_index
+from lemamba.metrics.inputs import mean_valid, on_pairs, safe_sqrt
 
 
+@on_pairs
+@register_index("ergas", heading="ERGAS", direction=-1, column=2)
 def ergas(sr: Tensor, gt: Tensor, *, ratio: float, mask: Tensor | None = None) -> Tensor:
     """Relative global error.
 
@@ -23,11 +26,6 @@ def ergas(sr: Tensor, gt: Tensor, *, ratio: float, mask: Tensor | None = None) -
     Returns:
         (B,) float64; Inf or NaN where a band of gt has mean 0. Differentiable.
     """
-    return ergas_of(*prepared(sr, gt, mask), ratio=ratio)
-
-
-def ergas_of(sr: Tensor, gt: Tensor, mask: Tensor | None, *, ratio: float) -> Tensor:
-    """`ergas` of prepared images."""
     mse = mean_valid((sr - gt).square(), mask, (2, 3))
     relative = mse / mean_valid(gt, mask, (2, 3)).square()
     return 100 / ratio * safe_sqrt(relative.mean(dim=1))

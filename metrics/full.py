@@ -6,6 +6,7 @@ Legend: B images, C bands, h w H W sizes, r ratio.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,16 +14,25 @@ import torch
 from torch import Tensor
 
 from lemamba.metrics.block_q import band_quality
-from lemamba.metrics.d_lambda import d_lambda_from
-from lemamba.metrics.d_lambda_k import d_lambda_k_of
-from lemamba.metrics.d_s import d_s_from, low_pass_pan
+from lemamba.metrics.d_s import low_pass_pan
 from lemamba.metrics.full_inputs import check_full, gains_of
+from lemamba.metrics.index import register_index, registered
 from lemamba.metrics.inputs import as_mask
 from lemamba.metrics.parallel import run_all
 from lemamba.utils.errors import UserError
 from lemamba.utils.sensors import Sensor
 
-FULL_NAMES = ("d_lambda", "d_s", "hqnr", "d_lambda_qnr", "qnr")
+
+@register_index("hqnr", heading="HQNR", direction=+1, protocol="full", column=3, matlab="qnr_index")
+def hqnr(d_lambda: Tensor, d_s: Tensor) -> Tensor:
+    """HQNR from D_lambda_K and D_s, each (B,)."""
+    return (1 - d_lambda) * (1 - d_s)
+
+
+@register_index("qnr", heading="QNR", direction=+1, protocol="full", column=5)
+def qnr(d_lambda_qnr: Tensor, d_s: Tensor) -> Tensor:
+    """QNR from D_lambda and D_s, each (B,)."""
+    return (1 - d_lambda_qnr) * (1 - d_s)
 
 
 def _check_ms(ms: Tensor, lms: Tensor, ratio: int) -> None:
@@ -30,7 +40,7 @@ def _check_ms(ms: Tensor, lms: Tensor, ratio: int) -> None:
     if tuple(ms.shape) != expected:
         raise UserError(f"expected ms {expected} at ratio {ratio}, given {tuple(ms.shape)}; check --ratio and the file")
     if not bool(torch.isfinite(ms.detach().double().sum())):
-        raise UserError("expected finite values, ms holds NaN or Inf; mend the data")
+        raise UserError("expected finite values, ms holds NaN or Inf; fix the data")
 
 
 def _quality_of_lms(lms: Tensor, pan: Tensor, ratio: int, **common: Any) -> Tensor:
@@ -59,11 +69,11 @@ def full_resolution(
         ratio: resolution ratio r, a power of two.
         sensor: name (any case) or `Sensor`.
         const: peak value; None finds out whether the data lie in [0, 1], per image.
-        published: reproduce the published script where ours mends a defect; an error at ratios above 4.
+        published: reproduce the published script where ours corrects a defect; an error at ratios above 4.
         mask: (B, 1, H, W), True where valid; only blocks without nodata count.
 
     Returns:
-        d_lambda (that is D_lambda_K), d_s, hqnr, d_lambda_qnr, qnr: each (B,) float64.
+        {name: (B,) float64} for the names in `metrics.FULL_NAMES`; "d_lambda" is D_lambda_K, "d_lambda_qnr" the older.
 
     Raises:
         UserError: shapes that do not fit, NaN, sides no multiple of 32, a wrong number of bands for the sensor.
@@ -71,24 +81,22 @@ def full_resolution(
     gains_of(sensor, sr.shape[1], published)
     sr, lms, pan, mask = check_full(sr, lms, pan, ratio=ratio, published=published, mask=as_mask(mask, sr))
     _check_ms(ms, lms, ratio)
-    tasks = []
+    options = {"ratio": ratio, "sensor": sensor, "const": const, "published": published, "bands": sr.shape[1]}
+    indices = registered("full")
+    # Those that need images and options only run side by side, image by image; the others follow from their results.
+    direct = [index for index in indices.values() if {"sr", "lms", "pan"} & set(index.needs)]
+    tasks: list[Callable[[], Tensor]] = []
     for i in range(len(sr)):
         x, y, p = sr[i : i + 1], lms[i : i + 1], pan[i : i + 1]
         m = None if mask is None else mask[i : i + 1]
-        common = {"published": published, "mask": m}
-        tasks += [
-            partial(d_lambda_k_of, x, y, m, ratio=ratio, sensor=sensor, const=const, published=published),
-            partial(band_quality, x, p, **common),
-            partial(_quality_of_lms, y, p, ratio, **common),
-        ]
+        known = {"sr": x, "lms": y, "pan": p, "mask": m} | options
+        tasks += [partial(index.measure, known) for index in direct]
+        tasks.append(partial(band_quality, x, p, published=published, mask=m))
+        tasks.append(partial(_quality_of_lms, y, p, ratio, published=published, mask=m))
     values = run_all(tasks, sr, lms, pan)
-    spectral, q_sr, q_lms = (torch.cat(values[k::3]) for k in range(3))
-    spatial = d_s_from(q_sr, q_lms)
-    older = d_lambda_from(q_sr[:, :-1, :-1], q_lms[:, :-1, :-1])
-    return {
-        "d_lambda": spectral,
-        "d_s": spatial,
-        "hqnr": (1 - spectral) * (1 - spatial),
-        "d_lambda_qnr": older,
-        "qnr": (1 - older) * (1 - spatial),
-    }
+    names = [*(index.name for index in direct), "q_sr", "q_lms"]
+    found = {name: torch.cat(values[k :: len(names)]) for k, name in enumerate(names)}
+    for name, index in indices.items():
+        if name not in found:
+            found[name] = index.measure(found | options)
+    return {name: found[name] for name in indices}

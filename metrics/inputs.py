@@ -5,7 +5,9 @@ Legend: B images, C bands, H W size; `mask` (B, 1, H, W) or (B, H, W), True = va
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -13,6 +15,7 @@ from torch.nn import functional as F
 
 from lemamba.utils.errors import UserError
 
+Measure = TypeVar("Measure", bound=Callable[..., Tensor])
 BLOCK = 32  # side of the blocks and windows of Q2n, Q, D_s, D_lambda
 _PLANE_BUDGET = 2**16  # float64 samples of one plane that stay in a core's cache through a dozen passes
 
@@ -38,12 +41,23 @@ def check_pair(sr: Tensor, gt: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def prepared(sr: Tensor, gt: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return both images as float64 with nodata blanked and the mask as (B, 1, H, W), after `check_pair`.
-
-    Every index `f(sr, gt, mask=…)` is `f_of(*prepared(sr, gt, mask))`: a protocol checks once for all of them.
-    """
+    """Return both images as float64 with nodata blanked and the mask as (B, 1, H, W), after `check_pair`."""
     mask = as_mask(mask, sr)
     return *check_pair(blank(sr, mask), blank(gt, mask)), mask
+
+
+def on_pairs(index: Measure) -> Measure:
+    """Make an index of prepared images one that prepares them itself.
+
+    `register_index` goes below this decorator: a protocol prepares a pair once and calls the bare function.
+    """
+
+    @wraps(index)
+    def prepare_and_measure(sr: Tensor, gt: Tensor, *, mask: Tensor | None = None, **options: Any) -> Tensor:
+        sr, gt, mask = prepared(sr, gt, mask)
+        return index(sr, gt, mask=mask, **options)
+
+    return cast(Measure, prepare_and_measure)
 
 
 def check_same_shape(**images: Tensor) -> None:

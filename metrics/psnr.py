@@ -9,9 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lemamba.metrics.inputs import mean_valid, prepared
+from lemamba.metrics.index import register_index
+from lemamba.metrics.inputs import mean_valid, on_pairs
 
 
+@on_pairs
+@register_index("psnr", heading="PSNR", direction=+1, unit="dB", digits=2, column=6)
 def psnr(sr: Tensor, gt: Tensor, *, const: float, mask: Tensor | None = None) -> Tensor:
     """Mean over bands of the PSNR of a band.
 
@@ -24,10 +27,5 @@ def psnr(sr: Tensor, gt: Tensor, *, const: float, mask: Tensor | None = None) ->
     Returns:
         (B,) float64 in dB; Inf as soon as one band is equal. Differentiable elsewhere.
     """
-    return psnr_of(*prepared(sr, gt, mask), const=const)
-
-
-def psnr_of(sr: Tensor, gt: Tensor, mask: Tensor | None, *, const: float) -> Tensor:
-    """`psnr` of prepared images."""
     mse = mean_valid(((sr - gt) / const).square(), mask, (2, 3))
     return (-10 * torch.log10(mse)).mean(dim=1)

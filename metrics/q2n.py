@@ -20,7 +20,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from lemamba.metrics.inputs import BLOCK, check_sides, cut_blocks, mean_valid, prepared, strips
+from lemamba.metrics.index import register_index
+from lemamba.metrics.inputs import BLOCK, check_sides, cut_blocks, mean_valid, on_pairs, strips
 
 _M = BLOCK * BLOCK
 _UINT16 = 65535
@@ -128,6 +129,8 @@ def scale_of(const: float | Tensor, published: bool) -> float | Tensor:
     return float(_UINT16) if const <= 1 else 1.0
 
 
+@on_pairs
+@register_index("qn", heading="Q2n", direction=+1, column=4)
 def q2n(
     sr: Tensor, gt: Tensor, *, const: float | Tensor, published: bool = False, mask: Tensor | None = None
 ) -> Tensor:
@@ -143,11 +146,6 @@ def q2n(
     Returns:
         (B,) float64. The rounding makes its gradient zero.
     """
-    return q2n_of(*prepared(sr, gt, mask), const=const, published=published)
-
-
-def q2n_of(sr: Tensor, gt: Tensor, mask: Tensor | None, *, const: float | Tensor, published: bool = False) -> Tensor:
-    """`q2n` of prepared images."""
     check_sides(sr, "qn")
     factor = scale_of(const, published)
     if isinstance(factor, Tensor):

@@ -15,7 +15,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lemamba.metrics.inputs import BLOCK, check_sides, mean_valid, plane_chunks, prepared, windows_valid
+from lemamba.metrics.index import register_index
+from lemamba.metrics.inputs import BLOCK, check_sides, mean_valid, on_pairs, plane_chunks, windows_valid
 
 _N = BLOCK * BLOCK
 
@@ -57,6 +58,8 @@ def q_map(x: Tensor, y: Tensor) -> Tensor:
     return torch.where(regular, usual, torch.where(flat, level, 1.0))
 
 
+@on_pairs
+@register_index("qave", heading="Q", direction=+1, column=5)
 def qave(sr: Tensor, gt: Tensor, *, mask: Tensor | None = None) -> Tensor:
     """Mean of Q over positions and bands.
 
@@ -68,11 +71,6 @@ def qave(sr: Tensor, gt: Tensor, *, mask: Tensor | None = None) -> Tensor:
     Returns:
         (B,) float64. Differentiable. A box of mean 0 in both images that is not flat counts 1, as published.
     """
-    return qave_of(*prepared(sr, gt, mask))
-
-
-def qave_of(sr: Tensor, gt: Tensor, mask: Tensor | None) -> Tensor:
-    """`qave` of prepared images."""
     check_sides(sr, "qave")
     valid = None if mask is None else windows_valid(mask, BLOCK)
     scores = []

@@ -13,7 +13,8 @@ import math
 import torch
 from torch import Tensor
 
-from lemamba.metrics.inputs import mean_valid, prepared, safe_sqrt
+from lemamba.metrics.index import register_index
+from lemamba.metrics.inputs import mean_valid, on_pairs, safe_sqrt
 
 
 def _dot(x: Tensor, y: Tensor) -> Tensor:
@@ -36,6 +37,8 @@ def sam_map(sr: Tensor, gt: Tensor) -> tuple[Tensor, Tensor]:
     return torch.rad2deg(angle), defined
 
 
+@on_pairs
+@register_index("sam", heading="SAM", direction=-1, unit="degrees", column=1)
 def sam(sr: Tensor, gt: Tensor, *, mask: Tensor | None = None) -> Tensor:
     """Mean spectral angle.
 
@@ -47,10 +50,5 @@ def sam(sr: Tensor, gt: Tensor, *, mask: Tensor | None = None) -> Tensor:
     Returns:
         (B,) float64 in degrees; NaN where every pixel is black. Differentiable.
     """
-    return sam_of(*prepared(sr, gt, mask))
-
-
-def sam_of(sr: Tensor, gt: Tensor, mask: Tensor | None) -> Tensor:
-    """`sam` of prepared images."""
     angle, defined = sam_map(sr, gt)
     return mean_valid(angle, defined if mask is None else defined & mask[:, 0], (1, 2))

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lemamba.metrics.inputs import plane_chunks, prepared, safe_sqrt, windows_valid
+from lemamba.metrics.index import register_index
+from lemamba.metrics.inputs import on_pairs, plane_chunks, safe_sqrt, windows_valid
 
 
 def sobel_magnitude(x: Tensor) -> Tensor:
@@ -24,6 +25,8 @@ def sobel_magnitude(x: Tensor) -> Tensor:
     return safe_sqrt(torch.addcmul(gx * gx, gy, gy))
 
 
+@on_pairs
+@register_index("scc", heading="SCC", direction=+1, column=3)
 def scc(sr: Tensor, gt: Tensor, *, mask: Tensor | None = None) -> Tensor:
     """Cosine between the edge images.
 
@@ -35,11 +38,6 @@ def scc(sr: Tensor, gt: Tensor, *, mask: Tensor | None = None) -> Tensor:
     Returns:
         (B,) float64; NaN where an image has no edges. Differentiable.
     """
-    return scc_of(*prepared(sr, gt, mask))
-
-
-def scc_of(sr: Tensor, gt: Tensor, mask: Tensor | None) -> Tensor:
-    """`scc` of prepared images."""
     valid = None if mask is None else windows_valid(mask, 3)
     sums = []
     for x, y, v in zip(sr, gt, valid if valid is not None else [None] * len(sr), strict=True):

@@ -9,11 +9,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lemamba.metrics.inputs import mean_valid, plane_chunks, prepared, windows_valid
+from lemamba.metrics.index import register_index
+from lemamba.metrics.inputs import mean_valid, on_pairs, plane_chunks, windows_valid
 from lemamba.operators.ssim import WINDOW, ssim_map
 from lemamba.utils.errors import UserError
 
 
+@on_pairs
+@register_index("ssim", heading="SSIM", direction=+1, column=7)
 def ssim(sr: Tensor, gt: Tensor, *, const: float, mask: Tensor | None = None) -> Tensor:
     """Mean structural similarity.
 
@@ -26,11 +29,6 @@ def ssim(sr: Tensor, gt: Tensor, *, const: float, mask: Tensor | None = None) ->
     Returns:
         (B,) float64. Differentiable.
     """
-    return ssim_of(*prepared(sr, gt, mask), const=const)
-
-
-def ssim_of(sr: Tensor, gt: Tensor, mask: Tensor | None, *, const: float) -> Tensor:
-    """`ssim` of prepared images."""
     H, W = sr.shape[-2:]
     if min(H, W) < WINDOW:
         raise UserError(f"ssim needs sides of at least {WINDOW} pixels, given {H} x {W}; use a larger image")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lemamba.reporting.tables import DIRECTION
+from lemamba.metrics import INDICES
 from lemamba.utils.errors import UserError, nearest
 from lemamba.utils.safe_yaml import read_yaml
 from lemamba.utils.values import converted
@@ -122,8 +122,8 @@ def _indices(rows: Any, where: str) -> dict[str, Expected]:
     if not isinstance(rows, Mapping):
         raise UserError(f"{where}: expected a mapping index: {{value, band}}, given {rows!r}")
     for name in rows:
-        if name not in DIRECTION:
-            raise UserError(f"{where}: unknown index {name!r}{nearest(str(name), DIRECTION)}")
+        if name not in INDICES:
+            raise UserError(f"{where}: unknown index {name!r}{nearest(str(name), INDICES)}")
     return {name: _built(Expected, row, f"{where}.{name}") for name, row in rows.items()}
 
 

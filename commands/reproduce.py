@@ -163,7 +163,7 @@ def count(recipe: Recipe) -> dict[str, tuple[float, float]]:
     """Build the network; return what was counted and what the recipe says: parameters, and GFLOPs per megapixel."""
     import torch
 
-    from lemamba.engine.fusing.summary import count_flops, count_parameters
+    from lemamba.engine.fusing.cost import count_flops, count_parameters
     from lemamba.model import build_model
 
     network = recipe.network
@@ -184,21 +184,21 @@ def compare(recipe: Recipe, found: dict[str, dict[str, float]]) -> bool:
     from rich.console import Console
     from rich.table import Table
 
-    from lemamba.reporting.tables import TITLE
+    from lemamba.reporting.tables import heading
 
     table = Table("", "expected", "found", "", title=f"{recipe.title}")
     good = True
     for what, (number, expected) in count(recipe).items():
         exact = what == "parameters"
         same = number == expected if exact else abs(number - expected) <= 0.05
-        table.add_row(TITLE[what], f"{expected:,}", f"{number:,}" if exact else f"{number:.1f}", _say(same))
+        table.add_row(heading(what), f"{expected:,}", f"{number:,}" if exact else f"{number:.1f}", _say(same))
         good &= same
     for protocol, numbers in found.items():
         for index, expected in recipe.expect[protocol].items():
             number = numbers.get(index, math.nan)
             inside = expected.met_by(number)
             wanted = f"{expected.value:g} ± {expected.band:g}"
-            table.add_row(f"{TITLE[index]} ({protocol})", wanted, f"{number:.4f}", _say(inside))
+            table.add_row(f"{heading(index)} ({protocol})", wanted, f"{number:.4f}", _say(inside))
             good &= inside
     Console(highlight=False).print(table)
     print(f"source: {recipe.source}\nbands:  {recipe.bands}")

@@ -28,3 +28,10 @@ def run_step(title: str, *command: str) -> None:
         signal.signal(signal.SIGINT, before)
     if status or pressed:
         sys.exit(INTERRUPTED_STATUS if pressed else status)
+
+
+def command_of(name: str, *arguments: object) -> list[str]:
+    """Return the words that run a command with this interpreter, from any working folder."""
+    script = ROOT / {"train": "accelerate_main.py"}[name]
+    start = [str(script)] if script.is_file() else ["-m", "lemamba", name]
+    return [sys.executable, *start, *map(str, arguments)]

@@ -124,7 +124,7 @@ def describe(
     settings: config.Config, model: nn.Module, train: Dataset, valid: Dataset, device: torch.device, world: int
 ) -> dict[str, str]:
     """Return the lines of the table at the start of a run."""
-    from lemamba.engine.fusing.summary import count_flops, count_parameters
+    from lemamba.engine.fusing.cost import count_flops, count_parameters
 
     sample = {key: value[None] for key, value in train[0].items()}
     height, width = sample["lms"].shape[-2:]

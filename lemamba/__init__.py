@@ -1,16 +1,27 @@
 """LE-Mamba: image fusion with state-space models (arXiv 2404.09293).
 
-`import lemamba` loads no torch. In a clone, the folders of the repository (`model/`, `datasets/`, …) are the
-subpackages of this one: the repository's root stands on ``__path__``. In an installed wheel they lie inside this
-folder (docs/architecture.md).
+`fuse`, `load` and `list_methods` are the front door for arrays. `import lemamba` loads no torch.
+
+In a clone, the folders of the repository (`model/`, `datasets/`, …) are the subpackages of this package: the root of
+the repository is on its ``__path__``. In an installed wheel they lie in this folder (docs/architecture.md).
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 __version__ = "0.2.0"
+__all__ = ["fuse", "list_methods", "load"]
 
 _HERE = Path(__file__).resolve().parent
 if not (_HERE / "model").is_dir():
     __path__.append(str(_HERE.parent))
+
+
+def __getattr__(name: str) -> Any:
+    """Import the functions of the front door, and with them torch, on first use."""
+    if name in __all__:
+        return getattr(import_module("lemamba.commands.api"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,18 +12,22 @@ import torch
 from small_files import LEFT, PIXEL, TOP, smooth, tif
 
 from lemamba.commands import fuse as inference
+from lemamba.commands.images import fuse_scene
 from lemamba.datasets.geotiff import MARGIN, open_pair
 from lemamba.datasets.nodata import RINGS, fill, to_stored
-from lemamba.engine.fusing.scene import fuse_scene
+from lemamba.engine.fusing.runner import Runner
 from lemamba.engine.fusing.tiles import fuse
+from lemamba.engine.fusing.tiling import Tiling
 from lemamba.engine.weights.files import save_weights
 from lemamba.model import build_model
 from lemamba.operators import interp23
 from lemamba.utils.errors import UserError
+from lemamba.utils.registry import Traits
 
 rasterio = pytest.importorskip("rasterio", reason="rasterio is optional")
 ColorInterp = rasterio.enums.ColorInterp
 ROOT = Path(__file__).resolve().parent.parent
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -47,7 +51,7 @@ def run(paths, out, *arguments):
 class Local(torch.nn.Module):
     """A network that looks at one pixel of lms and pan and at its MS pixel: tiles must not change it at all."""
 
-    model_name, classical, tileable = "Local", False, True
+    model_name, traits = "Local", Traits()
 
     def forward(self, ms, lms, pan):
         return 0.5 * lms + 0.2 * pan + 0.1 * ms.repeat_interleave(4, -1).repeat_interleave(4, -2)
@@ -101,8 +105,8 @@ def test_file_equals_fuse_on_the_whole_image(tmp_path, pair, tile):
     network = build_model("PNN", img_channel=4, condition_channel=1, out_channel=4).eval()
     with open_pair(*pair, sensor="IKONOS") as scene:
         inputs = scene.read((0, 0, *scene.size))
-        expected = fuse(network, *inputs, tile=side, overlap=overlap).clamp(0, 1)[0] * scene.divisor
-        fuse_scene(network, scene, tmp_path / "out.tif", tile=side, overlap=overlap, device=torch.device("cpu"))
+        expected = fuse(network, *inputs, Tiling(side, overlap)).clamp(0, 1)[0] * scene.divisor
+        fuse_scene(Runner(network, CPU, Tiling(side, overlap)), scene, tmp_path / "out.tif")
     assert read(tmp_path / "out.tif").shape == (4, 172, 236)
     # Half a digital number of rounding, and float32.
     assert np.abs(read(tmp_path / "out.tif") - expected.numpy()).max() < 0.501
@@ -113,8 +117,7 @@ def test_there_are_no_seams(tmp_path, pair, tile):
     """For a network that looks at single pixels, tiles and whole give the same digital numbers."""
     with open_pair(*pair, sensor="IKONOS") as scene:
         for name, side, overlap in (("whole", 4096, 0), ("tiled", *tile)):
-            tiling = {"tile": side, "overlap": overlap, "batch": 3}
-            fuse_scene(Local(), scene, tmp_path / f"{name}.tif", **tiling, device=torch.device("cpu"))
+            fuse_scene(Runner(Local(), CPU, Tiling(side, overlap, 3)), scene, tmp_path / f"{name}.tif")
     whole, tiled = (read(tmp_path / f"{name}.tif").astype(int) for name in ("whole", "tiled"))
     assert np.abs(whole - tiled).max() <= 1 and (whole != tiled).mean() < 1e-3  # float32 at half a number
 
@@ -122,7 +125,7 @@ def test_there_are_no_seams(tmp_path, pair, tile):
 class Wide(torch.nn.Module):
     """A network that is wrong by up to half of the value in the last 3 pixels: its zero padding."""
 
-    model_name, classical, tileable = "Wide", False, True
+    model_name, traits = "Wide", Traits()
 
     def forward(self, ms, lms, pan):
         return torch.nn.functional.avg_pool2d(lms, 7, stride=1, padding=3)
@@ -132,7 +135,7 @@ def test_rims_of_tiles_do_not_show(tmp_path, pair):
     """The rim of a tile is wrong by hundreds of numbers; in the overlap next to nothing of it is left."""
     with open_pair(*pair, sensor="IKONOS") as scene:
         for name, side, overlap in (("whole", 4096, 0), ("cut", 64, 0), ("tiled", 64, 32)):
-            fuse_scene(Wide(), scene, tmp_path / f"{name}.tif", tile=side, overlap=overlap, device=torch.device("cpu"))
+            fuse_scene(Runner(Wide(), CPU, Tiling(side, overlap)), scene, tmp_path / f"{name}.tif")
     whole, cut, tiled = (read(tmp_path / f"{name}.tif").astype(int) for name in ("whole", "cut", "tiled"))
     assert np.abs(cut - whole).max() > 300 and np.abs(tiled - whole).max() <= 1
 
@@ -283,7 +286,7 @@ def test_gaps_of_a_network_and_of_a_whole_scene_method(tmp_path):
             tif(path, np.where(hole, np.uint16(mark), array), pixel=pixel, nodata=mark)
         with open_pair(*paths, sensor="IKONOS") as scene:
             for name, side in (("whole", 4096), ("tiled", 64)):
-                fuse_scene(Local(), scene, tmp_path / f"{name}.tif", tile=side, device=torch.device("cpu"))
+                fuse_scene(Runner(Local(), CPU, Tiling(side)), scene, tmp_path / f"{name}.tif")
         assert np.abs(read(tmp_path / "whole.tif").astype(int) - read(tmp_path / "tiled.tif")).max() <= 1
         results.append(
             (read(tmp_path / "whole.tif")[:, valid], run(paths, tmp_path / "g.tif", "--arch", "gs")[:, valid])
@@ -412,8 +415,6 @@ MEMORY = """
 import resource, sys
 import rasterio, torch
 from lemamba.commands import fuse as inference
-import lemamba.engine.fusing.scene
-import lemamba.datasets.geotiff
 from lemamba.model import build_model
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 options = ["--arch", "Brovey", "--tile", "128", "--overlap", "32"]

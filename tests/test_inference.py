@@ -12,8 +12,10 @@ from scipy.io import loadmat
 from small_files import HMIF, write_h5, write_test_set
 
 from lemamba.commands import fuse as inference
+from lemamba.commands.options import FuseOptions
 from lemamba.engine.weights.files import save_weights
 from lemamba.model import build_model
+from lemamba.utils.command_line import parse_options
 from lemamba.utils.errors import UserError
 
 TINY = {"width": 8, "ssm_enc_blk_nums": [1, 1, 1], "ssm_dec_blk_nums": [1, 1, 1]}
@@ -153,9 +155,9 @@ def test_images_for_which_no_index_is_defined_are_fused_all_the_same(tmp_path, c
         (["--weights", "{tmp}/none.safetensors"], "weight file or a run"),
         (["--weights", "{weights}", "--tile", "30"], "multiples of the ratio"),
         (["--weights", "{weights}", "--tile", "6", "--overlap", "40"], "try --tile 4 --overlap 0"),
-        (["--weights", "{weights}", "--tile", "0"], "whole number from 1 on"),
-        (["--weights", "{weights}", "--overlap", "-4"], "whole number from 0 on"),
-        (["--arch", "EXP", "--pictures", "-1"], "whole number from 0 on"),
+        (["--weights", "{weights}", "--tile", "0"], "--tile: expected at least 1"),
+        (["--weights", "{weights}", "--overlap", "-4"], "--overlap: expected at least 0"),
+        (["--arch", "EXP", "--pictures", "-1"], "--pictures: expected at least 0"),
         (["--arch", "EXP", "--device", "toaster"], "--device cpu"),
         (["--arch", "EXP", "--device", "meta"], "--device cpu"),
         (["--arch", "EXP", "--out", "{tmp}/test.h5/x.mat"], 'test.h5" is a file, not a folder'),
@@ -207,5 +209,5 @@ def test_data_and_a_name_of_ones_own_go_together(tmp_path):
     with h5py.File(data, "r+") as file:
         file.attrs["sensor"] = "GeoEye1"
     arguments = ["--arch", "EXP", "--data", str(data), "--data_root", str(tmp_path), "--dataset", "mine"]
-    dataset, name = inference.open_data(inference.parse_arguments(arguments))
-    assert (dataset.sensor, name) == ("GeoEye1", "mine")
+    dataset, name = inference.open_data(parse_options(FuseOptions, arguments))
+    assert (dataset.facts.sensor, name) == ("GeoEye1", "mine")

@@ -10,6 +10,8 @@ import pytest
 from small_files import write_test_set
 
 from lemamba.commands import board as leaderboard
+from lemamba.commands.options import BoardOptions
+from lemamba.utils.command_line import parse_options
 from lemamba.utils.errors import UserError
 
 NEW_METHOD = """
@@ -74,7 +76,7 @@ def test_a_method_with_weights_is_compared_whatever_is_chosen(tmp_path):
         "--weights",
         "PNN=v",
     ]
-    jobs, _ = leaderboard.plan(leaderboard.parse_arguments([*arguments, "--out", str(tmp_path / "board")]))
+    jobs, _ = leaderboard.plan(parse_options(BoardOptions, [*arguments, "--out", str(tmp_path / "board")]))
     assert [(job["name"], job["weights"]) for job in jobs] == [("EXP", None), ("PNN", "v"), ("PanNet", "w")]
 
 
@@ -155,7 +157,7 @@ def test_a_name_of_ones_own_takes_sensor_and_ratio_from_its_files(tmp_path):
     with h5py.File(data, "r+") as file:
         file.attrs["sensor"] = "GeoEye1"
     arguments = ["--data_root", str(tmp_path), "--dataset", "mine", "--methods", "EXP", "--out", str(tmp_path / "b")]
-    jobs, files = leaderboard.plan(leaderboard.parse_arguments(arguments))
+    jobs, files = leaderboard.plan(parse_options(BoardOptions, arguments))
     assert [job["sensor"] for job in jobs] == ["GeoEye1"] and files == {"data": data}
     arguments[:2] = ["--data", str(data)]  # the file says enough
-    assert leaderboard.plan(leaderboard.parse_arguments(arguments))[0] == jobs
+    assert leaderboard.plan(parse_options(BoardOptions, arguments))[0] == jobs

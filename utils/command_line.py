@@ -189,10 +189,9 @@ def read_options(cls: type[Options], given: Mapping[str, Any]) -> Options:
     return cls(**chosen)
 
 
-def make_parser(cls: type, prog: str | None = None, **settings: Any) -> Parser:
-    """Return a parser whose ``--help`` shows the docstring of `cls` (as written); `settings` go to `Parser`."""
-    plain = argparse.RawDescriptionHelpFormatter
-    return Parser(prog=prog, description=inspect.getdoc(cls), formatter_class=plain, **settings)
+def help_of(cls: type) -> dict[str, Any]:
+    """Return the arguments of a parser by which its ``--help`` shows the docstring of `cls`, as written."""
+    return {"description": inspect.getdoc(cls), "formatter_class": argparse.RawDescriptionHelpFormatter}
 
 
 def parse_options(cls: type[Options], argv: list[str] | None = None, prog: str | None = None) -> Options:
@@ -206,6 +205,6 @@ def parse_options(cls: type[Options], argv: list[str] | None = None, prog: str |
     Raises:
         UserError: an unknown flag, a missing argument or a bad value.
     """
-    parser = make_parser(cls, prog)
+    parser = Parser(prog=prog, **help_of(cls))
     add_options(parser, cls)
     return read_options(cls, vars(parser.parse_args(argv)))

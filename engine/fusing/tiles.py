@@ -39,7 +39,7 @@ def call(model: Model, ms: Tensor, lms: Tensor, pan: Tensor) -> Tensor:
 
 
 def blend_window(height: int, width: int, overlap: int) -> Tensor:
-    """Return weights (height, width) that fall steeply towards the tile's rim over `overlap` pixels, and stay above 0."""
+    """Return weights (height, width) above 0 that fall steeply towards the rim of the tile over `overlap` pixels."""
 
     def ramp(size: int) -> Tensor:
         distance = torch.minimum(torch.arange(1, size + 1), torch.arange(size, 0, -1))

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from lemamba.reporting.tables import DIRECTION
+from lemamba.reporting.tables import direction
 
 MetricFunction = Callable[[Tensor, Tensor], dict[str, Tensor]]
 
@@ -32,7 +32,7 @@ class MeterLike(Protocol):
 
 def minimised(metric: str) -> bool:
     """Tell whether a smaller value of `metric` is better: of the loss, and of the indices in `reporting.tables`."""
-    return metric == "loss" or DIRECTION.get(metric, 1) < 0
+    return metric == "loss" or direction(metric) < 0
 
 
 @torch.no_grad()

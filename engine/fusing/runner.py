@@ -38,7 +38,7 @@ class Runner(nn.Module):
     their precision and are never compiled.
 
     Args:
-        model: a network in evaluation mode, or a classical method, with `model_name` and `traits`.
+        model: a network in evaluation mode, or a classical method, perhaps with `model_name` and `traits`.
         device: where it runs.
         tiling: how images are cut; its precision is that of weights and activations (the scan stays in float32).
         compile: run it through `torch.compile`, once for each shape; on a GPU the result is kept as a CUDA graph.
@@ -60,7 +60,7 @@ class Runner(nn.Module):
         self.tiling = tiling or Tiling()
         precision = self.tiling.precision
         check_precision(precision, device)
-        self.model_name = str(model.model_name)
+        self.model_name = str(getattr(model, "model_name", type(model).__name__))
         self.traits: Traits = traits_of(model)
         if (self.traits.float64 or self.traits.adapts) and (precision != "no" or compile):
             kind = "computes in float64" if self.traits.float64 else "trains on the images"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
 
+from lemamba.engine.fusing.runner import Runner
 from lemamba.engine.fusing.tiles import RIM_POWER, blend_window, fuse
 from lemamba.engine.fusing.tiling import OVERLAP, Tiling, tile_starts
 from lemamba.utils.errors import UserError
@@ -108,3 +111,38 @@ def test_methods_with_statistics_of_the_image_are_not_tiled():
     ms, lms, pan = images(64, 64)
     method.traits = Traits(tileable=False)
     torch.testing.assert_close(fuse(method, ms, lms, pan, Tiling(32, 8)), lms - lms.mean())
+
+
+class Adapting(nn.Module):
+    """Learns, on the very images it fuses, the gain by which pan becomes lms."""
+
+    model_name, traits = "Adapting", Traits(needs_weights=False, trained=False, adapts=True)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.zeros(1))
+
+    def forward(self, ms, lms, pan):
+        optimizer = torch.optim.SGD([self.gain], lr=0.5)
+        for _ in range(200):
+            optimizer.zero_grad()
+            (self.gain * pan - lms).square().mean().backward()
+            optimizer.step()
+        return self.gain * pan.expand_as(lms)
+
+
+@pytest.mark.parametrize("tiling", [Tiling(), Tiling(32, 8, 1)])
+@pytest.mark.parametrize("as_runner", [False, True])
+def test_a_method_that_adapts_runs_with_gradients(tiling, as_runner, capsys):
+    ms, _, pan = images(64, 64)
+    method = Adapting().eval()
+    tiling = dataclasses.replace(tiling, precision="bf16" if as_runner else "no")  # no half weights while it learns
+    sr = fuse(Runner(method, torch.device("cpu"), tiling) if as_runner else method, ms, 0.7 * pan, pan, tiling)
+    torch.testing.assert_close(sr, 0.7 * pan, rtol=0, atol=1e-3)
+    assert not sr.requires_grad and ("trains on the images" in capsys.readouterr().out) == as_runner
+
+
+def test_other_methods_run_in_inference_mode():
+    seen = []
+    fuse(lambda ms, lms, pan: seen.append(torch.is_inference_mode_enabled()) or lms, *images(64, 64))
+    assert seen == [True]

@@ -11,7 +11,9 @@ import torch
 from scipy.io import loadmat
 from small_files import HMIF, write_h5, write_test_set
 
+import lemamba
 from lemamba.commands import fuse as inference
+from lemamba.commands.board import chosen_methods
 from lemamba.commands.options import FuseOptions
 from lemamba.engine.weights.files import save_weights
 from lemamba.model import build_model
@@ -211,3 +213,40 @@ def test_data_and_a_name_of_ones_own_go_together(tmp_path):
     arguments = ["--arch", "EXP", "--data", str(data), "--data_root", str(tmp_path), "--dataset", "mine"]
     dataset, name = inference.open_data(parse_options(FuseOptions, arguments))
     assert (dataset.facts.sensor, name) == ("GeoEye1", "mine")
+
+
+ADAPTING = """
+import torch
+from torch import nn
+from lemamba.utils.registry import register_model
+
+@register_model("Adapting", needs_weights=False, trained=False, adapts=True)
+class Adapting(nn.Module):
+    def __init__(self, img_channel, condition_channel, out_channel, *, ratio=4):
+        super().__init__()
+        self.mix = nn.Conv2d(condition_channel, out_channel, 1)
+
+    def forward(self, ms, lms, pan):
+        optimizer = torch.optim.Adam(self.mix.parameters(), lr=0.05)
+        for _ in range(20):
+            optimizer.zero_grad()
+            (self.mix(pan) - lms).square().mean().backward()
+            optimizer.step()
+        return lms + pan - pan.mean((2, 3), keepdim=True)
+"""
+
+
+def test_a_method_that_trains_on_the_images_needs_no_weights(tmp_path, monkeypatch):
+    """By its traits alone: a file in a folder of one's own; it is also a method for boards and arrays."""
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/adapting.py").write_text(ADAPTING)
+    monkeypatch.setenv("LEMAMBA_MODEL_PATH", str(tmp_path / "own"))
+    data, out = write_test_set(tmp_path / "test.h5", count=1), tmp_path / "x.mat"
+    arguments = ["--data", str(data), "--dataset", "ikonos", "--pictures", "0", "--device", "cpu"]
+    assert inference.main(["--arch", "adapting", *arguments, "--out", str(out)]) == 0
+    mat = loadmat(out)
+    expected = mat["lms"] + mat["pan"] - mat["pan"].mean((2, 3), keepdims=True)
+    np.testing.assert_allclose(mat["sr"], expected.clip(0, 2047), atol=1e-2)
+    assert "Adapting" in chosen_methods("learned", "pansharpening", 4)
+    sr = lemamba.fuse(mat["ms"][0], mat["pan"][0], "Adapting", sensor="IKONOS", device="cpu")
+    assert sr.shape == (4, 64, 64) and np.isfinite(sr).all()

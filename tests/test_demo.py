@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from lemamba.commands import demo
-from lemamba.commands import fuse as inference
 from lemamba.commands import prepare as prepare_data
+from lemamba.commands.options import FuseOptions
 from lemamba.commands.steps import ROOT
 from lemamba.utils import cli, config
+from lemamba.utils.command_line import parse_options
 from lemamba.utils.errors import UserError
 
 
@@ -47,7 +48,7 @@ def test_its_command_lines_are_what_the_programs_take(shown, tmp_path):
     command = cli.parse(train[1:])
     settings = config.resolve(command.flags, ROOT / command.config_file)
     assert (settings.model.arch, settings.data.dataset, settings.train.cpu) == ("LEMamba", "demo", True)
-    fusing = inference.parse_arguments(fuse[1:])
+    fusing = parse_options(FuseOptions, fuse[1:])
     run = Path(settings.log.log_dir) / settings.log.proj_name / settings.log.run_name
     assert Path(fusing.weights) == run, "what is fused with is what was trained"
     assert fusing.data_root == tmp_path / "data" == Path(settings.data.root)

@@ -32,6 +32,8 @@ from benchmarks.parity_metrics import (
     run_octave,
 )
 from lemamba.commands import evaluate
+from lemamba.commands.options import EvaluateOptions
+from lemamba.utils.command_line import parse_options
 from lemamba.utils.formats.mat import write_mat
 
 TOLERANCE = 1e-9
@@ -131,4 +133,4 @@ def test_evaluate_and_octave_print_the_same_digits(tmp_path: Path) -> None:
 
 
 def _evaluated(file: Path, *flags: str) -> dict[str, list[float]]:
-    return evaluate.measure(evaluate.build_parser().parse_args([str(file), "--ratio", "4", *flags])).samples
+    return evaluate.evaluate(parse_options(EvaluateOptions, [str(file), "--ratio", "4", *flags])).samples

@@ -136,12 +136,13 @@ def fuse(
             values that were divided before, unknown names, or weights that do not fit.
     """
     coarse, fine = _images(ms, "ms"), _images(pan, "pan")
-    known = {} if sensor else getattr(method, "trained_on", None) or trained_on(weights and str(weights))
+    weights = None if weights is None else str(weights)
+    known = {} if sensor else getattr(method, "trained_on", None) or trained_on(weights)
     facts = _facts(coarse, fine, ratio, sensor or known.get("sensor") or "none")
     if isinstance(method, nn.Module):
         model = method if mixed_precision == "no" else copy.deepcopy(method)  # that of the caller is not cast
     else:
-        model = load_method(method, weights and str(weights), facts)
+        model = load_method(method, weights, facts)
     kind = _array(ms).dtype
     facts = replace(facts, divisor=_divisor(divisor, facts, known, kind, max(coarse.max(), fine.max()), model))
     tiling = Tiling(tile, overlap, batch_size, mixed_precision)

@@ -56,7 +56,7 @@ class Budget:
         """Return the command-line arguments for a share of the budget, at least one epoch."""
         if self.minutes is not None:
             return ["--max_minutes", f"{self.minutes * share:g}", "-e", str(_ENDLESS)]
-        return ["-e", str(max(1, math.ceil(self.epochs * share)))]
+        return ["-e", str(max(1, math.ceil((self.epochs or 1) * share)))]
 
     def facts(self) -> dict[str, Any]:
         """Return what a finished run must have been trained with to match this budget."""

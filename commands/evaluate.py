@@ -104,7 +104,9 @@ def choose_protocol(sample: dict[str, np.ndarray], options: EvaluateOptions) -> 
 
 def evaluate(options: EvaluateOptions) -> Result:
     """Measure every sample of the path."""
-    meter, pictures, protocol, sample = Meter(), {}, None, {}
+    meter, protocol = Meter(), None
+    sample: dict[str, np.ndarray] = {}
+    pictures: dict[str, dict[str, np.ndarray]] = {}
     numbers, samples, order = open_samples(options.path)
     for i, sample in zip(numbers, track(samples, "measure", total=len(numbers)), strict=True):
         protocol = protocol or choose_protocol(sample, options)
@@ -113,10 +115,16 @@ def evaluate(options: EvaluateOptions) -> Result:
             raise UserError(f"sample {i} lacks {', '.join(absent)}, which earlier ones have; make the files alike")
         images = {role: torch.from_numpy(sample[role].astype("float64"))[None] for role in NEEDED[protocol]}
         images = {role: image.to(options.device) for role, image in images.items()}
-        const = _peak(options) if protocol == "reduced" else options.const
-        how = {"ratio": options.ratio, "sensor": options.sensor, "const": const, "published": options.published}
         try:
-            meter.update(measure(images, protocol, **how))
+            values = measure(
+                images,
+                protocol,
+                ratio=options.ratio,
+                sensor=options.sensor,
+                const=options.const,
+                published=options.published,
+            )
+            meter.update(values)
         except UserError as error:
             raise UserError(f"sample {i}: {error}") from error
         if options.html and len(pictures) < PICTURED_SAMPLES:
@@ -124,21 +132,18 @@ def evaluate(options: EvaluateOptions) -> Result:
             pictures[f"sample {i}"] = quick_look({k: sample[k] for k in IMAGES if k in sample and k != "ms"}, rgb)
     if protocol is None:
         raise UserError(f'expected at least one image in "{options.path}", found none; check the file')
-    values = {name: column.tolist() for name, column in meter.per_sample().items()}
+    columns = {name: column.tolist() for name, column in meter.per_sample().items()}
     notes = [f"The axes of the file are read as {','.join(order)}, ours are B,C,H,W."] if order else []
     notes += _notes(protocol, sample, options)
-    return Result(protocol, numbers, values, meter.compute(), notes, pictures)
-
-
-def _peak(options: EvaluateOptions) -> float:
-    """Return the peak value of the data for reduced resolution."""
-    return options.const if options.const is not None else get_sensor(options.sensor or "none").divisor
+    return Result(protocol, numbers, columns, meter.compute(), notes, pictures)
 
 
 def _notes(protocol: str, sample: dict[str, np.ndarray], options: EvaluateOptions) -> list[str]:
     """Return what the reader must know to compare these values with others."""
     notes = []
-    const = _peak(options) if protocol == "reduced" else options.const
+    const = options.const
+    if const is None and protocol == "reduced":
+        const = get_sensor(options.sensor or "none").divisor
     in_unit_range = const <= 1 if const is not None else sample["lms"].max() <= 1
     index = "qn" if protocol == "reduced" else "d_lambda"
     if in_unit_range and options.published:

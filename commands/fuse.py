@@ -24,6 +24,7 @@ from lemamba.datasets.build import build_dataset, check_range, find_entry, open_
 from lemamba.datasets.geotiff import open_pair
 from lemamba.datasets.h5 import H5Dataset
 from lemamba.engine.fusing.runner import Runner
+from lemamba.engine.fusing.tiles import traits_of
 from lemamba.engine.fusing.tiling import SCENE_TILE
 from lemamba.reporting.tables import print_table
 from lemamba.utils.atomic import check_writable, write_json
@@ -59,7 +60,7 @@ def fuse_test_set(options: FuseOptions, device: torch.device) -> None:
     if not options.per_image:
         check_ending(out, WRITERS)
     check_writable(out / "output_mulExm_0.mat" if options.per_image else out, options.json)  # before the work
-    if options.tile and not model.traits.tileable:
+    if options.tile and not traits_of(model).tileable:
         print(f"note: {method} uses statistics of the whole image, so --tile is not applied")
     runner = Runner(model, device, options.tiling(), compile=options.compile)
     images, seconds = fuse_set(runner, dataset, clip=not options.no_clip)
@@ -96,7 +97,7 @@ def fuse_pair(options: FuseOptions, device: torch.device) -> None:
         out = options.out or OUT / f"{model.model_name}_{options.ms.stem}.tif"
         check_writable(out)
         # a method that is not clipped does not depend on the divisor
-        remark = pair.check_range() if options.divisor is None and model.traits.clipped else ""
+        remark = pair.check_range() if options.divisor is None and traits_of(model).clipped else ""
         if remark:
             print(f"note: {remark}")
         runner = Runner(model, device, options.tiling(SCENE_TILE), compile=options.compile)

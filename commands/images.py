@@ -56,6 +56,7 @@ def fuse_set(runner: Runner, dataset: H5Dataset, *, clip: bool = True) -> tuple[
     H, W = dataset[0]["lms"].shape[-2:]
     tiling = runner.plan((H, W), facts.ratio)
     together = 1 if tiling.tile else tiling.batch or 1
+    clipped = clip and runner.traits.clipped
     images: dict[str, list[Tensor]] = {}
     seconds = 0.0
     for first in track(range(0, len(dataset), together), "fusing"):
@@ -64,11 +65,11 @@ def fuse_set(runner: Runner, dataset: H5Dataset, *, clip: bool = True) -> tuple[
         started = time.perf_counter()
         fused = fuse(runner, sample["ms"], sample["lms"], sample["pan"], tiling)
         seconds += time.perf_counter() - started
-        numbers = {role: value * facts.divisor for role, value in sample.items()}
-        how = {"clip": clip and runner.traits.clipped}
-        sr = [to_numbers(image, facts.divisor, **how, where=f"sample {first + i}: ") for i, image in enumerate(fused)]
-        for role, value in (numbers | {"sr": torch.stack(sr)}).items():
-            images.setdefault(role, []).append(value)
+        for i, image in enumerate(fused):
+            numbers = to_numbers(image, facts.divisor, clip=clipped, where=f"sample {first + i}: ")
+            images.setdefault("sr", []).append(numbers[None])
+        for role, value in sample.items():
+            images.setdefault(role, []).append(value * facts.divisor)
     return {role: torch.cat(parts) for role, parts in images.items()}, seconds
 
 
@@ -96,11 +97,19 @@ def fuse_scene(
         print(
             f"note: {runner.model_name} uses statistics of the whole image: no tiles, about {needed:.2f} GiB of memory"
         )
-    ratio = pair.facts.ratio
-    how = {"ratio": ratio, "tiling": runner.plan(pair.size, ratio), "align": pair.block}
+    (H, W), ratio = pair.size, pair.facts.ratio
+    tiling = runner.plan((H, W), ratio)
     with ProgressBar("fusing", 1.0, show) as bar:
-        report = {"on_progress": lambda done, total: bar.update(done / total)}
-        strips = fuse_rows(runner, pair.read, pair.like, pair.size, **how, **report)
+        strips = fuse_rows(
+            runner,
+            pair.read,
+            pair.like,
+            (H, W),
+            ratio=ratio,
+            tiling=tiling,
+            align=pair.block,
+            on_progress=lambda done, total: bar.update(done / total),
+        )
         SCENE_WRITERS[out.suffix.lower()](pair, out, strips, clip=clip and traits.clipped)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lemamba.metrics import Meter, full_resolution, reduced_resolution
 from lemamba.utils.facts import DataFacts
+from lemamba.utils.sensors import get_sensor
 
 NEEDED = {"reduced": ("sr", "gt"), "full": ("sr", "ms", "lms", "pan")}
 
@@ -17,8 +18,8 @@ def measure(
     protocol: str,
     *,
     ratio: int,
-    sensor: str | None,
-    const: float | None,
+    sensor: str | None = None,
+    const: float | None = None,
     published: bool = False,
 ) -> dict[str, Tensor]:
     """Measure images in the numbers of the sensor.
@@ -27,8 +28,9 @@ def measure(
         images: at least the roles of `NEEDED[protocol]`, each (B, ·, ·, ·).
         protocol: "reduced" or "full".
         ratio: H / h.
-        sensor: name; its filter gains are needed at full resolution.
-        const: peak value of the data; needed at reduced resolution, found out at full resolution if None.
+        sensor: name; its filter gains are used at full resolution. None = "none".
+        const: peak value of the data. None = the divisor of the sensor at reduced resolution; at full resolution it is
+            found out whether the data lie in [0, 1].
         published: reproduce the defects of the published scripts.
 
     Returns:
@@ -39,8 +41,9 @@ def measure(
     """
     used = {role: images[role].double() for role in NEEDED[protocol]}
     if protocol == "reduced":
-        return reduced_resolution(**used, ratio=ratio, const=const, published=published)
-    return full_resolution(**used, ratio=ratio, sensor=sensor, const=const, published=published)
+        peak = get_sensor(sensor or "none").divisor if const is None else const
+        return reduced_resolution(used["sr"], used["gt"], ratio=ratio, const=peak, published=published)
+    return full_resolution(**used, ratio=ratio, sensor=sensor or "none", const=const, published=published)
 
 
 def score(images: Mapping[str, Tensor], facts: DataFacts, result: str = "sr") -> Meter:

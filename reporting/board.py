@@ -7,6 +7,7 @@ trained for the board.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -81,5 +82,8 @@ def draw_board(
     first = next(iter(arrays.values()))
     save_grid(out / "grid.png", arrays, choose_bands(get_sensor(sensor), first["lms"], first["pan"], own=own_rgb))
     costs = {name: results[name]["cost"] for name in ranked}
-    points = {n: (cost["s_per_mpx"], mean_of(ranked[n][sort]), cost["parameters"]) for n, cost in costs.items()}
+    points = {}
+    for name, cost in costs.items():
+        mean = mean_of(ranked[name][sort])
+        points[name] = cost["s_per_mpx"], math.nan if mean is None else mean, cost["parameters"]
     save_scatter(out / "scatter.png", points, "seconds per megapixel", heading(sort))

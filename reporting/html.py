@@ -41,7 +41,7 @@ def embedded(picture: np.ndarray) -> str:
     whole = picture.ndim == 3
     shown = np.round(blocks).astype(np.uint8) if whole else blocks[..., 0]
     file = io.BytesIO()
-    imsave(file, shown, format="png", **({} if whole else {"cmap": ERROR_COLOURS, "vmin": 0, "vmax": 1}))
+    imsave(file, shown, format="png", cmap=ERROR_COLOURS, vmin=0, vmax=1)  # the last three are for (H, W) only
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 

@@ -146,13 +146,17 @@ def save_grid(path: Path, methods: Mapping[str, Mapping[str, np.ndarray]], rgb: 
     cells["ground truth"] = to_rgb(gt, rgb, limits)
     cells |= {name: to_rgb(arrays["sr"], rgb, limits) for name, arrays in methods.items()}
     errors = shared_error_maps({name: arrays["sr"] for name, arrays in methods.items()}, gt)
-    rows, names = [], list(cells)
+    names = list(cells)
+    rows: list[Mapping[str, np.ndarray | None]] = []
     columns = math.ceil(len(names) / math.ceil(len(names) / GRID_COLUMNS))  # rows of equal length, as far as possible
     for start in range(0, len(names), columns):
         block = names[start : start + columns]
         rows.append({name: cells[name] for name in block})
         rows.append({f"{name}, zoom": cells[name][box] for name in block})
-        rows.append({f"{name}, error" if name in errors else f"{name} ": errors.get(name) for name in block})
+        maps: dict[str, np.ndarray | None] = {}
+        for name in block:
+            maps[f"{name}, error" if name in errors else f"{name} "] = errors.get(name)
+        rows.append(maps)
     save_panels(path, rows)
 
 

@@ -30,7 +30,8 @@ def _place_labels(axis: Any, points: Mapping[str, tuple[float, float]], radii: M
     figure.draw_without_rendering()  # sizes of texts and axes are known from now on
     renderer = figure.canvas.get_renderer()
     marks = {name: axis.transData.transform(point) for name, point in points.items()}
-    frame, taken = axis.get_window_extent(renderer), []
+    frame = axis.get_window_extent(renderer)
+    taken: list[Any] = []
 
     def away(place: Any, name: str) -> bool:
         (x, y), (x0, x1), (y0, y1) = marks[name], place.intervalx, place.intervaly
@@ -49,7 +50,7 @@ def _place_labels(axis: Any, points: Mapping[str, tuple[float, float]], radii: M
         near = (
             min(max(0.0, dx), dx + box.width),
             min(max(0.0, dy), dy + box.height),
-        )  # the point of the label nearest to the mark
+        )  # nearest point of the label
         if np.hypot(*near) > radii[name] + 12:  # far away: a line connects name and mark
             line = {"arrowstyle": "-", "linewidth": 0.5, "alpha": 0.6, "shrinkA": 0, "shrinkB": 2}
             axis.annotate("", points[name], xytext=near, textcoords="offset pixels", arrowprops=line)

@@ -78,8 +78,7 @@ def sorted_rows(table: Table, column: str) -> dict[str, Mapping[str, Value]]:
 
     def key(name: str) -> tuple[bool, float]:
         mean = mean_of(table[name].get(column))
-        missing = mean is None or math.isnan(mean)
-        return missing, 0.0 if missing else sign * mean
+        return (True, 0.0) if mean is None or math.isnan(mean) else (False, sign * mean)
 
     return {name: table[name] for name in sorted(table, key=key)}
 

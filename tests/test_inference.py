@@ -15,6 +15,7 @@ import lemamba
 from lemamba.commands import fuse as inference
 from lemamba.commands.board import chosen_methods
 from lemamba.commands.options import FuseOptions
+from lemamba.engine.fusing.tiling import Tiling
 from lemamba.engine.weights.files import save_weights
 from lemamba.model import build_model
 from lemamba.utils.command_line import parse_options
@@ -203,6 +204,14 @@ def test_numbers_that_were_divided_before_are_refused(tmp_path, run):
     with pytest.raises(UserError, match="would be divided by 2047; give --divisor 1"):
         inference.main([*arguments, "--out", str(tmp_path / "x.mat")])
     assert inference.main([*arguments, "--divisor", "1", "--out", str(tmp_path / "x.mat")]) == 0
+
+
+def test_older_spellings_of_flags_mean_the_same():
+    old = ["--batch", "3", "--precision", "bf16", "--device", "cpu"]
+    new = ["-b", "3", "--mixed_precision", "bf16", "--device", "cpu"]
+    assert parse_options(FuseOptions, old) == parse_options(FuseOptions, new)
+    assert parse_options(FuseOptions, ["--precision", "float32"]) == FuseOptions()
+    assert FuseOptions().tiling(256) == Tiling(256) and FuseOptions(tile=64).tiling(256).tile == 64
 
 
 def test_data_and_a_name_of_ones_own_go_together(tmp_path):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +81,7 @@ class Runner(nn.Module):
         self.batch = plan.batch
         return plan
 
-    def _compile(self) -> nn.Module | None:
+    def _compile(self) -> Callable[..., Tensor] | None:
         """Return the network, compiled when it is first called, or None if there is no compiler."""
         compilers = shlex.split(os.environ.get("CXX", ""))[:1] or ["g++", "clang++"]
         if self.device.type == "cpu" and not any(map(shutil.which, compilers)):

@@ -153,7 +153,7 @@ class DemoOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FuseOptions(DataOptions, DeviceOptions):
+class FuseOptions(DeviceOptions, DataOptions):
     """Fuse a test set or a GeoTIFF pair with a trained network or a classical method.
 
     A test set gives .mat files, pictures and metrics; a pair gives a GeoTIFF. Values are divided by the sensor's

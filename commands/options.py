@@ -148,8 +148,10 @@ class DemoOptions:
     Runs the project's own commands, shows each, and compares LE-Mamba with plain interpolation (EXP).
     """
 
-    minutes: float = option(1.9, "training time in minutes (default 1.9)", "--minutes")
-    out: Path = option(Path("visualized_img/demo"), "folder of data, results and summary", "--out")
+    minutes: float = option(1.9, "training time in minutes (default 1.9)", "--minutes", low=0)
+    out: Path = option(
+        Path("visualized_img/demo"), "folder of data, results and summary (default visualized_img/demo)", "--out"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

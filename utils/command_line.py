@@ -58,7 +58,7 @@ def option(
         metavar: placeholder for the value in the help.
         read: converts the text, where the field's type does not say how; raises `argparse.ArgumentTypeError`.
     """
-    meta = {"help": text, "flags": flags, "choices": choices, "low": low, "group": group}
+    meta: dict[str, Any] = {"help": text, "flags": flags, "choices": choices, "low": low, "group": group}
     meta |= {"metavar": metavar, "read": read}
     if isinstance(default, dict):
         return dataclasses.field(default_factory=lambda: dict(default), metadata=meta)
@@ -166,6 +166,8 @@ def add_options(parser: argparse.ArgumentParser, cls: type, section: str | None 
             groups[heading].add_argument(*meta["flags"], dest=dest, required=required, **settings)
         else:
             settings["nargs"] = ("+" if required else "*") if "nargs" in settings else None if required else "?"
+            if settings["nargs"] == "?":
+                settings["default"] = field.default  # argparse would convert SUPPRESS to the type of the field
             settings["metavar"] = settings["metavar"] or meta["flags"][0].upper()
             groups[heading].add_argument(field.name, **settings)
 

@@ -23,6 +23,7 @@ UTILS_LEAVES = (
     "errors",
     "atomic",
     "facts",
+    "numbers",
     "formats.bounds",
     "threads",
     "allocator",

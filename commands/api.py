@@ -28,12 +28,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lemamba.commands.methods import load_method, load_network, trained_on
+from lemamba.commands.methods import check_sizes, load_method, load_network, sizes_of, trained_on
 from lemamba.datasets.geotiff import BEYOND, MARGIN, RATIOS
 from lemamba.engine.fusing.runner import Runner
 from lemamba.engine.fusing.tiles import fuse as fuse_tensors
 from lemamba.engine.fusing.tiles import traits_of
 from lemamba.engine.fusing.tiling import OVERLAP, Tiling
+from lemamba.engine.weights.files import weights_meta
 from lemamba.model import list_models
 from lemamba.operators import interp23
 from lemamba.utils.device import usable_device
@@ -77,14 +78,18 @@ def load(
         device: "cpu", "cuda", …; None = a GPU if there is one.
 
     Returns:
-        The network in evaluation mode, with a dict `trained_on` (sensor, divisor, … of its training data; may be {}).
+        The network in evaluation mode, with two dicts: `trained_on` (sensor, divisor, … of its training data; may be
+        {}) and `sizes` (its constructor arguments).
 
     Raises:
         lemamba.utils.errors.UserError: no such weights, or they do not fit the network.
     """
-    sizes = {"img_channel": bands, "condition_channel": guide_bands, "out_channel": bands, "ratio": ratio}
-    network = load_network(method, str(weights), sizes if bands else None).to(usable_device(device))
+    sizes = None
+    if bands is not None:
+        sizes = {"img_channel": bands, "condition_channel": guide_bands, "out_channel": bands, "ratio": ratio}
+    network = load_network(method, str(weights), sizes).to(usable_device(device))
     network.trained_on = trained_on(str(weights))  # type: ignore[assignment]
+    network.sizes = weights_meta(str(weights)).get("model", {}).get("args") or sizes or {}  # type: ignore[assignment]
     return network
 
 
@@ -124,7 +129,7 @@ def fuse(
         overlap: pixels shared by neighbouring tiles, a multiple of r below `tile`.
         batch_size: images or tiles at once; None = by their size and the device.
         mixed_precision: "no" (float32), "bf16" or "fp16" (GPU only).
-        device: "cpu", "cuda", …; None = a GPU if there is one.
+        device: "cpu", "cuda", …; None = that of a given network, else a GPU if there is one.
         clip: clip a network's result to 0 … divisor; classical methods are never clipped.
 
     Returns:
@@ -140,23 +145,21 @@ def fuse(
     known = {} if sensor else getattr(method, "trained_on", None) or trained_on(weights)
     facts = _facts(coarse, fine, ratio, sensor or known.get("sensor") or "none")
     if isinstance(method, nn.Module):
+        check_sizes("the network", getattr(method, "sizes", {}), sizes_of(facts))
         model = method if mixed_precision == "no" else copy.deepcopy(method)  # that of the caller is not cast
+        device = device or next((str(parameter.device) for parameter in method.parameters()), None)
     else:
         model = load_method(method, weights, facts)
     kind = _array(ms).dtype
     facts = replace(facts, divisor=_divisor(divisor, facts, known, kind, max(coarse.max(), fine.max()), model))
     tiling = Tiling(tile, overlap, batch_size, mixed_precision)
-    runner = Runner(model.eval(), usable_device(device), tiling)
-    dtype = torch.float64 if runner.traits.float64 else torch.float32
-
-    def scaled(image: np.ndarray) -> Tensor:
-        return torch.from_numpy(image / facts.divisor).to(dtype)
-
-    wide = scaled(np.pad(coarse, [(0, 0), (0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN)], mode="reflect"))
-    far = slice(MARGIN * facts.ratio, -MARGIN * facts.ratio)
-    lms = interp23(wide, facts.ratio)[..., far, far].contiguous()
-    plan = runner.plan((lms.shape[-2], lms.shape[-1]), facts.ratio)
-    sr = fuse_tensors(runner, scaled(coarse), lms, scaled(fine), plan)
+    training = model.training
+    try:
+        runner = Runner(model.eval(), usable_device(device), tiling)
+        inputs = _inputs(coarse, fine, facts, torch.float64 if runner.traits.float64 else torch.float32)
+        sr = fuse_tensors(runner, *inputs, runner.plan((fine.shape[2], fine.shape[3]), facts.ratio))
+    finally:
+        model.train(training)
     numbers = to_numbers(sr.double(), facts.divisor, clip=clip and runner.traits.clipped).numpy()
     return _like(ms, numbers if _array(ms).ndim == 4 else numbers[0])
 
@@ -180,6 +183,18 @@ def _images(image: Any, name: str) -> np.ndarray:
     if not np.isfinite(array).all():
         raise UserError(f"expected finite values, {name} holds NaN or infinite ones; fill or crop them")
     return array.astype(np.float64).reshape((1,) * (4 - array.ndim) + array.shape)
+
+
+def _inputs(ms: np.ndarray, pan: np.ndarray, facts: DataFacts, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (ms, lms, pan) divided by the divisor; lms is made from ms mirrored at its border."""
+
+    def scaled(image: np.ndarray) -> Tensor:
+        return torch.from_numpy(image / facts.divisor).to(dtype)
+
+    margins = [(0, 0), (0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN)]
+    far = slice(MARGIN * facts.ratio, -MARGIN * facts.ratio)
+    lms = interp23(scaled(np.pad(ms, margins, mode="reflect")), facts.ratio)[..., far, far]
+    return scaled(ms), lms.contiguous(), scaled(pan)
 
 
 def _like(ms: Any, numbers: np.ndarray) -> Any:

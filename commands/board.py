@@ -109,7 +109,7 @@ def open_files(options: BoardOptions) -> tuple[Path, dict[str, Any], H5Dataset]:
 
 
 def plan(options: BoardOptions) -> tuple[list[dict[str, Any]], dict[str, Path]]:
-    """Return one job per method (see `measure_method`), and the files whose sha256 is recorded."""
+    """Return one job per method (see `run_job`), and the files whose sha256 is recorded."""
     data, numbers, dataset = open_files(options)
     facts = dataset.facts
     task = "pansharpening" if facts.guide_bands == 1 else "hmif"
@@ -183,7 +183,7 @@ def shared_budget(options: BoardOptions) -> Budget:
 
 
 def run_isolated(job: dict[str, Any]) -> dict[str, Any] | str:
-    """Run `measure_method` in a new process; return its result, or what went wrong in one line."""
+    """Run `run_job` in a new process; return its result, or what went wrong in one line."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_worker, args=(job, there), daemon=True)  # ends with its parent
@@ -201,14 +201,14 @@ def run_isolated(job: dict[str, Any]) -> dict[str, Any] | str:
 def _worker(job: dict[str, Any], connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both; the parent ends this process
     try:
-        connection.send(measure_method(job))
+        connection.send(run_job(job))
     except UserError as error:
         connection.send(str(error))
     except Exception as error:  # whatever a method does wrong, the board reports it and continues
         connection.send(f"{type(error).__name__}: {' '.join(str(error).split())}")
 
 
-def measure_method(job: dict[str, Any]) -> dict[str, Any]:
+def run_job(job: dict[str, Any]) -> dict[str, Any]:
     """Fuse and measure one method (runs in a process of its own).
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -27,9 +28,8 @@ def load_method(name: str | None, weights: str | None, facts: DataFacts) -> nn.M
         UserError: neither a name nor weights, a network without weights, or weights that fit neither the name nor the
             data.
     """
-    sizes = {"img_channel": facts.bands, "condition_channel": facts.guide_bands, "out_channel": facts.bands}
     if weights is not None:
-        return load_network(name, weights, {**sizes, "ratio": facts.ratio})
+        return load_network(name, weights, sizes_of(facts))
     if name is None:
         raise UserError(
             "expected --weights (a trained network) or --arch (a method that needs none), given neither; name one"
@@ -37,12 +37,12 @@ def load_method(name: str | None, weights: str | None, facts: DataFacts) -> nn.M
     entry = model_entry(name)
     if entry.traits.needs_weights:
         raise UserError(f"{entry.name} is a learned network and needs --weights; train it or give a weight file")
-    known = {**sizes, "ratio": facts.ratio, "sensor": facts.sensor}
+    known = {**sizes_of(facts), "sensor": facts.sensor}
     taken = inspect.signature(model_class(name)).parameters
     return build_model(name, **{key: value for key, value in known.items() if key in taken}).eval()
 
 
-def load_network(name: str | None, weights: str, wanted: dict[str, Any] | None = None) -> nn.Module:
+def load_network(name: str | None, weights: str, wanted: Mapping[str, int] | None = None) -> nn.Module:
     """Build a network with its weights; return it in evaluation mode.
 
     Args:
@@ -66,13 +66,24 @@ def load_network(name: str | None, weights: str, wanted: dict[str, Any] | None =
     arguments = described.get("args") or wanted
     if arguments is None:
         raise UserError(f"{file.path} does not say for how many bands it is; give bands, guide_bands and ratio")
-    for key, given in (wanted or {}).items():
-        if arguments.get(key, given) != given:
-            raise UserError(
-                f"{file.path} was trained with {key} {arguments[key]}, the data have {given}; use matching data"
-            )
+    check_sizes(str(file.path), arguments, wanted or {})
     network = build_model(name_there, **arguments)
     return load_weights(network, file, partial(convert_state_dict, name_there)).eval()
+
+
+def sizes_of(facts: DataFacts) -> dict[str, int]:
+    """Return the constructor arguments of a network that follow from the data."""
+    bands = {"img_channel": facts.bands, "condition_channel": facts.guide_bands, "out_channel": facts.bands}
+    return {**bands, "ratio": facts.ratio}
+
+
+def check_sizes(source: str, arguments: Mapping[str, Any], wanted: Mapping[str, int]) -> None:
+    """Raise a `UserError` if a network was built with `arguments` that are not those that the data need."""
+    for key, given in wanted.items():
+        if arguments.get(key, given) != given:
+            raise UserError(
+                f"{source} was trained with {key} {arguments[key]}, the data have {given}; use matching data"
+            )
 
 
 def trained_on(weights: str | None) -> dict[str, Any]:

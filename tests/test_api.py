@@ -109,6 +109,10 @@ def test_a_loaded_network_is_called_or_given_to_fuse(scene, weights):
     np.testing.assert_array_equal(lemamba.fuse(ms, pan, network), lemamba.fuse(ms, pan, weights=weights, device="cpu"))
     lemamba.fuse(ms, pan, network, mixed_precision="bf16", device="cpu")
     assert {p.dtype for p in network.parameters()} == {torch.float32}  # the caller's network is not cast
+    lemamba.fuse(ms, pan, network.train())
+    assert network.training
+    with pytest.raises(UserError, match="the network was trained with img_channel 4, the data have 3"):
+        lemamba.fuse(ms[:3], pan, network, sensor="none", divisor=2047)
 
 
 def test_results_can_be_trained_on(scene):

@@ -72,7 +72,7 @@ def load(
     Args:
         weights: run folder, ``proj/run``, .safetensors or .pth file; ``dlpan:FILE`` for weights of DLPan-Toolbox.
         method: name of the network, if the weights do not name it.
-        bands: C, if the weights do not say it (.pth files do not); `guide_bands` (P) and `ratio` (r) are used then too.
+        bands: C; needed for weights without a description (.pth files), together with `guide_bands` and `ratio`.
         guide_bands: P.
         ratio: r.
         device: "cpu", "cuda", …; None = a GPU if there is one.
@@ -229,7 +229,7 @@ def _facts(ms: np.ndarray, pan: np.ndarray, ratio: int | None, sensor: str) -> D
 def _divisor(
     given: float | None, facts: DataFacts, known: dict[str, Any], kind: np.dtype, largest: float, model: nn.Module
 ) -> float:
-    """Return what the values are divided by; `largest` is the largest of them, `known` what the weights say."""
+    """Return what the values are divided by; `largest` is their maximum, `known` describes the training data."""
     if given is not None:
         if not (math.isfinite(given) and given > 0):
             raise UserError(f"expected a positive divisor, given {given:g}; correct it")

@@ -132,7 +132,7 @@ def scene_numbers(options: FuseOptions) -> dict[str, Any]:
     divisor = known.get("divisor") if options.divisor is None else options.divisor
     numbers = {"sensor": options.sensor or sensor, "divisor": divisor}
     if options.weights and not any(numbers.values()):
-        raise UserError("the weights do not say for which sensor they are; give --sensor or --divisor")
+        raise UserError("the weights do not name their sensor; give --sensor or --divisor")
     if options.divisor is None and sensor and divisor == get_sensor(sensor).divisor:
         numbers["divisor"] = None  # the sensor's own: an 8-bit scene has another
     return numbers

@@ -41,7 +41,7 @@ def fuse_set(runner: Runner, dataset: H5Dataset, *, clip: bool = True) -> tuple[
     """Fuse every sample of a data set in memory, in batches or in tiles.
 
     Args:
-        runner: the method; its tiling says how.
+        runner: the method; its tiling sets batch and tiles.
         dataset: the images, divided by their divisor.
         clip: clip to [0, 1] the result of a method that is clipped.
 
@@ -79,11 +79,11 @@ def fuse_scene(
     """Fuse a scene that is read by windows into a file that is written by rows, with a progress bar.
 
     Args:
-        runner: the method; its tiling says how. Methods that use statistics of the whole image take the scene whole.
+        runner: the method. If it uses statistics of the whole image, the scene is fused as a whole, else in tiles.
         pair: the scene; its tensors become float64 if the method computes in float64.
         out: the file.
         clip: clip to [0, 1] the result of a method that is clipped.
-        memory: GiB that a method may need which takes the scene whole.
+        memory: most GiB that fusing as a whole may need.
         show: see `lemamba.utils.progress.ProgressBar`.
 
     Raises:

@@ -52,20 +52,20 @@ def load_network(name: str | None, weights: str, wanted: Mapping[str, int] | Non
             ``out_channel``, ``ratio``. None = those of the weights.
 
     Raises:
-        UserError: see `load_method`; or nothing says how the network is to be built.
+        UserError: see `load_method`; or the constructor arguments are unknown.
     """
     file = open_weights(weights)
     described = file.meta.get("model", {})
     name_there = described.get("name") or name
     if name_there is None:
-        raise UserError(f"{file.path} does not say which network it belongs to; add --arch")
+        raise UserError(f"{file.path} does not name its network; add --arch")
     if name is not None and model_entry(name).name != model_entry(name_there).name:
         raise UserError(
             f"{file.path} holds weights of {name_there}, given the name {name}; drop the name or use other weights"
         )
     arguments = described.get("args") or wanted
     if arguments is None:
-        raise UserError(f"{file.path} does not say for how many bands it is; give bands, guide_bands and ratio")
+        raise UserError(f"{file.path} does not name its number of bands; give bands, guide_bands and ratio")
     check_sizes(str(file.path), arguments, wanted or {})
     network = build_model(name_there, **arguments)
     return load_weights(network, file, partial(convert_state_dict, name_there)).eval()

@@ -43,7 +43,7 @@ class Runner(nn.Module):
         device: where it runs.
         tiling: how images are cut; its precision is that of weights and activations (the scan stays in float32).
         compile: run it through `torch.compile`, once for each shape; on a GPU the result is kept as a CUDA graph.
-            Where that does not work the network runs uncompiled, and one line says so.
+            If that fails, the network runs uncompiled and one line is printed.
 
     Raises:
         UserError: a precision that is unknown or that the device does not support.

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import psutil  # comes with accelerate
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
@@ -59,7 +60,9 @@ def peak_bytes(device: torch.device) -> int:
     """Return the peak memory so far: of the GPU's allocator, or the resident set of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    import resource
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource  # Unix only
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
@@ -70,8 +73,6 @@ def held_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
-    import psutil  # comes with accelerate
-
     return psutil.Process().memory_info().rss
 
 

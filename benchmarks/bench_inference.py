@@ -30,7 +30,8 @@ os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"  # what an earlier run co
 
 import torch  # noqa: E402
 
-from lemamba.engine.fusing.runner import Runner, default_batch  # noqa: E402
+from lemamba.engine.fusing.runner import Runner  # noqa: E402
+from lemamba.engine.fusing.tiling import Tiling, default_batch  # noqa: E402
 from lemamba.utils.atomic import write_json  # noqa: E402
 from lemamba.utils.command_line import Parser  # noqa: E402
 from lemamba.utils.errors import UserError  # noqa: E402
@@ -43,7 +44,7 @@ class Mode:
     """A way to run: precision, compiled or not, one image at a time or a batch."""
 
     name: str
-    precision: str = "float32"
+    precision: str = "no"
     compile: bool = False
     batched: bool = True
 
@@ -59,15 +60,14 @@ GPU_MODES = [Mode("fp16", "fp16"), Mode("fp16, compiled", "fp16", compile=True)]
 
 
 class Contender:
-    """One mode with a separate network: its result on all images, and the times of its turns."""
+    """One mode with a network of its own: its result on all images, and the times of its turns."""
 
     def __init__(self, mode: Mode, model: torch.nn.Module, images: list[torch.Tensor], batch: int) -> None:
         self.mode, self.images = mode, images
         self.batch = batch if mode.batched else 1
         device = images[0].device
-        self.runner = Runner(
-            copy.deepcopy(model), device, precision=mode.precision, compile=mode.compile, batch=self.batch
-        )
+        tiling = Tiling(batch=self.batch, precision=mode.precision)
+        self.runner = Runner(copy.deepcopy(model), device, tiling, compile=mode.compile)
         first = self.timed()[1]
         self.sr, usual = self.timed()
         self.first_call = first - usual
@@ -115,19 +115,25 @@ def row(contender: Contender, base: Contender, gt: torch.Tensor) -> dict:
 
 def load(arguments: argparse.Namespace, batch: int | None, device: torch.device) -> tuple:
     """Return the network, its name, images (ms, lms, pan) repeated to whole batches, gt of each once, the batch."""
-    from lemamba.commands import fuse as inference
-    from lemamba.datasets.build import open_h5
+    from lemamba.commands.methods import load_method
+    from lemamba.datasets.h5 import H5Dataset
     from lemamba.utils.sensors import get_dataset
 
-    dataset = open_h5(arguments.data, sensor=get_dataset(arguments.dataset).sensor)
-    if not dataset.has_gt:
+    dataset = H5Dataset(arguments.data, sensor=get_dataset(arguments.dataset).sensor)
+    if not dataset.facts.has_gt:
         raise UserError(f"{arguments.data} has no gt; take a test set at reduced resolution")
-    model, name = inference.load_method(None, arguments.weights, dataset)
-    batch = batch or default_batch(*dataset[0]["lms"].shape[-2:], device)
+    model = load_method(None, arguments.weights, dataset.facts)
+    batch = batch or default_batch(*dataset[0]["lms"].shape[-2:], device.type)
     count = -(-len(dataset) // batch) * batch  # an incomplete batch would tell of rounding up, not of speed
     samples = [dataset[i % len(dataset)] for i in range(count)]
     stacked = {k: torch.stack([s[k] for s in samples]).to(device) for k in ("ms", "lms", "pan", "gt")}
-    return model, name, [stacked[k] for k in ("ms", "lms", "pan")], stacked["gt"][: len(dataset)], batch
+    return (
+        model,
+        str(model.model_name),
+        [stacked[k] for k in ("ms", "lms", "pan")],
+        stacked["gt"][: len(dataset)],
+        batch,
+    )
 
 
 def show(results: dict) -> None:

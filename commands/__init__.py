@@ -16,12 +16,12 @@ class Command:
     Attributes:
         script: the script in the repository root that does the same.
         text: one line for the overview.
-        options: its options; for a command with further subcommands, by their names. None: `parse` says how.
+        options: its options; for a command with further subcommands, by their names.
     """
 
     script: str
     text: str
-    options: Any = None
+    options: Any
 
 
 PREPARE = {
@@ -32,11 +32,9 @@ PREPARE = {
 }
 COMMANDS = {
     "train": Command("accelerate_main.py", "train a network", config.TrainOptions),
-    "fuse": Command(
-        "inference.py", "fuse a test set or a pair of GeoTIFF files", getattr(options, "FuseOptions", None)
-    ),
-    "evaluate": Command("evaluate.py", "measure fused images", getattr(options, "EvaluateOptions", None)),
-    "board": Command("leaderboard.py", "compare methods on one test set", getattr(options, "BoardOptions", None)),
+    "fuse": Command("inference.py", "fuse a test set or a pair of GeoTIFF files", options.FuseOptions),
+    "evaluate": Command("evaluate.py", "measure fused images", options.EvaluateOptions),
+    "board": Command("leaderboard.py", "compare methods on one test set", options.BoardOptions),
     "prepare": Command("prepare_data.py", "simulate, draw, inspect and repack data sets", PREPARE),
     "reproduce": Command("reproduce.py", "reproduce a row of a results table", options.ReproduceOptions),
     "demo": Command("demo.py", "train, fuse and measure on synthetic data in three minutes", options.DemoOptions),

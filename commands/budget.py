@@ -1,10 +1,10 @@
 """The same budget for every network: equal time or equal steps, equal settings, an equal search for the rate.
 
-Behind `leaderboard.py --train`. Each training is a run of the training command in a process of its own, in
+Used by `leaderboard.py --train`. Each training runs the training command in a process of its own, in
 log_file/leaderboard/<data set>_<network>. No single learning rate suits networks of such different kinds, so each
-chooses its own: every candidate is tried for a tenth of the budget, and the best one gets the whole; where that rate
-then diverges or stalls, the next best takes its place. What was trained is written to the run's budget.json; a run
-whose file says what is wanted is taken as it is, so an interrupted board goes on where it stopped.
+network chooses its own: every candidate is tried for a tenth of the budget, and the best one gets the whole budget; if
+the training then diverges or stalls, the next best takes its place. What was trained is written to the run's
+budget.json. A run whose file matches the budget is reused, so an interrupted board continues where it stopped.
 """
 
 from __future__ import annotations
@@ -12,33 +12,33 @@ from __future__ import annotations
 import math
 import shutil
 import subprocess
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lemamba.commands.steps import command_of
 from lemamba.engine.weights.files import LOG_FOLDER
 from lemamba.utils.atomic import read_json, write_json
 from lemamba.utils.errors import UserError
 
 PROBE_SHARE = 0.1  # of the budget, for each candidate rate
-LEARNED = 0.97  # the whole training must bring the validation's ERGAS below this share of what the probe reached
-_ENDLESS = 1_000_000  # epochs: so many that only the minutes end a training, however fast the network
+LEARNED = 0.97  # a whole training has learnt if its validation ERGAS is below this share of the probe's
+_ENDLESS = 1_000_000  # epochs: so many that only the minutes end a training
 PROJECT = "leaderboard"
 RECORD = "budget.json"
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What every network gets.
+    """What every network is trained with.
 
     Attributes:
-        dataset, data_root, sensor, divisor: the training data, as accelerate_main.py takes them.
-        minutes, epochs: the budget; exactly one is not None. Minutes are counted as `train.clock` in `config` says.
-        rates: candidate learning rates; one or none (the configuration's own): no search.
-        config: YAML with the settings shared by all.
+        dataset, data_root, sensor, divisor: the training data, as options of the training command.
+        minutes, epochs: the budget; exactly one is not None. `train.clock` in `config` says how minutes are counted.
+        rates: candidate learning rates; no search if there is one, or none (the configuration's own).
+        config: YAML file with the settings shared by all.
         seed: of weights, order and augmentation.
-        sha256: of the training and validation files: other data under the same name is another budget.
+        sha256: of the training and validation files: other data under the same name are another budget.
     """
 
     dataset: str
@@ -56,31 +56,30 @@ class Budget:
         """Return the command-line arguments for a share of the budget, at least one epoch."""
         if self.minutes is not None:
             return ["--max_minutes", f"{self.minutes * share:g}", "-e", str(_ENDLESS)]
-        return ["-e", str(max(1, math.ceil(self.epochs * share)))]
+        return ["-e", str(max(1, math.ceil((self.epochs or 1) * share)))]
 
     def facts(self) -> dict[str, Any]:
-        """Return what a finished run must have been trained with to count as this budget's."""
-        facts = asdict(self) | {"rates": list(self.rates), "sha256": list(self.sha256)}  # as JSON gives them back
-        del facts["data_root"], facts["config"]  # where the files lie does not matter; what they hold does
-        if self.divisor is None:  # runs recorded before there was a choice are of the same budget
+        """Return what a finished run must have been trained with to match this budget."""
+        facts = asdict(self) | {"rates": list(self.rates), "sha256": list(self.sha256)}  # lists, as JSON returns them
+        del facts["data_root"], facts["config"]  # the content of files matters, not their place
+        if self.divisor is None:  # runs recorded before there was a choice match the same budget
             del facts["divisor"]
         return facts | {"settings": Path(self.config).read_text(encoding="utf-8")}
 
 
-def train_with(name: str, budget: Budget, program: Path) -> tuple[Path, dict[str, Any]]:
-    """Train one network with the budget, or take the run that already did.
+def train_with(name: str, budget: Budget) -> tuple[Path, dict[str, Any]]:
+    """Train one network with the budget, or reuse the run that already did.
 
     Args:
         name: a registered network.
         budget: see `Budget`.
-        program: the training command, accelerate_main.py.
 
     Returns:
         The run's folder, and its record: {"rate", "steps", "minutes", "validation", "searched": {rate: ERGAS or None},
         "given_up": {rate: why}}.
 
     Raises:
-        UserError: the training failed at every rate; the message is that of the last one.
+        UserError: the training failed at every rate; the message is the last one.
     """
     run = f"{budget.dataset}_{name}"
     folder = LOG_FOLDER / PROJECT / run
@@ -88,8 +87,8 @@ def train_with(name: str, budget: Budget, program: Path) -> tuple[Path, dict[str
     record = read_json(folder / RECORD) or {}
     if record.get("budget") == wanted:
         return folder, record
-    searched = _search(name, budget, program, f"{run}_probe") if len(budget.rates) > 1 else {}
-    meta, given_up = _train_whole(name, budget, program, run, searched)
+    searched = _search(name, budget, f"{run}_probe") if len(budget.rates) > 1 else {}
+    meta, given_up = _train_whole(name, budget, run, searched)
     record = {
         "budget": wanted,
         "rate": meta["config"]["optimizer"]["lr"],
@@ -103,15 +102,15 @@ def train_with(name: str, budget: Budget, program: Path) -> tuple[Path, dict[str
     return folder, record
 
 
-def _search(name: str, budget: Budget, program: Path, run: str) -> dict[float, float | None]:
-    """Try every rate for a share of the budget; return the validation's ERGAS by rate, None where it diverged."""
+def _search(name: str, budget: Budget, run: str) -> dict[float, float | None]:
+    """Try every rate for a share of the budget; return the validation ERGAS by rate, None if it diverged."""
     found: dict[float, float | None] = {}
     failure: UserError | None = None
     for rate in budget.rates:
         try:
-            value = float(_train(name, budget, program, run, rate, PROBE_SHARE)["metrics"]["ergas"])
+            value = float(_train(name, budget, run, rate, PROBE_SHARE)["metrics"]["ergas"])
             found[rate] = value if math.isfinite(value) else None
-        except UserError as error:  # a rate at which the network diverges is out, not the network
+        except UserError as error:  # the network diverges at this rate; others may suit it
             found[rate], failure = None, error
     shutil.rmtree(LOG_FOLDER / PROJECT / run, ignore_errors=True)
     if all(value is None for value in found.values()):
@@ -120,17 +119,17 @@ def _search(name: str, budget: Budget, program: Path, run: str) -> dict[float, f
 
 
 def _train_whole(
-    name: str, budget: Budget, program: Path, run: str, searched: dict[float, float | None]
+    name: str, budget: Budget, run: str, searched: dict[float, float | None]
 ) -> tuple[dict[str, Any], dict[float, str]]:
-    """Train with the whole budget, at the best rate found that keeps learning; also return the rates given up."""
+    """Train with the whole budget, at the best rate that keeps learning; also return the rates given up, and why."""
     if not searched:
         rate = budget.rates[0] if budget.rates else None
-        return _train(name, budget, program, run, rate, 1.0), {}
+        return _train(name, budget, run, rate, 1.0), {}
     *better, (_, last) = sorted((value, rate) for rate, value in searched.items() if value is not None)
     given_up: dict[float, str] = {}
     for probed, rate in better:
         try:
-            meta = _train(name, budget, program, run, rate, 1.0)
+            meta = _train(name, budget, run, rate, 1.0)
         except UserError as error:
             given_up[rate] = str(error)
             continue
@@ -138,12 +137,12 @@ def _train_whole(
         if reached < LEARNED * probed:
             return meta, given_up
         given_up[rate] = f"no progress: ERGAS {probed:.4f} after {PROBE_SHARE:g} of the budget, {reached:.4f} after all"
-    return _train(name, budget, program, run, last, 1.0), given_up
+    return _train(name, budget, run, last, 1.0), given_up
 
 
-def _train(name: str, budget: Budget, program: Path, run: str, rate: float | None, share: float) -> dict[str, Any]:
-    """Run the training command; return the facts that stand beside the best weights."""
-    command = [sys.executable, str(program), "--arch", name, "-c", str(Path(budget.config).resolve())]
+def _train(name: str, budget: Budget, run: str, rate: float | None, share: float) -> dict[str, Any]:
+    """Run the training command; return the .json that it wrote next to the best weights."""
+    command = command_of("train", "--arch", name, "-c", Path(budget.config).resolve())
     command += [*budget.arguments(share), "--dataset", budget.dataset, "--seed", str(budget.seed)]
     command += ["--proj_name", PROJECT, "--run_name", run, "--overwrite"]
     command += ["--lr", f"{rate:g}"] if rate is not None else []

@@ -5,10 +5,12 @@ Read with `lemamba.utils.command_line.parse_options`. No torch here.
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lemamba.engine.fusing.tiling import OVERLAP, Tiling
 from lemamba.utils.command_line import (
     REQUIRED,
     batch_option,
@@ -142,3 +144,128 @@ class DemoOptions:
     out: Path = option(
         Path("visualized_img/demo"), "folder of data, results and summary (default visualized_img/demo)", "--out"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FuseOptions(DeviceOptions, DataOptions):
+    """Fuse a test set or a GeoTIFF pair with a trained network or a classical method.
+
+    A test set gives .mat files, pictures and metrics; a pair gives a GeoTIFF. Values are divided by the sensor's
+    divisor before fusing and multiplied by it afterwards; the result of a network is clipped to [0, 1] in between, as
+    the published scripts do, that of a classical method is not.
+    """
+
+    weights: str | None = option(
+        None, "run folder, proj/run, .safetensors, .pth; dlpan:FILE for DLPan-Toolbox", "--weights", group="method"
+    )
+    arch: str | None = option(
+        None, "network or classical method (default: the network that the weights name)", "--arch", group="method"
+    )
+    split: str = option(
+        "test", "file of --dataset (default test)", "--split", choices=("valid", "test", "test_full"), group="data"
+    )
+    ms: Path | None = option(
+        None, "MS GeoTIFF, instead of an H5 file; any size, see docs/geotiff.md", "--ms", group="data"
+    )
+    pan: Path | None = option(None, "PAN GeoTIFF of the same ground", "--pan", group="data")
+    out: Path | None = option(
+        None, "file (default: in visualized_img/), or folder with --per_image", "--out", group="output"
+    )
+    per_image: bool = option(
+        False, "write one output_mulExm_<i>.mat per image, H x W x C", "--per_image", group="output"
+    )
+    pictures: int = option(
+        8, "draw quick-looks of at most this many samples (default 8)", "--pictures", low=0, group="output"
+    )
+    json: Path | None = option(None, "also write the metrics to this file", "--json", group="output")
+    tile: int | None = option(
+        None, "side of tiles in pixels of the result (default: none; GeoTIFF: 256)", "--tile", low=1, group="run"
+    )
+    overlap: int = option(
+        OVERLAP, f"pixels shared by neighbouring tiles (default {OVERLAP})", "--overlap", low=0, group="run"
+    )
+    memory: float = option(4.0, "GiB for methods that need a whole scene (default 4)", "--memory", group="run")
+    no_clip: bool = option(False, "do not clip a network's result to [0, 1]", "--no_clip", group="run")
+    compile: bool = option(False, "torch.compile, with CUDA graphs on a GPU; slower on a CPU", "--compile", group="run")
+
+    def tiling(self, tile: int | None = None) -> Tiling:
+        """Return how images are cut; `tile` is used if --tile is not given."""
+        return Tiling(self.tile or tile, self.overlap, self.batch_size, self.mixed_precision)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """Measure fused images in .mat files, as the MATLAB package does: a table per sample, mean and std.
+
+    Images are measured at reduced resolution if the file holds gt, otherwise (or with --full) at full resolution from
+    ms, lms and pan.
+    """
+
+    path: Path = option(REQUIRED, "a .mat with sr (B,C,H,W), or a folder of output_mulExm_<i>.mat (H,W,C)", "PATH")
+    ratio: int = option(4, "resolution ratio (default 4)", "--ratio")
+    const: float | None = option(None, "peak value of the data, e.g. 2047 (default: that of --sensor)", "--const")
+    sensor: str | None = option(
+        None, "WV3, WV2, QB, IKONOS, GF2, …, none: gains of the filters at full resolution", "--sensor"
+    )
+    full: bool = option(False, "full resolution even if the file holds gt", "--full", "--full_res")
+    published: bool = option(False, "reproduce the defects of the published scripts", "--published")
+    device: str = option("cpu", "cpu (default) or cuda", "--device")
+    json: Path | None = option(None, "also write the result as JSON", "--json", metavar="FILE")
+    csv: Path | None = option(None, "also write the result as CSV", "--csv", metavar="FILE")
+    latex: Path | None = option(None, "also write mean and std as a LaTeX table", "--latex", metavar="FILE")
+    html: Path | None = option(None, "also write one HTML page with pictures", "--html", metavar="FILE")
+
+
+def _rates(text: str) -> tuple[float, ...]:
+    """Read --rates."""
+    try:
+        rates = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        rates = (0.0,)
+    if not all(0 < rate < float("inf") for rate in rates):
+        raise argparse.ArgumentTypeError(f"expected rates above 0 such as 2e-3,5e-4, given {text!r}")
+    return rates
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoardOptions(DataOptions):
+    """Compare all methods on one test set: scores, cost, pictures.
+
+    Methods that need no weights run as they are; a network runs if weights are given, or after training with equal
+    time for all (--train MINUTES). Every method runs in a process of its own: a method that fails is reported and the
+    others continue, and its peak memory is its own.
+    """
+
+    dataset: str = option(REQUIRED, "name of the data set: sensor, divisor, ratio, files", "--dataset", group="data")
+    full: Path | None = option(None, "H5 file at full resolution, for D_lambda, D_s, HQNR", "--full", group="data")
+    methods: str = option(
+        "all", "all, classical, learned, or names separated by commas (default all)", "--methods", group="methods"
+    )
+    weights: tuple[str, ...] = option(
+        (), "weights of a network; repeat for others", "--weights", metavar="NAME=PATH", group="methods"
+    )
+    train: float | None = option(
+        None, "train each network this long first", "--train", metavar="MINUTES", group="methods"
+    )
+    train_epochs: int | None = option(
+        None, "or: train each network for N epochs (equal steps)", "--train_epochs", metavar="N", group="methods"
+    )
+    rates: tuple[float, ...] = option(
+        (),
+        "learning rates that each network tries for a tenth of the budget before it trains with its best",
+        "--rates",
+        metavar="R,R,…",
+        read=_rates,
+        group="methods",
+    )
+    train_config: Path = option(
+        Path(__file__).resolve().parent.parent / "configs" / "budget.yaml",
+        "settings shared by all networks (default configs/budget.yaml)",
+        "--train_config",
+        group="methods",
+    )
+    seed: int = option(3407, "seed of weights, order and augmentation (default 3407)", "--seed", group="methods")
+    out: Path = option(REQUIRED, "folder for the tables and pictures", "--out", group="output")
+    sort: str = option("qn", "index to rank by (default qn)", "--sort", group="output")
+    picture_sample: int = option(0, "sample shown in the picture grid (default 0)", "--picture_sample", group="output")
+    device: str | None = device_option(group="output")

@@ -13,9 +13,9 @@ from lemamba.commands.options import ReproduceOptions
 from lemamba.commands.recipes import SPLITS, Recipe, known_recipes, read_recipe
 from lemamba.commands.steps import run_step
 from lemamba.datasets.build import data_root, find_file
-from lemamba.engine.fusing.summary import count_flops, count_parameters
+from lemamba.engine.fusing.cost import count_flops, count_parameters
 from lemamba.model import build_model
-from lemamba.reporting.tables import TITLE
+from lemamba.reporting.tables import heading
 from lemamba.utils.atomic import read_json, sha256, write_json
 from lemamba.utils.errors import UserError
 from lemamba.utils.sensors import files_of
@@ -159,14 +159,14 @@ def compare(recipe: Recipe, found: dict[str, dict[str, float]]) -> bool:
     for what, (number, expected) in count(recipe).items():
         exact = what == "parameters"
         same = number == expected if exact else abs(number - expected) <= 0.05
-        table.add_row(TITLE[what], f"{expected:,}", f"{number:,}" if exact else f"{number:.1f}", _verdict(same))
+        table.add_row(heading(what), f"{expected:,}", f"{number:,}" if exact else f"{number:.1f}", _verdict(same))
         good &= same
     for protocol, numbers in found.items():
         for index, target in recipe.expect[protocol].items():
             number = numbers.get(index, math.nan)
             inside = target.met_by(number)
             wanted = f"{target.value:g} ± {target.band:g}"
-            table.add_row(f"{TITLE[index]} ({protocol})", wanted, f"{number:.4f}", _verdict(inside))
+            table.add_row(f"{heading(index)} ({protocol})", wanted, f"{number:.4f}", _verdict(inside))
             good &= inside
     Console(highlight=False).print(table)
     print(f"source: {recipe.source}\nbands:  {recipe.bands}")

@@ -20,7 +20,7 @@ from torch import nn
 from lemamba.datasets.build import build_dataset, check_range, find_entry
 from lemamba.datasets.h5 import H5Dataset
 from lemamba.datasets.provenance import file_facts
-from lemamba.engine.fusing.summary import count_flops, count_parameters
+from lemamba.engine.fusing.cost import count_flops, count_parameters
 from lemamba.engine.training.checkpoint import find_run, open_run, read_state
 from lemamba.engine.training.fit import fit
 from lemamba.engine.training.job import Job, check

@@ -131,11 +131,6 @@ def build_dataset(
     )
 
 
-# ---- TO BE DELETED when every caller uses `H5Dataset` ----
-open_h5 = H5Dataset
-# ---- end of what is to be deleted ----
-
-
 def check_range(dataset: H5Dataset) -> None:
     """Refuse data that have been divided before; the first, the middle and the last sample are checked."""
     picks = {0, len(dataset) // 2, len(dataset) - 1}

@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 from lemamba.datasets.layout import LAYOUTS, Shape, find_layout, read_sample, to_nchw
 from lemamba.datasets.transforms import Augment
 from lemamba.utils.errors import UserError
-from lemamba.utils.facts import DataFacts, LooseFacts
+from lemamba.utils.facts import DataFacts
 from lemamba.utils.formats.bounds import MAX_COMPRESSION, check_chunks, check_own_data, hdf5_member
 from lemamba.utils.sensors import Sensor, find_sensor, get_sensor
 
@@ -161,7 +161,7 @@ def rgb_indexes(written: Any, bands: int) -> tuple[int, int, int] | None:
     return red, green, blue
 
 
-class H5Dataset(LooseFacts, Dataset):
+class H5Dataset(Dataset):
     """Samples of one H5 file as dicts of float32 tensors in [0, 1]: ms (C, h, w); lms, gt (C, H, W); pan (P, H, W).
 
     Attributes:

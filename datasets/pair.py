@@ -10,7 +10,7 @@ the result.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +27,7 @@ from lemamba.datasets.readers import reader_of
 from lemamba.datasets.simulation.sources import Scene, scene_from_rasters
 from lemamba.operators import interp23
 from lemamba.utils.errors import UserError
-from lemamba.utils.facts import DataFacts, LooseFacts
+from lemamba.utils.facts import DataFacts
 from lemamba.utils.formats.bounds import BEYOND, check_not_divided
 from lemamba.utils.sensors import get_sensor
 
@@ -149,7 +149,7 @@ class Side:
         return float(self._sample.max(initial=0.0))
 
 
-class ScenePair(LooseFacts):
+class ScenePair:
     """A scene to be read by windows; made by `open_pair`.
 
     Attributes:
@@ -258,12 +258,3 @@ class ScenePair(LooseFacts):
         (top, _), (left, _) = self.pan.ground
         t = self.pan.raster.transform
         return type(t)(t.a, t.b, t.c + left * t.a, t.d, t.e, t.f + top * t.e)
-
-    # ---- TO BE DELETED when fuse_scene calls `lemamba.datasets.writers.write_scene` ----
-    def write(self, out: Path, strips: Iterable[tuple[int, torch.Tensor]], *, clip: bool = False) -> None:
-        """See `lemamba.datasets.writers.write_scene`."""
-        from lemamba.datasets.writers import write_scene
-
-        write_scene(out, self, strips, clip=clip)
-
-    # ---- end of what is to be deleted ----

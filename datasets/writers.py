@@ -20,6 +20,7 @@ from lemamba.datasets.pair import BLOCK, ScenePair
 from lemamba.datasets.raster import Span
 from lemamba.utils.atomic import renamed
 from lemamba.utils.errors import UserError
+from lemamba.utils.numbers import to_numbers
 
 Strips = Iterable[tuple[int, torch.Tensor]]  # (first row, rows (1, C, n, W)) from top to bottom
 FORMAT_VERSION = "1"
@@ -75,12 +76,11 @@ def stored(pair: ScenePair, span: Span, strip: torch.Tensor, clip: bool) -> np.n
         UserError: sr is not finite.
     """
     valid = pair.valid((span, (0, pair.size[1])))
+    checked = torch.from_numpy(valid)
     numbers = np.empty(strip.shape[1:], pair.ms.dtype)
     for band, values in enumerate(strip[0]):  # band by band, so that only one of them is held as float64
-        image = (values.clamp(0, 1) if clip else values).double().numpy() * pair.facts.divisor
-        if not np.isfinite(image[valid]).all():
-            raise UserError("the result holds NaN or infinite values; check weights and divisor")
-        numbers[band] = to_stored(image, valid, pair.ms.dtype, pair.nodata)
+        image = to_numbers(values.double(), pair.facts.divisor, clip=clip, valid=checked)
+        numbers[band] = to_stored(image.numpy(), valid, pair.ms.dtype, pair.nodata)
     return numbers
 
 

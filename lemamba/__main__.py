@@ -26,8 +26,6 @@ def main() -> None:
 
 
 def _run(command: str, argv: list[str], prog: str) -> int | None:
-    if COMMANDS[command].options is None:  # transitional
-        return importlib.import_module(f"lemamba.commands.{command}").main(argv)
     options = parse(command, argv, prog)
     with delayed_interrupt():  # libraries cannot be interrupted in the middle of an import
         module = importlib.import_module(f"lemamba.commands.{command}")

@@ -21,10 +21,8 @@ from lemamba.utils.registry import ModelEntry, load_class, lookup, scan
 _FOLDER = Path(__file__).resolve().parent
 
 
-def list_models(task: str | None = None, family: str | None = None, *, classical: bool | None = None) -> list[str]:
+def list_models(task: str | None = None, family: str | None = None) -> list[str]:
     """Return the registered names, sorted; optionally only those of a task or of a family ("learned", "classical")."""
-    if classical is not None:  # transitional: callers are moving to `family`
-        family = "classical" if classical else "learned"
     entries: dict[str, ModelEntry] = scan([_FOLDER])
     chosen = [e.name for e in entries.values() if task in (None, *e.tasks) and family in (None, e.family)]
     return sorted(chosen, key=str.lower)

@@ -1,1 +1,1 @@
-"""What results look like: tables, pictures, pages."""
+"""Presentation of results: tables, pictures, pages. Imports metrics and utils only."""

@@ -1,6 +1,6 @@
-"""One self-contained HTML page for one evaluated file: a table per sample, mean ± std, and pictures as embedded PNG.
+"""A self-contained HTML page for one evaluated file: a table per sample, mean and std, and embedded pictures.
 
-Pictures are (H, W, 3) uint8 or an error map (H, W) in [0, 1], as `lemamba.reporting.pictures.quick_look` gives them.
+Pictures are (H, W, 3) uint8 or an error map (H, W) in [0, 1], as from `lemamba.reporting.pictures.quick_look`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from lemamba.reporting.pictures import ERROR_COLOURS
 
-LONGEST_SIDE = 512  # larger pictures are averaged, so that the page stays small enough to mail
+LONGEST_SIDE = 512  # pixels; larger pictures are averaged, so that the page stays small enough to mail
 
 _STYLE = """
 :root { color-scheme: light dark; font: 15px/1.45 system-ui, sans-serif; }
@@ -32,7 +32,7 @@ img { height: 220px; image-rendering: pixelated; }
 
 
 def embedded(picture: np.ndarray) -> str:
-    """Return a picture as the address of an embedded PNG."""
+    """Return a picture as a data URI (PNG)."""
     from matplotlib.image import imsave
 
     step = -(-max(picture.shape[:2]) // LONGEST_SIDE)
@@ -41,7 +41,7 @@ def embedded(picture: np.ndarray) -> str:
     whole = picture.ndim == 3
     shown = np.round(blocks).astype(np.uint8) if whole else blocks[..., 0]
     file = io.BytesIO()
-    imsave(file, shown, format="png", **({} if whole else {"cmap": ERROR_COLOURS, "vmin": 0, "vmax": 1}))
+    imsave(file, shown, format="png", cmap=ERROR_COLOURS, vmin=0, vmax=1)  # the last three are for (H, W) only
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
@@ -62,7 +62,7 @@ def html_report(
     summary: Mapping[str, Sequence[str]],
     pictures: Mapping[str, Mapping[str, np.ndarray]],
 ) -> str:
-    """Write the page.
+    """Return the page; it needs no other file.
 
     Args:
         title: heading.
@@ -72,9 +72,6 @@ def html_report(
         rows: sample -> cells, one per column.
         summary: label ("mean", "std") -> cells.
         pictures: sample -> title -> picture.
-
-    Returns:
-        HTML that needs no other file.
     """
 
     def line(name: str, cells: Sequence[str]) -> str:

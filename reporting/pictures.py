@@ -1,7 +1,8 @@
-"""Pictures for people: a band triple stretched to 8 bit, error maps, and panels with titles as PNG.
+"""Pictures for viewing: three bands stretched to 8 bits, error maps, and titled panels as PNG.
 
-Arrays are (C, H, W), any scale; pictures are (H, W, 3) uint8. The stretch is taken from a reference image, so that
-what is compared is shown with the same brightness. matplotlib is imported where a panel is drawn.
+Arrays are (C, H, W), any scale; pictures are (H, W, 3) uint8. The stretch is that of a reference image, so
+that images to be compared have the same brightness. matplotlib is imported when a panel is drawn: training logs
+pictures without it.
 """
 
 from __future__ import annotations
@@ -16,34 +17,34 @@ from lemamba.utils.atomic import write_atomically
 from lemamba.utils.sensors import Sensor
 
 STRETCH_PERCENT = (1.0, 99.0)
-ERROR_FULL_SCALE = 0.1  # an absolute error of this share of the reference's range is drawn at the map's end
+ERROR_FULL_SCALE = 0.1  # an error of this share of the reference's range reaches the end of the colour map
 ERROR_COLOURS = "inferno"
 SHARED_ERROR_PERCENT = 98.0
 PANEL_INCHES, SCENE_INCHES, PANEL_DPI = 2.6, 3.6, 120
 GRID_COLUMNS = 6
-MULTISPECTRAL = 8  # bands; an image of more is a hyperspectral cube
+MULTISPECTRAL = 8  # bands; an image with more is a hyperspectral cube
 
 
 def choose_bands(
     sensor: Sensor, lms: np.ndarray, guide: np.ndarray | None, own: tuple[int, int, int] | None = None
 ) -> tuple[int, ...]:
-    """Return the 0-based bands to be shown as red, green, blue: the data's own choice, else the sensor's.
+    """Return the 0-based bands shown as red, green, blue: those that the data name, else the sensor's.
 
-    Of a hyperspectral cube whose sensor is not known, those that are most alike to the three bands of its guide.
+    For a hyperspectral cube of an unknown sensor: those most correlated with the three bands of its guide.
 
     Args:
-        sensor: its row in the table.
+        sensor: see `lemamba.utils.sensors`.
         lms: (C, H, W).
         guide: (P, H, W), or None.
-        own: what the data's file names, or None.
+        own: the bands that the file names, or None.
     """
     if own is not None:
         return own
     if sensor.bands is not None or len(lms) <= MULTISPECTRAL or guide is None or len(guide) != 3:
         return sensor.rgb_for(len(lms))
-    with np.errstate(invalid="ignore", divide="ignore"):  # a band without any contrast is like nothing
-        likeness = np.corrcoef(lms.reshape(len(lms), -1), guide.reshape(3, -1))[-3:, :-3]
-    return tuple(int(i) for i in np.nan_to_num(likeness, nan=-1.0).argmax(1))
+    with np.errstate(invalid="ignore", divide="ignore"):  # a constant band correlates with nothing
+        correlation = np.corrcoef(lms.reshape(len(lms), -1), guide.reshape(3, -1))[-3:, :-3]
+    return tuple(int(i) for i in np.nan_to_num(correlation, nan=-1.0).argmax(1))
 
 
 def stretch_limits(reference: np.ndarray, bands: Sequence[int]) -> np.ndarray:
@@ -54,7 +55,7 @@ def stretch_limits(reference: np.ndarray, bands: Sequence[int]) -> np.ndarray:
 
 
 def to_rgb(image: np.ndarray, bands: Sequence[int], limits: np.ndarray | None = None) -> np.ndarray:
-    """Show three bands of `image` (C, H, W) as (H, W, 3) uint8; `limits` (3, 2) default to the image's own."""
+    """Return three bands of `image` (C, H, W) as (H, W, 3) uint8; `limits` (3, 2) default to those of the image."""
     if limits is None:
         limits = stretch_limits(image, bands)
     chosen = image[list(bands)].astype(np.float64)
@@ -64,7 +65,7 @@ def to_rgb(image: np.ndarray, bands: Sequence[int], limits: np.ndarray | None = 
 
 
 def guide_rgb(guide: np.ndarray) -> np.ndarray:
-    """Show a guide (P, H, W) as (H, W, 3) uint8: its first three bands in colour, fewer in grey."""
+    """Return a guide (P, H, W) as (H, W, 3) uint8: its first three bands in colour, fewer than three in grey."""
     return to_rgb(guide, (0, 1, 2) if guide.shape[0] >= 3 else (0, 0, 0))
 
 
@@ -80,10 +81,10 @@ def error_map(sr: np.ndarray, gt: np.ndarray) -> np.ndarray:
 
 
 def shared_error_maps(results: Mapping[str, np.ndarray], gt: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the error maps (H, W) of several results (C, H, W) on one scale, for comparing them.
+    """Return the error maps (H, W) of several results (C, H, W) on one scale, to compare them.
 
-    Only the largest fiftieth of all errors reaches the scale's end, 1: on a fixed scale the maps of a hard scene would
-    all be bright and those of an easy one all dark.
+    Only the largest 2 % of all errors reach the end of the scale, 1: on a fixed scale all maps of a hard scene would
+    be bright and all maps of an easy one dark.
     """
     errors = {name: relative_error(sr, gt) for name, sr in results.items()}
     end = max(float(np.percentile(np.stack(list(errors.values())), SHARED_ERROR_PERCENT)), 1e-12)
@@ -91,14 +92,15 @@ def shared_error_maps(results: Mapping[str, np.ndarray], gt: np.ndarray) -> dict
 
 
 def quick_look(images: Mapping[str, np.ndarray], rgb: Sequence[int]) -> dict[str, np.ndarray]:
-    """Prepare the panels lms | pan | sr | gt | error of one image; those whose data are absent are left out.
+    """Return the panels lms | pan | sr | gt | error of one image; those without data are left out.
 
     Args:
-        images: any of lms, pan, sr, gt, each (C, H, W); lms or gt sets the brightness of all.
+        images: any of lms, pan, sr, gt, each (C, H, W); gt, else lms, sets the brightness of all.
         rgb: 0-based bands for red, green, blue.
 
     Returns:
-        title -> picture: (H, W, 3) uint8, or (H, W) in [0, 1] for the error map. A guide of several bands is no pan.
+        title -> picture: (H, W, 3) uint8, or (H, W) in [0, 1] for the error map. A pan of several bands is titled
+        "guide".
     """
     reference = images.get("gt", images.get("lms"))
     limits = None if reference is None else stretch_limits(reference, rgb)
@@ -129,7 +131,7 @@ def busiest_box(image: np.ndarray, side: int) -> tuple[slice, slice]:
 
 
 def save_grid(path: Path, methods: Mapping[str, Mapping[str, np.ndarray]], rgb: Sequence[int]) -> None:
-    """Draw image, zoomed crop and error map of every method, at most six to a row, after PAN and ground truth.
+    """Draw image, zoomed crop and error map of every method, at most six in a row, after PAN and ground truth.
 
     Args:
         path: of the PNG.
@@ -144,13 +146,17 @@ def save_grid(path: Path, methods: Mapping[str, Mapping[str, np.ndarray]], rgb: 
     cells["ground truth"] = to_rgb(gt, rgb, limits)
     cells |= {name: to_rgb(arrays["sr"], rgb, limits) for name, arrays in methods.items()}
     errors = shared_error_maps({name: arrays["sr"] for name, arrays in methods.items()}, gt)
-    rows, names = [], list(cells)
-    columns = math.ceil(len(names) / math.ceil(len(names) / GRID_COLUMNS))  # rows of equal length, as far as may be
+    names = list(cells)
+    rows: list[Mapping[str, np.ndarray | None]] = []
+    columns = math.ceil(len(names) / math.ceil(len(names) / GRID_COLUMNS))  # rows of equal length, as far as possible
     for start in range(0, len(names), columns):
         block = names[start : start + columns]
         rows.append({name: cells[name] for name in block})
         rows.append({f"{name}, zoom": cells[name][box] for name in block})
-        rows.append({f"{name}, error" if name in errors else f"{name} ": errors.get(name) for name in block})
+        maps: dict[str, np.ndarray | None] = {}
+        for name in block:
+            maps[f"{name}, error" if name in errors else f"{name} "] = errors.get(name)
+        rows.append(maps)
     save_panels(path, rows)
 
 
@@ -175,15 +181,15 @@ def save_panels(
     titles: Sequence[str] = (),
     inches: float = PANEL_INCHES,
 ) -> None:
-    """Draw rows of titled panels into one PNG, written under a temporary name and renamed.
+    """Draw rows of titled panels into one PNG file, which is written whole or not at all.
 
     Args:
-        path: of the PNG; its folder is made.
-        rows: one mapping title -> picture per row, as `quick_look` gives them; None leaves the place empty.
-        titles: one label per row, written at its left.
-        inches: side of a panel; a picture with more pixels than it holds is averaged, another keeps its own.
+        path: of the PNG; its folder is created.
+        rows: one mapping title -> picture per row, as from `quick_look`; None leaves the place empty.
+        titles: one label per row, to its left.
+        inches: side of a panel; a picture with more pixels than fit is averaged, a smaller one is shown pixel by pixel.
     """
-    from matplotlib.figure import Figure  # the object interface: no global state, no display
+    from matplotlib.figure import Figure  # the object-oriented interface: no global state, no display
 
     columns = max(len(row) for row in rows)
     figure = Figure(figsize=(inches * columns, (inches + 0.25) * len(rows)), layout="constrained")
@@ -198,7 +204,7 @@ def save_panels(
                 continue
             axis.set_title(title, fontsize=9)
             smooth = "antialiased" if max(picture.shape[:2]) > inches * PANEL_DPI else "nearest"
-            axis.imshow(picture, cmap=ERROR_COLOURS, vmin=0, vmax=1, interpolation=smooth)  # colours apply to (H, W)
+            axis.imshow(picture, cmap=ERROR_COLOURS, vmin=0, vmax=1, interpolation=smooth)  # cmap: for (H, W) only
         if titles:
             axes[r][0].set_ylabel(titles[r], fontsize=9)
     write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=PANEL_DPI))

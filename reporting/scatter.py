@@ -1,6 +1,6 @@
-"""Quality against cost in one picture: a mark a method, its name beside it where it covers nothing.
+"""Scatter plot of quality against cost: one mark per method, its name placed next to it without overlaps.
 
-matplotlib is imported where the picture is drawn.
+matplotlib is imported when the picture is drawn.
 """
 
 from __future__ import annotations
@@ -15,22 +15,23 @@ from lemamba.utils.atomic import write_atomically
 
 
 def _places(width: float, radius: float) -> Iterator[tuple[float, float]]:
-    """Yield where a label of `width` pixels may begin, seen from its point, a circle of `radius`; nearest first."""
+    """Yield offsets at which a label of `width` pixels may start, from a mark of `radius` pixels; nearest first."""
     for distance in np.arange(max(12, radius + 6), radius + 160, 8):
         for turn in np.linspace(0, 2 * np.pi, 16, endpoint=False) + np.pi / 8:
             yield distance * np.cos(turn) - width * (np.cos(turn) < 0), distance * np.sin(turn)
 
 
 def _place_labels(axis: Any, points: Mapping[str, tuple[float, float]], radii: Mapping[str, float]) -> None:
-    """Write every name beside its point, at the nearest of many places where it covers no other name or point.
+    """Write every name next to its point, at the nearest place where it covers no other name or point.
 
-    `radii` are those of the points' marks, in pixels.
+    `radii` are those of the marks, in pixels.
     """
     figure = axis.figure
-    figure.draw_without_rendering()  # sizes of texts and axes are known from here on
+    figure.draw_without_rendering()  # sizes of texts and axes are known from now on
     renderer = figure.canvas.get_renderer()
     marks = {name: axis.transData.transform(point) for name, point in points.items()}
-    frame, taken = axis.get_window_extent(renderer), []
+    frame = axis.get_window_extent(renderer)
+    taken: list[Any] = []
 
     def away(place: Any, name: str) -> bool:
         (x, y), (x0, x1), (y0, y1) = marks[name], place.intervalx, place.intervaly
@@ -46,14 +47,17 @@ def _place_labels(axis: Any, points: Mapping[str, tuple[float, float]], radii: M
         dx, dy = next((p for p in _places(box.width, radii[name]) if free(box.translated(*p))), (6, 6))
         label.set_position((dx, dy))
         taken.append(box.translated(dx, dy))
-        near = (min(max(0.0, dx), dx + box.width), min(max(0.0, dy), dy + box.height))  # the label's point next to it
-        if np.hypot(*near) > radii[name] + 12:  # far away: a line says whose name it is
+        near = (
+            min(max(0.0, dx), dx + box.width),
+            min(max(0.0, dy), dy + box.height),
+        )  # nearest point of the label
+        if np.hypot(*near) > radii[name] + 12:  # far away: a line connects name and mark
             line = {"arrowstyle": "-", "linewidth": 0.5, "alpha": 0.6, "shrinkA": 0, "shrinkB": 2}
             axis.annotate("", points[name], xytext=near, textcoords="offset pixels", arrowprops=line)
 
 
 def _plain_numbers(axis: Any) -> None:
-    """Write 0.1 and 20 along a logarithmic x axis, not powers of ten; 2, 3 and 5 between them where there is room."""
+    """Label a logarithmic x axis 0.1, 1, 10, not with powers of ten; also at 2, 3 and 5 if there is room."""
     low, high = axis.get_xlim()
     between = "235" if high < 100 * low else ""
     axis.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
@@ -65,7 +69,7 @@ def save_scatter(path: Path, points: Mapping[str, tuple[float, float, int | None
 
     Args:
         path: of the PNG.
-        points: name -> (x, y, parameters or None for a classical method).
+        points: name -> (x, y, parameters); None for a method without learned parameters, drawn as a square.
         x_title, y_title: axis titles.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -12,11 +12,9 @@ from small_files import write_test_set, write_training_set
 
 from lemamba.commands import board as leaderboard
 from lemamba.commands import budget as engine_budget
+from lemamba.commands import parse
 from lemamba.commands.budget import Budget, train_with
 from lemamba.utils.errors import UserError
-
-ROOT = Path(__file__).resolve().parent.parent
-PROGRAM = ROOT / "accelerate_main.py"
 
 
 @pytest.fixture
@@ -32,7 +30,7 @@ def trainings(monkeypatch) -> list[tuple[float | None, float]]:
     """A stand-in for the training command: notes (rate, share); 1e-2 diverges, 1e-3 validates best."""
     done: list[tuple[float | None, float]] = []
 
-    def train(name, budget, program, run, rate, share):
+    def train(name, budget, run, rate, share):
         done.append((rate, share))
         if rate == 1e-2:
             raise UserError("training ended with status 2: loss not finite")
@@ -47,7 +45,7 @@ def trainings(monkeypatch) -> list[tuple[float | None, float]]:
 
 
 def test_every_rate_gets_the_same_small_share_and_the_best_the_whole(budget, trainings):
-    folder, record = train_with("PNN", budget, PROGRAM)
+    folder, record = train_with("PNN", budget)
     assert trainings == [(1e-2, 0.1), (1e-3, 0.1), (1e-4, 0.1), (1e-3, 1.0)]
     assert (record["rate"], record["searched"]) == (1e-3, {"0.01": None, "0.001": 2.0, "0.0001": 3.0})
     assert folder == Path("log_file/leaderboard/ikonos_PNN")
@@ -63,19 +61,19 @@ def test_a_divisor_reaches_the_training_and_is_part_of_the_budget(budget, monkey
     monkeypatch.setattr(engine_budget.subprocess, "run", run)
     divided = dataclasses.replace(budget, divisor=1.0, rates=())
     with pytest.raises(UserError, match="enough"):
-        train_with("PNN", divided, PROGRAM)
+        train_with("PNN", divided)
     assert commands[0][commands[0].index("--divisor") + 1] == "1"
     assert divided.facts()["divisor"] == 1 and "divisor" not in budget.facts()  # earlier records stay valid
 
 
 def test_a_finished_run_is_taken_only_if_its_budget_is_the_same(budget, trainings, tmp_path):
-    train_with("PNN", budget, PROGRAM)
+    train_with("PNN", budget)
     count = len(trainings)
-    assert train_with("PNN", budget, PROGRAM)[1]["steps"] == 20 and len(trainings) == count
-    train_with("PNN", dataclasses.replace(budget, epochs=21), PROGRAM)
+    assert train_with("PNN", budget)[1]["steps"] == 20 and len(trainings) == count
+    train_with("PNN", dataclasses.replace(budget, epochs=21))
     assert len(trainings) == 2 * count
     Path(budget.config).write_text("train: {epochs: 5}\n")  # the same name, other settings
-    train_with("PNN", dataclasses.replace(budget, epochs=21), PROGRAM)
+    train_with("PNN", dataclasses.replace(budget, epochs=21))
     assert len(trainings) == 3 * count
 
 
@@ -83,7 +81,7 @@ def test_a_finished_run_is_taken_only_if_its_budget_is_the_same(budget, training
 def test_a_rate_that_fails_later_gives_way_to_the_next_best(budget, monkeypatch, failure):
     """1e-2 looks best after a tenth; over the whole budget it diverges, or stays where the tenth had brought it."""
 
-    def train(name, budget, program, run, rate, share):
+    def train(name, budget, run, rate, share):
         value = {1e-2: 2.0, 1e-3: 2.5, 1e-4: 3.0}[rate]
         if share == 1.0:
             if rate == 1e-2 and failure == "diverges":
@@ -93,7 +91,7 @@ def test_a_rate_that_fails_later_gives_way_to_the_next_best(budget, monkeypatch,
         return {"config": {"optimizer": {"lr": rate}}, "training": steps, "metrics": {"ergas": value}}
 
     monkeypatch.setattr(engine_budget, "_train", train)
-    _, record = train_with("PNN", budget, PROGRAM)
+    _, record = train_with("PNN", budget)
     assert record["rate"] == 1e-3 and record["validation"] == {"ergas": 1.0}
     (why,) = record["given_up"].values()
     assert ("not finite" if failure == "diverges" else "no progress") in why
@@ -101,7 +99,7 @@ def test_a_rate_that_fails_later_gives_way_to_the_next_best(budget, monkeypatch,
 
 def test_a_network_that_no_rate_suits_is_a_failure_with_the_last_reason(budget, trainings):
     with pytest.raises(UserError, match="not finite"):
-        train_with("PNN", dataclasses.replace(budget, rates=(1e-2, 1e-2)), PROGRAM)
+        train_with("PNN", dataclasses.replace(budget, rates=(1e-2, 1e-2)))
 
 
 @pytest.mark.parametrize(
@@ -125,7 +123,7 @@ def test_a_board_trains_measures_and_says_how_it_trained(tmp_path, monkeypatch):
     write_training_set(tmp_path / "valid_ikonos.h5", 4, 1)
     data = write_test_set(tmp_path / "test_ikonos_multiExm1.h5", count=1)
     line = ["--data", str(data), "--dataset", "ikonos", "--data_root", str(tmp_path), "--methods", "EXP,DiCNN"]
-    assert leaderboard.main([*line, "--train_epochs", "2", "--out", str(tmp_path / "board")]) == 0
+    assert leaderboard.run(parse("board", [*line, "--train_epochs", "2", "--out", str(tmp_path / "board")])) == 0
     report = json.loads((tmp_path / "board/leaderboard.json").read_text())
     assert set(report["methods"]) == {"EXP", "DiCNN"} and not report["failures"]
     assert report["methods"]["DiCNN"]["training"]["steps"] == 4  # 8 samples in batches of 4, twice

@@ -266,7 +266,7 @@ def test_the_error_does_not_depend_on_the_geometry(name):
         assert max(errors.values()) <= 1.1 * errors[group[0]], errors
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if not model_entry(n).tileable])
+@pytest.mark.parametrize("name", [n for n in NAMES if not model_entry(n).traits.tileable])
 def test_statistics_use_valid_pixels_only(name):
     """What stands in pixels without data, and in those that filters mix with it, changes nothing far from them."""
     geometry = Geometry.corners(4)

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from lemamba.commands import demo, parse
-from lemamba.commands import fuse as inference
 from lemamba.commands.options import DemoOptions
 from lemamba.utils import config
 from lemamba.utils.errors import UserError
@@ -46,7 +45,7 @@ def test_its_command_lines_are_what_the_programs_take(shown, tmp_path):
     command = parse("train", train[1:])
     settings = config.resolve(command.flags, command.config_file)
     assert (settings.model.arch, settings.data.dataset, settings.train.device) == ("LEMamba", "demo", "cpu")
-    fusing = inference.parse_arguments(fuse[1:])
+    fusing = parse("fuse", fuse[1:])
     run = Path(settings.log.log_dir) / settings.log.proj_name / settings.log.run_name
     assert Path(fusing.weights) == run, "what is fused with is what was trained"
     assert fusing.data_root == tmp_path / "data" == Path(settings.data.root)

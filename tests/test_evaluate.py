@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import base64
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -20,7 +20,8 @@ import torch
 from scipy.io import savemat
 
 from lemamba import metrics
-from lemamba.commands import evaluate
+from lemamba.commands import evaluate, parse
+from lemamba.commands.options import EvaluateOptions
 from lemamba.utils.errors import UserError
 from lemamba.utils.formats.mat import write_mat
 
@@ -45,7 +46,7 @@ def mat(tmp_path: Path) -> Path:
 
 
 def run(*arguments: object) -> None:
-    evaluate.main([str(a) for a in arguments])
+    evaluate.run(parse("evaluate", [str(a) for a in arguments]))
 
 
 def numbers(text: str, label: str) -> list[float]:
@@ -292,8 +293,8 @@ def test_paths_that_hold_no_images(tmp_path, kind):
         run(path, "--const", 2047)
 
 
-def test_help_does_not_import_torch():
-    code = "import sys; from lemamba.commands import evaluate as e; e.build_parser(); sys.exit('torch' in sys.modules)"
+def test_options_do_not_import_torch():
+    code = "import sys, lemamba.commands.options; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
@@ -305,5 +306,4 @@ def test_user_errors_are_one_line_and_status_2(mat):
 
 
 def test_every_option_has_a_help_text():
-    actions = evaluate.build_parser()._actions
-    assert all(a.help for a in actions if not isinstance(a, argparse._HelpAction))
+    assert all(field.metadata["help"] for field in dataclasses.fields(EvaluateOptions))

@@ -10,7 +10,7 @@ import pytest
 from small_files import PIXEL, smooth, tif
 
 from lemamba.commands import fuse as inference
-from lemamba.commands import prepare
+from lemamba.commands import parse, prepare
 from lemamba.datasets.h5 import H5Dataset
 from lemamba.datasets.pair import load_pair
 from lemamba.datasets.readers import READERS, Reader, inspect_file, reader_of
@@ -63,7 +63,9 @@ def test_an_input_format_is_one_class_and_a_suffix(tmp_path, pair, monkeypatch, 
     for name, (ms, pan) in {"tif": pair, "npy": arrays, "both": (arrays[0], pair[1])}.items():
         common = ["--ms", str(ms), "--pan", str(pan)]
         assert prepare.main(["simulate", *common, "--sensor", "QB", "--name", "x", "--out", str(tmp_path / name)]) == 0
-        assert inference.main([*common, "--arch", "Brovey", "--out", str(tmp_path / f"{name}_sr.tif")]) == 0
+        assert (
+            inference.run(parse("fuse", [*common, "--arch", "Brovey", "--out", str(tmp_path / f"{name}_sr.tif")])) == 0
+        )
     for name in ("npy", "both"):
         for i, sample in enumerate(H5Dataset(tmp_path / "tif" / "valid_x.h5")):
             other = H5Dataset(tmp_path / name / "valid_x.h5")[i]
@@ -82,7 +84,7 @@ def test_an_output_format_is_one_function_and_a_suffix(tmp_path, pair, monkeypat
     monkeypatch.setitem(SCENE_WRITERS, ".npy", write_array)
     for name in ("sr.tif", "sr.npy"):
         paths = ["--ms", str(pair[0]), "--pan", str(pair[1]), "--out", str(tmp_path / name)]
-        assert inference.main([*paths, "--arch", "Brovey", "--tile", "64"]) == 0
+        assert inference.run(parse("fuse", [*paths, "--arch", "Brovey", "--tile", "64"])) == 0
     with rasterio.open(tmp_path / "sr.tif") as file:
         np.testing.assert_array_equal(np.load(tmp_path / "sr.npy"), file.read())
 

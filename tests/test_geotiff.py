@@ -1,4 +1,4 @@
-"""GeoTIFF scenes: windows equal the whole, tiles leave no seams, gaps do not bleed, the file keeps MS's metadata."""
+"""GeoTIFF scenes: windows equal the whole, tiles leave no seams, gaps do not bleed, the file keeps what MS says."""
 
 from __future__ import annotations
 
@@ -12,18 +12,23 @@ import torch
 from small_files import LEFT, PIXEL, TOP, smooth, tif
 
 from lemamba.commands import fuse as inference
+from lemamba.commands import parse
+from lemamba.commands.images import fuse_scene
 from lemamba.datasets.nodata import RINGS, fill, to_stored
 from lemamba.datasets.pair import MARGIN, open_pair
-from lemamba.engine.fusing.scene import fuse_scene
+from lemamba.engine.fusing.runner import Runner
 from lemamba.engine.fusing.tiles import fuse
+from lemamba.engine.fusing.tiling import Tiling
 from lemamba.engine.weights.files import save_weights
 from lemamba.model import build_model
 from lemamba.operators import interp23
 from lemamba.utils.errors import UserError
+from lemamba.utils.registry import Traits
 
 rasterio = pytest.importorskip("rasterio", reason="rasterio is optional")
 ColorInterp = rasterio.enums.ColorInterp
 ROOT = Path(__file__).resolve().parent.parent
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -40,14 +45,17 @@ def read(path):
 
 
 def run(paths, out, *arguments):
-    assert inference.main(["--ms", str(paths[0]), "--pan", str(paths[1]), "--out", str(out), *arguments]) == 0
+    assert (
+        inference.run(parse("fuse", ["--ms", str(paths[0]), "--pan", str(paths[1]), "--out", str(out), *arguments]))
+        == 0
+    )
     return read(out)
 
 
 class Local(torch.nn.Module):
     """A network that looks at one pixel of lms and pan and at its MS pixel: tiles must not change it at all."""
 
-    model_name, classical, tileable = "Local", False, True
+    model_name, traits = "Local", Traits()
 
     def forward(self, ms, lms, pan):
         return 0.5 * lms + 0.2 * pan + 0.1 * ms.repeat_interleave(4, -1).repeat_interleave(4, -2)
@@ -75,7 +83,7 @@ def test_lms_of_a_window_is_that_of_the_whole_scene(tmp_path, ratio):
 
 
 def test_margin_takes_in_real_pixels_outside_the_common_ground(tmp_path):
-    """MS extends beyond PAN: nothing is mirrored there."""
+    """MS goes on where PAN ends: no mirror there."""
     ms = smooth(60, 60, 1)
     ms_path = tif(tmp_path / "ms.tif", ms, pixel=2.0)
     pan_path = tif(tmp_path / "pan.tif", smooth(80, 80, 1), left=LEFT + 40, top=TOP - 40)  # MS pixels 20 to 40
@@ -101,8 +109,8 @@ def test_file_equals_fuse_on_the_whole_image(tmp_path, pair, tile):
     network = build_model("PNN", img_channel=4, condition_channel=1, out_channel=4).eval()
     with open_pair(*pair, sensor="IKONOS") as scene:
         inputs = scene.read((0, 0, *scene.size))
-        expected = fuse(network, *inputs, tile=side, overlap=overlap).clamp(0, 1)[0] * scene.facts.divisor
-        fuse_scene(network, scene, tmp_path / "out.tif", tile=side, overlap=overlap, device=torch.device("cpu"))
+        expected = fuse(network, *inputs, Tiling(side, overlap)).clamp(0, 1)[0] * scene.facts.divisor
+        fuse_scene(Runner(network, CPU, Tiling(side, overlap)), scene, tmp_path / "out.tif")
     assert read(tmp_path / "out.tif").shape == (4, 172, 236)
     # Half a digital number of rounding, and float32.
     assert np.abs(read(tmp_path / "out.tif") - expected.numpy()).max() < 0.501
@@ -113,8 +121,7 @@ def test_there_are_no_seams(tmp_path, pair, tile):
     """For a network that looks at single pixels, tiles and whole give the same digital numbers."""
     with open_pair(*pair, sensor="IKONOS") as scene:
         for name, side, overlap in (("whole", 4096, 0), ("tiled", *tile)):
-            tiling = {"tile": side, "overlap": overlap, "batch": 3}
-            fuse_scene(Local(), scene, tmp_path / f"{name}.tif", **tiling, device=torch.device("cpu"))
+            fuse_scene(Runner(Local(), CPU, Tiling(side, overlap, 3)), scene, tmp_path / f"{name}.tif")
     whole, tiled = (read(tmp_path / f"{name}.tif").astype(int) for name in ("whole", "tiled"))
     assert np.abs(whole - tiled).max() <= 1 and (whole != tiled).mean() < 1e-3  # float32 at half a number
 
@@ -122,7 +129,7 @@ def test_there_are_no_seams(tmp_path, pair, tile):
 class Wide(torch.nn.Module):
     """A network that is wrong by up to half of the value in the last 3 pixels: its zero padding."""
 
-    model_name, classical, tileable = "Wide", False, True
+    model_name, traits = "Wide", Traits()
 
     def forward(self, ms, lms, pan):
         return torch.nn.functional.avg_pool2d(lms, 7, stride=1, padding=3)
@@ -132,7 +139,7 @@ def test_rims_of_tiles_do_not_show(tmp_path, pair):
     """The rim of a tile is wrong by hundreds of numbers; in the overlap next to nothing of it is left."""
     with open_pair(*pair, sensor="IKONOS") as scene:
         for name, side, overlap in (("whole", 4096, 0), ("cut", 64, 0), ("tiled", 64, 32)):
-            fuse_scene(Wide(), scene, tmp_path / f"{name}.tif", tile=side, overlap=overlap, device=torch.device("cpu"))
+            fuse_scene(Runner(Wide(), CPU, Tiling(side, overlap)), scene, tmp_path / f"{name}.tif")
     whole, cut, tiled = (read(tmp_path / f"{name}.tif").astype(int) for name in ("whole", "cut", "tiled"))
     assert np.abs(cut - whole).max() > 300 and np.abs(tiled - whole).max() <= 1
 
@@ -158,7 +165,7 @@ def test_a_trained_network_from_the_command_line(tmp_path, pair, capsys):
         run(pair, tmp_path / "x.tif", "--weights", str(weights))
 
 
-def test_a_fourth_band_that_gdal_takes_for_alpha_is_reported(tmp_path, capsys):
+def test_a_fourth_band_that_gdal_takes_for_alpha_is_told(tmp_path, capsys):
     """Unless they are marked, four bands of 8 bits are red, green, blue and alpha to GDAL: the infrared is lost."""
     ms = tif(tmp_path / "ms.tif", (smooth(16, 16, 4) // 8).astype(np.uint8), pixel=4 * PIXEL)
     pan = tif(tmp_path / "pan.tif", (smooth(64, 64, 1) // 8).astype(np.uint8))
@@ -168,7 +175,7 @@ def test_a_fourth_band_that_gdal_takes_for_alpha_is_reported(tmp_path, capsys):
 
 
 def test_numbers_that_do_not_fit_the_divisor(tmp_path, capsys):
-    """8 bits are divided by 255; data divided before are refused; values above the divisor are reported."""
+    """8 bits are divided by 255; what is divided already is refused; what lies beyond the divisor is told."""
     sizes = {"img_channel": 4, "condition_channel": 1, "out_channel": 4}
     described = {"model": {"name": "PNN", "args": {**sizes, "ratio": 4}}, "data": {"sensor": "QB", "divisor": 2047.0}}
     save_weights(tmp_path / "net.safetensors", build_model("PNN", **sizes).state_dict(), described)
@@ -272,7 +279,7 @@ def test_gaps_stay_gaps_and_do_not_bleed(tmp_path, mark, dtype, arguments):
 
 
 def test_gaps_of_a_network_and_of_a_whole_scene_method(tmp_path):
-    """The values in a gap have no influence, and filling does not depend on tiles."""
+    """What lies in a gap of the file has no influence at all, and filling depends on no tile."""
     arrays = smooth(50, 60, 4), smooth(200, 240, 1, seed=1)
     results = []
     for mark in (0, 60000):
@@ -283,7 +290,7 @@ def test_gaps_of_a_network_and_of_a_whole_scene_method(tmp_path):
             tif(path, np.where(hole, np.uint16(mark), array), pixel=pixel, nodata=mark)
         with open_pair(*paths, sensor="IKONOS") as scene:
             for name, side in (("whole", 4096), ("tiled", 64)):
-                fuse_scene(Local(), scene, tmp_path / f"{name}.tif", tile=side, device=torch.device("cpu"))
+                fuse_scene(Runner(Local(), CPU, Tiling(side)), scene, tmp_path / f"{name}.tif")
         assert np.abs(read(tmp_path / "whole.tif").astype(int) - read(tmp_path / "tiled.tif")).max() <= 1
         results.append(
             (read(tmp_path / "whole.tif")[:, valid], run(paths, tmp_path / "g.tif", "--arch", "gs")[:, valid])
@@ -395,14 +402,14 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, pair, arguments, wor
     base = ["--ms", str(pair[0]), "--pan", str(pair[1]), "--out", str(tmp_path / "out.tif")]
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(UserError, match=words) as error:
-        inference.main([*base, *given])
+        inference.run(parse("fuse", [*base, *given]))
     assert "\n" not in str(error.value)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_one_of_both_files_and_no_rasterio(pair, monkeypatch, tmp_path):
     with pytest.raises(UserError, match="--ms and --pan together"):
-        inference.main(["--ms", str(pair[0]), "--arch", "EXP"])
+        inference.run(parse("fuse", ["--ms", str(pair[0]), "--arch", "EXP"]))
     monkeypatch.setitem(sys.modules, "rasterio", None)
     with pytest.raises(UserError, match="pip install rasterio"):
         run(pair, tmp_path / "out.tif", "--arch", "EXP")
@@ -412,14 +419,12 @@ MEMORY = """
 import resource, sys
 import rasterio, torch
 from lemamba.commands import fuse as inference
-import lemamba.engine.fusing.scene
-import lemamba.datasets.pair
 from lemamba.model import build_model
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 options = ["--arch", "Brovey", "--tile", "128", "--overlap", "32"]
-inference.main(["--ms", sys.argv[1], "--pan", sys.argv[2], "--out", sys.argv[3] + "/a.tif", *options])
+inference.run(parse("fuse", ["--ms", sys.argv[1], "--pan", sys.argv[2], "--out", sys.argv[3] + "/a.tif", *options]))
 before = peak()
-inference.main(["--ms", sys.argv[4], "--pan", sys.argv[5], "--out", sys.argv[3] + "/b.tif", *options])
+inference.run(parse("fuse", ["--ms", sys.argv[4], "--pan", sys.argv[5], "--out", sys.argv[3] + "/b.tif", *options]))
 print(peak() - before)
 """
 
@@ -439,10 +444,10 @@ def test_memory_does_not_grow_with_the_scene(tmp_path):
 FULL_DISK = """
 import resource, signal, sys
 from lemamba.commands import fuse as inference
-from lemamba.utils.startup import run_cli
+from lemamba.utils.errors import run_cli
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
-run_cli(lambda: inference.main(sys.argv[2:]))
+run_cli(lambda: inference.run(parse("fuse", sys.argv[2:])))
 """
 
 
@@ -469,8 +474,8 @@ def test_real_scene(shared, tmp_path):
     assert np.abs(sr - expected.clip(0, 65535)).max() < 0.5001
 
 
-def test_gdal_errors_are_one_line_and_bugs_are_not(tmp_path, pair, monkeypatch):
-    """GDAL errors without a public class are one line too; any other error keeps its type."""
+def test_what_gdal_says_is_told_from_bugs(tmp_path, pair, monkeypatch):
+    """GDAL's complaints without a public class are one line too; an error of ours inside the scene keeps its kind."""
     complaint = type("DamagedTile", (Exception,), {"__module__": "rasterio._hidden"})
     for kind, raised in ((complaint, UserError), (rasterio.errors.RasterioIOError, UserError), (KeyError, KeyError)):
         with pytest.raises(raised, match="tile 7"), open_pair(*pair):

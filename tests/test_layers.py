@@ -24,6 +24,7 @@ UTILS_LEAVES = (
     "errors",
     "atomic",
     "facts",
+    "numbers",
     "formats.bounds",
     "formats.mat",
     "formats.mat5",

@@ -10,6 +10,9 @@ import pytest
 from small_files import write_test_set
 
 from lemamba.commands import board as leaderboard
+from lemamba.commands import parse
+from lemamba.commands.options import BoardOptions
+from lemamba.utils.command_line import parse_options
 from lemamba.utils.errors import UserError
 
 NEW_METHOD = """
@@ -40,7 +43,7 @@ def test_board_reports_scores_cost_pictures_and_failures(tmp_path, new_methods, 
     data, full = write_test_set(tmp_path / "test.h5"), write_test_set(tmp_path / "full.h5", with_gt=False)
     out = tmp_path / "board"
     arguments = ["--data", str(data), "--full", str(full), "--dataset", "ikonos", "--out", str(out)]
-    assert leaderboard.main([*arguments, "--methods", "EXP,mine,broken", "--sort", "psnr"]) == 0
+    assert leaderboard.run(parse("board", [*arguments, "--methods", "EXP,mine,broken", "--sort", "psnr"])) == 0
 
     report = json.loads((out / "leaderboard.json").read_text())
     assert set(report["methods"]) == {"EXP", "Mine"}
@@ -74,7 +77,7 @@ def test_a_method_with_weights_is_compared_whatever_is_chosen(tmp_path):
         "--weights",
         "PNN=v",
     ]
-    jobs, _ = leaderboard.plan(leaderboard.parse_arguments([*arguments, "--out", str(tmp_path / "board")]))
+    jobs, _ = leaderboard.plan(parse_options(BoardOptions, [*arguments, "--out", str(tmp_path / "board")]))
     assert [(job["name"], job["weights"]) for job in jobs] == [("EXP", None), ("PNN", "v"), ("PanNet", "w")]
 
 
@@ -99,7 +102,9 @@ def test_bad_input_is_one_line(tmp_path, extra, words):
     data = write_test_set(tmp_path / "test.h5", count=1)
     filled = [e.format(data=data) for e in extra]
     with pytest.raises(UserError, match=words) as error:
-        leaderboard.main(["--data", str(data), "--dataset", "ikonos", "--out", str(tmp_path / "board"), *filled])
+        leaderboard.run(
+            parse("board", ["--data", str(data), "--dataset", "ikonos", "--out", str(tmp_path / "board"), *filled])
+        )
     assert "\n" not in str(error.value)
     assert not (tmp_path / "board").exists()
 
@@ -109,7 +114,7 @@ def test_every_file_of_a_board_is_known_to_be_writable_before_the_work(tmp_path,
     monkeypatch.setattr(leaderboard, "run_all", lambda *_: pytest.fail("the work has begun"))
     data = write_test_set(tmp_path / "test.h5")
     with pytest.raises(UserError, match=r"grid.png.* is a folder, not a file"):
-        leaderboard.main(["--data", str(data), "--dataset", "ikonos", "--out", str(tmp_path / "board")])
+        leaderboard.run(parse("board", ["--data", str(data), "--dataset", "ikonos", "--out", str(tmp_path / "board")]))
 
 
 def test_all_takes_what_fits_task_and_ratio():
@@ -129,7 +134,7 @@ def test_numbers_that_were_divided_before_are_refused_as_in_inference(tmp_path, 
     arguments = ["--data", str(files["test.h5"]), "--full", str(files["full.h5"]), "--dataset", "ikonos"]
     arguments += ["--methods", "EXP", "--out", str(tmp_path / "board")]
     with pytest.raises(UserError, match=rf"{divided} end at .* would be divided by 2047; give --divisor 1"):
-        leaderboard.main(arguments)
+        leaderboard.run(parse("board", arguments))
     assert not (tmp_path / "board").exists()
 
 
@@ -142,7 +147,7 @@ def test_a_board_of_divided_numbers_scores_as_that_of_the_numbers_themselves(tmp
             for key in list(file):
                 file[key][:] = file[key][:] / factor
         arguments = ["--data", str(data), "--dataset", "ikonos", "--methods", "EXP", "--out", str(tmp_path / name)]
-        assert leaderboard.main([*arguments, *(["--divisor", "1"] if factor > 1 else [])]) == 0
+        assert leaderboard.run(parse("board", [*arguments, *(["--divisor", "1"] if factor > 1 else [])])) == 0
         report = json.loads((tmp_path / name / "leaderboard.json").read_text())
         scores[name] = report["methods"]["EXP"]["scores"]
     for index in ("ergas", "sam", "psnr"):
@@ -155,7 +160,7 @@ def test_a_name_of_ones_own_takes_sensor_and_ratio_from_its_files(tmp_path):
     with h5py.File(data, "r+") as file:
         file.attrs["sensor"] = "GeoEye1"
     arguments = ["--data_root", str(tmp_path), "--dataset", "mine", "--methods", "EXP", "--out", str(tmp_path / "b")]
-    jobs, files = leaderboard.plan(leaderboard.parse_arguments(arguments))
+    jobs, files = leaderboard.plan(parse_options(BoardOptions, arguments))
     assert [job["sensor"] for job in jobs] == ["GeoEye1"] and files == {"data": data}
     arguments[:2] = ["--data", str(data)]  # the file says enough
-    assert leaderboard.plan(leaderboard.parse_arguments(arguments))[0] == jobs
+    assert leaderboard.plan(parse_options(BoardOptions, arguments))[0] == jobs

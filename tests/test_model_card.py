@@ -22,7 +22,7 @@ from tiny_training import make_job
 import lemamba.engine.training.fit
 from lemamba.commands import train
 from lemamba.datasets import provenance
-from lemamba.datasets.build import open_h5
+from lemamba.datasets.h5 import H5Dataset
 from lemamba.engine.training.checkpoint import Checkpoints
 from lemamba.engine.training.fit import fit
 from lemamba.engine.weights.card import model_card
@@ -244,12 +244,12 @@ def test_data_files_are_named_with_their_sources_and_large_ones_not_hashed(tmp_p
     path = write_test_set(tmp_path / "x.h5")
     with h5py.File(path, "a") as file:
         file.attrs.update({"source": ["scene.mat"], "sha256": ["abc"], "seed": [3, 0]})
-    facts = provenance.file_facts("training", open_h5(path, sensor="IKONOS"))
+    facts = provenance.file_facts("training", H5Dataset(path, sensor="IKONOS"))
     assert facts["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert (facts["file"], facts["samples"], facts["bytes"]) == ("x.h5", 2, path.stat().st_size)
     assert facts["origin"] == "scene.mat (sha256 abc), seed 3 0"
     monkeypatch.setattr(provenance, "HASH_LIMIT", 10)
-    assert provenance.file_facts("training", open_h5(path, sensor="IKONOS"))["sha256"] is None
+    assert provenance.file_facts("training", H5Dataset(path, sensor="IKONOS"))["sha256"] is None
 
 
 @pytest.mark.parametrize("given", ["Apache 2.0", "mit\nx: y", ""])

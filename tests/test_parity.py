@@ -22,7 +22,7 @@ from benchmarks.parity_metrics import (
     python_values,
     run_octave,
 )
-from lemamba.commands import evaluate
+from lemamba.commands import evaluate, parse
 from lemamba.metrics import INDICES
 from lemamba.utils.formats.mat import write_mat
 
@@ -123,4 +123,4 @@ def test_evaluate_and_octave_print_the_same_digits(tmp_path: Path) -> None:
 
 
 def _evaluated(file: Path, *flags: str) -> dict[str, list[float]]:
-    return evaluate.measure(evaluate.build_parser().parse_args([str(file), "--ratio", "4", *flags])).samples
+    return evaluate.evaluate(parse("evaluate", [str(file), "--ratio", "4", *flags])).samples

@@ -12,15 +12,18 @@ import torch
 from torch import nn
 
 from lemamba.commands import fuse as inference
-from lemamba.datasets.build import open_h5
-from lemamba.engine.fusing.runner import Runner, default_batch
-from lemamba.engine.fusing.samples import fuse_samples
+from lemamba.commands import parse
+from lemamba.commands.images import fuse_set
+from lemamba.datasets.h5 import H5Dataset
+from lemamba.engine.fusing.runner import Runner
 from lemamba.engine.fusing.tiles import fuse
+from lemamba.engine.fusing.tiling import Tiling, default_batch
 from lemamba.engine.weights.files import load_weights, open_weights, save_weights
 from lemamba.model import build_model, list_models, model_entry
 from lemamba.model.layers.ss2d import VSSBlock
 from lemamba.operators import interp23
 from lemamba.utils.errors import UserError
+from lemamba.utils.registry import Traits
 
 CPU = torch.device("cpu")
 SIZES = {"img_channel": 4, "condition_channel": 1, "out_channel": 4}
@@ -39,13 +42,13 @@ def five(tmp_path):
     with h5py.File(tmp_path / "five.h5", "w") as file:
         for key, value in {"ms": ms, "lms": lms, "pan": pan}.items():
             file[key] = (value * torch.linspace(200, 2000, 5).view(5, 1, 1, 1)).numpy()
-    return open_h5(tmp_path / "five.h5", sensor="IKONOS")
+    return H5Dataset(tmp_path / "five.h5", sensor="IKONOS")
 
 
 class Counting(nn.Module):
-    """A network of one pixel that writes down how many images it saw at once."""
+    """A network of one pixel that records how many images it saw at once."""
 
-    model_name, classical, tileable = "Counting", False, True
+    model_name, traits = "Counting", Traits()
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,30 +62,30 @@ class Counting(nn.Module):
 @pytest.mark.parametrize("name", [*list_models(family="classical"), "LEMamba"])
 def test_batches_change_nothing(name, five):
     """Any number of images at once gives what one by one gives: statistics are of an image, never of a batch."""
-    settings = TINY if name == "LEMamba" else {"sensor": five.sensor}
+    settings = TINY if name == "LEMamba" else {"sensor": five.facts.sensor}
     method = build_model(name, **SIZES, ratio=4, **settings).eval()
-    single = fuse_samples(method, five, CPU, batch=1)[0]
+    single = fuse_set(Runner(method, CPU, Tiling(batch=1)), five)[0]
     for batch in (2, 5, 8):
-        together = fuse_samples(method, five, CPU, batch=batch)[0]
+        together = fuse_set(Runner(method, CPU, Tiling(batch=batch)), five)[0]
         assert together.keys() == single.keys()
         for key, value in together.items():
-            torch.testing.assert_close(value, single[key], rtol=0, atol=1e-6 * five.divisor)
+            torch.testing.assert_close(value, single[key], rtol=0, atol=1e-6 * five.facts.divisor)
 
 
 def test_batch_and_tiles_go_to_the_network_as_asked(five):
     network = Counting()
-    fuse_samples(network, five, CPU, batch=2)
+    fuse_set(Runner(network, CPU, Tiling(batch=2)), five)
     assert network.seen == [2, 2, 1]
     network.seen.clear()
-    fuse_samples(network, five, CPU, batch=3, tile=32, overlap=0)
+    fuse_set(Runner(network, CPU, Tiling(32, 0, 3)), five)
     assert network.seen == [3, 1] * 5
 
 
 def test_default_batch_fills_the_device_and_is_at_least_one():
-    for device in (CPU, torch.device("cuda")):
+    for device in ("cpu", "cuda"):
         assert default_batch(5000, 5000, device) == 1
         assert default_batch(32, 32, device) >= 2 * default_batch(64, 64, device) >= 4
-    assert default_batch(64, 64, torch.device("cuda")) > default_batch(64, 64, CPU)
+    assert default_batch(64, 64, "cuda") > default_batch(64, 64, "cpu")
 
 
 @pytest.mark.parametrize("name", list_models(family="learned"))
@@ -91,7 +94,7 @@ def test_every_network_runs_in_bf16(name):
     guide = 1 if "pansharpening" in model_entry(name).tasks else 3
     network = build_model(name, **{**SIZES, "condition_channel": guide}).eval()
     batch = images(1, 32, guide)
-    runner = Runner(copy.deepcopy(network), CPU, precision="bf16")
+    runner = Runner(copy.deepcopy(network), CPU, Tiling(precision="bf16"))
     with torch.inference_mode():
         exact, sr = network(*batch), runner(*batch)
     assert sr.dtype == torch.float32 and not torch.equal(sr, exact)
@@ -103,13 +106,13 @@ def test_every_network_runs_in_bf16(name):
 @pytest.mark.parametrize(("precision", "words"), [("fp16", "needs a GPU"), ("int8", "expected a precision")])
 def test_precisions_that_cannot_be(precision, words):
     with pytest.raises(UserError, match=words):
-        Runner(Counting(), CPU, precision=precision)
+        Runner(Counting(), CPU, Tiling(precision=precision))
 
 
 def test_classical_methods_keep_their_precision(capsys):
     method = build_model("Brovey", **SIZES, ratio=4, sensor="none")
     batch = images(2)
-    torch.testing.assert_close(Runner(method, CPU, precision="bf16", compile=True)(*batch), method(*batch))
+    torch.testing.assert_close(Runner(method, CPU, Tiling(precision="bf16"), compile=True)(*batch), method(*batch))
     assert "float64" in capsys.readouterr().out
 
 
@@ -131,9 +134,9 @@ def recorded(monkeypatch):
 
 def test_compiled_networks_always_see_full_batches(recorded):
     network, batch = Counting(), images(2, 64)
-    runner = Runner(network, CPU, compile=True, batch=4)
-    for tiling in ({"tile": 32, "overlap": 8, "tiles_per_batch": 2}, {}):
-        torch.testing.assert_close(fuse(runner, *batch, **tiling), fuse(network, *batch, **tiling))
+    runner = Runner(network, CPU, Tiling(batch=4), compile=True)
+    for tiling in (Tiling(32, 8, 2), Tiling()):
+        torch.testing.assert_close(fuse(runner, *batch, tiling), fuse(network, *batch, tiling))
     assert set(recorded) == {4}
 
 
@@ -173,7 +176,7 @@ def test_what_the_network_refuses_is_said_as_ever(recorded):
 class OneBlock(nn.Module):
     """One block of LE-Mamba: what a compiler meets, in the smallest number of kernels."""
 
-    model_name, classical, tileable = "OneBlock", False, True
+    model_name, traits = "OneBlock", Traits()
 
     def __init__(self) -> None:
         super().__init__()
@@ -186,30 +189,32 @@ class OneBlock(nn.Module):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_compiled_equals_eager(precision, capsys):
     """Through the C++ compiler, scan included; an incomplete batch too."""
     if not shutil.which("g++"):
         pytest.skip("torch.compile needs g++ on a CPU")
     network = OneBlock().eval()
-    plain = Runner(copy.deepcopy(network), CPU, precision=precision)
-    runner = Runner(network, CPU, precision=precision, compile=True, batch=2)
+    plain = Runner(copy.deepcopy(network), CPU, Tiling(precision=precision))
+    runner = Runner(network, CPU, Tiling(batch=2, precision=precision), compile=True)
     with torch.inference_mode():
         for count in (2, 1):
             batch = images(count)
             error = (runner(*batch) - plain(*batch)).abs().max()
-            assert error < (1e-5 if precision == "float32" else 0.02)
+            assert error < (1e-5 if precision == "no" else 0.02)
     assert capsys.readouterr().out == ""  # it did not fall back
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize(("precision", "error"), [("float32", 1e-4), ("bf16", 0.03), ("fp16", 0.01)])
+@pytest.mark.parametrize(("precision", "error"), [("no", 1e-4), ("bf16", 0.03), ("fp16", 0.01)])
 def test_gpu_modes_equal_the_cpu(precision, error, compiled, capsys):
     """Half types and CUDA graphs: results of one call are not overwritten by the next."""
     network = build_model("LEMamba", **SIZES, **TINY).eval()
-    runner = Runner(copy.deepcopy(network), torch.device("cuda"), precision=precision, compile=compiled, batch=4)
+    runner = Runner(
+        copy.deepcopy(network), torch.device("cuda"), Tiling(batch=4, precision=precision), compile=compiled
+    )
     batches = [images(4), images(4), images(3)]
     with torch.inference_mode():
         results = [runner(*batch) for batch in batches]
@@ -228,14 +233,14 @@ def test_flags_reach_the_network(tmp_path, five, capsys):
     base = ["--weights", str(tmp_path / "net.safetensors"), "--data", str(five.path), "--pictures", "0"]
     results = {}
     for name, flags in (("one", ["--batch", "1"]), ("auto", []), ("half", ["--precision", "bf16", "--batch", "3"])):
-        inference.main([*base, "--device", "cpu", "--out", str(tmp_path / f"{name}.mat"), *flags])
+        inference.run(parse("fuse", [*base, "--device", "cpu", "--out", str(tmp_path / f"{name}.mat"), *flags]))
         results[name] = inference_result(tmp_path / f"{name}.mat")
     assert np.abs(results["auto"] - results["one"]).max() <= 1e-6 * 2047
     assert 0 < np.abs(results["half"] - results["one"]).max() < 0.02 * 2047
-    with pytest.raises(UserError, match="whole number from 1 on"):
-        inference.main([*base, "--batch", "0"])
+    with pytest.raises(UserError, match="--batch_size: expected at least 1, given 0"):
+        inference.run(parse("fuse", [*base, "--batch", "0"]))
     with pytest.raises(UserError, match="needs a GPU"):
-        inference.main([*base, "--precision", "fp16", "--device", "cpu"])
+        inference.run(parse("fuse", [*base, "--precision", "fp16", "--device", "cpu"]))
 
 
 def inference_result(path):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from lemamba.engine.fusing.summary import count_flops, count_parameters
+from lemamba.engine.fusing.cost import count_flops, count_parameters
 from lemamba.model.ops import available_backends
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,7 +54,7 @@ def test_counting_leaves_generators_and_mode_as_they_were():
 
 FIRST = """
 import torch
-from lemamba.engine.fusing.summary import count_flops
+from lemamba.engine.fusing.cost import count_flops
 from lemamba.model import build_model
 model = build_model("LEMamba", img_channel=8, condition_channel=1, out_channel=8)
 images = {"ms": torch.rand(1, 8, 16, 16), "lms": torch.rand(1, 8, 64, 64), "pan": torch.rand(1, 1, 64, 64)}

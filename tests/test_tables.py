@@ -9,7 +9,7 @@ import pytest
 
 from lemamba import metrics
 from lemamba.engine.training.validate import minimised
-from lemamba.reporting.tables import DIRECTION, best_in, sorted_rows, to_csv, to_latex, to_markdown
+from lemamba.reporting.tables import best_in, direction, heading, sorted_rows, to_csv, to_latex, to_markdown
 
 TABLE = {
     "EXP": {"psnr": (27.5, 1.0), "ergas": (4.7, 0.2), "parameters": 0},
@@ -25,7 +25,9 @@ def test_best_follows_the_direction_and_skips_what_is_missing():
 
 
 def test_every_index_has_a_direction_and_training_follows_it():
-    assert {*metrics.REDUCED_NAMES, *metrics.FULL_NAMES} <= set(DIRECTION)
+    assert all(direction(name) for name in metrics.INDICES) and direction("steps") == direction("unknown") == 0
+    assert heading("qn", {1: "+"}) == "Q2n+" and heading("s_per_mpx", {-1: "-"}) == "s/Mpx-"
+    assert heading("unknown", {1: "+"}) == "unknown"
     smaller = {name for name in ("loss", *metrics.REDUCED_NAMES, *metrics.FULL_NAMES) if minimised(name)}
     assert smaller == {"loss", "sam", "ergas", "d_lambda", "d_s", "d_lambda_qnr"}
 

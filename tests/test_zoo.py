@@ -9,6 +9,7 @@ import torch
 from scipy.io import loadmat
 
 from lemamba.commands import fuse as inference
+from lemamba.commands import parse
 from lemamba.model import build_model
 from lemamba.model.convert import convert_state_dict
 from lemamba.utils.errors import UserError
@@ -63,7 +64,7 @@ def test_published_weights_from_the_command_line(shared, tmp_path):
         file["gt"] = expected
     arguments = ["--arch", "fusionnet", "--weights", f"dlpan:{weights}", "--dataset", "wv3", "--pictures", "0"]
     arguments += ["--data", str(tmp_path / "test.h5"), "--out", str(tmp_path / "fused.mat")]
-    assert not inference.main(arguments)
+    assert not inference.run(parse("fuse", arguments))
     sr = loadmat(tmp_path / "fused.mat")["sr"]
     assert np.abs(sr - expected).max() <= TOLERANCE * expected.max()
 

@@ -26,20 +26,3 @@ class DataFacts:
     guide_bands: int
     rgb: tuple[int, int, int] | None = None
     has_gt: bool = False
-
-
-# ---- TO BE DELETED when every caller reads `.facts`: the loose attributes of before ----
-class LooseFacts:
-    """`dataset.bands` for `dataset.facts.bands`, and so on."""
-
-    facts: DataFacts
-    sensor = property(lambda self: self.facts.sensor)
-    divisor = property(lambda self: self.facts.divisor)
-    ratio = property(lambda self: self.facts.ratio)
-    bands = property(lambda self: self.facts.bands)
-    guide_bands = property(lambda self: self.facts.guide_bands)
-    own_rgb = property(lambda self: self.facts.rgb)
-    has_gt = property(lambda self: self.facts.has_gt)
-
-
-# ---- end of what is to be deleted ----

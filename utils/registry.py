@@ -95,16 +95,6 @@ class ModelEntry(Entry):
     published_weights: str = "-"
     traits: Traits = field(default_factory=Traits)
 
-    @property
-    def classical(self) -> bool:  # transitional: callers are moving to `traits`
-        """Return whether the method is of the classical family."""
-        return self.family == "classical"
-
-    @property
-    def tileable(self) -> bool:  # transitional: callers are moving to `traits`
-        """Return whether tiles give the same result as the whole image."""
-        return self.traits.tileable
-
 
 _TRAITS = tuple(f.name for f in fields(Traits))
 _OPTIONS = ("tasks", "ratios", "family", "paper", "published_weights", *_TRAITS)
@@ -137,7 +127,7 @@ def register_model(name: str, **options: Any) -> Callable[[T], T]:
     def mark(cls: T) -> T:
         file = Path(getattr(sys.modules[cls.__module__], "__file__", None) or "")
         entry = _model_entry(name, file, cls.__name__, options)
-        for key in ("tasks", "ratios", "family", "traits", "classical", "tileable"):  # the last two: transitional
+        for key in ("tasks", "ratios", "family", "traits"):
             setattr(cls, key, getattr(entry, key))
         cls.model_name = name  # type: ignore[attr-defined]
         return cls

@@ -1,1 +1,1 @@
-"""Fusing images of any size: tiles, scenes, test sets, cost."""
+"""Fusing with any method: how images are cut (`tiling`), fused (`tiles`), on which device and how fast (`runner`)."""

@@ -1,7 +1,7 @@
-"""A network made ready to fuse: its precision, `torch.compile` with a way back, CUDA graphs, one batch size.
+"""A method ready to fuse: its device, its precision, `torch.compile` with a fallback, CUDA graphs, one batch size.
 
 The scan computes in float32 whatever the precision, and its operators are opaque to the compiler
-(`lemamba.model.ops.scan.selective`). What each setting costs in dB and gains in time: docs/performance.md.
+(`lemamba.model.ops.scan.selective`). What each setting costs in dB and saves in time: docs/performance.md.
 
 Shapes: ms (B, C, h, w), lms (B, C, H, W), pan (B, P, H, W), sr (B, C, H, W).
 """
@@ -11,71 +11,78 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from lemamba.engine.fusing.tiles import traits_of
+from lemamba.engine.fusing.tiling import Tiling
 from lemamba.utils.errors import UserError
+from lemamba.utils.registry import Traits
 
-PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# Pixels of sr that go through a network together. A CPU wants what its caches hold: on two cores LE-Mamba takes
-# a quarter less time a pixel for 4 images of 64 x 64 than for one, and no less beyond. A GPU: chosen, not measured.
-BATCH_PIXELS = {"cpu": 128 * 128, "cuda": 1024 * 1024}
+PRECISIONS = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def check_precision(precision: str, device: torch.device) -> None:
-    """Refuse a precision that is unknown or that the device does not have."""
+    """Raise a `UserError` for a precision that is unknown or that the device does not support."""
     if precision not in PRECISIONS:
-        raise UserError(f"expected a precision of {', '.join(PRECISIONS)}, given {precision}; take one of them")
+        raise UserError(f"expected a precision of {', '.join(PRECISIONS)}, given {precision}; use one of them")
     if precision == "fp16" and device.type != "cuda":
-        raise UserError(f"--precision fp16 needs a GPU, this runs on {device}; use bf16 or float32")
-
-
-def default_batch(height: int, width: int, device: torch.device) -> int:
-    """Return how many images or tiles (height, width) best go through a network together on `device`, at least 1."""
-    return max(1, BATCH_PIXELS.get(device.type, BATCH_PIXELS["cpu"]) // (height * width))
+        raise UserError(f"--mixed_precision fp16 needs a GPU, this runs on {device}; use bf16 or no")
 
 
 class Runner(nn.Module):
-    """A network on its device, in its precision, perhaps compiled: ``runner(ms, lms, pan) -> sr`` in the inputs' dtype.
+    """A method on its device, in its precision, perhaps compiled: ``runner(ms, lms, pan) -> sr`` in the inputs' dtype.
 
-    The network itself is moved and cast. Classical methods keep their own precision and are never compiled.
+    The network itself is moved and cast. Methods that compute in float64 or train on the images that they fuse keep
+    their precision and are never compiled.
 
     Args:
-        model: a network in evaluation mode, or a classical method, with `model_name`, `classical`, `tileable`.
+        model: a network in evaluation mode, or a classical method, perhaps with `model_name` and `traits`.
         device: where it runs.
-        precision: one of `PRECISIONS`: of weights and activations; those of the scan stay float32.
+        tiling: how images are cut; its precision is that of weights and activations (the scan stays in float32).
         compile: run it through `torch.compile`, once for each shape; on a GPU the result is kept as a CUDA graph.
-            Where that does not work the network runs as it is, and one line says so.
-        batch: compiled networks always see this many images: fewer are filled up with copies of the last, so that an
-            incomplete last batch costs no second compilation. None = whatever comes.
+            If that fails, the network runs uncompiled and one line is printed.
 
     Raises:
-        UserError: a precision that is unknown or that the device does not have.
+        UserError: a precision that is unknown or that the device does not support.
     """
 
     def __init__(
         self,
         model: nn.Module,
         device: torch.device,
+        tiling: Tiling | None = None,
         *,
-        precision: str = "float32",
         compile: bool = False,  # noqa: A002 - torch's own word
-        batch: int | None = None,
     ) -> None:
         super().__init__()
+        self.tiling = tiling or Tiling()
+        precision = self.tiling.precision
         check_precision(precision, device)
-        self.model_name, self.classical, self.tileable = model.model_name, model.classical, model.tileable
-        if self.classical and (precision != "float32" or compile):
-            print(f"note: {self.model_name} is a classical method: it computes in float64 and is not compiled")
-            precision, compile = "float32", False
-        self.device, self.batch = device, batch
-        self.dtype = None if precision == "float32" else PRECISIONS[precision]
+        self.model_name = str(getattr(model, "model_name", type(model).__name__))
+        self.traits: Traits = traits_of(model)
+        if (self.traits.float64 or self.traits.adapts) and (precision != "no" or compile):
+            kind = "computes in float64" if self.traits.float64 else "trains on the images"
+            print(f"note: {self.model_name} {kind}: it keeps its precision and is not compiled")
+            precision, compile = "no", False
+        self.device = device
+        # Compiled networks always see this many images: fewer are padded with copies of the last one, so that an
+        # incomplete last batch costs no second compilation. None = any number.
+        self.batch = self.tiling.batch
+        self.dtype = None if precision == "no" else PRECISIONS[precision]
         self.network = model.to(device=device, dtype=self.dtype)
         self.compiled = self._compile() if compile else None
 
-    def _compile(self) -> nn.Module | None:
-        """Return the network to be compiled when it is first called, or None where it is known that it cannot."""
+    def plan(self, size: tuple[int, int], ratio: int) -> Tiling:
+        """Return the tiling for images of `size` (H, W), see `Tiling.resolve`; its batch is used from now on."""
+        plan = self.tiling.resolve(size, ratio, tileable=self.traits.tileable, device=self.device.type)
+        self.batch = plan.batch
+        return plan
+
+    def _compile(self) -> Callable[..., Tensor] | None:
+        """Return the network, compiled when it is first called, or None if there is no compiler."""
         compilers = shlex.split(os.environ.get("CXX", ""))[:1] or ["g++", "clang++"]
         if self.device.type == "cpu" and not any(map(shutil.which, compilers)):
             print("note: --compile needs a C++ compiler (Debian, Ubuntu: apt-get install g++); running without it")
@@ -86,8 +93,8 @@ class Runner(nn.Module):
     def forward(self, ms: Tensor, lms: Tensor, pan: Tensor) -> Tensor:
         """Fuse; sr has the dtype of lms and lies on the runner's device."""
         inputs = [t.to(self.device) for t in (ms, lms, pan)]
-        # Autocast beside half weights: what a network insists on computing in float32 still meets weights of its type,
-        # and the images that a network adds its details to are not rounded.
+        # Autocast besides half-precision weights: operations that a network forces into float32 still find matching
+        # weights, and the images to which a network adds its details are not rounded.
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
             return self._run(inputs).to(lms.dtype)
 
@@ -100,7 +107,7 @@ class Runner(nn.Module):
         try:
             # A CUDA graph writes every result to the same place: a copy outlives the next call.
             return self.compiled(*full)[:count].clone()
-        except Exception as error:  # compilers fail in many ways; what the network itself refuses is raised again below
+        except Exception as error:  # compilers fail in many ways; errors of the network itself are raised again below
             result = self.network(*inputs)
             reason = next(iter(str(error).splitlines()), "")[:160]
             print(f"note: --compile does not work here ({type(error).__name__}: {reason}); running without it")

@@ -1,41 +1,54 @@
-"""The leaderboard's page: one row per method with scores and cost as tables, JSON and pictures.
+"""The pages of the leaderboard: one row per method with scores and cost as tables, JSON and pictures.
 
-A result is what `leaderboard.measure_method` gives: {"scores": index -> (mean, std), "cost": column -> number,
-"per_sample": index -> values, "arrays": gt, pan, sr … (C, H, W) of one sample}, with "training" where it was trained.
+A result is what `lemamba.commands.board.run_job` returns: {"scores": index -> (mean, std), "cost": column ->
+number, "per_sample": index -> values, "arrays": gt, pan, sr … (C, H, W) of one sample}, with "training" if it was
+trained for the board.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lemamba.metrics import REDUCED_NAMES
 from lemamba.reporting.pictures import choose_bands, save_grid
 from lemamba.reporting.scatter import save_scatter
-from lemamba.reporting.tables import TITLE, mean_of, print_table, sorted_rows, to_csv, to_latex, to_markdown
+from lemamba.reporting.tables import (
+    COSTS,
+    EFFORT,
+    heading,
+    mean_of,
+    print_table,
+    sorted_rows,
+    to_csv,
+    to_latex,
+    to_markdown,
+)
 from lemamba.utils.atomic import write_json, write_text
 from lemamba.utils.sensors import Sensor, get_sensor
 
+_COST = (*COSTS, *EFFORT)
 GROUPS = {
-    "Reduced resolution": ("sam", "ergas", "scc", "qn", "qave", "psnr", "ssim"),
+    "Reduced resolution": REDUCED_NAMES,
     "Full resolution": ("d_lambda", "d_s", "hqnr"),
-    "Cost at reduced resolution": ("parameters", "gflops", "s_per_mpx", "peak_mib", "steps"),
+    "Cost at reduced resolution": _COST,
 }
 FILES = (*(f"leaderboard.{kind}" for kind in ("md", "csv", "tex", "json")), "grid.png", "scatter.png")
-_COST = GROUPS["Cost at reduced resolution"]
 _KEPT = ("scores", "cost", "training", "per_sample")  # of a result, in leaderboard.json
 
 Results = Mapping[str, Mapping[str, Any]]
 
 
 def write_board(out: Path, results: Results, failures: Mapping[str, str], facts: Mapping[str, Any], sort: str) -> None:
-    """Write leaderboard.{md,csv,tex,json} and show the tables.
+    """Write leaderboard.{md,csv,tex,json} and print the tables.
 
     Args:
         out: the folder.
         results: by method; at least one.
         failures: method -> what went wrong, in one line.
-        facts: what the numbers depend on, kept in the JSON; "dataset" is shown above the tables.
+        facts: what the numbers depend on, written to the JSON; "dataset" is the title of the tables.
         sort: column to rank by.
     """
     table = sorted_rows({name: {**r["scores"], **r["cost"]} for name, r in results.items()}, sort)
@@ -62,12 +75,15 @@ def draw_board(
 ) -> None:
     """Write grid.png (image, zoom, error of each method) and scatter.png (column `sort` against time), best first.
 
-    `own_rgb`: the 0-based bands that the data themselves want shown as red, green, blue; None: the sensor's.
+    `own_rgb`: 0-based bands that the data name for red, green, blue; None: the sensor's.
     """
     ranked = sorted_rows({name: r["scores"] for name, r in results.items()}, sort)
     arrays = {name: results[name]["arrays"] for name in ranked}
     first = next(iter(arrays.values()))
     save_grid(out / "grid.png", arrays, choose_bands(get_sensor(sensor), first["lms"], first["pan"], own=own_rgb))
     costs = {name: results[name]["cost"] for name in ranked}
-    points = {n: (cost["s_per_mpx"], mean_of(ranked[n][sort]), cost["parameters"]) for n, cost in costs.items()}
-    save_scatter(out / "scatter.png", points, "seconds per megapixel", TITLE.get(sort, sort))
+    points = {}
+    for name, cost in costs.items():
+        mean = mean_of(ranked[name][sort])
+        points[name] = cost["s_per_mpx"], math.nan if mean is None else mean, cost["parameters"]
+    save_scatter(out / "scatter.png", points, "seconds per megapixel", heading(sort))

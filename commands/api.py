@@ -1,0 +1,257 @@
+"""The front door for arrays: `lemamba.fuse`, `lemamba.load`, `lemamba.list_methods`.
+
+Example::
+
+    >>> import lemamba, numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> ms = rng.integers(0, 2048, (4, 16, 16), dtype=np.uint16)
+    >>> pan = rng.integers(0, 2048, (64, 64), dtype=np.uint16)
+    >>> sr = lemamba.fuse(ms, pan, "GSA")
+    >>> sr.shape, sr.dtype
+    ((4, 64, 64), dtype('uint16'))
+    >>> "GSA" in lemamba.list_methods("pansharpening")
+    True
+
+Legend: B images, C bands, P guide bands, h w size of ms, H W size of pan and sr, r = H / h.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lemamba.commands.methods import check_sizes, load_method, load_network, sizes_of, trained_on
+from lemamba.datasets.pair import MARGIN, RATIOS
+from lemamba.engine.fusing.runner import Runner
+from lemamba.engine.fusing.tiles import fuse as fuse_tensors
+from lemamba.engine.fusing.tiles import traits_of
+from lemamba.engine.fusing.tiling import OVERLAP, Tiling
+from lemamba.engine.weights.files import weights_meta
+from lemamba.model import list_models
+from lemamba.operators import interp23
+from lemamba.utils.device import usable_device
+from lemamba.utils.errors import UserError
+from lemamba.utils.facts import DataFacts
+from lemamba.utils.formats.bounds import BEYOND, DIVIDED
+from lemamba.utils.numbers import to_numbers
+from lemamba.utils.sensors import get_sensor
+
+_EXACT = 2**53  # largest whole number up to which float64 holds all of them
+
+
+def list_methods(task: str | None = None) -> list[str]:
+    """Return the names of all networks and classical methods, sorted.
+
+    Args:
+        task: "pansharpening" or "hmif" (hyperspectral and multispectral image fusion); None = all.
+    """
+    return list_models(task=task)
+
+
+def load(
+    weights: str | Path,
+    method: str | None = None,
+    *,
+    bands: int | None = None,
+    guide_bands: int = 1,
+    ratio: int = 4,
+    device: str | None = None,
+) -> nn.Module:
+    """Load a trained network, ready to call: ``net(ms, lms, pan) -> sr``, or to be given to `fuse`.
+
+    The network takes and returns values in [0, 1]: ms (B, C, h, w), lms and sr (B, C, H, W), pan (B, P, H, W).
+
+    Args:
+        weights: run folder, ``proj/run``, .safetensors or .pth file; ``dlpan:FILE`` for weights of DLPan-Toolbox.
+        method: name of the network, if the weights do not name it.
+        bands: C; needed for weights without a description (.pth files), together with `guide_bands` and `ratio`.
+        guide_bands: P.
+        ratio: r.
+        device: "cpu", "cuda", …; None = a GPU if there is one.
+
+    Returns:
+        The network in evaluation mode, with two dicts: `trained_on` (sensor, divisor, … of its training data; may be
+        {}) and `sizes` (its constructor arguments).
+
+    Raises:
+        lemamba.utils.errors.UserError: no such weights, or they do not fit the network.
+    """
+    sizes = None
+    if bands is not None:
+        sizes = {"img_channel": bands, "condition_channel": guide_bands, "out_channel": bands, "ratio": ratio}
+    network = load_network(method, str(weights), sizes).to(usable_device(device))
+    network.trained_on = trained_on(str(weights))  # type: ignore[assignment]
+    network.sizes = weights_meta(str(weights)).get("model", {}).get("args") or sizes or {}  # type: ignore[assignment]
+    return network
+
+
+def fuse(
+    ms: Any,
+    pan: Any,
+    method: str | nn.Module | None = None,
+    weights: str | Path | None = None,
+    *,
+    sensor: str | None = None,
+    divisor: float | None = None,
+    ratio: int | None = None,
+    tile: int | None = None,
+    overlap: int = OVERLAP,
+    batch_size: int | None = None,
+    mixed_precision: str = "no",
+    device: str | None = None,
+    clip: bool = True,
+) -> Any:
+    """Fuse a multispectral (or hyperspectral) image with a sharper guide.
+
+    The values are divided by the divisor, ms is interpolated to the size of pan (mirrored at the border, as for
+    GeoTIFF scenes), the method runs, and its result is multiplied by the divisor again.
+
+    Args:
+        ms: (C, h, w) or (B, C, h, w), NumPy array or torch tensor, integers or floating point.
+        pan: (H, W) or (P, H, W) for one image, (B, P, H, W) for several; r = H / h = W / w is 2, 4, 8 or 16.
+        method: name (see `list_methods`), or a network from `load`; None = the network that the weights name.
+        weights: see `load`; not needed for classical methods.
+        sensor: name, e.g. "WV3": MTF gains and divisor. None = that of the training data, else "none".
+        divisor: what values are divided by to reach [0, 1], e.g. 2047 for 11 bits. None = 1 for floating-point values
+            within [0, 1], else that of the sensor (255 for 8-bit arrays) or of the training data. Classical methods
+            do not depend on it.
+        ratio: expected r; None accepts that of the arrays.
+        tile: side of tiles in pixels of sr, a multiple of r; None = whole images. Not applied to methods that use
+            statistics of the whole image.
+        overlap: pixels shared by neighbouring tiles, a multiple of r below `tile`.
+        batch_size: images or tiles at once; None = by their size and the device.
+        mixed_precision: "no" (float32), "bf16" or "fp16" (GPU only).
+        device: "cpu", "cuda", …; None = that of a given network, else a GPU if there is one.
+        clip: clip a network's result to 0 … divisor; classical methods are never clipped.
+
+    Returns:
+        sr, (C, H, W) or (B, C, H, W), of the kind (NumPy or torch, and its device) and the dtype of ms; integers are
+        rounded and clipped to their type.
+
+    Raises:
+        lemamba.utils.errors.UserError: axes, sizes or bands that do not fit, NaN or infinite values, no divisor known,
+            values that were divided before, unknown names, or weights that do not fit.
+    """
+    coarse, fine = _images(ms, "ms"), _images(pan, "pan")
+    weights = None if weights is None else str(weights)
+    known = {} if sensor else getattr(method, "trained_on", None) or trained_on(weights)
+    facts = _facts(coarse, fine, ratio, sensor or known.get("sensor") or "none")
+    if isinstance(method, nn.Module):
+        check_sizes("the network", getattr(method, "sizes", {}), sizes_of(facts))
+        model = method if mixed_precision == "no" else copy.deepcopy(method)  # that of the caller is not cast
+        device = device or next((str(parameter.device) for parameter in method.parameters()), None)
+    else:
+        model = load_method(method, weights, facts)
+    kind = _array(ms).dtype
+    facts = replace(facts, divisor=_divisor(divisor, facts, known, kind, max(coarse.max(), fine.max()), model))
+    tiling = Tiling(tile, overlap, batch_size, mixed_precision)
+    training = model.training
+    try:
+        runner = Runner(model.eval(), usable_device(device), tiling)
+        inputs = _inputs(coarse, fine, facts, torch.float64 if runner.traits.float64 else torch.float32)
+        sr = fuse_tensors(runner, *inputs, runner.plan((fine.shape[2], fine.shape[3]), facts.ratio))
+    finally:
+        model.train(training)
+    numbers = to_numbers(sr.double(), facts.divisor, clip=clip and runner.traits.clipped).numpy()
+    return _like(ms, numbers if _array(ms).ndim == 4 else numbers[0])
+
+
+def _array(image: Any) -> np.ndarray:
+    """Return an image as a NumPy array; bfloat16, which NumPy lacks, as float32."""
+    if isinstance(image, Tensor):
+        image = image.detach().cpu()
+        return (image.float() if image.dtype == torch.bfloat16 else image).numpy()
+    return np.asarray(image)
+
+
+def _images(image: Any, name: str) -> np.ndarray:
+    """Return ms or pan as float64 (B, ·, ·, ·); refuse other axes, types and values."""
+    array = _array(image)
+    axes = {"ms": "(C, h, w) or (B, C, h, w)", "pan": "(H, W), (P, H, W) or (B, P, H, W)"}[name]
+    if array.ndim not in ((3, 4) if name == "ms" else (2, 3, 4)) or 0 in array.shape:
+        raise UserError(f"expected {name} {axes}, given {array.shape}; bring the axes into this order")
+    if array.dtype.kind not in "uif":
+        raise UserError(f"expected {name} of integers or floating-point values, given {array.dtype}; convert it")
+    if not np.isfinite(array).all():
+        raise UserError(f"expected finite values, {name} holds NaN or infinite ones; fill or crop them")
+    return array.astype(np.float64).reshape((1,) * (4 - array.ndim) + array.shape)
+
+
+def _inputs(ms: np.ndarray, pan: np.ndarray, facts: DataFacts, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (ms, lms, pan) divided by the divisor; lms is made from ms mirrored at its border."""
+
+    def scaled(image: np.ndarray) -> Tensor:
+        return torch.from_numpy(image / facts.divisor).to(dtype)
+
+    margins = [(0, 0), (0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN)]
+    far = slice(MARGIN * facts.ratio, -MARGIN * facts.ratio)
+    lms = interp23(scaled(np.pad(ms, margins, mode="reflect")), facts.ratio)[..., far, far]
+    return scaled(ms), lms.contiguous(), scaled(pan)
+
+
+def _like(ms: Any, numbers: np.ndarray) -> Any:
+    """Return float64 numbers in the dtype of `ms`, as a tensor on its device if it is one."""
+    dtype = _array(ms).dtype
+    if dtype.kind in "ui":
+        info = np.iinfo(dtype)
+        numbers = np.clip(np.rint(numbers), max(info.min, -_EXACT), min(info.max, _EXACT))
+    numbers = numbers.astype(dtype)
+    return torch.from_numpy(numbers).to(ms.device, ms.dtype) if isinstance(ms, Tensor) else numbers
+
+
+def _facts(ms: np.ndarray, pan: np.ndarray, ratio: int | None, sensor: str) -> DataFacts:
+    """Return the facts about images (B, ·, ·, ·), the divisor excepted; refuse sizes and bands that do not fit."""
+    (images, bands, h, w), (guides, guide_bands, H, W) = ms.shape, pan.shape
+    if images != guides:
+        raise UserError(f"expected as many images in pan as in ms, given {guides} and {images}; pair them")
+    found = H // h
+    if (found * h, found * w) != (H, W) or found not in RATIOS:
+        raise UserError(
+            f"expected pan 2, 4, 8 or 16 times as large as ms, given {H} x {W} and {h} x {w}; bands come before rows "
+            "and columns, and both images must show the same ground"
+        )
+    if ratio not in (None, found):
+        raise UserError(f"expected ratio {ratio}, the sizes say {found}; correct the ratio or the images")
+    row = get_sensor(sensor)
+    if row.bands not in (None, bands):
+        raise UserError(f"expected {row.bands} bands for sensor {row.name}, ms has {bands}; name the right sensor")
+    return DataFacts(row.name, 1.0, found, bands, guide_bands)
+
+
+def _divisor(
+    given: float | None, facts: DataFacts, known: dict[str, Any], kind: np.dtype, largest: float, model: nn.Module
+) -> float:
+    """Return what the values are divided by; `largest` is their maximum, `known` describes the training data."""
+    if given is not None:
+        if not (math.isfinite(given) and given > 0):
+            raise UserError(f"expected a positive divisor, given {given:g}; correct it")
+        return float(given)
+    if kind.kind == "f" and largest <= 1:
+        return 1.0
+    row, divisor = get_sensor(facts.sensor), known.get("divisor")
+    if facts.sensor != "none" and divisor in (None, row.divisor):
+        divisor = row.divisor_for(kind)
+    if not traits_of(model).clipped:  # its result does not depend on the divisor
+        return float(divisor or 1)
+    if divisor is None:
+        raise UserError(
+            f"expected a divisor for {kind} values up to {largest:g}, none is known; give sensor= or divisor= (2047 "
+            "for 11 bits)"
+        )
+    if 0 < largest <= DIVIDED < divisor:
+        raise UserError(
+            f"the values end at {largest:.4g} and would be divided by {divisor:g}; give divisor=1 if they are divided "
+            "already"
+        )
+    if largest > BEYOND * divisor:
+        remark = f"the values reach {largest:g} and are divided by {divisor:g}: is that the right divisor?"
+        warnings.warn(remark, stacklevel=3)  # at the line that calls `fuse`
+    return float(divisor)

@@ -1,0 +1,91 @@
+"""Load methods: a network with its weights, or a method that needs none."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from lemamba.engine.weights.files import load_weights, open_weights, weights_meta
+from lemamba.model import build_model, model_class, model_entry
+from lemamba.model.convert import convert_state_dict
+from lemamba.utils.errors import UserError
+from lemamba.utils.facts import DataFacts
+
+
+def load_method(name: str | None, weights: str | None, facts: DataFacts) -> nn.Module:
+    """Build a method for some data; return it in evaluation mode. Its registered name is its `model_name`.
+
+    Args:
+        name: registered name; None = the one that the weights name.
+        weights: run, file or ``dlpan:FILE``; None for methods that need none.
+        facts: bands, guide bands, ratio and sensor of the data.
+
+    Raises:
+        UserError: neither a name nor weights, a network without weights, or weights that fit neither the name nor the
+            data.
+    """
+    if weights is not None:
+        return load_network(name, weights, sizes_of(facts))
+    if name is None:
+        raise UserError(
+            "expected --weights (a trained network) or --arch (a method that needs none), given neither; name one"
+        )
+    entry = model_entry(name)
+    if entry.traits.needs_weights:
+        raise UserError(f"{entry.name} is a learned network and needs --weights; train it or give a weight file")
+    known = {**sizes_of(facts), "sensor": facts.sensor}
+    taken = inspect.signature(model_class(name)).parameters
+    return build_model(name, **{key: value for key, value in known.items() if key in taken}).eval()
+
+
+def load_network(name: str | None, weights: str, wanted: Mapping[str, int] | None = None) -> nn.Module:
+    """Build a network with its weights; return it in evaluation mode.
+
+    Args:
+        name: registered name; None = the one that the weights name.
+        weights: see `load_method`.
+        wanted: constructor arguments that follow from the data: ``img_channel``, ``condition_channel``,
+            ``out_channel``, ``ratio``. None = those of the weights.
+
+    Raises:
+        UserError: see `load_method`; or the constructor arguments are unknown.
+    """
+    file = open_weights(weights)
+    described = file.meta.get("model", {})
+    name_there = described.get("name") or name
+    if name_there is None:
+        raise UserError(f"{file.path} does not name its network; add --arch")
+    if name is not None and model_entry(name).name != model_entry(name_there).name:
+        raise UserError(
+            f"{file.path} holds weights of {name_there}, given the name {name}; drop the name or use other weights"
+        )
+    arguments = described.get("args") or wanted
+    if arguments is None:
+        raise UserError(f"{file.path} does not name its number of bands; give bands, guide_bands and ratio")
+    check_sizes(str(file.path), arguments, wanted or {})
+    network = build_model(name_there, **arguments)
+    return load_weights(network, file, partial(convert_state_dict, name_there)).eval()
+
+
+def sizes_of(facts: DataFacts) -> dict[str, int]:
+    """Return the constructor arguments of a network that follow from the data."""
+    bands = {"img_channel": facts.bands, "condition_channel": facts.guide_bands, "out_channel": facts.bands}
+    return {**bands, "ratio": facts.ratio}
+
+
+def check_sizes(source: str, arguments: Mapping[str, Any], wanted: Mapping[str, int]) -> None:
+    """Raise a `UserError` if a network was built with `arguments` that are not those that the data need."""
+    for key, given in wanted.items():
+        if arguments.get(key, given) != given:
+            raise UserError(
+                f"{source} was trained with {key} {arguments[key]}, the data have {given}; use matching data"
+            )
+
+
+def trained_on(weights: str | None) -> dict[str, Any]:
+    """Return the facts about the training data (dataset, sensor, divisor) that are stored with weights, or {}."""
+    return weights_meta(weights).get("data", {}) if weights else {}

@@ -20,6 +20,7 @@ from torch import nn
 from lemamba.datasets.build import build_dataset, check_range, find_entry
 from lemamba.datasets.h5 import H5Dataset
 from lemamba.datasets.provenance import file_facts
+from lemamba.datasets.transforms import Augment
 from lemamba.engine.fusing.cost import count_flops, count_parameters
 from lemamba.engine.training.checkpoint import find_run, open_run, read_state
 from lemamba.engine.training.fit import fit
@@ -62,12 +63,11 @@ def build_data(settings: config.Config) -> tuple[H5Dataset, H5Dataset]:
         ratio=data.ratio,
         sensor=data.sensor,
         divisor=data.divisor,
-        seed=settings.train.seed,
     )
-    train = build("train", augment_prob=data.aug_probs[0], crop=data.crop)
+    train = build("train", augment=Augment(data.aug_probs[0], data.crop, settings.train.seed))
     if data.divisor is None:
         check_range(train)
-    valid = build("valid", augment_prob=data.aug_probs[1])
+    valid = build("valid", augment=Augment(data.aug_probs[1], seed=settings.train.seed))
     for key in ("bands", "guide_bands", "ratio", "divisor"):
         one, other = getattr(train.facts, key), getattr(valid.facts, key)
         if one != other:

@@ -9,6 +9,7 @@ Legend: h w size of MS, H W size of PAN, r ratio.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal
 
@@ -84,7 +85,7 @@ def resample(
     return work.to(x.dtype)
 
 
-def interpolate(ms: Tensor, geometry: Geometry, size: tuple[int, int], *, border: Border | None = None) -> Tensor:
+def interpolate(ms: Tensor, geometry: Geometry, size: Sequence[int], *, border: Border | None = None) -> Tensor:
     """Interpolate MS on to PAN's grid.
 
     Args:
@@ -109,7 +110,7 @@ def interpolate(ms: Tensor, geometry: Geometry, size: tuple[int, int], *, border
     return resample(ms, rows, columns, border=border or "mirror")
 
 
-def _doubled(ms: Tensor, r: int, before: tuple[int, int], size: tuple[int, int]) -> Tensor:
+def _doubled(ms: Tensor, r: int, before: Sequence[int], size: Sequence[int]) -> Tensor:
     """`interp23` of mirrored samples, cut to PAN pixels 0 … size; `before` as in `interpolate`."""
     cuts = []
     for dim, first, count in zip((-2, -1), before, size, strict=True):
@@ -121,7 +122,7 @@ def _doubled(ms: Tensor, r: int, before: tuple[int, int], size: tuple[int, int])
     return interp23(ms, r)[..., cuts[0] : cuts[0] + size[0], cuts[1] : cuts[1] + size[1]]
 
 
-def sample(x: Tensor, geometry: Geometry, size: tuple[int, int]) -> Tensor:
+def sample(x: Tensor, geometry: Geometry, size: Sequence[int]) -> Tensor:
     """Take the samples of a low-passed image that lie under MS pixels: the decimation of Wald's protocol.
 
     Args:

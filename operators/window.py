@@ -97,7 +97,8 @@ def plan_axis(ratio: float, offset: float, inner: Span, margin: int, align: int)
 
     def centres(low: int, high: int) -> Span:
         """MS pixels whose centres lie in PAN pixels low … high - 1, borders half-way between PAN pixels."""
-        return tuple(math.ceil((edge - 0.5 - offset) / ratio - 1e-9) for edge in (low, high))
+        first, end = (math.ceil((edge - 0.5 - offset) / ratio - 1e-9) for edge in (low, high))
+        return first, end
 
     ms, own = centres(first, last), centres(*inner)
     wide = (math.floor((first - offset) / ratio) - MARGIN, math.ceil((last - 1 - offset) / ratio) + MARGIN + 1)
@@ -127,9 +128,8 @@ def assemble(
     lms = interpolate(wide, geometry.window((rows.wide[0], columns.wide[0]), (rows.pan[0], columns.pan[0])), size)
     cut = tuple(slice(a.ms[0] - a.wide[0], a.ms[1] - a.wide[0]) for a in axes)
     own = geometry.window((rows.ms[0], columns.ms[0]), (rows.pan[0], columns.pan[0]))
-    inner, inner_ms = (
-        tuple(slice(*span) for span in spans) for spans in zip(*((a.inner, a.inner_ms) for a in axes), strict=True)
-    )
+    inner = slice(*rows.inner), slice(*columns.inner)
+    inner_ms = slice(*rows.inner_ms), slice(*columns.inner_ms)
     return Window(wide[..., cut[0], cut[1]], lms, pan, own, inner, inner_ms, valid, valid_ms)
 
 

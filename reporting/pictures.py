@@ -27,7 +27,7 @@ MULTISPECTRAL = 8  # bands; an image with more is a hyperspectral cube
 
 def choose_bands(
     sensor: Sensor, lms: np.ndarray, guide: np.ndarray | None, own: tuple[int, int, int] | None = None
-) -> tuple[int, ...]:
+) -> tuple[int, int, int]:
     """Return the 0-based bands shown as red, green, blue: those that the data name, else the sensor's.
 
     For a hyperspectral cube of an unknown sensor: those most correlated with the three bands of its guide.
@@ -44,7 +44,8 @@ def choose_bands(
         return sensor.rgb_for(len(lms))
     with np.errstate(invalid="ignore", divide="ignore"):  # a constant band correlates with nothing
         correlation = np.corrcoef(lms.reshape(len(lms), -1), guide.reshape(3, -1))[-3:, :-3]
-    return tuple(int(i) for i in np.nan_to_num(correlation, nan=-1.0).argmax(1))
+    red, green, blue = (int(i) for i in np.nan_to_num(correlation, nan=-1.0).argmax(1))
+    return red, green, blue
 
 
 def stretch_limits(reference: np.ndarray, bands: Sequence[int]) -> np.ndarray:

@@ -12,6 +12,7 @@ the 2.2e-16 that the published code adds to denominators.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,9 +41,6 @@ class Classical(nn.Module):
         sensor: name of the sensor (or a `Sensor`), for methods that use its MTF gains.
         geometry: where MS pixels lie under PAN pixels; None = the research toolboxes' convention, offset r/2.
 
-    Attributes:
-        margin: PAN pixels around a window that its result depends on.
-
     Raises:
         UserError: band counts that the method is not defined for, or a sensor with another number of bands.
     """
@@ -50,7 +48,6 @@ class Classical(nn.Module):
     model_name: str
     traits = FAMILIES["classical"]
     single_guide = True
-    margin = 0
 
     def __init__(
         self,
@@ -74,6 +71,11 @@ class Classical(nn.Module):
         self.gains = self.sensor.gains(img_channel)
 
     @property
+    def margin(self) -> int:
+        """PAN pixels around a window that its result depends on."""
+        return 0
+
+    @property
     def scale(self) -> float:
         """The ratio that filters are made for: the true one, which need not be whole."""
         return (self.geometry.ratio[0] * self.geometry.ratio[1]) ** 0.5
@@ -82,9 +84,9 @@ class Classical(nn.Module):
         """Fuse in float64 and return sr (B, C, H, W) in the dtype of lms; nothing is clipped or rounded."""
         self._check(ms, lms, pan)
         fused = []
-        for image in zip(ms.double(), lms.double(), pan.double(), strict=True):
-            window = Window(*(x[None] for x in image), self.geometry)
-            fused.append(self.inject(window, self.fit(lambda window=window: [window])))
+        for one in zip(ms.double(), lms.double(), pan.double(), strict=True):
+            window = Window(one[0][None], one[1][None], one[2][None], self.geometry)
+            fused.append(self.inject(window, self.fit(partial(iter, (window,)))))
         return torch.cat(fused).to(lms.dtype)
 
     def fit(self, windows: Windows) -> Any:

@@ -44,7 +44,10 @@ class Fitted:
 class BTH(Classical):
     """Contrast-based (multiplicative) injection after subtracting the haze of every band."""
 
-    margin = MTF_REACH
+    @property
+    def margin(self) -> int:
+        """PAN pixels around a window that its result depends on."""
+        return MTF_REACH
 
     def fit(self, windows: Windows) -> Fitted:
         """Regress the low-pass PAN on lms, without an intercept; find the haze of every band.

@@ -28,7 +28,7 @@ def ideal_low_pass(x: Tensor, ratio: float) -> Tensor:
     return mtf_filter(x, _IDEAL_GAIN, ratio, span=_IDEAL_SPAN)
 
 
-def glp_low_pass(pan: Tensor, gains: Sequence[float], geometry: Geometry, size: tuple[int, int]) -> Tensor:
+def glp_low_pass(pan: Tensor, gains: Sequence[float], geometry: Geometry, size: Sequence[int]) -> Tensor:
     """Generalised Laplacian pyramid: MTF filter, decimate, interpolate. One gain per band of the result.
 
     Args:

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import torch
+from rich.console import Console
+from rich.table import Table
 
 from lemamba.commands.options import ReproduceOptions
 from lemamba.commands.recipes import SPLITS, Recipe, known_recipes, read_recipe
@@ -151,9 +153,6 @@ def count(recipe: Recipe) -> dict[str, tuple[float, float]]:
 
 def compare(recipe: Recipe, found: dict[str, dict[str, float]]) -> bool:
     """Print found next to expected numbers; return whether all lie in their bands."""
-    from rich.console import Console  # not at the top: importing rich draws a random number
-    from rich.table import Table
-
     table = Table("", "expected", "found", "", title=f"{recipe.title}")
     good = True
     for what, (number, expected) in count(recipe).items():

@@ -13,7 +13,7 @@ import torch
 from small_files import PIXEL, smooth, tif
 
 import lemamba
-from lemamba.commands import api
+from lemamba.commands import api, parse
 from lemamba.engine.weights.files import save_weights
 from lemamba.model import build_model
 from lemamba.utils.errors import UserError
@@ -62,7 +62,7 @@ def test_arrays_give_what_the_command_writes_for_the_same_geotiff_pair(tmp_path,
         (["--arch", "GSA"], {"method": "GSA"}),
     ]
     for flags, arguments in cases:
-        command.main([*pair, *flags])
+        command.run(parse("fuse", [*pair, *flags]))
         with rasterio.open(tmp_path / "sr.tif") as file:
             expected = file.read()
         np.testing.assert_array_equal(lemamba.fuse(*scene, device="cpu", **arguments), expected)

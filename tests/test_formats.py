@@ -62,7 +62,8 @@ def test_an_input_format_is_one_class_and_a_suffix(tmp_path, pair, monkeypatch, 
             np.save(array, file.read())
     for name, (ms, pan) in {"tif": pair, "npy": arrays, "both": (arrays[0], pair[1])}.items():
         common = ["--ms", str(ms), "--pan", str(pan)]
-        assert prepare.main(["simulate", *common, "--sensor", "QB", "--name", "x", "--out", str(tmp_path / name)]) == 0
+        simulate = ["simulate", *common, "--sensor", "QB", "--name", "x", "--out", str(tmp_path / name)]
+        assert prepare.run(parse("prepare", simulate)) == 0
         assert (
             inference.run(parse("fuse", [*common, "--arch", "Brovey", "--out", str(tmp_path / f"{name}_sr.tif")])) == 0
         )
@@ -72,7 +73,7 @@ def test_an_input_format_is_one_class_and_a_suffix(tmp_path, pair, monkeypatch, 
             assert all(np.array_equal(sample[role], other[role]) for role in sample)
         with rasterio.open(tmp_path / "tif_sr.tif") as one, rasterio.open(tmp_path / f"{name}_sr.tif") as two:
             assert one.transform == two.transform and np.array_equal(one.read(), two.read())
-    assert prepare.main(["inspect", str(arrays[0])]) == 0
+    assert prepare.run(parse("prepare", ["inspect", str(arrays[0])])) == 0
     assert "array (4, 96, 40)" in capsys.readouterr().out
 
 

@@ -418,7 +418,7 @@ def test_one_of_both_files_and_no_rasterio(pair, monkeypatch, tmp_path):
 MEMORY = """
 import resource, sys
 import rasterio, torch
-from lemamba.commands import fuse as inference
+from lemamba.commands import fuse as inference, parse
 from lemamba.model import build_model
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 options = ["--arch", "Brovey", "--tile", "128", "--overlap", "32"]
@@ -444,7 +444,8 @@ def test_memory_does_not_grow_with_the_scene(tmp_path):
 FULL_DISK = """
 import resource, signal, sys
 from lemamba.commands import fuse as inference
-from lemamba.utils.errors import run_cli
+from lemamba.commands import parse
+from lemamba.utils.startup import run_cli
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
 run_cli(lambda: inference.run(parse("fuse", sys.argv[2:])))

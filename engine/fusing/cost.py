@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import psutil  # comes with accelerate
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
@@ -61,6 +60,8 @@ def peak_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "win32":
+        import psutil  # comes with accelerate
+
         return psutil.Process().memory_info().peak_wset
     import resource  # Unix only
 
@@ -73,6 +74,8 @@ def held_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
+    import psutil  # comes with accelerate
+
     return psutil.Process().memory_info().rss
 
 

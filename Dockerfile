@@ -8,8 +8,8 @@ RUN apt-get update \
          apt-get install -y --no-install-recommends gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user; fi \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /lemamba
-# where pip finds CPU builds of torch, which are much smaller than those with CUDA
-ARG PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+# --build-arg PIP_EXTRA_INDEX_URL=…: an index with CPU builds of torch, which are much smaller than those with CUDA
+ARG PIP_EXTRA_INDEX_URL=
 COPY requirements.lock .
 RUN python -m venv .venv && .venv/bin/pip install --no-cache-dir -r requirements.lock
 # tests ask git which files belong to the project, so .git is copied too

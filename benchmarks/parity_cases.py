@@ -19,6 +19,7 @@ from lemamba.utils.formats.mat import read_mat
 
 ROOT = Path(__file__).resolve().parent.parent
 _IMAGE_NAMES = frozenset({"sr", "gt", "ms", "lms", "pan"})
+_GOLDEN = {"d_lambda": "d_lambda_k", "d_lambda_qnr": "d_lambda"}  # names of golden.json, those of the script -> ours
 Images = dict[str, np.ndarray]
 
 
@@ -196,7 +197,7 @@ def golden_cases(folder: Path) -> list[Case]:
     for r in records:
         k = r["index_1based"] - 1
         images = {n: v[k : k + 1].astype(np.float64) for n, v in files[r["file"]].items() if n in _IMAGE_NAMES}
-        golden = {n: v for n, v in r["values"].items() if n != "d_s_qnr"}
+        golden = {_GOLDEN.get(n, n): v for n, v in r["values"].items() if n != "d_s_qnr"}
         name = " ".join(str(part) for part in ("golden", r["file"], r["sensor"] or "", k + 1))
         cases.append(Case(name, images, r["ratio"], r["const"], r["sensor"], golden=golden))
     return cases

@@ -139,7 +139,7 @@ def _notes(protocol: str, sample: dict[str, np.ndarray], options: EvaluateOption
     if const is None and protocol == "reduced":
         const = get_sensor(options.sensor or "none").divisor
     in_unit_range = const <= 1 if const is not None else sample["lms"].max() <= 1
-    index = "qn" if protocol == "reduced" else "d_lambda"
+    index = "qn" if protocol == "reduced" else "d_lambda_k"
     if in_unit_range and options.published:
         notes.append(f"{index}: published behaviour, data in [0, 1] are rounded to 0 and 1.")
     elif in_unit_range:
@@ -148,10 +148,10 @@ def _notes(protocol: str, sample: dict[str, np.ndarray], options: EvaluateOption
         sensor = get_sensor(options.sensor or "none")
         if options.published and sensor.published_gains:
             gains = sensor.published_gains
-            notes.append(f"d_lambda: published behaviour, {sensor.name} is measured with the {gains} gains.")
+            notes.append(f"d_lambda_k: published behaviour, {sensor.name} is measured with the {gains} gains.")
         elif sensor.note.startswith("no published gains"):
             notes.append(f"{sensor.name}: {sensor.note}.")
-        notes.append("d_lambda is D_lambda_K, hqnr the script's qnr_index.")
+        notes.append("The MATLAB script prints d_lambda_k as d_lambda and hqnr as qnr_index.")
     return notes
 
 

@@ -24,7 +24,7 @@ def const_of(lms: Tensor, const: float | None) -> float | Tensor:
     return torch.where(lms.amax(dim=(1, 2, 3)) <= 1, 1.0, 2.0)
 
 
-@register_index("d_lambda", heading="D_lambda", direction=-1, protocol="full", column=1)
+@register_index("d_lambda_k", heading="D_lambda_K", direction=-1, protocol="full", column=1, matlab="d_lambda")
 def d_lambda_k(
     sr: Tensor,
     lms: Tensor,

@@ -23,15 +23,15 @@ from lemamba.utils.sensors import Sensor
 
 
 @register_index("hqnr", heading="HQNR", direction=+1, protocol="full", column=3, matlab="qnr_index")
-def hqnr(d_lambda: Tensor, d_s: Tensor) -> Tensor:
+def hqnr(d_lambda_k: Tensor, d_s: Tensor) -> Tensor:
     """HQNR from D_lambda_K and D_s, each (B,)."""
-    return (1 - d_lambda) * (1 - d_s)
+    return (1 - d_lambda_k) * (1 - d_s)
 
 
 @register_index("qnr", heading="QNR", direction=+1, protocol="full", column=5)
-def qnr(d_lambda_qnr: Tensor, d_s: Tensor) -> Tensor:
+def qnr(d_lambda: Tensor, d_s: Tensor) -> Tensor:
     """QNR from D_lambda and D_s, each (B,)."""
-    return (1 - d_lambda_qnr) * (1 - d_s)
+    return (1 - d_lambda) * (1 - d_s)
 
 
 def _check_ms(ms: Tensor, lms: Tensor, ratio: int) -> None:
@@ -72,7 +72,7 @@ def full_resolution(
         mask: (B, 1, H, W), True where valid; only blocks without nodata count.
 
     Returns:
-        {name: (B,) float64} for the names in `metrics.FULL_NAMES`; "d_lambda" is D_lambda_K, "d_lambda_qnr" the older.
+        {name: (B,) float64} for the names in `metrics.FULL_NAMES`; "d_lambda_k" is that of HQNR, "d_lambda" of QNR.
 
     Raises:
         UserError: shapes that do not match, NaN, sides that are not multiples of 32, a sensor with another number of

@@ -32,7 +32,7 @@ from lemamba.utils.sensors import Sensor, get_sensor
 _COST = (*COSTS, *EFFORT)
 GROUPS = {
     "Reduced resolution": REDUCED_NAMES,
-    "Full resolution": ("d_lambda", "d_s", "hqnr"),
+    "Full resolution": ("d_lambda_k", "d_s", "hqnr"),
     "Cost at reduced resolution": _COST,
 }
 FILES = (*(f"leaderboard.{kind}" for kind in ("md", "csv", "tex", "json")), "grid.png", "scatter.png")

@@ -175,7 +175,7 @@ def test_one_band_images_without_a_third_axis(tmp_path, capsys):
     savemat(tmp_path / "one.mat", {k: v[0, 0] for k, v in arrays.items() if k != "gt"})
     run(tmp_path / "one.mat", "--sensor", "none")
     assert numbers(capsys.readouterr().out, "1")[0] == pytest.approx(
-        float(expected(arrays, "full", sensor="none")["d_lambda"]), abs=5.1e-7
+        float(expected(arrays, "full", sensor="none")["d_lambda_k"]), abs=5.1e-7
     )
 
 

@@ -29,7 +29,7 @@ def test_every_index_has_a_direction_and_training_follows_it():
     assert heading("qn", {1: "+"}) == "Q2n+" and heading("s_per_mpx", {-1: "-"}) == "s/Mpx-"
     assert heading("unknown", {1: "+"}) == "unknown"
     smaller = {name for name in ("loss", *metrics.REDUCED_NAMES, *metrics.FULL_NAMES) if minimised(name)}
-    assert smaller == {"loss", "sam", "ergas", "d_lambda", "d_s", "d_lambda_qnr"}
+    assert smaller == {"loss", "sam", "ergas", "d_lambda_k", "d_s", "d_lambda"}
 
 
 @pytest.mark.parametrize(

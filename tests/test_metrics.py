@@ -422,7 +422,9 @@ def test_published_gains_are_those_of_ikonos(sensor):
     alias = metrics.full_resolution(**images, ratio=4, sensor=sensor, published=True)
     ikonos = metrics.full_resolution(**images, ratio=4, sensor="IKONOS")
     own = metrics.full_resolution(**images, ratio=4, sensor=sensor)
-    assert torch.equal(alias["d_lambda_k"], ikonos["d_lambda_k"]) and not torch.equal(own["d_lambda_k"], ikonos["d_lambda_k"])
+    assert torch.equal(alias["d_lambda_k"], ikonos["d_lambda_k"]) and not torch.equal(
+        own["d_lambda_k"], ikonos["d_lambda_k"]
+    )
 
 
 def test_blocks_flat_in_both_are_nan_only_as_published():

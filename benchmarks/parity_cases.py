@@ -93,11 +93,11 @@ def full_case(
     return Case(name, images, ratio=ratio, **({"sensor": "none"} | options))
 
 
-def changed(case: Case, name: str, change: Callable[[Images], object]) -> Case:
-    """Return the case with `change(images)` applied to a copy of its images."""
+def changed(case: Case, name: str, change: Callable[[Images], object], const: float | None = None) -> Case:
+    """Return the case with `change(images)` applied to a copy of its images, and perhaps another peak."""
     images = {key: value.copy() for key, value in case.images.items()}
     change(images)
-    return Case(name, images, case.ratio, case.const, case.sensor, case.published)
+    return Case(name, images, case.ratio, const or case.const, case.sensor, case.published)
 
 
 def as_published(case: Case) -> Case:
@@ -151,7 +151,7 @@ def _reduced_cases() -> Iterable[Case]:
         ("negative and above 65535", _out_of_range),
         ("equal images", _equal),
     ):
-        case = changed(base, f"reduced, {name}", change)
+        case = changed(base, f"reduced, {name}", change, 65535 if change is _out_of_range else None)
         yield from (case, as_published(case))
     yield changed(base, "reduced, all black", lambda images: [image.fill(0) for image in images.values()])
 
@@ -165,8 +165,8 @@ def _full_cases() -> Iterable[Case]:
     for top in (1, 255, 1023):
         case = full_case(f"full, values up to {top}", 700 + top, 4, 64, 64, top=top)
         yield from (case, as_published(case))
-    unit = full_case("full, const 1 given", 701, 4, 64, 64, top=1, const=1)
-    yield from (unit, full_case("full, const 2047 given for dark data", 702, 4, 64, 64, top=1, const=2047))
+    for given, const in (("", None), (", const 1 given", 1)):
+        yield full_case(f"full, values up to 1.2{given}", 702, 4, 64, 64, top=1.2, const=const)
     for sensor, bands in (("WV3", 8), ("WV2", 8), ("qb", 4), ("IKONOS", 4), ("GeoEye1", 4), ("WV4", 4), ("GF2", 4)):
         yield full_case(f"full, {sensor}", 800 + bands, bands, 32, 64, sensor=sensor)
     for sensor in ("QB", "GF2"):

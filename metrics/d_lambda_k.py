@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lemamba.metrics.full_inputs import check_full, gains_of
 from lemamba.metrics.index import register_index
+from lemamba.metrics.inputs import check_peak
 from lemamba.metrics.q2n import q2n
 from lemamba.operators import mtf_filter
 from lemamba.utils.sensors import Sensor
@@ -51,6 +52,8 @@ def d_lambda_k(
     """
     sr, lms, mask = check_full(sr, lms, ratio=ratio, published=published, mask=mask)
     gains = gains_of(sensor, sr.shape[1], published)
+    if const is not None:
+        check_peak(const, "lms", lms)
     peak = const_of(lms, const)
     scores = []
     for i in range(len(sr)):  # image by image: one image's transforms fit in the cache

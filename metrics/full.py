@@ -76,8 +76,8 @@ def full_resolution(
         {name: (B,) float64} for the names in `metrics.FULL_NAMES`; "d_lambda_k" is that of HQNR, "d_lambda" of QNR.
 
     Raises:
-        UserError: shapes that do not match, NaN, complex values, a const that is not the peak of lms, sides that are not
-            multiples of 32, a sensor with another number of bands.
+        UserError: shapes that do not match, NaN, complex values, a const that is not the peak of lms, sides that are
+            not multiples of 32, a sensor with another number of bands.
     """
     sr = as_image("sr", sr)
     gains_of(sensor, sr.shape[1], published)

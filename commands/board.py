@@ -212,7 +212,8 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
     """Fuse and measure one method (runs in a process of its own).
 
     Args:
-        job: name, weights, data, full, sensor, divisor, device, sample, seed, rgb, peak (the divisor that is used); all plain values.
+        job: name, weights, data, full, sensor, divisor, device, sample, seed, rgb, peak (the divisor that is used); all
+            plain values.
 
     Returns:
         Scores and per-sample values of both protocols, the cost, and the images of one sample: see

@@ -170,8 +170,8 @@ def show(result: Result, title: str) -> None:
     for name in result.samples:
         table.add_column(name, justify="right", no_wrap=True)
     columns = list(result.samples.values())
-    for i, name in enumerate(result.names):
-        table.add_row(str(name), *(f"{v[i]:.6f}" for v in columns))
+    for i, sample in enumerate(result.names):
+        table.add_row(str(sample), *(f"{v[i]:.6f}" for v in columns))
     table.add_section()
     for label, k in (("mean", 0), ("± std", 1)):
         table.add_row(label, *(f"{v[k]:.6f}" for v in result.summary.values()), style="bold" if k == 0 else None)

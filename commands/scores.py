@@ -61,7 +61,7 @@ def measure(
     Raises:
         UserError: see `lemamba.metrics.reduced_resolution` and `full_resolution`.
     """
-    used = {role: images[role].double() for role in NEEDED[protocol]}
+    used: dict[str, Any] = {role: images[role].double() for role in NEEDED[protocol]}
     common: dict[str, Any] = {"ratio": ratio, "published": published, "mask": images.get("valid")}
     if protocol == "reduced":
         peak = get_sensor(sensor or "none").divisor if const is None else const
@@ -96,14 +96,14 @@ def undefined_notes(per_sample: Mapping[str, Sequence[float]], names: Sequence[i
             if where:
                 by_reason.setdefault((tuple(where), float(kind), _WHY.get(index, "")), []).append(index)
     lines = []
-    for (where, kind, why), indices in by_reason.items():
+    for (samples, number, why), indices in by_reason.items():
         others = ""
-        if len(where) < len(names):
+        if len(samples) < len(names):
             means = (f"{INDICES[i].heading} {_mean_of_finite(per_sample[i]):.6f}" for i in indices)
             others = f"; mean over the other samples: {', '.join(means)}"
-        which = f"sample{'s' if len(where) > 1 else ''} {_listed(where)}"
+        which = f"sample{'s' if len(samples) > 1 else ''} {_listed(samples)}"
         headings = ", ".join(INDICES[i].heading for i in indices)
-        lines.append(f"{headings}: {kind} for {which}{f' ({why})' if why else ''}, and so is the mean{others}.")
+        lines.append(f"{headings}: {number} for {which}{f' ({why})' if why else ''}, and so is the mean{others}.")
     return lines
 
 

@@ -248,11 +248,9 @@ def test_pixels_without_data_do_not_count(tmp_path):
     holed[:, :32, :32] = -9999
     files = write_tif(tmp_path / "sr.tif", sr, 2.0), write_tif(tmp_path / "gt.tif", holed, 2.0, nodata=-9999)
     result = measured("--sr", files[0], "--gt", files[1], "--const", 2047)
-    error = (sr - gt)[:, 32:].ravel(), (sr - gt)[:, :32, 32:].ravel()
     mask = np.ones((H, W), bool)
     mask[:32, :32] = False
     psnr = [10 * np.log10(2047**2 / ((s - g)[mask] ** 2).mean()) for s, g in zip(sr, gt, strict=True)]
-    assert sum(map(len, error)) == C * mask.sum()
     assert result.samples["psnr"][0] == pytest.approx(np.mean(psnr), rel=1e-9)
 
 
@@ -272,7 +270,7 @@ def test_geotiff_at_full_resolution_is_cut_to_blocks(tmp_path):
     expected = metrics.full_resolution(**cut, lms=lms, ratio=4, sensor="QB")
     for name, value in expected.items():
         assert result.samples[name] == pytest.approx(value.tolist(), rel=1e-6), name
-    refused("ms and pan", *places[:4]) if False else refused("--ms and --pan together", *places[:4])
+    refused("--ms and --pan together", *places[:4])
     small_sr = write_tif(tmp_path / "small.tif", sr[:, :64, :96], 1)
     refused("the ground that", "--sr", small_sr, *places[2:])
 
@@ -301,7 +299,7 @@ def test_what_a_file_holds_instead_is_listed(tmp_path):
     savemat(tmp_path / "x.mat", {"SR": sr, "GT": gt})
     refused('did you mean "sr"?); it holds SR, GT', tmp_path / "x.mat", "--const", 2047)
     savemat(tmp_path / "y.mat", {"sr": sr})
-    refused("missing: gt" if False else "full resolution needs sr, ms, lms, pan", tmp_path / "y.mat", "--sensor", "QB")
+    refused("give the ground truth with --gt FILE", tmp_path / "y.mat", "--sensor", "QB")
     savemat(tmp_path / "z.mat", {"sr": sr + 1j, "gt": gt})
     refused("real numbers", tmp_path / "z.mat", "--const", 2047)
     (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n" * 40)

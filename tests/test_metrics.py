@@ -492,10 +492,90 @@ def test_what_full_resolution_refuses(change, options, message):
         metrics.full_resolution(**images, **({"ratio": 4, "sensor": "QB"} | options))
 
 
-def test_const_and_ratio_must_be_positive():
+WITH_PEAK = {
+    "reduced_resolution": lambda sr, gt, const: reduced(sr, gt, const)["psnr"],
+    "psnr": lambda sr, gt, const: metrics.psnr(sr, gt, const=const),
+    "ssim": lambda sr, gt, const: metrics.ssim(sr, gt, const=const),
+    "q2n": lambda sr, gt, const: metrics.q2n(sr, gt, const=const),
+    "d_lambda_k": lambda sr, gt, const: metrics.d_lambda_k(sr, gt, ratio=4, sensor="QB", const=const),
+    "full_resolution": lambda sr, gt, const: metrics.full_resolution(
+        sr, gt[..., ::4, ::4], gt, gt[:, :1], ratio=4, sensor="QB", const=const
+    )["hqnr"],
+}
+
+
+@pytest.mark.parametrize("name", WITH_PEAK)
+@pytest.mark.parametrize(("top", "const", "right"), [(2047, 1, 2047), (2047, 255, 2047), (1, 2047, 1), (255, 1, 255)])
+def test_a_peak_that_the_reference_contradicts_is_refused(name, top, const, right):
+    """These gave PSNR -32.7 with Q2n 1.000000, and PSNR 99.8."""
+    gt = scene(4, 64, 64, peak=top)
+    with pytest.raises(UserError, match=rf"const={right} \(--const {right}\)"):
+        WITH_PEAK[name](fused(gt), gt, const)
+    assert torch.isfinite(WITH_PEAK[name](fused(gt), gt, right)).all()
+
+
+def test_what_is_dark_or_a_little_above_the_peak_is_measured():
+    """Integers up to 1 are a dark image, a black one has no range, and a fused image may be as wrong as it is."""
+    gt = scene(3, 64, 64)
+    dark = (scene(3, 64, 64, peak=1.0) > 0.5).double()
+    for reference, sr in ((dark, dark), (dark * 0, dark), (gt, gt / 1e6), (gt, gt * 100), (gt * 1.4, gt)):
+        assert metrics.psnr(sr, reference, const=2047).shape == (1,)
+
+
+@pytest.mark.parametrize("argument", ["const", "ratio"])
+@pytest.mark.parametrize("value", [0, -4, math.nan, math.inf, "4", True, None])
+def test_const_and_ratio_must_be_positive_numbers(argument, value):
     gt = scene(1, 32, 32)
-    with pytest.raises(UserError, match="positive"):
-        reduced(gt, gt, const=0)
+    with pytest.raises(UserError, match=f"positive number as {argument}"):
+        metrics.reduced_resolution(gt, gt, **({"ratio": 4, "const": 2047} | {argument: value}))
+    with pytest.raises(UserError, match=f"positive number as {argument}"):
+        metrics.psnr(gt, gt, const=value) if argument == "const" else metrics.ergas(gt, gt, ratio=value)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", ">u2", "int16", "int64", "float32", ">f4"])
+def test_numpy_arrays_of_any_dtype_give_the_numbers_of_their_values(dtype):
+    """Differences of unsigned numbers must not wrap around."""
+    gt = (scene(4, 64, 64, peak=250).round() + 2).clamp(0, 250)
+    sr = (gt - 1 + 2 * (fused(gt) > gt)).clamp(0, 255)
+    arrays = [x.numpy().astype(dtype) for x in (sr, gt)]
+    assert_same(metrics.reduced_resolution(*arrays, ratio=4, const=255), as_numbers(reduced(sr, gt, 255)), 1e-12)
+    assert float(metrics.psnr(*arrays, const=255)) == pytest.approx(10 * math.log10(255**2 / ((sr - gt) ** 2).mean()))
+    if not dtype.startswith(">"):
+        tensors = [torch.from_numpy(x) for x in arrays]
+        assert_same(metrics.reduced_resolution(*tensors, ratio=4, const=255), as_numbers(reduced(sr, gt, 255)), 1e-12)
+
+
+def as_numbers(values: dict[str, Tensor]) -> dict[str, float]:
+    return {name: float(value) for name, value in values.items()}
+
+
+def test_full_resolution_takes_numpy_arrays():
+    images = full_scene(4, 64, 64, 4)
+    arrays = {k: v.numpy() for k, v in images.items()}
+    mask = torch.ones(1, 64, 64, dtype=torch.bool)
+    expected = metrics.full_resolution(**images, ratio=4, sensor="QB", mask=mask)
+    found = metrics.full_resolution(**arrays, ratio=4, sensor="QB", mask=mask.numpy())
+    assert_same(found, as_numbers(expected), 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda g: g + 1j, "sr is complex"),
+        (lambda g: (g + 1j).numpy(), "sr is complex"),
+        (lambda g: g[0], r"sr as \(B, C, H, W\).*image\[None\]"),
+        (lambda g: g[0].numpy(), r"sr as \(B, C, H, W\).*image\[None\]"),
+        (lambda g: g.tolist(), "NumPy array, given list"),
+        (lambda g: np.array([["a"]]), "dtype"),
+    ],
+)
+def test_what_is_no_image_is_one_line(change, message):
+    gt = scene(3, 40, 40)
+    for measure in (reduced, metrics.sam, metrics.scc):
+        with pytest.raises(UserError, match=message):
+            measure(change(gt), gt)
+    with pytest.raises(UserError, match=message):
+        metrics.full_resolution(change(gt), gt, gt, gt, ratio=4, sensor="none")
 
 
 @pytest.fixture

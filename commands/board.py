@@ -18,7 +18,7 @@ from lemamba.commands.budget import Budget, train_with
 from lemamba.commands.images import fuse_set
 from lemamba.commands.methods import load_method
 from lemamba.commands.options import BoardOptions
-from lemamba.commands.scores import report, score
+from lemamba.commands.scores import notes_of, report, score
 from lemamba.datasets.build import check_range, find_entry, find_file
 from lemamba.datasets.h5 import H5Dataset
 from lemamba.engine.fusing.cost import measure_cost
@@ -53,6 +53,9 @@ def run(options: BoardOptions) -> int:
         print(f"failed: {name}: {reason}", file=sys.stderr)
     if not results:
         raise UserError("no method gave a result, see above")
+    for name, result in results.items():
+        for note in result["notes"]:
+            print(f"note: {name}: {note}")
     write_board(options.out, results, failures, provenance(options, files, jobs[0]), options.sort)
     draw_board(options.out, results, jobs[0]["sensor"], options.sort, jobs[0]["rgb"])
     print(f"written: {options.out}/leaderboard.md .csv .tex .json grid.png scatter.png")
@@ -245,6 +248,7 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
         "cost": vars(cost),
         "scores": {name: value for meter in meters for name, value in meter.compute().items()},
         "per_sample": {name: value.tolist() for meter in meters for name, value in meter.per_sample().items()},
+        "notes": [note for meter in meters for note in notes_of(meter)],
         "arrays": {role: value[shown].numpy() for role, value in images.items()},
     }
 

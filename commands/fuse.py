@@ -20,7 +20,7 @@ from lemamba.commands.images import (
 )
 from lemamba.commands.methods import load_method, trained_on
 from lemamba.commands.options import FuseOptions
-from lemamba.commands.scores import report, rows, score, undefined_notes, weights_sha256
+from lemamba.commands.scores import notes_of, report, rows, score, weights_sha256
 from lemamba.datasets.build import build_dataset, check_range, find_entry
 from lemamba.datasets.h5 import H5Dataset
 from lemamba.datasets.pair import open_pair
@@ -69,8 +69,7 @@ def fuse_test_set(options: FuseOptions, device: torch.device) -> None:
         count = f"{len(dataset)} image{'s' if len(dataset) > 1 else ''}"
         print_table({row: m.compute() for row, m in meters.items()}, f"{name}, {protocol} resolution, {count}")
         for row, meter in meters.items():
-            values = {index: column.tolist() for index, column in meter.per_sample().items()}
-            for note in undefined_notes(values, range(1, len(dataset) + 1)):
+            for note in notes_of(meter):
                 print(f"note: {row}: {note}")
     except UserError as error:  # an index may be undefined for such images; they are fused all the same
         if options.json:

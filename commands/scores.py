@@ -116,36 +116,46 @@ def _listed(items: Sequence[object]) -> str:
     return ", ".join(map(str, items[:8])) + (f", … ({len(items)})" if len(items) > 8 else "")
 
 
-def dead_bands(image: Tensor) -> tuple[list[int], int]:
-    """Return which bands of an image (1, C, H, W) are flat, 1-based, and in how many blocks of 32 some band is.
+def notes_of(meter: Meter) -> list[str]:
+    """Return `undefined_notes` of samples 1, 2, …."""
+    values = {index: column.tolist() for index, column in meter.per_sample().items()}
+    return undefined_notes(values, range(1, len(next(iter(values.values()))) + 1))
 
-    A block in which every band is flat (nodata, one colour) does not count: Q2n compares its means only.
+
+def flat_bands(image: Tensor) -> list[int]:
+    """Return the bands of an image (1, C, H, W) that hold one value, 1-based."""
+    flat = image.amax(dim=(2, 3)) == image.amin(dim=(2, 3))
+    return [band + 1 for band in torch.nonzero(flat[0]).flatten().tolist()]
+
+
+def flat_blocks(sr: Tensor, gt: Tensor) -> int:
+    """Return in how many blocks of 32 a band is flat in gt or sr and not equal in both, which lowers Q2n.
+
+    A block in which all bands are flat (one colour) does not count: Q2n compares its means only.
     """
-    high, low = image.amax(dim=(2, 3))[0], image.amin(dim=(2, 3))[0]
-    H, W = (side - side % BLOCK for side in image.shape[-2:])
-    blocks = image[0, :, :H, :W].unflatten(-1, (-1, BLOCK)).unflatten(-3, (-1, BLOCK))
-    flat = blocks.amax(dim=(-1, -3)) == blocks.amin(dim=(-1, -3))
-    return [b + 1 for b in torch.nonzero(high == low).flatten().tolist()], int((flat.any(0) & ~flat.all(0)).sum())
+    H, W = (side - side % BLOCK for side in gt.shape[-2:])
+    sr, gt = (x[0, :, :H, :W].unflatten(-1, (-1, BLOCK)).unflatten(-3, (-1, BLOCK)) for x in (sr, gt))
+    flat = torch.stack([x.amax(dim=(-1, -3)) == x.amin(dim=(-1, -3)) for x in (sr, gt)])
+    differs = (sr != gt).any(dim=-1).any(dim=-2)
+    return int(((flat.any(0) & differs).any(0) & ~flat.all(1).any(0)).sum())
 
 
 def dead_band_note(name: int | str, images: Mapping[str, Tensor], qn: float, const: float, published: bool) -> str:
     """Return a line on flat bands of a sample and what they do to Q2n, or ""."""
-    found = {role: dead_bands(images[role]) for role in ("gt", "sr")}
-    bands = {role: flat for role, (flat, _) in found.items() if flat}
-    blocks = max(count for _, count in found.values())
-    C = images["gt"].shape[1]
-    dead = {b for flat in bands.values() for b in flat}
-    if dead and len(dead) < C:
-        alive = [b - 1 for b in range(1, C + 1) if b not in dead]
-        without = q2n(images["sr"][:, alive], images["gt"][:, alive], const=const, published=published)
+    sr, gt = images["sr"], images["gt"]
+    bands = {role: flat for role in ("gt", "sr") if (flat := flat_bands(images[role]))}
+    dead = {band for flat in bands.values() for band in flat}
+    alive = [band for band in range(gt.shape[1]) if band + 1 not in dead]
+    if dead and alive:
+        without = float(q2n(sr[:, alive], gt[:, alive], const=const, published=published))
         which = " and ".join(f"{_listed(flat)} of {role}" for role, flat in bands.items())
         return (
-            f"Sample {name}: flat band{'s' if len(dead) > 1 else ''} {which}; Q2n is {qn:.6f} by "
-            f"{'them' if len(dead) > 1 else 'it'}, {float(without):.6f} over the other bands."
+            f"Sample {name}: flat band{'s' if len(dead) > 1 else ''} {which}; Q2n is {qn:.6f} with "
+            f"{'them' if len(dead) > 1 else 'it'}, {without:.6f} over the other bands."
         )
-    if blocks and not dead:
-        return f"Sample {name}: a band is flat in {blocks} blocks of {BLOCK} x {BLOCK}, which lowers Q2n there."
-    return ""
+    blocks = 0 if dead else flat_blocks(sr, gt)
+    where = f"{blocks} block{'s' if blocks > 1 else ''}"
+    return f"Sample {name}: a band is flat in {where} of {BLOCK} x {BLOCK}, which lowers Q2n there." if blocks else ""
 
 
 def rows(meter: Meter) -> dict[str, dict[str, Any]]:

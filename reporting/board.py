@@ -1,8 +1,8 @@
 """The pages of the leaderboard: one row per method with scores and cost as tables, JSON and pictures.
 
 A result is what `lemamba.commands.board.run_job` returns: {"scores": index -> (mean, std), "cost": column ->
-number, "per_sample": index -> values, "arrays": gt, pan, sr … (C, H, W) of one sample}, with "training" if it was
-trained for the board.
+number, "per_sample": index -> values, "notes": lines, "arrays": gt, pan, sr … (C, H, W) of one sample}, with "training" if it
+was trained for the board.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ GROUPS = {
     "Cost at reduced resolution": _COST,
 }
 FILES = (*(f"leaderboard.{kind}" for kind in ("md", "csv", "tex", "json")), "grid.png", "scatter.png")
-_KEPT = ("cost", "training")  # of a result, in leaderboard.json next to the scores
+_KEPT = ("cost", "training", "notes")  # of a result, in leaderboard.json next to the scores
 
 Results = Mapping[str, Mapping[str, Any]]
 

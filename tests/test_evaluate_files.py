@@ -147,10 +147,13 @@ def test_a_dead_band_is_named_with_its_effect_on_q2n(tmp_path, where):
 
 def test_a_band_flat_in_one_block_is_told(tmp_path):
     sr, gt = pair(1)
-    sr[0, 1, :32, :32], gt[0, 1, :32, :32] = 2047, 2047
+    gt[0, 1, :32, :32] = 2047
     savemat(tmp_path / "x.mat", {"sr": sr, "gt": gt})
-    notes = measured(tmp_path / "x.mat", "--const", 2047).notes
-    assert any("flat in 1 blocks" in note for note in notes)
+    result, without = measured(tmp_path / "x.mat", "--const", 2047), pair(1)
+    assert any("flat in 1 block of 32 x 32" in note for note in result.notes)
+    assert result.samples["qn"][0] < float(metrics.q2n(*without, const=2047)) - 0.1
+    savemat(tmp_path / "x.mat", {"sr": gt, "gt": gt})  # equal there: nothing is lost
+    assert not any("flat" in note for note in measured(tmp_path / "x.mat", "--const", 2047).notes)
 
 
 # Ground truth in another file

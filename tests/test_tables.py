@@ -46,6 +46,14 @@ def test_csv_reads_back_exactly():
     assert "parameters_std" not in rows[0]
 
 
+def test_the_two_d_lambda_have_two_names():
+    """The index of HQNR (Khan) and that of QNR (Alparone); elsewhere the bare name is QNR's."""
+    table = {"EXP": {"d_lambda_k": (0.03, 0.0), "d_lambda": (0.05, 0.0)}}
+    assert "| D_lambda_K | D_lambda |" in to_markdown(table)
+    assert r"D\_lambda\_K$\downarrow$ & D\_lambda$\downarrow$" in to_latex(table)
+    assert to_csv(table).startswith("method,d_lambda_k,d_lambda_k_std,d_lambda,")
+
+
 def test_bold_and_escapes():
     markdown, latex = to_markdown(TABLE), to_latex(TABLE)
     assert "| my_net | **33.12 ± 2.00** | **2.3000 ± 0.100** | 743,464 |" in markdown

@@ -1,8 +1,8 @@
 """The pages of the leaderboard: one row per method with scores and cost as tables, JSON and pictures.
 
 A result is what `lemamba.commands.board.run_job` returns: {"scores": index -> (mean, std), "cost": column ->
-number, "per_sample": index -> values, "notes": lines, "arrays": gt, pan, sr … (C, H, W) of one sample}, with "training" if it
-was trained for the board.
+number, "per_sample": index -> values, "notes": lines, "arrays": gt, pan, sr … (C, H, W) of one sample}, with
+"training" if it was trained for the board.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from lemamba.utils.formats.mat import read_mat
 
 ROOT = Path(__file__).resolve().parent.parent
 _IMAGE_NAMES = frozenset({"sr", "gt", "ms", "lms", "pan"})
+_GOLDEN = {"d_lambda": "d_lambda_k", "d_lambda_qnr": "d_lambda"}  # names of golden.json, those of the script -> ours
 Images = dict[str, np.ndarray]
 
 
@@ -92,11 +93,11 @@ def full_case(
     return Case(name, images, ratio=ratio, **({"sensor": "none"} | options))
 
 
-def changed(case: Case, name: str, change: Callable[[Images], object]) -> Case:
-    """Return the case with `change(images)` applied to a copy of its images."""
+def changed(case: Case, name: str, change: Callable[[Images], object], const: float | None = None) -> Case:
+    """Return the case with `change(images)` applied to a copy of its images, and perhaps another peak."""
     images = {key: value.copy() for key, value in case.images.items()}
     change(images)
-    return Case(name, images, case.ratio, case.const, case.sensor, case.published)
+    return Case(name, images, case.ratio, const or case.const, case.sensor, case.published)
 
 
 def as_published(case: Case) -> Case:
@@ -150,7 +151,7 @@ def _reduced_cases() -> Iterable[Case]:
         ("negative and above 65535", _out_of_range),
         ("equal images", _equal),
     ):
-        case = changed(base, f"reduced, {name}", change)
+        case = changed(base, f"reduced, {name}", change, 65535 if change is _out_of_range else None)
         yield from (case, as_published(case))
     yield changed(base, "reduced, all black", lambda images: [image.fill(0) for image in images.values()])
 
@@ -164,8 +165,8 @@ def _full_cases() -> Iterable[Case]:
     for top in (1, 255, 1023):
         case = full_case(f"full, values up to {top}", 700 + top, 4, 64, 64, top=top)
         yield from (case, as_published(case))
-    unit = full_case("full, const 1 given", 701, 4, 64, 64, top=1, const=1)
-    yield from (unit, full_case("full, const 2047 given for dark data", 702, 4, 64, 64, top=1, const=2047))
+    for given, const in (("", None), (", const 1 given", 1)):
+        yield full_case(f"full, values up to 1.2{given}", 702, 4, 64, 64, top=1.2, const=const)
     for sensor, bands in (("WV3", 8), ("WV2", 8), ("qb", 4), ("IKONOS", 4), ("GeoEye1", 4), ("WV4", 4), ("GF2", 4)):
         yield full_case(f"full, {sensor}", 800 + bands, bands, 32, 64, sensor=sensor)
     for sensor in ("QB", "GF2"):
@@ -196,7 +197,7 @@ def golden_cases(folder: Path) -> list[Case]:
     for r in records:
         k = r["index_1based"] - 1
         images = {n: v[k : k + 1].astype(np.float64) for n, v in files[r["file"]].items() if n in _IMAGE_NAMES}
-        golden = {n: v for n, v in r["values"].items() if n != "d_s_qnr"}
+        golden = {_GOLDEN.get(n, n): v for n, v in r["values"].items() if n != "d_s_qnr"}
         name = " ".join(str(part) for part in ("golden", r["file"], r["sensor"] or "", k + 1))
         cases.append(Case(name, images, r["ratio"], r["const"], r["sensor"], golden=golden))
     return cases

@@ -248,9 +248,9 @@ def full_resolution(
     older = [abs(q_blocks(lms[i], lms[j]) - q_blocks(sr[i], sr[j])) for i, j in pairs]
     d_lambda = float(np.mean(older)) if older else np.nan
     return {
-        "d_lambda": spectral,
+        "d_lambda_k": spectral,
         "d_s": spatial,
         "hqnr": (1 - spectral) * (1 - spatial),
-        "d_lambda_qnr": d_lambda,
+        "d_lambda": d_lambda,
         "qnr": (1 - d_lambda) * (1 - spatial),
     }

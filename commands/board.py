@@ -18,7 +18,7 @@ from lemamba.commands.budget import Budget, train_with
 from lemamba.commands.images import fuse_set
 from lemamba.commands.methods import load_method
 from lemamba.commands.options import BoardOptions
-from lemamba.commands.scores import score
+from lemamba.commands.scores import notes_of, report, score
 from lemamba.datasets.build import check_range, find_entry, find_file
 from lemamba.datasets.h5 import H5Dataset
 from lemamba.engine.fusing.cost import measure_cost
@@ -53,7 +53,10 @@ def run(options: BoardOptions) -> int:
         print(f"failed: {name}: {reason}", file=sys.stderr)
     if not results:
         raise UserError("no method gave a result, see above")
-    write_board(options.out, results, failures, provenance(options, files), options.sort)
+    for name, result in results.items():
+        for note in result["notes"]:
+            print(f"note: {name}: {note}")
+    write_board(options.out, results, failures, provenance(options, files, jobs[0]), options.sort)
     draw_board(options.out, results, jobs[0]["sensor"], options.sort, jobs[0]["rgb"])
     print(f"written: {options.out}/leaderboard.md .csv .tex .json grid.png scatter.png")
     return 0
@@ -121,7 +124,13 @@ def plan(options: BoardOptions) -> tuple[list[dict[str, Any]], dict[str, Path]]:
         raise UserError("expected at least one method that can run, found none; give --weights or --train")
     device = str(usable_device(options.device))
     shared = {"data": str(data), "full": str(options.full) if options.full else None, **numbers}
-    shared |= {"device": device, "sample": options.picture_sample, "seed": options.seed, "rgb": facts.rgb}
+    shared |= {
+        "device": device,
+        "sample": options.picture_sample,
+        "seed": options.seed,
+        "rgb": facts.rgb,
+        "peak": facts.divisor,
+    }
     jobs = [{"name": name, "weights": weights.get(name), **shared} for name in runnable]
     return jobs, {"data": data} | ({"full": options.full} if options.full else {})
 
@@ -206,7 +215,8 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
     """Fuse and measure one method (runs in a process of its own).
 
     Args:
-        job: name, weights, data, full, sensor, divisor, device, sample, seed, rgb; all plain values.
+        job: name, weights, data, full, sensor, divisor, device, sample, seed, rgb, peak (the divisor that is used); all
+            plain values.
 
     Returns:
         Scores and per-sample values of both protocols, the cost, and the images of one sample: see
@@ -238,13 +248,23 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
         "cost": vars(cost),
         "scores": {name: value for meter in meters for name, value in meter.compute().items()},
         "per_sample": {name: value.tolist() for meter in meters for name, value in meter.per_sample().items()},
+        "notes": [note for meter in meters for note in notes_of(meter)],
         "arrays": {role: value[shown].numpy() for role, value in images.items()},
     }
 
 
-def provenance(options: BoardOptions, files: dict[str, Path]) -> dict[str, Any]:
+def provenance(options: BoardOptions, files: dict[str, Path], job: dict[str, Any]) -> dict[str, Any]:
     """Return what the results depend on: seed, versions, machine, sha256 of every file that was read."""
-    return {
+    digests = {name: sha256(path) for name, path in files.items()}
+    mark = "weights of "
+    about = report(
+        {},
+        file=files["data"].name,
+        sensor=job["sensor"],
+        divisor=job["peak"],
+        weights={name.removeprefix(mark): digest for name, digest in digests.items() if name.startswith(mark)},
+    )
+    return about | {
         "dataset": options.dataset,
         "seed": options.seed,
         "train_minutes": options.train,
@@ -252,5 +272,5 @@ def provenance(options: BoardOptions, files: dict[str, Path]) -> dict[str, Any]:
         "rates": options.rates,
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__},
         "machine": {"system": platform.platform(), "threads": torch.get_num_threads()},
-        "sha256": {name: {"file": path.name, "sha256": sha256(path)} for name, path in files.items()},
+        "sha256": {name: {"file": path.name, "sha256": digests[name]} for name, path in files.items()},
     }

@@ -63,7 +63,7 @@ def run(options: DemoOptions) -> int:
 def conclude(mat: Path, report: dict[str, Any], seconds: float, backend: str) -> float:
     """Write summary.json next to `mat`, print the result and where to look; return the gain over EXP in dB."""
     out = mat.parent
-    psnr = {method: values["psnr"][0] for method, values in report["scores"].items()}
+    psnr = {method: float(values["psnr"]["mean"]) for method, values in report["scores"].items()}
     gain = psnr["LEMamba"] - psnr["EXP"]
     summary = {
         "psnr_exp": psnr["EXP"],

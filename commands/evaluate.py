@@ -1,4 +1,4 @@
-"""The command `evaluate`: measure fused images in `.mat` files, as text, JSON, CSV, LaTeX or an HTML page.
+"""The command `evaluate`: measure fused images in files, as text, JSON, CSV, LaTeX or an HTML page.
 
 The Python twin of `analysis_ref_batched_images` and `analysis_unref_batched_images` (and of their unbatched forms for a
 folder of `output_mulExm_<i>.mat`).
@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +21,23 @@ from rich.console import Console
 from rich.table import Table
 
 from lemamba.commands.options import EvaluateOptions
-from lemamba.commands.scores import NEEDED, measure
+from lemamba.commands.protocol import Settings, settle
+from lemamba.commands.samples import Sample, fused_path, open_samples
+from lemamba.commands.scores import NEEDED, dead_band_note, measure, report, rows, undefined_notes
 from lemamba.metrics import Meter
+from lemamba.metrics.inputs import check_positive, in_unit_range
 from lemamba.reporting.html import html_report
 from lemamba.reporting.pictures import choose_bands, quick_look
 from lemamba.reporting.tables import heading, to_latex
 from lemamba.utils.atomic import check_writable, write_json, write_text
 from lemamba.utils.device import usable_device
 from lemamba.utils.errors import UserError
-from lemamba.utils.formats.fused import IMAGES, open_samples
+from lemamba.utils.formats.fused import IMAGES
 from lemamba.utils.progress import track
 from lemamba.utils.sensors import get_sensor
 
 PICTURED_SAMPLES = 20
+DIM = 4  # data that end below this part of the peak get a note
 ARROWS = {1: " ↑", -1: " ↓"}
 
 
@@ -42,116 +46,120 @@ class Result:
     """What was measured.
 
     Attributes:
-        protocol: "reduced" or "full".
-        numbers: the samples' numbers as MATLAB prints them: those of the files in a folder, else 1, 2, …
-        samples: index -> value per sample.
-        summary: index -> (mean, std).
+        settings: how.
+        names: the samples as MATLAB prints them: the numbers of the files in a folder, else 1, 2, …; or file names.
+        meter: the values.
         notes: what the reader must know to compare these values with others.
         pictures: sample -> title -> picture, see `lemamba.reporting.pictures.quick_look`.
     """
 
-    protocol: str
-    numbers: list[int]
-    samples: dict[str, list[float]]
-    summary: dict[str, tuple[float, float]]
+    settings: Settings
+    names: list[int | str]
+    meter: Meter
     notes: list[str] = field(default_factory=list)
     pictures: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self.numbers)
+        return len(self.names)
+
+    @property
+    def protocol(self) -> str:
+        """Return "reduced" or "full"."""
+        return self.settings.protocol
+
+    @property
+    def samples(self) -> dict[str, list[float]]:
+        """Return index -> value per sample."""
+        return {name: column.tolist() for name, column in self.meter.per_sample().items()}
+
+    @property
+    def summary(self) -> dict[str, tuple[float, float]]:
+        """Return index -> (mean, std)."""
+        return self.meter.compute()
 
 
 def run(options: EvaluateOptions) -> int:
     """Run the command; return the exit status."""
     if options.sensor is not None:
         get_sensor(options.sensor)
-    if options.const is not None and not options.const > 0:
-        raise UserError(f"expected a positive --const, given {options.const}; it is the peak of the data, e.g. 2047")
+    if options.const is not None:
+        check_positive("--const", options.const, "it is the peak of the data, e.g. 2047")
+    if options.ratio is not None:
+        check_positive("--ratio", options.ratio, "it is H/h, e.g. 4")
     check_writable(options.json, options.csv, options.latex, options.html)
     usable_device(options.device)
     result = evaluate(options)
-    show(result, options.path.name)
+    show(result, fused_path(options).name)
     write_files(result, options)
     return 0
 
 
-def choose_protocol(sample: dict[str, np.ndarray], options: EvaluateOptions) -> str:
-    """Return the protocol that applies: "reduced" or "full".
-
-    Raises:
-        UserError: the file or the command line lacks something that it needs.
-    """
-    protocol = "full" if options.full or "gt" not in sample else "reduced"
-    missing = [k for k in NEEDED[protocol] if k not in sample]
-    if missing:
-        present = ", ".join(sample) or "none of them"
-        needs = ", ".join(NEEDED[protocol])
-        raise UserError(f"{protocol} resolution needs {needs}; missing: {', '.join(missing)}; the file has {present}")
-    if protocol == "full" and options.sensor is None:
+def _tensors(sample: Sample, protocol: str, device: str) -> dict[str, torch.Tensor]:
+    """Return the images that a protocol needs as (1, C, H, W) float64, and "valid" if pixels have no data."""
+    images = {role: torch.from_numpy(sample[role].astype("float64"))[None] for role in NEEDED[protocol]}
+    if "valid" in sample:
+        images["valid"] = torch.from_numpy(sample["valid"])[None, None]
+    if protocol == "reduced" and in_unit_range(images["sr"]) and float(images["gt"].amax()) > 20:
         raise UserError(
-            "full resolution needs the sensor's filter gains: add --sensor WV3 (or another; none = generic)"
+            f"sr ends at {float(images['sr'].amax()):.4g} and gt at {float(images['gt'].amax()):.6g}: they are in "
+            "different numbers; multiply sr by its divisor, or divide gt"
         )
-    if protocol == "reduced" and options.const is None and options.sensor is None:
-        raise UserError("reduced resolution needs the peak value of the data: add --const 2047 (or --sensor WV3)")
-    return protocol
+    return {role: image.to(device) for role, image in images.items()}
 
 
 def evaluate(options: EvaluateOptions) -> Result:
     """Measure every sample of the path."""
-    meter, protocol = Meter(), None
-    sample: dict[str, np.ndarray] = {}
+    meter, settings = Meter(), None
     pictures: dict[str, dict[str, np.ndarray]] = {}
-    numbers, samples, order = open_samples(options.path)
-    for i, sample in zip(numbers, track(samples, "measure", total=len(numbers)), strict=True):
-        protocol = protocol or choose_protocol(sample, options)
-        absent = [role for role in NEEDED[protocol] if role not in sample]
+    opened = open_samples(options)
+    notes, remarks, top = list(opened.notes), [], 0.0
+    for name, sample in zip(opened.names, track(opened.samples, "measure", total=len(opened.names)), strict=True):
+        if settings is None:
+            settings, more = settle(sample, options, opened.info)
+            notes += more
+        absent = [role for role in NEEDED[settings.protocol] if role not in sample]
         if absent:
-            raise UserError(f"sample {i} lacks {', '.join(absent)}, which earlier ones have; make the files alike")
-        images = {role: torch.from_numpy(sample[role].astype("float64"))[None] for role in NEEDED[protocol]}
-        images = {role: image.to(options.device) for role, image in images.items()}
+            raise UserError(f"sample {name} lacks {', '.join(absent)}, which earlier ones have; make the files alike")
         try:
-            values = measure(
-                images,
-                protocol,
-                ratio=options.ratio,
-                sensor=options.sensor,
-                const=options.const,
-                published=options.published,
-            )
-            meter.update(values)
+            images = _tensors(sample, settings.protocol, options.device)
+            values = measure(images, **vars(settings))
         except UserError as error:
-            raise UserError(f"sample {i}: {error}") from error
+            raise UserError(f"sample {name}: {error}") from error
+        meter.update(values)
+        top = max(top, float(images["gt" if "gt" in images else "lms"].amax()))
+        if settings.protocol == "reduced" and settings.const is not None:
+            remarks.append(dead_band_note(name, images, float(values["qn"]), settings.const, settings.published))
         if options.html and len(pictures) < PICTURED_SAMPLES:
-            rgb = choose_bands(get_sensor(options.sensor or "none"), sample.get("lms", sample["sr"]), sample.get("pan"))
-            pictures[f"sample {i}"] = quick_look({k: sample[k] for k in IMAGES if k in sample and k != "ms"}, rgb)
-    if protocol is None:
-        raise UserError(f'expected at least one image in "{options.path}", found none; check the file')
-    columns = {name: column.tolist() for name, column in meter.per_sample().items()}
-    notes = [f"The axes of the file are read as {','.join(order)}, ours are B,C,H,W."] if order else []
-    notes += _notes(protocol, sample, options)
-    return Result(protocol, numbers, columns, meter.compute(), notes, pictures)
+            row = get_sensor(settings.sensor or "none")
+            rgb = choose_bands(row, sample.get("lms", sample["sr"]), sample.get("pan"))
+            pictures[f"sample {name}"] = quick_look({k: sample[k] for k in IMAGES if k in sample and k != "ms"}, rgb)
+    if settings is None:
+        raise UserError(f'expected at least one image in "{fused_path(options)}", found none; check the file')
+    result = Result(settings, opened.names, meter, pictures=pictures)
+    notes += [*_notes(settings, top), *filter(None, remarks), *undefined_notes(result.samples, opened.names)]
+    return replace(result, notes=notes)
 
 
-def _notes(protocol: str, sample: dict[str, np.ndarray], options: EvaluateOptions) -> list[str]:
-    """Return what the reader must know to compare these values with others."""
+def _notes(settings: Settings, top: float) -> list[str]:
+    """Return what the reader must know to compare these values with others; `top` is the largest value of the data."""
     notes = []
-    const = options.const
-    if const is None and protocol == "reduced":
-        const = get_sensor(options.sensor or "none").divisor
-    in_unit_range = const <= 1 if const is not None else sample["lms"].max() <= 1
-    index = "qn" if protocol == "reduced" else "d_lambda"
-    if in_unit_range and options.published:
-        notes.append(f"{index}: published behaviour, data in [0, 1] are rounded to 0 and 1.")
-    elif in_unit_range:
-        notes.append(f"{index}: data in [0, 1] are multiplied by 65535 before the rounding; --published does not.")
-    if protocol == "full":
-        sensor = get_sensor(options.sensor or "none")
-        if options.published and sensor.published_gains:
+    const = settings.const
+    index = "qn" if settings.protocol == "reduced" else "d_lambda_k"
+    if const <= 1 if const is not None else top <= 1:
+        if settings.published:
+            notes.append(f"{index}: published behaviour, data in [0, 1] are rounded to 0 and 1.")
+        else:
+            notes.append(f"{index}: data in [0, 1] are multiplied by 65535 before the rounding; --published does not.")
+    if const is not None and 0 < top < const / DIM:
+        notes.append(f"The data end at {top:.6g}, far below the peak {const:g}: PSNR and SSIM depend on it, check it.")
+    if settings.protocol == "full":
+        sensor = get_sensor(settings.sensor or "none")
+        if settings.published and sensor.published_gains:
             gains = sensor.published_gains
-            notes.append(f"d_lambda: published behaviour, {sensor.name} is measured with the {gains} gains.")
+            notes.append(f"d_lambda_k: published behaviour, {sensor.name} is measured with the {gains} gains.")
         elif sensor.note.startswith("no published gains"):
             notes.append(f"{sensor.name}: {sensor.note}.")
-        notes.append("d_lambda is D_lambda_K, hqnr the script's qnr_index.")
+        notes.append("The MATLAB script prints d_lambda_k as d_lambda and hqnr as qnr_index.")
     return notes
 
 
@@ -161,8 +169,9 @@ def show(result: Result, title: str) -> None:
     table.add_column("sample", justify="right", no_wrap=True)
     for name in result.samples:
         table.add_column(name, justify="right", no_wrap=True)
-    for i, number in enumerate(result.numbers):
-        table.add_row(str(number), *(f"{v[i]:.6f}" for v in result.samples.values()))
+    columns = list(result.samples.values())
+    for i, sample in enumerate(result.names):
+        table.add_row(str(sample), *(f"{v[i]:.6f}" for v in columns))
     table.add_section()
     for label, k in (("mean", 0), ("± std", 1)):
         table.add_row(label, *(f"{v[k]:.6f}" for v in result.summary.values()), style="bold" if k == 0 else None)
@@ -175,14 +184,19 @@ def show(result: Result, title: str) -> None:
 
 
 def as_json(result: Result, options: EvaluateOptions) -> dict[str, Any]:
-    """Return everything with full precision."""
-    keys = ("ratio", "const", "sensor", "published")
-    content = {"file": options.path.name, "protocol": result.protocol} | {k: getattr(options, k) for k in keys}
-    content["samples"] = [
-        {"sample": number} | {n: v[i] for n, v in result.samples.items()} for i, number in enumerate(result.numbers)
-    ]
-    content["summary"] = {n: {"mean": m, "std": s} for n, (m, s) in result.summary.items()}
-    return content | {"notes": result.notes}
+    """Return everything with full precision, see `lemamba.commands.scores.report`."""
+    path, settings = fused_path(options), result.settings
+    return report(
+        {path.stem: rows(result.meter)},
+        file=path.name,
+        sensor=settings.sensor,
+        divisor=settings.const,
+        protocol=settings.protocol,
+        ratio=settings.ratio,
+        published=settings.published,
+        samples=result.names,
+        notes=result.notes,
+    )
 
 
 def as_csv(result: Result) -> str:
@@ -190,8 +204,8 @@ def as_csv(result: Result) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["sample", *result.samples])
-    columns = result.samples.values()
-    writer.writerows([number, *(repr(v[i]) for v in columns)] for i, number in enumerate(result.numbers))
+    columns = list(result.samples.values())
+    writer.writerows([name, *(repr(v[i]) for v in columns)] for i, name in enumerate(result.names))
     for k, label in enumerate(("mean", "std")):
         writer.writerow([label, *(repr(v[k]) for v in result.summary.values())])
     return text.getvalue()
@@ -199,20 +213,21 @@ def as_csv(result: Result) -> str:
 
 def as_html(result: Result, options: EvaluateOptions) -> str:
     """Return one page with the table and the pictures of the first samples."""
-    facts = {"protocol": f"{result.protocol} resolution", "ratio": str(options.ratio)}
-    facts |= {"const": f"{options.const:g}"} if options.const is not None else {}
-    facts |= {"sensor": get_sensor(options.sensor).name} if options.sensor is not None else {}
+    settings, columns = result.settings, list(result.samples.values())
+    facts = {"protocol": f"{settings.protocol} resolution", "ratio": str(settings.ratio)}
+    facts |= {"const": f"{settings.const:g}"} if settings.const is not None else {}
+    facts |= {"sensor": get_sensor(settings.sensor).name} if settings.sensor is not None else {}
     notes = list(result.notes)
     if any("error" in panels for panels in result.pictures.values()):
         notes.append("Panel error: mean over bands of |sr - gt|, brightest at a tenth of the range of gt (1-99 %).")
     if len(result) > PICTURED_SAMPLES:
         notes.append(f"Pictures: the first {PICTURED_SAMPLES} of {len(result)} samples.")
     return html_report(
-        options.path.name,
+        fused_path(options).name,
         facts,
         notes,
         [heading(name, ARROWS) for name in result.samples],
-        {str(n): [f"{v[i]:.6f}" for v in result.samples.values()] for i, n in enumerate(result.numbers)},
+        {str(n): [f"{v[i]:.6f}" for v in columns] for i, n in enumerate(result.names)},
         {label: [f"{v[k]:.6f}" for v in result.summary.values()] for k, label in enumerate(("mean", "std"))},
         result.pictures,
     )
@@ -222,7 +237,7 @@ def write_files(result: Result, options: EvaluateOptions) -> None:
     """Write the formats that were asked for, each whole or not at all."""
     texts: tuple[tuple[Path | None, Callable[[], str]], ...] = (
         (options.csv, lambda: as_csv(result)),
-        (options.latex, lambda: to_latex({options.path.stem: result.summary})),
+        (options.latex, lambda: to_latex({fused_path(options).stem: result.summary})),
         (options.html, lambda: as_html(result, options)),
     )
     if options.json:

@@ -12,6 +12,7 @@ import torch
 from lemamba.commands.images import (
     WRITERS,
     check_ending,
+    facts_to_write,
     fuse_scene,
     fuse_set,
     save_images,
@@ -19,7 +20,7 @@ from lemamba.commands.images import (
 )
 from lemamba.commands.methods import load_method, trained_on
 from lemamba.commands.options import FuseOptions
-from lemamba.commands.scores import score
+from lemamba.commands.scores import notes_of, report, rows, score, weights_sha256
 from lemamba.datasets.build import build_dataset, check_range, find_entry
 from lemamba.datasets.h5 import H5Dataset
 from lemamba.datasets.pair import open_pair
@@ -59,21 +60,35 @@ def fuse_test_set(options: FuseOptions, device: torch.device) -> None:
     runner = Runner(model, device, options.tiling(), compile=options.compile)
     images, seconds = fuse_set(runner, dataset, clip=not options.no_clip)
 
-    save_images(images, out, options.per_image)
+    save_images(images, out, options.per_image, facts_to_write(dataset))
     pictures = save_pictures(images, out if options.per_image else out.parent, dataset.facts, options.pictures)
-    scores = {}
+    meters, protocol = {}, "reduced" if "gt" in images else "full"
     try:
         for row, role in {"EXP": "lms", method: "sr"}.items():  # plain interpolation, to compare with
-            scores[row] = score(images, dataset.facts, role).compute()
+            meters[row] = score(images, dataset.facts, role)
         count = f"{len(dataset)} image{'s' if len(dataset) > 1 else ''}"
-        print_table(scores, f"{name}, {'reduced' if 'gt' in images else 'full'} resolution, {count}")
+        print_table({row: m.compute() for row, m in meters.items()}, f"{name}, {protocol} resolution, {count}")
+        for row, meter in meters.items():
+            for note in notes_of(meter):
+                print(f"note: {row}: {note}")
     except UserError as error:  # an index may be undefined for such images; they are fused all the same
         if options.json:
             raise
         print(f"note: not measured: {error}")
     speed = seconds / (images["sr"][:, 0].numel() / 1e6)
     if options.json:
-        write_json(options.json, {"scores": scores, "seconds_per_megapixel": speed, "device": str(device)})
+        content = report(
+            {row: rows(meter) for row, meter in meters.items()},
+            file=dataset.path.name,
+            sensor=dataset.facts.sensor,
+            divisor=dataset.facts.divisor,
+            weights=weights_sha256({method: options.weights}),
+            protocol=protocol,
+            ratio=dataset.facts.ratio,
+            seconds_per_megapixel=speed,
+            device=str(device),
+        )
+        write_json(options.json, content)
     print(f"result:   {out}")
     if pictures:
         print(f"pictures: {str(pictures[0]).removesuffix('0.png')}*.png ({len(pictures)})")

@@ -8,7 +8,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,15 +22,29 @@ from lemamba.engine.fusing.tiles import fuse, fuse_rows
 from lemamba.reporting.pictures import choose_bands, quick_look, save_panels
 from lemamba.utils.errors import UserError
 from lemamba.utils.facts import DataFacts
+from lemamba.utils.formats.fused import INFO
 from lemamba.utils.formats.mat import write_mat
 from lemamba.utils.numbers import to_numbers
 from lemamba.utils.progress import ProgressBar, track
 from lemamba.utils.sensors import get_sensor
 
 # A further output format is a function and a line here: ending of the file -> writer.
-WRITERS: dict[str, Callable[[Path, Mapping[str, Tensor]], None]] = {
-    ".mat": lambda path, images: write_mat(path, {role: value.float().numpy() for role, value in images.items()}),
+WRITERS: dict[str, Callable[[Path, Mapping[str, Tensor], Mapping[str, Any]], None]] = {
+    ".mat": lambda path, images, info: write_mat(path, {r: v.float().numpy() for r, v in images.items()}, info=info),
 }
+
+
+def facts_to_write(dataset: H5Dataset) -> dict[str, Any]:
+    """Return what a file of fused images says of them; `lemamba.utils.formats.fused` reads it."""
+    facts, attributes = dataset.facts, dataset.contents.attributes
+    info: dict[str, Any] = {"sensor": facts.sensor, "divisor": facts.divisor, "ratio": facts.ratio}
+    guide = "PAN" if facts.guide_bands == 1 else attributes.get("guide")
+    if isinstance(guide, str) and guide:
+        info["guide"] = guide
+    wavelengths = np.asarray(attributes.get("wavelengths", ()))
+    if wavelengths.size == facts.bands and wavelengths.dtype.kind in "iuf":
+        info["wavelengths"] = wavelengths.ravel()
+    return {f"{INFO}{name}": value for name, value in info.items()}
 
 
 def check_ending(out: Path, writers: Mapping[str, object]) -> None:
@@ -113,14 +129,17 @@ def fuse_scene(
         write_scene(out, pair, strips, clip=clip and traits.clipped)
 
 
-def save_images(images: Mapping[str, Tensor], out: Path, per_image: bool) -> None:
-    """Write one file of all images, (B, C, H, W), or a folder with one output_mulExm_<i>.mat (H, W, C) per image."""
+def save_images(images: Mapping[str, Tensor], out: Path, per_image: bool, info: Mapping[str, Any]) -> None:
+    """Write one file of all images, (B, C, H, W), or a folder with one output_mulExm_<i>.mat (H, W, C) per image.
+
+    `info` goes into every file, see `facts_to_write`.
+    """
     if not per_image:
-        WRITERS[out.suffix.lower()](out, images)
+        WRITERS[out.suffix.lower()](out, images, info)
         return
     for i in range(len(images["sr"])):
         one = {role: value[i].permute(1, 2, 0) for role, value in images.items()}
-        WRITERS[".mat"](out / f"output_mulExm_{i}.mat", one)
+        WRITERS[".mat"](out / f"output_mulExm_{i}.mat", one, info)
 
 
 def save_pictures(images: Mapping[str, Tensor], folder: Path, facts: DataFacts, count: int) -> list[Path]:

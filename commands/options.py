@@ -195,15 +195,29 @@ class FuseOptions(DeviceOptions, DataOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
-    """Measure fused images in .mat files, as the MATLAB package does: a table per sample, mean and std.
+    """Measure fused images, as the MATLAB package does: a table per sample, mean and std.
 
-    Images are measured at reduced resolution if the file holds gt, otherwise (or with --full) at full resolution from
-    ms, lms and pan.
+    Images are measured at reduced resolution if there is a gt, otherwise (or with --full) at full resolution from
+    ms, lms and pan. Files may be .mat, .npz, .npy or GeoTIFF: one image, a batch, or a folder of them. What is not
+    given (sensor, peak, ratio) is taken from the file if it says so.
     """
 
-    path: Path = option(REQUIRED, "a .mat with sr (B,C,H,W), or a folder of output_mulExm_<i>.mat (H,W,C)", "PATH")
-    ratio: int = option(4, "resolution ratio (default 4)", "--ratio")
-    const: float | None = option(None, "peak value of the data, e.g. 2047 (default: that of --sensor)", "--const")
+    path: Path | None = option(
+        None, "a file with sr (B,C,H,W) or (H,W,C), or a folder of output_mulExm_<i>.mat or other names", "PATH"
+    )
+    sr: Path | None = option(None, "the same as PATH", "--sr")
+    gt: Path | None = option(
+        None,
+        "ground truth, if PATH holds sr only: H5 of the test set, .mat, .npz, .npy, GeoTIFF, or a folder; an H5 "
+        "without gt gives ms, lms, pan",
+        "--gt",
+    )
+    ms: Path | None = option(None, "MS GeoTIFF, with --pan: for full resolution", "--ms")
+    pan: Path | None = option(None, "PAN GeoTIFF of the same ground", "--pan")
+    ratio: int | None = option(None, "resolution ratio (default: the file's, else 4)", "--ratio")
+    const: float | None = option(
+        None, "peak value of the data, e.g. 2047 (default: the file's, else that of --sensor)", "--const"
+    )
     sensor: str | None = option(
         None, "WV3, WV2, QB, IKONOS, GF2, …, none: gains of the filters at full resolution", "--sensor"
     )
@@ -237,7 +251,7 @@ class BoardOptions(DataOptions):
     """
 
     dataset: str = option(REQUIRED, "name of the data set: sensor, divisor, ratio, files", "--dataset", group="data")
-    full: Path | None = option(None, "H5 file at full resolution, for D_lambda, D_s, HQNR", "--full", group="data")
+    full: Path | None = option(None, "H5 file at full resolution, for D_lambda_K, D_s, HQNR", "--full", group="data")
     methods: str = option(
         "all", "all, classical, learned, or names separated by commas (default all)", "--methods", group="methods"
     )

@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -116,7 +117,7 @@ def fuse(recipe: Recipe, run: Path, data: Path, options: ReproduceOptions) -> di
             *("--split", SPLITS[protocol], "--out", folder / f"{protocol}.mat", "--json", scores, *device),
         )
         rows = json.loads(scores.read_text(encoding="utf-8"))["scores"]
-        found[protocol] = {index: mean for index, (mean, _) in rows[recipe.network.arch].items()}
+        found[protocol] = _means(rows[recipe.network.arch])
     return found
 
 
@@ -132,8 +133,13 @@ def measured(recipe: Recipe, options: ReproduceOptions) -> dict[str, dict[str, f
         *(["--full"] if options.full else []),
         *("--json", scores),
     )
-    summary = json.loads(scores.read_text(encoding="utf-8"))["summary"]
-    return {protocol: {index: row["mean"] for index, row in summary.items()}}
+    (rows,) = json.loads(scores.read_text(encoding="utf-8"))["scores"].values()
+    return {protocol: _means(rows)}
+
+
+def _means(rows: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """Return index -> mean of one label of a report; "inf" and "nan" are texts there."""
+    return {index: float(row["mean"]) for index, row in rows.items()}
 
 
 def count(recipe: Recipe) -> dict[str, tuple[float, float]]:

@@ -1,16 +1,37 @@
-"""Measure fused images, at reduced resolution (against a ground truth) or at full resolution (without one)."""
+"""Measure fused images, at reduced resolution (against a ground truth) or at full resolution (without one).
+
+The result of every command that measures is written as one kind of JSON, see `report`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import shlex
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
 
-from lemamba.metrics import Meter, full_resolution, reduced_resolution
+from lemamba.engine.weights.files import PUBLISHED_PREFIX, resolve_weights
+from lemamba.metrics import INDICES, Meter, full_resolution, q2n, reduced_resolution
+from lemamba.metrics.inputs import BLOCK
+from lemamba.utils.atomic import sha256
 from lemamba.utils.facts import DataFacts
 from lemamba.utils.sensors import get_sensor
+from lemamba.utils.version import project_version
 
 NEEDED = {"reduced": ("sr", "gt"), "full": ("sr", "ms", "lms", "pan")}
+_WHY = {  # what makes an index NaN or infinite
+    "sam": "every pixel is black in gt or sr",
+    "scc": "gt or sr has no edges",
+    "ergas": "a band of gt is black",
+    "psnr": "a band is equal in both",
+    "d_lambda": "one band has no pairs, or a block is flat",
+    "qnr": "it follows from D_lambda and D_s",
+}
 
 
 def measure(
@@ -25,7 +46,8 @@ def measure(
     """Measure images in the numbers of the sensor.
 
     Args:
-        images: at least the roles of `NEEDED[protocol]`, each (B, ·, ·, ·).
+        images: at least the roles of `NEEDED[protocol]`, each (B, ·, ·, ·); "valid" (B, 1, H, W) bool, if pixels of
+            them have no data.
         protocol: "reduced" or "full".
         ratio: H / h.
         sensor: name; its filter gains are used at full resolution. None = "none".
@@ -39,11 +61,12 @@ def measure(
     Raises:
         UserError: see `lemamba.metrics.reduced_resolution` and `full_resolution`.
     """
-    used = {role: images[role].double() for role in NEEDED[protocol]}
+    used: dict[str, Any] = {role: images[role].double() for role in NEEDED[protocol]}
+    common: dict[str, Any] = {"ratio": ratio, "published": published, "mask": images.get("valid")}
     if protocol == "reduced":
         peak = get_sensor(sensor or "none").divisor if const is None else const
-        return reduced_resolution(used["sr"], used["gt"], ratio=ratio, const=peak, published=published)
-    return full_resolution(**used, ratio=ratio, sensor=sensor or "none", const=const, published=published)
+        return reduced_resolution(used["sr"], used["gt"], const=peak, **common)
+    return full_resolution(**used, sensor=sensor or "none", const=const, **common)
 
 
 def score(images: Mapping[str, Tensor], facts: DataFacts, result: str = "sr") -> Meter:
@@ -62,3 +85,114 @@ def score(images: Mapping[str, Tensor], facts: DataFacts, result: str = "sr") ->
         one["sr"] = one[result]
         meter.update(measure(one, protocol, ratio=facts.ratio, sensor=facts.sensor, const=const))
     return meter
+
+
+def undefined_notes(per_sample: Mapping[str, Sequence[float]], names: Sequence[int | str]) -> list[str]:
+    """Return a line for each reason for which samples have an index without a finite value."""
+    by_reason: dict[tuple[tuple[int | str, ...], float, str], list[str]] = {}
+    for index, values in per_sample.items():
+        for kind in ("nan", "inf"):
+            where = [n for n, v in zip(names, values, strict=True) if (math.isnan if kind == "nan" else math.isinf)(v)]
+            if where:
+                by_reason.setdefault((tuple(where), float(kind), _WHY.get(index, "")), []).append(index)
+    lines = []
+    for (samples, number, why), indices in by_reason.items():
+        others = ""
+        if len(samples) < len(names):
+            means = (f"{INDICES[i].heading} {_mean_of_finite(per_sample[i]):.6f}" for i in indices)
+            others = f"; mean over the other samples: {', '.join(means)}"
+        which = f"sample{'s' if len(samples) > 1 else ''} {_listed(samples)}"
+        headings = ", ".join(INDICES[i].heading for i in indices)
+        lines.append(f"{headings}: {number} for {which}{f' ({why})' if why else ''}, and so is the mean{others}.")
+    return lines
+
+
+def _mean_of_finite(values: Iterable[float]) -> float:
+    finite = [v for v in values if math.isfinite(v)]
+    return sum(finite) / len(finite) if finite else math.nan
+
+
+def _listed(items: Sequence[object]) -> str:
+    return ", ".join(map(str, items[:8])) + (f", … ({len(items)})" if len(items) > 8 else "")
+
+
+def notes_of(meter: Meter) -> list[str]:
+    """Return `undefined_notes` of samples 1, 2, …."""
+    values = {index: column.tolist() for index, column in meter.per_sample().items()}
+    return undefined_notes(values, range(1, len(next(iter(values.values()))) + 1))
+
+
+def flat_bands(image: Tensor) -> list[int]:
+    """Return the bands of an image (1, C, H, W) that hold one value, 1-based."""
+    flat = image.amax(dim=(2, 3)) == image.amin(dim=(2, 3))
+    return [band + 1 for band in torch.nonzero(flat[0]).flatten().tolist()]
+
+
+def flat_blocks(sr: Tensor, gt: Tensor) -> int:
+    """Return in how many blocks of 32 a band is flat in gt or sr and not equal in both, which lowers Q2n.
+
+    A block in which all bands are flat (one colour) does not count: Q2n compares its means only.
+    """
+    H, W = (side - side % BLOCK for side in gt.shape[-2:])
+    sr, gt = (x[0, :, :H, :W].unflatten(-1, (-1, BLOCK)).unflatten(-3, (-1, BLOCK)) for x in (sr, gt))
+    flat = torch.stack([x.amax(dim=(-1, -3)) == x.amin(dim=(-1, -3)) for x in (sr, gt)])
+    differs = (sr != gt).any(dim=-1).any(dim=-2)
+    return int(((flat.any(0) & differs).any(0) & ~flat.all(1).any(0)).sum())
+
+
+def dead_band_note(name: int | str, images: Mapping[str, Tensor], qn: float, const: float, published: bool) -> str:
+    """Return a line on flat bands of a sample and what they do to Q2n, or ""."""
+    sr, gt = images["sr"], images["gt"]
+    bands = {role: flat for role in ("gt", "sr") if (flat := flat_bands(images[role]))}
+    dead = {band for flat in bands.values() for band in flat}
+    alive = [band for band in range(gt.shape[1]) if band + 1 not in dead]
+    if dead and alive:
+        without = float(q2n(sr[:, alive], gt[:, alive], const=const, published=published))
+        which = " and ".join(f"{_listed(flat)} of {role}" for role, flat in bands.items())
+        return (
+            f"Sample {name}: flat band{'s' if len(dead) > 1 else ''} {which}; Q2n is {qn:.6f} with "
+            f"{'them' if len(dead) > 1 else 'it'}, {without:.6f} over the other bands."
+        )
+    blocks = 0 if dead else flat_blocks(sr, gt)
+    where = f"{blocks} block{'s' if blocks > 1 else ''}"
+    return f"Sample {name}: a band is flat in {where} of {BLOCK} x {BLOCK}, which lowers Q2n there." if blocks else ""
+
+
+def rows(meter: Meter) -> dict[str, dict[str, Any]]:
+    """Return index -> {"mean", "std", "per_sample"}."""
+    values, summary = meter.per_sample(), meter.compute()
+    return {i: {"mean": m, "std": s, "per_sample": values[i].tolist()} for i, (m, s) in summary.items()}
+
+
+def weights_sha256(weights: Mapping[str, str | None]) -> dict[str, str]:
+    """Return label -> SHA-256 of the weights named there, as `lemamba.commands.methods.load_method` takes them."""
+    files = {label: given.removeprefix(PUBLISHED_PREFIX) for label, given in weights.items() if given}
+    return {label: sha256(resolve_weights(given)) for label, given in files.items()}
+
+
+def command_line() -> str:
+    """Return the command that is running, as it was typed."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def report(
+    scores: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    *,
+    file: str,
+    sensor: str | None,
+    divisor: float | None,
+    weights: Mapping[str, str] | None = None,
+    **more: Any,
+) -> dict[str, Any]:
+    """Return what `inference`, `evaluate` and `leaderboard` write as JSON.
+
+    Args:
+        scores: label -> index -> {"mean", "std", "per_sample"}, see `rows`.
+        file: name of the file whose images were measured.
+        sensor: name, None if it is not known.
+        divisor: peak of the data in their own numbers, None if it is not known.
+        weights: label -> SHA-256 of the weights.
+        more: what else the command says.
+    """
+    about = {"file": file, "sensor": sensor, "divisor": divisor, "weights": dict(weights or {})}
+    return {**about, "version": project_version(), "command": command_line(), **more, "scores": scores}

@@ -15,7 +15,7 @@ from lemamba.metrics.full_inputs import check_full
 from lemamba.metrics.index import register_index
 
 
-@register_index("d_lambda_qnr", heading="D_lambda (QNR)", direction=-1, protocol="full", column=4)
+@register_index("d_lambda", heading="D_lambda", direction=-1, protocol="full", column=4, matlab="d_lambda_qnr")
 def d_lambda_from(q_sr: Tensor, q_lms: Tensor, bands: int) -> Tensor:
     """D_lambda from the first `bands` rows and columns of `band_quality` of sr and lms; one band has no pairs: NaN."""
     i, j = torch.triu_indices(bands, bands, offset=1)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lemamba.metrics.full_inputs import check_full, gains_of
 from lemamba.metrics.index import register_index
+from lemamba.metrics.inputs import check_peak
 from lemamba.metrics.q2n import q2n
 from lemamba.operators import mtf_filter
 from lemamba.utils.sensors import Sensor
@@ -24,7 +25,7 @@ def const_of(lms: Tensor, const: float | None) -> float | Tensor:
     return torch.where(lms.amax(dim=(1, 2, 3)) <= 1, 1.0, 2.0)
 
 
-@register_index("d_lambda", heading="D_lambda", direction=-1, protocol="full", column=1)
+@register_index("d_lambda_k", heading="D_lambda_K", direction=-1, protocol="full", column=1, matlab="d_lambda")
 def d_lambda_k(
     sr: Tensor,
     lms: Tensor,
@@ -51,6 +52,8 @@ def d_lambda_k(
     """
     sr, lms, mask = check_full(sr, lms, ratio=ratio, published=published, mask=mask)
     gains = gains_of(sensor, sr.shape[1], published)
+    if const is not None:
+        check_peak(const, "lms", lms)
     peak = const_of(lms, const)
     scores = []
     for i in range(len(sr)):  # image by image: one image's transforms fit in the cache

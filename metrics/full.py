@@ -17,21 +17,22 @@ from lemamba.metrics.block_q import band_quality
 from lemamba.metrics.d_s import low_pass_pan
 from lemamba.metrics.full_inputs import check_full, check_pan, gains_of
 from lemamba.metrics.index import register_index, registered
+from lemamba.metrics.inputs import Image, as_image, check_peak
 from lemamba.metrics.parallel import run_all
 from lemamba.utils.errors import UserError
 from lemamba.utils.sensors import Sensor
 
 
 @register_index("hqnr", heading="HQNR", direction=+1, protocol="full", column=3, matlab="qnr_index")
-def hqnr(d_lambda: Tensor, d_s: Tensor) -> Tensor:
+def hqnr(d_lambda_k: Tensor, d_s: Tensor) -> Tensor:
     """HQNR from D_lambda_K and D_s, each (B,)."""
-    return (1 - d_lambda) * (1 - d_s)
+    return (1 - d_lambda_k) * (1 - d_s)
 
 
 @register_index("qnr", heading="QNR", direction=+1, protocol="full", column=5)
-def qnr(d_lambda_qnr: Tensor, d_s: Tensor) -> Tensor:
+def qnr(d_lambda: Tensor, d_s: Tensor) -> Tensor:
     """QNR from D_lambda and D_s, each (B,)."""
-    return (1 - d_lambda_qnr) * (1 - d_s)
+    return (1 - d_lambda) * (1 - d_s)
 
 
 def _check_ms(ms: Tensor, lms: Tensor, ratio: int) -> None:
@@ -47,21 +48,21 @@ def _quality_of_lms(lms: Tensor, pan: Tensor, ratio: int, **common: Any) -> Tens
 
 
 def full_resolution(
-    sr: Tensor,
-    ms: Tensor,
-    lms: Tensor,
-    pan: Tensor,
+    sr: Image,
+    ms: Image,
+    lms: Image,
+    pan: Image,
     *,
     ratio: int,
     sensor: str | Sensor,
     const: float | None = None,
     published: bool = False,
-    mask: Tensor | None = None,
+    mask: Image | None = None,
 ) -> dict[str, Tensor]:
     """All indices without reference.
 
     Args:
-        sr: (B, C, H, W), sides multiples of 32, in digital numbers or [0, 1].
+        sr: (B, C, H, W), tensor or NumPy array of any real dtype, sides multiples of 32, in digital numbers or [0, 1].
         ms: (B, C, h, w), h = H/r; checked, no index needs its values.
         lms: (B, C, H, W), ms interpolated to the size of pan.
         pan: (B, 1, H, W).
@@ -72,16 +73,19 @@ def full_resolution(
         mask: (B, 1, H, W), True where valid; only blocks without nodata count.
 
     Returns:
-        {name: (B,) float64} for the names in `metrics.FULL_NAMES`; "d_lambda" is D_lambda_K, "d_lambda_qnr" the older.
+        {name: (B,) float64} for the names in `metrics.FULL_NAMES`; "d_lambda_k" is that of HQNR, "d_lambda" of QNR.
 
     Raises:
-        UserError: shapes that do not match, NaN, sides that are not multiples of 32, a sensor with another number of
-            bands.
+        UserError: shapes that do not match, NaN, complex values, a const that is not the peak of lms, sides that are
+            not multiples of 32, a sensor with another number of bands.
     """
+    sr = as_image("sr", sr)
     gains_of(sensor, sr.shape[1], published)
     sr, lms, mask = check_full(sr, lms, ratio=ratio, published=published, mask=mask)
     pan = check_pan(pan, sr, mask)
-    _check_ms(ms, lms, ratio)
+    _check_ms(as_image("ms", ms), lms, ratio)
+    if const is not None:
+        check_peak(const, "lms", lms)
     options = {"ratio": ratio, "sensor": sensor, "const": const, "published": published, "bands": sr.shape[1]}
     indices = registered("full")
     # Those that need images and options only run side by side, image by image; the others follow from their results.

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lemamba.metrics.inputs import BLOCK, as_mask, blank, check_images, check_same_shape
+from lemamba.metrics.inputs import (
+    BLOCK,
+    Image,
+    as_image,
+    as_mask,
+    blank,
+    check_images,
+    check_positive,
+    check_same_shape,
+)
 from lemamba.utils.errors import UserError
 from lemamba.utils.sensors import Sensor, get_sensor
 
 
 def check_ratio(ratio: int, published: bool) -> int:
     """Return the ratio, a power of two (at most 4 as published); any other is a `UserError`."""
+    check_positive("ratio", ratio, "it is H/h, e.g. 4")
     if int(ratio) != ratio or ratio < 1 or int(ratio) & (int(ratio) - 1):
         raise UserError(f"full resolution needs a ratio that is a power of two, given {ratio}; correct --ratio")
     if published and ratio > 4:
@@ -25,10 +35,11 @@ def gains_of(sensor: str | Sensor, bands: int, published: bool = False) -> tuple
 
 
 def check_full(
-    sr: Tensor, lms: Tensor, *, ratio: int, published: bool, mask: Tensor | None
+    sr: Image, lms: Image, *, ratio: int, published: bool, mask: Image | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return sr and lms as float64 with nodata blanked, and the mask as (B, 1, H, W), after all checks of size."""
     ratio = check_ratio(ratio, published)
+    sr, lms = as_image("sr", sr), as_image("lms", lms)
     mask = as_mask(mask, sr)
     images = check_images(sr=blank(sr, mask), lms=blank(lms, mask))
     check_same_shape(sr=sr, lms=lms)
@@ -38,10 +49,11 @@ def check_full(
     return images["sr"], images["lms"], mask
 
 
-def check_pan(pan: Tensor, sr: Tensor, mask: Tensor | None) -> Tensor:
+def check_pan(pan: Image, sr: Tensor, mask: Tensor | None) -> Tensor:
     """Return pan as float64 with nodata blanked; it must have one band and the size of sr."""
+    pan = as_image("pan", pan)
     expected = (len(sr), 1, *sr.shape[-2:])
-    if pan.dim() == 4 and tuple(pan.shape) != expected:
+    if tuple(pan.shape) != expected:
         raise UserError(
             f"expected pan {expected}, given {tuple(pan.shape)}; D_s is defined for one band: with a guide of several, "
             "measure at reduced resolution"

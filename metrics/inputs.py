@@ -1,14 +1,18 @@
-"""Input checks shared by all indices: float64, equal shapes, no NaN, an optional mask of valid pixels.
+"""Input checks shared by all indices: float64, equal shapes, no NaN, the peak, an optional mask of valid pixels.
+
+The peak `const` and the data are checked against each other: a wrong one would give numbers that look right.
 
 Legend: B images, C bands, H W size; `mask` (B, 1, H, W) or (B, H, W), True = valid.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any, TypeVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,17 +20,81 @@ from torch.nn import functional as F
 from lemamba.utils.errors import UserError
 
 Measure = TypeVar("Measure", bound=Callable[..., Tensor])
+Image = Tensor | np.ndarray
 BLOCK = 32  # side of blocks and windows in Q2n, Q, D_s, D_lambda
+PEAK_MARGIN = 1.5  # a reference may end at this multiple of the peak; data in [0, 1] end below it
+PEAKS = (1, 255, 1023, 2047, 4095, 16383, 65535)  # of data in [0, 1] and of 8, 10, 11, 12, 14 and 16 bits
 _PLANE_BUDGET = 2**16  # float64 samples of one plane that stay in a core's cache through a dozen passes
 
 
+def as_image(name: str, image: Any) -> Tensor:
+    """Return a tensor or NumPy array as a tensor (B, C, H, W) of its own numbers.
+
+    Raises:
+        UserError: another type, complex values, or another number of axes.
+    """
+    if not isinstance(image, Tensor | np.ndarray):
+        raise UserError(f"expected {name} as a torch tensor or NumPy array, given {type(image).__name__}; convert it")
+    if image.is_complex() if isinstance(image, Tensor) else image.dtype.kind == "c":
+        raise UserError(f"expected real values, {name} is complex; take its magnitude or its real part")
+    if isinstance(image, np.ndarray):
+        if image.dtype.kind not in "biuf":
+            raise UserError(f"expected numbers, {name} has dtype {image.dtype}; convert it")
+        image = torch.from_numpy(np.array(image, np.float64))  # torch has not all dtypes and byte orders of NumPy
+    if image.dim() != 4:
+        missing = "give one image as image[None]" if image.dim() == 3 else "add the missing axes"
+        raise UserError(f"expected {name} as (B, C, H, W), given shape {tuple(image.shape)}; {missing}")
+    return image
+
+
+def check_positive(name: str, number: Any, example: str) -> None:
+    """Raise a `UserError` unless `number` is a positive finite number."""
+    known = isinstance(number, int | float | np.number) and not isinstance(number, bool)
+    if not known or not 0 < number < math.inf:
+        raise UserError(f"expected a positive number as {name}, given {number!r}; {example}")
+
+
+def nearest_peak(top: float) -> float:
+    """Return the peak of data that end at `top`: 1 for data in [0, 1], else 2^L - 1 of the usual bits."""
+    return 1 if top <= PEAK_MARGIN else next((float(peak) for peak in PEAKS if top <= peak), float(math.ceil(top)))
+
+
+def in_unit_range(image: Tensor) -> bool:
+    """Return whether values lie in [0, 1] by their numbers: fractions that end below 1.5. A black image does not."""
+    image = image.detach()
+    top = float(image.amax()) if image.numel() else 0.0
+    return 0 < top <= PEAK_MARGIN and bool((image != image.round()).any())
+
+
+def check_peak(const: Any, name: str, reference: Tensor) -> None:
+    """Refuse a peak that cannot be that of the data.
+
+    Args:
+        const: the peak; a tensor (one per image, found from the data) is not checked.
+        name: of the reference, for the message.
+        reference: gt, or lms at full resolution; not sr, which may be as wrong as a method makes it.
+
+    Raises:
+        UserError: const is not positive; the reference ends above 1.5 const; or it holds fractions that end below 1.5,
+            so data in [0, 1], and const is larger than that.
+    """
+    if isinstance(const, Tensor):
+        return
+    check_positive("const", const, "it is the peak of the data, e.g. 2047")
+    top = float(reference.detach().amax()) if reference.numel() else 0.0
+    if top > PEAK_MARGIN * const or (const > PEAK_MARGIN and in_unit_range(reference)):
+        peak = f"{nearest_peak(top):g}"
+        raise UserError(
+            f"{name} ends at {top:.6g}, which does not fit the peak const {const:g}; give the peak of these data: "
+            f"const={peak} (--const {peak})"
+        )
+
+
 def check_images(**images: Tensor) -> dict[str, Tensor]:
-    """Return the images as float64 (B, C, H, W); a wrong number of axes or a NaN or Inf is a `UserError`."""
+    """Return the images as float64 (B, C, H, W); what `as_image` refuses, NaN and Inf are a `UserError`."""
     checked = {}
     for name, image in images.items():
-        if image.dim() != 4:
-            raise UserError(f"expected {name} as (B, C, H, W), given shape {tuple(image.shape)}; add the missing axes")
-        image = image.double()
+        image = as_image(name, image).double()
         if not bool(torch.isfinite(image.detach().sum())):
             raise UserError(f"expected finite values, {name} holds NaN or Inf; fix the data or mask these pixels")
         checked[name] = image
@@ -40,8 +108,9 @@ def check_pair(sr: Tensor, gt: Tensor) -> tuple[Tensor, Tensor]:
     return pair["sr"], pair["gt"]
 
 
-def prepared(sr: Tensor, gt: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+def prepared(sr: Image, gt: Image, mask: Image | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return both images as float64 with nodata blanked and the mask as (B, 1, H, W), after `check_pair`."""
+    sr, gt = as_image("sr", sr), as_image("gt", gt)
     mask = as_mask(mask, sr)
     return *check_pair(blank(sr, mask), blank(gt, mask)), mask
 
@@ -55,6 +124,10 @@ def on_pairs(index: Measure) -> Measure:
     @wraps(index)
     def prepare_and_measure(sr: Tensor, gt: Tensor, *, mask: Tensor | None = None, **options: Any) -> Tensor:
         sr, gt, mask = prepared(sr, gt, mask)
+        if "const" in options:
+            check_peak(options["const"], "gt", gt)
+        if "ratio" in options:
+            check_positive("ratio", options["ratio"], "it is H/h, e.g. 4")
         return index(sr, gt, mask=mask, **options)
 
     return cast(Measure, prepare_and_measure)
@@ -74,10 +147,11 @@ def check_sides(image: Tensor, index: str) -> None:
         raise UserError(f"{index} needs sides of at least {BLOCK} pixels, given {H} x {W}; use a larger image")
 
 
-def as_mask(mask: Tensor | None, image: Tensor) -> Tensor | None:
+def as_mask(mask: Image | None, image: Tensor) -> Tensor | None:
     """Return the mask as boolean (B, 1, H, W), or None."""
     if mask is None:
         return None
+    mask = torch.from_numpy(mask) if isinstance(mask, np.ndarray) else mask
     mask = mask if mask.dim() == 4 else mask[:, None]
     expected = (image.shape[0], 1, *image.shape[-2:])
     if tuple(mask.shape) != expected:

@@ -8,24 +8,23 @@ import torch
 from torch import Tensor
 
 from lemamba.metrics.index import registered
-from lemamba.metrics.inputs import check_sides, prepared
+from lemamba.metrics.inputs import Image, check_peak, check_positive, check_sides, prepared
 from lemamba.metrics.parallel import run_all
-from lemamba.utils.errors import UserError
 
 
 def reduced_resolution(
-    sr: Tensor,
-    gt: Tensor,
+    sr: Image,
+    gt: Image,
     *,
     ratio: float,
     const: float,
     published: bool = False,
-    mask: Tensor | None = None,
+    mask: Image | None = None,
 ) -> dict[str, Tensor]:
     """All indices with reference; no border is cut.
 
     Args:
-        sr: (B, C, H, W), sides of at least 32, values in [0, const].
+        sr: (B, C, H, W), tensor or NumPy array of any real dtype, sides of at least 32, values in [0, const].
         gt: the same shape.
         ratio: resolution ratio r (enters ERGAS).
         const: peak value: 2047, 1023, 255, or 1 for data in [0, 1].
@@ -36,11 +35,12 @@ def reduced_resolution(
         {name: (B,) float64} for the names in `metrics.REDUCED_NAMES`; units are in `metrics.INDICES`.
 
     Raises:
-        UserError: shapes differ, NaN, a side under 32.
+        UserError: shapes differ, NaN, complex values, a side under 32, a const that is not the peak of gt.
     """
-    if not const > 0 or not ratio > 0:
-        raise UserError(f"expected positive const and ratio, given {const} and {ratio}; const is the peak, e.g. 2047")
+    check_positive("ratio", ratio, "it is H/h, e.g. 4")
+    check_positive("const", const, "it is the peak of the data, e.g. 2047")
     sr, gt, mask = prepared(sr, gt, mask)
+    check_peak(const, "gt", gt)
     check_sides(sr, "reduced resolution")
     indices = registered("reduced")
     tasks = []

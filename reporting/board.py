@@ -1,8 +1,8 @@
 """The pages of the leaderboard: one row per method with scores and cost as tables, JSON and pictures.
 
 A result is what `lemamba.commands.board.run_job` returns: {"scores": index -> (mean, std), "cost": column ->
-number, "per_sample": index -> values, "arrays": gt, pan, sr … (C, H, W) of one sample}, with "training" if it was
-trained for the board.
+number, "per_sample": index -> values, "notes": lines, "arrays": gt, pan, sr … (C, H, W) of one sample}, with
+"training" if it was trained for the board.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from lemamba.utils.sensors import Sensor, get_sensor
 _COST = (*COSTS, *EFFORT)
 GROUPS = {
     "Reduced resolution": REDUCED_NAMES,
-    "Full resolution": ("d_lambda", "d_s", "hqnr"),
+    "Full resolution": ("d_lambda_k", "d_s", "hqnr"),
     "Cost at reduced resolution": _COST,
 }
 FILES = (*(f"leaderboard.{kind}" for kind in ("md", "csv", "tex", "json")), "grid.png", "scatter.png")
-_KEPT = ("scores", "cost", "training", "per_sample")  # of a result, in leaderboard.json
+_KEPT = ("cost", "training", "notes")  # of a result, in leaderboard.json next to the scores
 
 Results = Mapping[str, Mapping[str, Any]]
 
@@ -48,7 +48,8 @@ def write_board(out: Path, results: Results, failures: Mapping[str, str], facts:
         out: the folder.
         results: by method; at least one.
         failures: method -> what went wrong, in one line.
-        facts: what the numbers depend on, written to the JSON; "dataset" is the title of the tables.
+        facts: what the numbers depend on, written to the JSON (see `lemamba.commands.scores.report`); "dataset" is the
+            title of the tables.
         sort: column to rank by.
     """
     table = sorted_rows({name: {**r["scores"], **r["cost"]} for name, r in results.items()}, sort)
@@ -64,10 +65,17 @@ def write_board(out: Path, results: Results, failures: Mapping[str, str], facts:
     }
     for name, text in contents.items():
         write_text(out / name, text)
-    methods = {name: {key: results[name][key] for key in _KEPT if key in results[name]} for name in table}
-    write_json(out / "leaderboard.json", {**facts, "methods": methods, "failures": failures})
+    more = {key: {name: results[name][key] for name in table if key in results[name]} for key in _KEPT}
+    scores = {name: _with_samples(results[name]) for name in table}
+    write_json(out / "leaderboard.json", {**facts, **more, "failures": failures, "scores": scores})
     for title, group in groups.items():
         print_table(table, f"{facts['dataset']}: {title.lower()}", group)
+
+
+def _with_samples(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return index -> {"mean", "std", "per_sample"}, as all reports have it."""
+    values = result["per_sample"]
+    return {i: {"mean": m, "std": s, "per_sample": values[i]} for i, (m, s) in result["scores"].items()}
 
 
 def draw_board(

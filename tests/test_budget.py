@@ -125,6 +125,6 @@ def test_a_board_trains_measures_and_says_how_it_trained(tmp_path, monkeypatch):
     line = ["--data", str(data), "--dataset", "ikonos", "--data_root", str(tmp_path), "--methods", "EXP,DiCNN"]
     assert leaderboard.run(parse("board", [*line, "--train_epochs", "2", "--out", str(tmp_path / "board")])) == 0
     report = json.loads((tmp_path / "board/leaderboard.json").read_text())
-    assert set(report["methods"]) == {"EXP", "DiCNN"} and not report["failures"]
-    assert report["methods"]["DiCNN"]["training"]["steps"] == 4  # 8 samples in batches of 4, twice
-    assert "weights of DiCNN" in report["sha256"]
+    assert set(report["scores"]) == {"EXP", "DiCNN"} and not report["failures"]
+    assert report["training"]["DiCNN"]["steps"] == 4  # 8 samples in batches of 4, twice
+    assert report["weights"]["DiCNN"] == report["sha256"]["weights of DiCNN"]["sha256"]

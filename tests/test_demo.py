@@ -23,7 +23,7 @@ def shown(monkeypatch):
         def step(title: str, *command: object) -> None:
             commands.append([str(word) for word in command])
             if command[0] == "fuse":
-                scores = {"EXP": {"psnr": [28.0, 0.0]}, "LEMamba": {"psnr": [28.0 + gain, 0.0]}}
+                scores = {name: {"psnr": {"mean": psnr}} for name, psnr in (("EXP", 28.0), ("LEMamba", 28.0 + gain))}
                 Path(command[command.index("--json") + 1]).write_text(json.dumps({"device": "cpu", "scores": scores}))
 
         monkeypatch.setattr(demo, "run_step", step)

@@ -104,9 +104,13 @@ def test_written_files_hold_the_same_numbers(mat, tmp_path, capsys):
     values = expected(images(), "reduced")
     content = json.loads(files["json"].read_text())
     # one image at a time against a batch: a vector's last lanes may round otherwise
-    assert [s["sam"] for s in content["samples"]] == pytest.approx(values["sam"].tolist(), rel=1e-12)
-    assert content["summary"]["qn"]["mean"] == pytest.approx(float(values["qn"].mean()), rel=1e-12)
-    assert (content["protocol"], content["const"], content["ratio"]) == ("reduced", 2047, 4)
+    assert list(content["scores"]) == ["data_PanNet_qb"]
+    scores = content["scores"]["data_PanNet_qb"]
+    assert scores["sam"]["per_sample"] == pytest.approx(values["sam"].tolist(), rel=1e-12)
+    assert scores["qn"]["mean"] == pytest.approx(float(values["qn"].mean()), rel=1e-12)
+    assert scores["qn"]["std"] == pytest.approx(float(values["qn"].std()), rel=1e-9)
+    assert (content["protocol"], content["divisor"], content["ratio"]) == ("reduced", 2047, 4)
+    assert content["file"] == "data_PanNet_qb.mat" and content["version"] and content["command"]
     rows = list(csv.DictReader(io.StringIO(files["csv"].read_text())))
     assert [r["sample"] for r in rows] == ["1", "2", "3", "mean", "std"]
     assert [float(r["ssim"]) for r in rows[:3]] == pytest.approx(values["ssim"].tolist(), rel=1e-12)
@@ -135,7 +139,7 @@ def test_equal_images_are_written_as_text_that_json_knows(tmp_path, capsys):
     savemat(tmp_path / "x.mat", {"sr": arrays["gt"], "gt": arrays["gt"]})
     run(tmp_path / "x.mat", "--const", 2047, "--json", tmp_path / "r.json")
     content = json.loads((tmp_path / "r.json").read_text(), parse_constant=pytest.fail)
-    assert content["summary"]["psnr"] == {"mean": "inf", "std": "nan"}
+    assert content["scores"]["x"]["psnr"] == {"mean": "inf", "std": "nan", "per_sample": ["inf", "inf"]}
 
 
 def test_a_folder_of_images_equals_the_batch(tmp_path, capsys):
@@ -159,9 +163,10 @@ def test_samples_of_a_folder_have_their_files_numbers(tmp_path, capsys):
     shown = capsys.readouterr().out
     values = expected(arrays, "reduced")["psnr"].tolist()
     assert [numbers(shown, n)[5] for n in ("2", "10")] == [pytest.approx(v, abs=5.1e-7) for v in values]
-    samples = json.loads((out / "r.json").read_text())["samples"]
-    assert [s["sample"] for s in samples] == [2, 10]
-    assert [s["psnr"] for s in samples] == pytest.approx(values, rel=1e-12)  # axes in another order, sums in another
+    content = json.loads((out / "r.json").read_text())
+    assert content["samples"] == [2, 10]
+    (scores,) = content["scores"].values()
+    assert scores["psnr"]["per_sample"] == pytest.approx(values, rel=1e-12)  # axes in another order, sums in another
     assert [line.split(",")[0] for line in (out / "r.csv").read_text().splitlines()[1:3]] == ["2", "10"]
     page = (out / "r.html").read_text()
     assert "sample 2" in page and "sample 10" in page and "sample 1<" not in page
@@ -175,7 +180,7 @@ def test_one_band_images_without_a_third_axis(tmp_path, capsys):
     savemat(tmp_path / "one.mat", {k: v[0, 0] for k, v in arrays.items() if k != "gt"})
     run(tmp_path / "one.mat", "--sensor", "none")
     assert numbers(capsys.readouterr().out, "1")[0] == pytest.approx(
-        float(expected(arrays, "full", sensor="none")["d_lambda"]), abs=5.1e-7
+        float(expected(arrays, "full", sensor="none")["d_lambda_k"]), abs=5.1e-7
     )
 
 

@@ -45,7 +45,9 @@ def test_mat_holds_the_network_s_result(tmp_path, run, capsys):
     assert inference.run(parse("fuse", [*arguments, "--json", str(tmp_path / "scores.json"), "--device", "cpu"])) == 0
 
     mat = loadmat(out)
-    assert {k for k in mat if not k.startswith("__")} == {"sr", "gt", "ms", "lms", "pan"}
+    info = {k.removeprefix("info_"): mat[k].item() for k in mat if k.startswith("info_")}
+    assert info == {"sensor": "IKONOS", "divisor": 2047, "ratio": 4, "guide": "PAN"}
+    assert {k for k in mat if not k.startswith(("__", "info_"))} == {"sr", "gt", "ms", "lms", "pan"}
     with h5py.File(data) as file:
         np.testing.assert_allclose(mat["gt"], file["gt"][:], rtol=1e-6)
         scaled = {k: torch.from_numpy(file[k][:] / 2047).float() for k in ("ms", "lms", "pan")}
@@ -54,7 +56,10 @@ def test_mat_holds_the_network_s_result(tmp_path, run, capsys):
     assert mat["sr"].dtype == np.float32 and mat["sr"].shape == (2, 4, 64, 64)
     np.testing.assert_allclose(mat["sr"], expected.numpy(), atol=2e-2)
 
-    scores = json.loads((tmp_path / "scores.json").read_text())["scores"]
+    report = json.loads((tmp_path / "scores.json").read_text())
+    scores = report["scores"]
+    assert (report["file"], report["sensor"], report["divisor"]) == ("test.h5", "IKONOS", 2047)
+    assert list(report["weights"]) == ["LEMamba"] and len(report["weights"]["LEMamba"]) == 64
     assert set(scores) == {"EXP", "LEMamba"} and set(scores["EXP"]) >= {"sam", "ergas", "psnr", "qn"}
     picture = out.parent / "sample_0.png"
     assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
@@ -69,7 +74,7 @@ def test_exp_scores_itself_the_same(tmp_path):
     mat, scores = loadmat(tmp_path / "x.mat"), json.loads(report.read_text())["scores"]
     np.testing.assert_array_equal(mat["sr"], mat["lms"])
     error = ((mat["sr"].astype(float) - mat["gt"]) / 2047) ** 2
-    assert scores["EXP"]["psnr"][0] == pytest.approx((-10 * np.log10(error.mean((0, 2, 3)))).mean(), rel=1e-6)
+    assert scores["EXP"]["psnr"]["mean"] == pytest.approx((-10 * np.log10(error.mean((0, 2, 3)))).mean(), rel=1e-6)
     assert not list(tmp_path.glob("*.png"))
 
 
@@ -80,7 +85,7 @@ def test_a_classical_method_gets_the_sensors_gains(tmp_path, words, sensor):
     inference.run(
         parse("fuse", ["--arch", "MTF-GLP", "--data", str(data), "--dataset", "ikonos", *words, "--out", str(out)])
     )
-    mat = {k: torch.from_numpy(v) for k, v in loadmat(out).items() if not k.startswith("__")}
+    mat = {k: torch.from_numpy(v) for k, v in loadmat(out).items() if not k.startswith(("__", "info_"))}
     for name in ("IKONOS", "QB"):
         expected = build_model("MTF-GLP", **SIZES, sensor=name)(mat["ms"], mat["lms"], mat["pan"])
         assert torch.allclose(mat["sr"], expected, rtol=1e-4, atol=0.05) == (name == sensor)
@@ -129,14 +134,14 @@ def test_every_sample_of_a_hyperspectral_file_is_fused(tmp_path):
     np.testing.assert_allclose(mat["pan"], data["pan"], rtol=1e-6)
     error = ((data["lms"] - cube) ** 2).mean((2, 3))
     psnr = json.loads((tmp_path / "x.json").read_text())["scores"]["EXP"]["psnr"]
-    assert psnr[0] == pytest.approx((-10 * np.log10(error)).mean(), rel=1e-5)
+    assert psnr["mean"] == pytest.approx((-10 * np.log10(error)).mean(), rel=1e-5)
 
 
 def test_full_resolution_is_measured_without_gt(tmp_path):
     data, report = write_test_set(tmp_path / "full.h5", count=1, with_gt=False), tmp_path / "scores.json"
     arguments = ["--arch", "brovey", "--data", str(data), "--dataset", "ikonos", "--out", str(tmp_path / "x.mat")]
     inference.run(parse("fuse", [*arguments, "--json", str(report), "--pictures", "1"]))
-    assert set(json.loads(report.read_text())["scores"]["Brovey"]) >= {"d_lambda", "d_s", "hqnr"}
+    assert set(json.loads(report.read_text())["scores"]["Brovey"]) >= {"d_lambda_k", "d_s", "hqnr"}
     assert "gt" not in loadmat(tmp_path / "x.mat")
     assert [p.name for p in tmp_path.glob("*.png")] == ["full_sample_0.png"]  # not over those of the reduced one
 

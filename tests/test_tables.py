@@ -29,7 +29,7 @@ def test_every_index_has_a_direction_and_training_follows_it():
     assert heading("qn", {1: "+"}) == "Q2n+" and heading("s_per_mpx", {-1: "-"}) == "s/Mpx-"
     assert heading("unknown", {1: "+"}) == "unknown"
     smaller = {name for name in ("loss", *metrics.REDUCED_NAMES, *metrics.FULL_NAMES) if minimised(name)}
-    assert smaller == {"loss", "sam", "ergas", "d_lambda", "d_s", "d_lambda_qnr"}
+    assert smaller == {"loss", "sam", "ergas", "d_lambda_k", "d_s", "d_lambda"}
 
 
 @pytest.mark.parametrize(
@@ -44,6 +44,14 @@ def test_csv_reads_back_exactly():
     assert float(rows[1]["psnr"]) == 33.123456789 and float(rows[1]["psnr_std"]) == 2.0
     assert rows[1]["parameters"] == "743464.0" and rows[2]["parameters"] == ""
     assert "parameters_std" not in rows[0]
+
+
+def test_the_two_d_lambda_have_two_names():
+    """The index of HQNR (Khan) and that of QNR (Alparone); elsewhere the bare name is QNR's."""
+    table = {"EXP": {"d_lambda_k": (0.03, 0.0), "d_lambda": (0.05, 0.0)}}
+    assert "| D_lambda_K | D_lambda |" in to_markdown(table)
+    assert r"D\_lambda\_K$\downarrow$ & D\_lambda$\downarrow$" in to_latex(table)
+    assert to_csv(table).startswith("method,d_lambda_k,d_lambda_k_std,d_lambda,")
 
 
 def test_bold_and_escapes():

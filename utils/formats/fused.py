@@ -1,44 +1,163 @@
-"""Reader of fused images: one `.mat` file (B, C, H, W), or a folder of output_mulExm_<i>.mat files (H, W, C).
+"""Reader of fused images and ground truths in `.mat`, `.npz` and `.npy` files, and of the facts written with them.
 
-Other programs use other axis orders: MATLAB users (H, W, C, B), Python users (B, H, W, C), and a `.mat` written by
-h5py, without MATLAB's user block, has its axes in Python's order. Height and width are found from the shapes: `ms` is
-smaller along them, and no index is defined for sides below 32. The order this project writes is preferred if it fits.
+A file holds a batch (B, C, H, W) or one image (H, W, C). Other programs use other axis orders: MATLAB users
+(H, W, C, B), Python users (B, H, W, C), and a `.mat` written by h5py, without MATLAB's user block, has its axes in
+Python's order. Height and width are found from the shapes: `ms` is smaller along them, and no index is defined for
+sides below 32. The order this project writes is preferred if it fits.
+
+Facts are variables `info_<name>`: `info_sensor`, `info_divisor`, `info_ratio`, `info_wavelengths` (nm), `info_guide`
+(what the guide bands are, in their order).
 Legend: B images, C bands, H W size.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from lemamba.utils.errors import UserError
-from lemamba.utils.formats.mat import is_plain_hdf5, read_mat
+from lemamba.utils.errors import UserError, nearest
+from lemamba.utils.formats.bounds import MAX_COMPRESSION
+from lemamba.utils.formats.mat import READ_LIMIT, is_plain_hdf5, read_mat, unread_variables
 
 IMAGES = ("sr", "gt", "ms", "lms", "pan")
+INFO = "info_"
 SMALLEST_SIDE = 32  # of the windows and blocks that the indices use
 BATCHES, SINGLE = ("BCHW", "BHWC", "HWCB"), ("HWC", "CHW")  # the first is ours
+NUMBERED = re.compile(r"output_mulExm_(\d+)\.\w+")  # how MATLAB users and the published networks name single images
 
 
-def open_samples(path: Path) -> tuple[list[int], Iterator[dict[str, np.ndarray]], str]:
-    """Read a file or a folder.
+@dataclass(frozen=True)
+class FusedFile:
+    """The images of a file.
 
-    Returns:
-        The samples' numbers, an iterator over their images, each (C, H, W), and the axis order if it is not ours, else
-        "" (also for a folder, whose files may differ).
+    Attributes:
+        images: per sample, role -> (C, H, W) in the file's dtype.
+        order: the axis order if it is not ours, else "".
+        info: what the file says of its images: "sensor", "divisor", "ratio", … as text, number or numbers.
+    """
+
+    images: list[dict[str, np.ndarray]]
+    order: str = ""
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+def read_fused(path: Path, role: str = "sr") -> FusedFile:
+    """Read a `.mat`, `.h5`, `.npz` or `.npy` file.
+
+    Args:
+        path: the file.
+        role: what an array without a name is. For "gt", a single array of any name is taken.
 
     Raises:
-        UserError: no such file, none of the images in it, or inconsistent shapes.
+        UserError: no such file, none of the images in it, inconsistent shapes, cells or structures.
     """
-    if path.is_dir():
-        files = _numbered_files(path)
-        return list(files), (_single(f, _read(f))[0] for f in files.values()), ""
-    arrays = _read(path)
-    if "sr" in arrays and arrays["sr"].ndim in (2, 3):  # no batch axis: one image as in a folder
-        images, order = _single(path, arrays)
-        return [1], iter([images]), order
+    every = _read(path, role)
+    arrays = _images(path, every, role)
+    info = {k.removeprefix(INFO): _plain(v) for k, v in every.items() if k.startswith(INFO)}
+    from_python = path.suffix.lower() in (".npy", ".npz")
+    if all(v.ndim in (2, 3) for v in arrays.values()):  # no batch axis
+        one, order = _single(path, arrays, tuple(reversed(SINGLE)) if from_python else SINGLE)
+        return FusedFile([one], order, info)
+    return FusedFile(*_batch(path, arrays), info)
+
+
+def list_files(folder: Path, suffixes: tuple[str, ...]) -> dict[int | str, Path]:
+    """Return the images of a folder in natural order: number -> file if named output_mulExm_<i>, else name -> file.
+
+    Raises:
+        UserError: none, or two with the same number.
+    """
+    files = [f for f in folder.iterdir() if f.suffix.lower() in suffixes and not f.name.startswith(".")]
+    numbered = sorted((int(m[1]), f) for f in files if (m := NUMBERED.fullmatch(f.name)))
+    if not files:
+        raise UserError(
+            f'expected images ({", ".join(suffixes)}) in "{folder}", for example output_mulExm_<i>.mat, found none; '
+            "name a file or another folder"
+        )
+    if not numbered:
+        return {f.stem: f for f in sorted(files, key=lambda f: _natural(f.name))}
+    numbers = [i for i, _ in numbered]
+    if len(set(numbers)) < len(numbers):  # 1 and 01
+        raise UserError(
+            f'expected one file of each number in "{folder}", found two with the same number; rename or remove one'
+        )
+    return dict(numbered)
+
+
+def _natural(name: str) -> list[tuple[bool, int | str]]:
+    """Return the key by which img2 comes before img10."""
+    return [(part.isdigit(), int(part) if part.isdigit() else part.lower()) for part in re.split(r"(\d+)", name)]
+
+
+def _read(path: Path, role: str) -> dict[str, np.ndarray]:
+    suffix = path.suffix.lower()
+    if suffix not in (".npy", ".npz"):
+        return read_mat(path)
+    if not path.is_file():
+        raise UserError(f'expected a {suffix} file, "{path}" does not exist; check the path')
+    try:
+        if suffix == ".npy":
+            return {role: np.array(np.load(path, mmap_mode="r", allow_pickle=False))}
+        _check_archive(path)
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+        raise UserError(f'cannot read "{path}" as {suffix}: damaged, or Python objects; save numeric arrays') from error
+
+
+def _check_archive(path: Path) -> None:
+    declared, size = sum(entry.file_size for entry in zipfile.ZipFile(path).infolist()), path.stat().st_size
+    if declared > READ_LIMIT or declared > MAX_COMPRESSION * size:
+        raise UserError(f"{path} is {size} bytes and declares {declared} bytes of data; damaged or too large")
+
+
+def _images(path: Path, every: Mapping[str, np.ndarray], role: str) -> dict[str, np.ndarray]:
+    """Return the images among the variables."""
+    skipped = unread_variables(path) if path.suffix.lower() not in (".npy", ".npz") else {}
+    for name in (n for n in IMAGES if n in skipped):
+        raise UserError(
+            f'expected {name} as a numeric array in "{path}", it is a {skipped[name]}; save the images of all samples '
+            "as one array (B,C,H,W)"
+        )
+    arrays = {k: v for k, v in every.items() if k in IMAGES}
+    others = {k: v for k, v in every.items() if v.ndim > 1 and v.size > 1 and v.dtype.kind in "biufc"}
+    if role == "gt" and "gt" not in arrays:
+        named = "GT" if "GT" in others else next(iter(others), "")
+        arrays = {"gt": others[named]} if named == "GT" or len(others) == 1 else {}
+    if not arrays:
+        held = [*every, *(f"{name} ({kind})" for name, kind in skipped.items())]
+        hint = next((nearest(name, IMAGES) for name in held if name.lower() in IMAGES), "")
+        raise UserError(
+            f'expected variables {", ".join(IMAGES)} in "{path}", found none of them{hint}; it holds '
+            f"{', '.join(held[:12]) or 'nothing'}; rename the variables or name another file"
+        )
+    wrong = next((f"{k} is {v.dtype}" for k, v in arrays.items() if v.dtype.kind not in "biuf"), None)
+    if wrong:
+        raise UserError(f'expected real numbers in "{path}", {wrong}; convert it')
+    if path.suffix.lower() in (".npy", ".npz") or not is_plain_hdf5(path):
+        return arrays
+    arrays = {k: v.transpose() for k, v in arrays.items()}  # not written by MATLAB: undo what `read_mat` does
+    shapes = {k: v.shape for k, v in arrays.items()}
+    if _axes(shapes) == {4} and not any(_fits(shapes, o) for o in BATCHES[:2]):  # written by MATLAB's h5write
+        return {k: v.transpose() for k, v in arrays.items()}
+    return arrays
+
+
+def _plain(value: np.ndarray) -> Any:
+    """Return a variable with facts as text, number or list of numbers."""
+    flat = value.ravel()
+    if value.dtype.kind == "U":
+        return str(flat[0]) if flat.size else ""
+    return float(flat[0].real) if flat.size == 1 else [float(v.real) for v in flat[:10_000]]
+
+
+def _batch(path: Path, arrays: dict[str, np.ndarray]) -> tuple[list[dict[str, np.ndarray]], str]:
     shapes = {k: v.shape for k, v in arrays.items()}
     order = next((o for o in BATCHES if _fits(shapes, o)), BATCHES[0]) if _axes(shapes) == {4} else BATCHES[0]
     if _axes(shapes) == {4}:
@@ -47,20 +166,8 @@ def open_samples(path: Path) -> tuple[list[int], Iterator[dict[str, np.ndarray]]
         given = ", ".join(f"{k} {s}" for k, s in shapes.items())
         raise UserError(f'expected arrays (B,C,H,W) with one B in "{path}", given {given}; write the file again')
     count = len(next(iter(arrays.values()), ()))
-    samples = ({k: v[i] for k, v in arrays.items()} for i in range(count))
-    return list(range(1, count + 1)), samples, "" if order == BATCHES[0] else order
-
-
-def _read(path: Path) -> dict[str, np.ndarray]:
-    arrays = {k: v for k, v in read_mat(path).items() if k in IMAGES}
-    if not arrays:
-        raise UserError(f'expected variables {", ".join(IMAGES)} in "{path}", found none of them; name another file')
-    if is_plain_hdf5(path):  # not written by MATLAB: undo the transposition of `read_mat`
-        arrays = {k: v.transpose() for k, v in arrays.items()}
-        shapes = {k: v.shape for k, v in arrays.items()}
-        if _axes(shapes) == {4} and not any(_fits(shapes, o) for o in BATCHES[:2]):  # written by MATLAB's h5write
-            return {k: v.transpose() for k, v in arrays.items()}
-    return arrays
+    samples = [{k: v[i] for k, v in arrays.items()} for i in range(count)]
+    return samples, "" if order == BATCHES[0] else order
 
 
 def _axes(shapes: Mapping[str, tuple[int, ...]]) -> set[int]:
@@ -79,27 +186,13 @@ def _fits(shapes: Mapping[str, tuple[int, ...]], order: str) -> bool:
     return smaller == sides
 
 
-def _single(path: Path, arrays: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], str]:
+def _single(path: Path, arrays: dict[str, np.ndarray], orders: tuple[str, ...]) -> tuple[dict[str, np.ndarray], str]:
     """Return the arrays of one image as (C, H, W), a missing band axis added, and the order if it is not ours."""
     for name, image in arrays.items():
         if image.ndim not in (2, 3):
             raise UserError(f'expected {name} as (H,W,C) in "{path}", given {image.shape}; one image per file')
     shapes = {k: v.shape for k, v in arrays.items() if v.ndim == 3}
-    order = next((o for o in SINGLE if _fits(shapes, o)), SINGLE[0])
+    order = next((o for o in orders if _fits(shapes, o)), orders[0])
     turned = [order.index(axis) for axis in "CHW"]
     images = {k: v[None] if v.ndim == 2 else v.transpose(turned) for k, v in arrays.items()}
     return images, "" if order == SINGLE[0] else order
-
-
-def _numbered_files(folder: Path) -> dict[int, Path]:
-    found = sorted((int(m[1]), f) for f in folder.iterdir() if (m := re.fullmatch(r"output_mulExm_(\d+)\.mat", f.name)))
-    if not found:
-        raise UserError(
-            f'expected files output_mulExm_<i>.mat in "{folder}", found none; name a .mat or another folder'
-        )
-    numbers = [i for i, _ in found]
-    if len(set(numbers)) < len(numbers):  # 1 and 01
-        raise UserError(
-            f'expected one file of each number in "{folder}", found two with the same number; rename or remove one'
-        )
-    return dict(found)

@@ -66,6 +66,29 @@ def is_plain_hdf5(path: Path) -> bool:
         return file.read(8) == _HDF5
 
 
+def unread_variables(path: Path) -> dict[str, str]:
+    """Return name -> kind ("cell", "struct", …) of the variables of a v5 or v7.3 file that `read_mat` skips."""
+    import h5py
+
+    with path.open("rb") as file:
+        head = file.read(128)
+    try:
+        if h5py.is_hdf5(path):
+            with h5py.File(path, "r") as file73:
+                return {n: kind for n in file73 if not n.startswith("#") and (kind := _other_kind(file73.get(n)))}
+        order = {b"IM": "<", b"MI": ">"}.get(head[126:128])
+        return mat5.list_others(path, order) if order else {}
+    except (mat5.DamagedError, OSError, RuntimeError, ValueError, KeyError):
+        return {}
+
+
+def _other_kind(member: Any) -> str:
+    """Return what a member of a v7.3 file is that holds no numbers, else ""."""
+    if not hasattr(member, "dtype"):
+        return "struct"
+    return "cell" if member.dtype.kind == "O" else ""
+
+
 def _what_it_is(path: Path) -> str:
     return "is a folder" if path.is_dir() else "does not exist"
 
@@ -158,6 +181,7 @@ def write_mat(
     *,
     dtype: np.dtype | type | None = np.float32,
     v73: bool | None = None,
+    info: Mapping[str, Any] | None = None,
 ) -> None:
     """Write arrays to a `.mat` file under a temporary name, then rename.
 
@@ -165,6 +189,8 @@ def write_mat(
         path: the file; its folder is created if needed.
         arrays: name -> array, e.g. `sr` `(B, C, H, W)`. MATLAB drops trailing axes of length 1 when it reads.
         dtype: of all stored arrays; None keeps each array's own (for integers).
+        info: facts about the images, name -> text, number or numbers; stored as variables of their own, as float64 or
+            text.
         v73: True or False forces a container; None chooses v5 unless a variable exceeds 2 GiB.
 
     Raises:
@@ -172,6 +198,8 @@ def write_mat(
         ValueError: a name is not a MATLAB variable name (an error of the caller).
     """
     stored = {name: np.atleast_2d(np.asarray(a, dtype=dtype)) for name, a in arrays.items()}
+    for name, value in (info or {}).items():
+        stored[name] = np.array([value]) if isinstance(value, str) else np.atleast_2d(np.asarray(value, np.float64))
     for name in stored:
         if not (name.isascii() and name.isidentifier() and name[0] != "_" and len(name) <= 63):
             raise ValueError(f"{name!r} is not a MATLAB variable name")
@@ -189,11 +217,22 @@ def _write_v5(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         savemat(file, dict(arrays))
 
 
+def _write_text(file: Any, name: str, text: str) -> None:
+    """Store a row of characters, UTF-16 as MATLAB does."""
+    codes = np.frombuffer(text.encode("utf-16-le"), np.uint16)
+    data = file.create_dataset(name, data=codes[:, None])
+    data.attrs["MATLAB_class"] = np.bytes_("char")
+    data.attrs["MATLAB_int_decode"] = np.int32(2)
+
+
 def _write_v73(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     import h5py
 
     with h5py.File(path, "w", userblock_size=_USER_BLOCK) as file:
         for name, array in arrays.items():
+            if array.dtype.kind == "U":
+                _write_text(file, name, str(array[0]))
+                continue
             stored = array.astype(np.uint8) if array.dtype == bool else array
             data = file.create_dataset(name, data=stored.transpose())
             kind = _MATLAB_CLASS.get(array.dtype.str[1:], array.dtype.name)

@@ -27,6 +27,7 @@ _PEEK = 4096  # bytes that always contain flags, sizes and a name of 63 characte
 _STORAGE = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 _CLASSES = {6: "f8", 7: "f4", 8: "i1", 9: "u1", 10: "i2", 11: "u2", 12: "i4", 13: "u4", 14: "i8", 15: "u8"}
 _CHAR = 4
+OTHERS = {1: "cell", 2: "struct", 3: "object", 5: "sparse"}  # have a header alike and are not read
 _TEXT = {1: "latin-1", 2: "latin-1", 4: "utf-16", 16: "utf-8", 17: "utf-16", 18: "utf-32"}
 
 
@@ -75,6 +76,26 @@ def list_variables(path: Path, order: str) -> dict[str, Variable]:
             found |= _describe(partial(_inflated, path, position + 8, length), order)
         elif kind == _MATRIX:
             found |= _describe(partial(_stored, path, position, 8 + length), order)
+        position += 8 + length
+    return found
+
+
+def list_others(path: Path, order: str) -> dict[str, str]:
+    """Return name -> kind ("cell", "struct", …) of the variables that `list_variables` leaves out."""
+    size, position = path.stat().st_size, HEADER_BYTES
+    found = {}
+    while position + 8 <= size:
+        kind, length = _unpack(order + "II", _stored(path, position, 8, 8))
+        if kind == _COMPRESSED:
+            peek = _inflated(path, position + 8, length, _PEEK)
+        else:
+            peek = _stored(path, position, 8 + length, _PEEK) if kind == _MATRIX else b""
+        if peek and _unpack(order + "II", peek[:8])[0] == _MATRIX:
+            _, flags, at = _element(peek, order, 8)
+            what = OTHERS.get(flags[0] if order == "<" else flags[3]) if len(flags) >= 8 else None
+            if what:
+                _, _, at = _element(peek, order, at)
+                found[bytes(_element(peek, order, at)[1]).decode("ascii", "replace").rstrip("\0")] = what
         position += 8 + length
     return found
 

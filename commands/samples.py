@@ -1,0 +1,219 @@
+"""Open fused images and what they are compared with, whatever their files: .mat, .npz, .npy, GeoTIFF, H5, folders.
+
+Legend: B images, C bands, H W size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lemamba.commands.options import EvaluateOptions
+from lemamba.datasets.geotiff import open_geotiff
+from lemamba.datasets.h5 import H5Dataset, file_sensor
+from lemamba.datasets.pair import open_pair
+from lemamba.utils.errors import UserError
+from lemamba.utils.formats.fused import SMALLEST_SIDE, list_files, read_fused
+
+Sample = dict[str, np.ndarray]
+GEOTIFF, H5 = (".tif", ".tiff"), (".h5", ".hdf5")
+SUFFIXES = (".mat", ".npz", ".npy", *GEOTIFF)
+
+
+@dataclass
+class Opened:
+    """Images to measure.
+
+    Attributes:
+        names: the samples' numbers, or the names of their files.
+        samples: per sample, role -> (C, H, W); "valid" (H, W) bool where pixels have no data.
+        info: what the files say: "sensor", "divisor", "ratio".
+        notes: what the reader must know.
+    """
+
+    names: list[int | str]
+    samples: Iterator[Sample]
+    info: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def open_samples(options: EvaluateOptions) -> Opened:
+    """Open the fused images with their ground truth or, at full resolution, their inputs.
+
+    Raises:
+        UserError: options that contradict each other, a file that cannot be read, or numbers of images that differ.
+    """
+    path = fused_path(options)
+    if (options.ms is None) != (options.pan is None):
+        raise UserError("expected --ms and --pan together, given one; give both")
+    if options.ms and options.gt:
+        raise UserError("expected --gt or --ms with --pan, given both; reduced resolution needs --gt, full the others")
+    fused = _open(path, "sr")
+    if options.ms and options.pan:
+        return _with_scene(fused, options.ms, options.pan, path)
+    if options.gt is None:
+        return fused
+    _check_place(path, _transform(options.gt), options.gt)
+    return _paired(fused, _open(options.gt, "gt"), options.gt)
+
+
+def fused_path(options: EvaluateOptions) -> Path:
+    """Return PATH or --sr; both or none is a `UserError`."""
+    given = [path for path in (options.path, options.sr) if path is not None]
+    if len(given) != 1:
+        raise UserError(f"expected the fused images as PATH or --sr, given {'both' if given else 'neither'}; name one")
+    return given[0]
+
+
+def _open(path: Path, role: str) -> Opened:
+    """Open a file or folder; a nameless array in it is `role`."""
+    if not path.is_dir():
+        return _open_file(path, role)
+    files = list_files(path, SUFFIXES)
+    first = next(iter(files.values()))
+    info = _open_file(first, role).info
+
+    def images() -> Iterator[Sample]:
+        for file in files.values():
+            one = _open_file(file, role)
+            if len(one.names) != 1:
+                raise UserError(
+                    f'expected one image per file in a folder, "{file}" has {len(one.names)}; measure it alone'
+                )
+            for key in ("sensor", "divisor", "ratio"):
+                said, says = info.get(key), one.info.get(key)
+                if said != says:
+                    raise UserError(
+                        f'expected one {key} in a folder, "{first}" says {said}, "{file}" {says}; measure them apart'
+                    )
+            yield from one.samples
+
+    return Opened(list(files), images(), info)
+
+
+def _open_file(path: Path, role: str) -> Opened:
+    suffix = path.suffix.lower()
+    if suffix in GEOTIFF:
+        return Opened([1], iter([_read_geotiff(path, role)]))
+    if suffix in H5 and role == "gt":
+        try:
+            return _open_h5(H5Dataset(path, divisor=1.0))
+        except UserError as error:
+            if "has no key" not in str(error):  # it may hold gt alone
+                raise
+    elif suffix not in (*SUFFIXES, *H5) and path.is_file() and suffix:
+        _refuse_suffix(path)
+    file = read_fused(path, role)
+    images = file.images if role == "sr" else [{"gt": one["gt"]} for one in file.images if "gt" in one]
+    if not images and file.images:
+        raise UserError(f'expected a ground truth gt in "{path}", it holds {", ".join(file.images[0])}; name another')
+    notes = [f"The axes of {path.name} are read as {','.join(file.order)}, ours are B,C,H,W."] if file.order else []
+    return Opened(list(range(1, len(images) + 1)), iter(images), file.info, notes)
+
+
+def _refuse_suffix(path: Path) -> None:
+    with path.open("rb") as file:
+        head = file.read(132)
+    if head[126:128] not in (b"IM", b"MI") and b"HDF" not in head[:8]:  # a .mat under another name is read
+        raise UserError(f'expected images as {", ".join((*SUFFIXES, *H5))}, given "{path}"; convert it')
+
+
+def _read_geotiff(path: Path, role: str) -> Sample:
+    with open_geotiff(path) as raster:
+        raster.check_window(((0, raster.shape[0]), (0, raster.shape[1])))
+        image, valid = raster.read()
+    return {role: image} if valid.all() else {role: np.where(valid, image, 0), "valid": valid}
+
+
+def _transform(path: Path) -> Any:
+    """Return the geotransform of a GeoTIFF; None for other files and where it has none."""
+    if path.is_dir() or path.suffix.lower() not in GEOTIFF:
+        return None
+    with open_geotiff(path) as raster:
+        return None if raster.transform.is_identity else raster.transform
+
+
+def _check_place(path: Path, expected: Any, other: Path) -> None:
+    """Refuse a fused GeoTIFF that lies elsewhere than what it is compared with."""
+    place = _transform(path)
+    if place is not None and expected is not None and not place.almost_equals(expected):
+        raise UserError(
+            f'expected "{path}" on the ground of "{other}", their corners or pixel sizes differ: '
+            f"{tuple(place)[:6]} and {tuple(expected)[:6]}; cut or resample it"
+        )
+
+
+def _open_h5(dataset: H5Dataset) -> Opened:
+    """Return gt of a test set, or its ms, lms and pan where it has none."""
+    roles = ("gt",) if dataset.facts.has_gt else ("ms", "lms", "pan")
+    samples = ({role: dataset[i][role].numpy() for role in roles} for i in range(len(dataset)))
+    info: dict[str, Any] = {"ratio": float(dataset.facts.ratio)}
+    sensor, divisor = file_sensor(dataset.contents), np.asarray(dataset.contents.attributes.get("divisor", 0))
+    if sensor.name != "none":
+        info["sensor"] = sensor.name
+    if divisor.size == 1 and divisor.dtype.kind in "iuf" and divisor.item() > 0:
+        info["divisor"] = float(divisor.item())
+    return Opened(list(range(1, len(dataset) + 1)), samples, info)
+
+
+def _paired(fused: Opened, truth: Opened, path: Path) -> Opened:
+    """Put every fused image together with its ground truth, in their order."""
+    if len(fused.names) != len(truth.names):
+        raise UserError(
+            f'expected as many images in "{path}" as fused ones ({len(fused.names)}), given {len(truth.names)}; '
+            "name the test set that was fused"
+        )
+    notes = fused.notes + truth.notes
+    named = all(isinstance(name, str) for name in (*fused.names, *truth.names))
+    if named and fused.names != truth.names:
+        notes.append(f"Names differ and images are compared in order: {fused.names[0]} with {truth.names[0]}, ….")
+    for key in fused.info.keys() & truth.info.keys() & {"divisor", "ratio"}:
+        if fused.info[key] != truth.info[key]:
+            raise UserError(
+                f'the fused images say {key} {fused.info[key]:g}, "{path}" {truth.info[key]:g}; name their test set'
+            )
+    samples = (_joined(one, other) for one, other in zip(fused.samples, truth.samples, strict=True))
+    return Opened(fused.names, samples, truth.info | fused.info, notes)
+
+
+def _joined(one: Sample, other: Sample) -> Sample:
+    both = one | other
+    if "valid" in one and "valid" in other and one["valid"].shape == other["valid"].shape:
+        both["valid"] = one["valid"] & other["valid"]
+    return both
+
+
+def _with_scene(fused: Opened, ms: Path, pan: Path, path: Path) -> Opened:
+    """Add ms, lms and pan of a GeoTIFF pair, cut to a multiple of 32 pixels."""
+    if len(fused.names) != 1:
+        raise UserError(f'expected one fused image for --ms and --pan, "{path}" has {len(fused.names)}; name one file')
+    sample = next(fused.samples)
+    with open_pair(ms, pan, divisor=1.0, dtype=torch.float64) as pair:
+        (H, W), ratio = pair.size, pair.facts.ratio
+        if "sr" not in sample or sample["sr"].shape[1:] != (H, W):
+            given = "none" if "sr" not in sample else " x ".join(map(str, sample["sr"].shape[1:]))
+            raise UserError(
+                f'expected a fused image of {H} x {W} pixels, the ground that "{ms}" and "{pan}" share, given {given}; '
+                "cut it to their common ground"
+            )
+        _check_place(path, pair.transform, pan)
+        valid = pair.valid(((0, H), (0, W))) & sample.get("valid", True)
+        images = pair.read((0, 0, H, W))
+    if images is None:
+        raise UserError(f'"{ms}" and "{pan}" have no pixel with data in common; name another pair')
+    scene = {role: image[0].numpy() for role, image in zip(("ms", "lms", "pan"), images, strict=True)}
+    step = max(SMALLEST_SIDE, ratio)
+    bottom, right = H - H % step, W - W % step
+    cut = {role: image[:, :bottom, :right] for role, image in {**scene, "sr": sample["sr"]}.items() if role != "ms"}
+    cut["ms"] = scene["ms"][:, : bottom // ratio, : right // ratio]
+    if not valid.all():
+        cut["valid"] = valid[:bottom, :right]
+    notes = (
+        [f"Cut from {H} x {W} to {bottom} x {right} pixels, multiples of {step}."] if (bottom, right) != (H, W) else []
+    )
+    return Opened(fused.names, iter([cut]), {**fused.info, "ratio": float(ratio)}, fused.notes + notes)

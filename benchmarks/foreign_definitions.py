@@ -203,7 +203,7 @@ def spatial_distortion(quality: BandQuality, sr: Array, ms: Array, pan: Array, p
 
 
 def pan_by_mtf(pan: Array, gain: float, ratio: int) -> Array:
-    """PAN at the size of ms as py_pansharpening makes it: MTF filter of sum 1, then samples 0, r, 2r, …"""
+    """PAN at the size of ms as py_pansharpening makes it: MTF filter of sum 1, then every r-th sample."""
     kernel = plain.mtf_kernel(gain, ratio)
     return ndimage.correlate(pan, kernel / kernel.sum(), mode="nearest")[::ratio, ::ratio]
 

@@ -58,9 +58,9 @@ class Images:
 # The images
 
 
-def drawn_scene() -> Images:
-    """Four bands of blurred noise at several scales; a reference of 120 x 104, no multiple of 32, and PAN of 128 x 128."""
-    random = np.random.RandomState(14)  # its stream is frozen, that of newer generators is not
+def drawn_scene(seed: int = 14) -> Images:
+    """Four bands of blurred noise at several scales: gt of 120 x 104 (no multiple of 32), PAN of 128 x 128."""
+    random = np.random.RandomState(seed)  # its stream is frozen, that of newer generators is not
 
     def field(sigma: float) -> Array:
         x = ndimage.gaussian_filter(random.standard_normal((128, 128)), sigma, mode="wrap")
@@ -582,13 +582,13 @@ def versions() -> str:
 
 def section(text: str, name: str, content: str | None = None) -> str:
     """Return what stands between the markers `name` of a page, or the page with `content` there."""
-    pattern = re.compile(rf"(<!-- {name}: begin[^>]*-->\n)(.*?)(\n<!-- {name}: end -->)", flags=re.S)
+    pattern = re.compile(rf"(<!-- {name}: begin[^>]*-->\n)(.*?)(<!-- {name}: end -->)", flags=re.S)
     found = pattern.search(text)
     if found is None:
         raise UserError(
             f"expected the markers '<!-- {name}: begin -->' and '… end' in {PAGE.name}, found none; add them"
         )
-    return found[2] if content is None else text[: found.end(1)] + content + text[found.start(3) :]
+    return found[2].rstrip() if content is None else f"{text[: found.end(1)]}{content}\n{text[found.start(3) :]}"
 
 
 def write_page(tables: dict[str, str], page: Path = PAGE) -> None:

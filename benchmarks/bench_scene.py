@@ -1,0 +1,232 @@
+"""Time and peak memory of fusing a whole GeoTIFF scene, next to GDAL: `python -m benchmarks.bench_scene`.
+
+    python -m benchmarks.bench_scene                    PAN of 4000 x 4000, MS of 1000 x 1000 x 4, uint16
+    python -m benchmarks.bench_scene --side 1024 --turns 3
+
+`gdal_pansharpen` (weighted Brovey, cubic, two threads; stored plainly, and with DEFLATE and predictor 2 as we do) and
+`inference.py` with classical methods fuse one pair of files drawn here. All commands take turns, each in a process of
+its own, so start-up, reading and writing count; the ratio is the median over the turns. Peak memory is the largest
+resident set that the system saw. The results go to benchmarks/results/scene_cpu.json.
+
+GDAL: `apt-get install gdal-bin`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from lemamba.utils.atomic import write_json
+from lemamba.utils.command_line import Parser
+from lemamba.utils.errors import UserError
+from lemamba.utils.startup import run_cli
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks/results/scene_cpu.json"
+METHODS = ("Brovey", "GSA", "MTF-GLP-FS")
+BASE = "gdal, DEFLATE"  # stores the same kind of file as we do
+RATIO, BANDS, THREADS = 4, 4, 2
+GDAL = ("gdal_pansharpen", "gdal_pansharpen.py")
+Command = Sequence[str]
+
+
+# The pair
+
+
+def make_pair(folder: Path, side: int) -> tuple[Path, Path]:
+    """Write ms.tif and pan.tif, corner-aligned, uint16 below 2048, tiled and not compressed; return their paths."""
+    if side < 256 or side % 32:
+        raise UserError(f"expected --side of at least 256, a multiple of 32, given {side}; take 4000 or 1024")
+    random = np.random.default_rng(0)
+    small = side // RATIO
+    field = ndimage.zoom(random.standard_normal((small // 8 + 1,) * 2), 8, order=1)[:small, :small]
+    levels, gains = np.array([300, 380, 420, 600]), np.array([80, 110, 130, 180])
+    ms = levels[:, None, None] + gains[:, None, None] * field + 15 * random.standard_normal((BANDS, small, small))
+    pan = np.repeat(np.repeat(ms.mean(axis=0).astype(np.float32), RATIO, axis=0), RATIO, axis=1)
+    pan += 30 * random.standard_normal(pan.shape, dtype=np.float32)
+    paths = folder / "ms.tif", folder / "pan.tif"
+    for path, image, pixel in zip(paths, (ms, pan[None]), (2.0, 2.0 / RATIO), strict=True):
+        _write(path, np.clip(np.round(image), 1, 2047).astype(np.uint16), pixel)
+    return paths
+
+
+def _write(path: Path, image: np.ndarray, pixel: float) -> None:
+    try:
+        import rasterio
+    except ImportError:
+        raise UserError("expected rasterio for GeoTIFF files, it is missing; pip install rasterio") from None
+    profile = {"driver": "GTiff", "dtype": image.dtype, "crs": "EPSG:32654", "tiled": True, "photometric": "minisblack"}
+    profile |= {"transform": rasterio.transform.from_origin(300000, 4107000, pixel, pixel)}
+    bands, height, width = image.shape
+    with rasterio.open(path, "w", count=bands, height=height, width=width, **profile) as file:
+        file.write(image)
+
+
+# The commands
+
+
+def gdal_program() -> str:
+    """Return GDAL's program; newer releases drop the suffix."""
+    found = next((p for p in map(shutil.which, GDAL) if p), None)
+    if found is None:
+        raise UserError("expected gdal_pansharpen on the path, found none; apt-get install gdal-bin")
+    return found
+
+
+def gdal_commands(ms: Path, pan: Path) -> dict[str, list[str]]:
+    """GDAL's command for a plain and for a compressed result, without the name of the result."""
+    start = [gdal_program(), "-q", "-threads", str(THREADS), "-r", "cubic", "-co", "TILED=YES"]
+    deflate = ["-co", "COMPRESS=DEFLATE", "-co", "PREDICTOR=2", "-co", f"NUM_THREADS={THREADS}"]
+    return {"gdal, plain": [*start, str(pan), str(ms)], BASE: [*start, *deflate, str(pan), str(ms)]}
+
+
+def our_command(ms: Path, pan: Path, *method: str) -> list[str]:
+    """Return the command of `inference.py` with its method options, without the name of the result."""
+    return [sys.executable, str(ROOT / "inference.py"), *method, "--ms", str(ms), "--pan", str(pan), "--out"]
+
+
+def our_commands(ms: Path, pan: Path, memory: float) -> dict[str, list[str]]:
+    """Return our commands by method; `memory` GiB let methods with statistics of the scene fuse it as a whole."""
+    options = ("--sensor", "IKONOS", "--memory", str(memory), "--device", "cpu")
+    return {method: our_command(ms, pan, "--arch", method, *options) for method in METHODS}
+
+
+# Measuring
+
+# Linux counts the memory of the process that starts a command as the command's own; so a small one starts it.
+LAUNCHER = """
+import json, os, sys, time
+started = time.perf_counter()
+process = os.posix_spawn(sys.argv[2], sys.argv[2:], os.environ)
+_, status, usage = os.wait4(process, 0)
+seconds = time.perf_counter() - started
+found = {"status": status, "seconds": seconds, "cores": usage.ru_utime + usage.ru_stime, "peak": usage.ru_maxrss}
+with open(sys.argv[1], "w") as report:
+    json.dump(found, report)
+"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a command: seconds elapsed and of all cores, the peak resident set, the size of the result (MiB)."""
+
+    seconds: float
+    core_seconds: float
+    peak_mib: float
+    result_mib: float
+
+
+def run_once(command: Command, out: Path) -> Run:
+    """Run a command, given by the path of its program, in a process of its own; its result is removed.
+
+    Raises:
+        UserError: the command failed; the last line of what it said is given.
+    """
+    environment = os.environ | {"OMP_NUM_THREADS": str(THREADS)}
+    with tempfile.TemporaryFile() as said, tempfile.NamedTemporaryFile("r", suffix=".json") as report:
+        launch = [sys.executable, "-I", "-S", "-c", LAUNCHER, report.name, *command, str(out)]
+        subprocess.run(launch, cwd=ROOT, env=environment, stdout=said, stderr=said, check=True)
+        found = json.load(report)
+        said.seek(0)
+        lines = said.read().decode(errors="replace").strip().splitlines() or ["no output"]
+    if found["status"] or not out.is_file():
+        raise UserError(
+            f"expected {Path(command[0]).name} to fuse the pair, it ended with: {lines[-1]}; repeat it alone"
+        )
+    size = out.stat().st_size
+    out.unlink()
+    per_mib = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB elsewhere
+    return Run(found["seconds"], found["cores"], found["peak"] / per_mib, size / 2**20)
+
+
+def take_turns(commands: Mapping[str, Command], out: Path, turns: int) -> dict[str, list[Run]]:
+    """Run all commands once for warming up, then `turns` times one after the other."""
+    runs: dict[str, list[Run]] = {name: [] for name in commands}
+    for turn in range(turns + 1):
+        for name, command in commands.items():
+            run = run_once(command, out)
+            if turn:
+                runs[name].append(run)
+    return runs
+
+
+def row(name: str, runs: Sequence[Run], base: Sequence[Run]) -> dict[str, str | float]:
+    """Return medians of a command, and the median over the turns of its time by that of the base's turn."""
+
+    def median(values: Sequence[float], digits: int = 2) -> float:
+        return round(statistics.median(values), digits)
+
+    return {
+        "command": name,
+        "seconds": median([r.seconds for r in runs]),
+        "core_seconds": median([r.core_seconds for r in runs]),
+        "peak_mib": median([r.peak_mib for r in runs], 0),
+        "result_mib": median([r.result_mib for r in runs], 1),
+        "time_ratio": median([r.seconds / b.seconds for r, b in zip(runs, base, strict=True)]),
+        "core_time_ratio": median([r.core_seconds / b.core_seconds for r, b in zip(runs, base, strict=True)]),
+        "memory_ratio": median([r.peak_mib / b.peak_mib for r, b in zip(runs, base, strict=True)]),
+    }
+
+
+def show(rows: Sequence[Mapping[str, str | float]]) -> None:
+    """Print the table; the last three columns are ratios to GDAL with a compressed result."""
+    heads = ("seconds", "core_seconds", "peak_mib", "result_mib", "time_ratio", "core_time_ratio", "memory_ratio")
+    print(f"{'':16}" + "".join(f"{head:>17}" for head in heads))
+    for r in rows:
+        print(f"{r['command']:16}" + "".join(f"{r[head]:17.2f}" for head in heads))
+
+
+def gdal_version() -> str:
+    """Return what GDAL says about itself."""
+    program = shutil.which("gdalinfo")
+    if program is None:
+        return "unknown"
+    return subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout.split(",")[0]
+
+
+def main() -> None:
+    """Measure, print, save."""
+    parser = Parser(description=__doc__.split("\n")[0])
+    parser.add_argument("--side", type=int, default=4000, help="side of PAN in pixels (default %(default)s)")
+    parser.add_argument("--turns", type=int, default=5, help="turns after one for warming up (default %(default)s)")
+    parser.add_argument(
+        "--memory", type=float, default=12, help="GiB for methods that need the whole scene (default 12)"
+    )
+    arguments = parser.parse_args()
+    if arguments.turns < 1:
+        raise UserError(f"expected --turns of at least 1, given {arguments.turns}; take 5")
+    gdal_program()  # before a scene is drawn in vain
+    with tempfile.TemporaryDirectory() as place:
+        ms, pan = make_pair(Path(place), arguments.side)
+        commands = gdal_commands(ms, pan) | our_commands(ms, pan, arguments.memory)
+        runs = take_turns(commands, Path(place) / "fused.tif", arguments.turns)
+    rows = [row(name, found, runs[BASE]) for name, found in runs.items()]
+    show(rows)
+    results = {
+        "date": datetime.date.today().isoformat(),
+        "device": f"CPU, {THREADS} threads, {platform.machine()}",
+        "gdal": gdal_version(),
+        "scene": f"PAN {arguments.side} x {arguments.side}, {BANDS} bands, ratio {RATIO}, uint16",
+        "turns": arguments.turns,
+        "ratio_to": BASE,
+        "commands": rows,
+    }
+    write_json(RESULTS, results)
+    print(f"saved as {RESULTS.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -6,7 +6,7 @@
 #              PY=python3 uses the environment that is there and needs no network)
 # make fuzz    long fuzzing and the long kill test             make clean   remove the environment and build/
 # make typing  links by which type checkers and editors find the package    make architecture  draw figs/architecture.svg
-# make lock    write the installed versions to requirements.lock    make matlab-tables  write Tools/sensor_table.m
+# make lock    write the installed versions to requirements.lock    make matlab-tables  write sensor_table.m
 PYTHON ?= python3
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
@@ -70,7 +70,7 @@ format: $(STAMP)
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/clang-format -i $(KERNELS)
 
-# Tools/sensor_table.m of the MATLAB package, after a change of utils/sensors.py
+# sensor_table.m of the MATLAB package, after a change of utils/sensors.py
 matlab-tables: $(STAMP)
 	$(PY) -m lemamba.utils.sensors
 

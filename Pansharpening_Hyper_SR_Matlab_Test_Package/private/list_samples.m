@@ -1,6 +1,10 @@
 function [files, numbers] = list_samples(folder)
 %LIST_SAMPLES  The files output_mulExm_<i>.mat of a folder in the order of the number i, and these numbers.
 
+if exist(folder, 'file') == 2
+    error('lemamba:noFile', ['expected a folder of output_mulExm_<i>.mat, given the file %s; for one file call ' ...
+        'analysis_ref_batched_images or analysis_unref_batched_images'], folder);
+end
 found = dir(fullfile(folder, 'output_mulExm_*.mat'));
 names = {found.name};
 parts = regexp(names, '^output_mulExm_(\d+)\.mat$', 'tokens', 'once');

@@ -1,12 +1,16 @@
-function q = block_q(x, published)
+function q = block_q(x, published, valid)
 %BLOCK_Q  Universal quality index between all pairs of bands, averaged over blocks.
 %
 %   x          pixels x C x blocks (cut_blocks)
+%   published  true leaves a block where both bands are flat (maximum equals minimum) NaN; else it counts 1
+%   valid      which blocks count; [] = all
 %   q          C x C; entry (i, j) = mean over blocks of 4 Cxy mx my / ((Cxx + Cyy)(mx^2 + my^2)), covariances
 %              with n - 1
-%   A block where both bands are flat (maximum equals minimum) counts 1; published = true leaves it NaN.
 %   Source: Wang and Bovik, A universal image quality index, 2002.
 
+if ~isempty(valid)
+    x = x(:, :, valid);
+end
 [pixels, bands, count] = size(x);
 means = sum(x, 1) / pixels;
 centred = x - means;
@@ -25,5 +29,8 @@ for b = 1:count  % one matrix product per block gives every pair of bands at onc
         block(both_flat) = 1;
     end
     q = q + block / count;
+end
+if count == 0
+    q(:) = NaN;
 end
 end

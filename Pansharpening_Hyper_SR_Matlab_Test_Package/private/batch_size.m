@@ -1,6 +1,12 @@
-function count = batch_size(data, file)
+function [data, count] = batch_size(data, file, mask)
 %BATCH_SIZE  Number of samples B of a struct of arrays B x C x H x W; all must have the same B.
+%
+%   mask  name of the mask, '' for none; as B x H x W it becomes B x 1 x H x W
 
+if ~isempty(mask) && ndims(data.(mask)) == 3
+    m = data.(mask);
+    data.(mask) = reshape(m, [size(m, 1), 1, size(m, 2), size(m, 3)]);
+end
 names = fieldnames(data);
 sizes = cellfun(@(name) size(data.(name), 1), names);
 dims = cellfun(@(name) ndims(data.(name)), names);

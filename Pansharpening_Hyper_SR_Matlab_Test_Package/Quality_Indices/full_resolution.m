@@ -46,7 +46,7 @@ pan = check_image(blank(crop_border(pan, options.cut), full_mask), 'pan');
 ms = crop_border(ms, options.cut / ratio);
 check_whole_blocks(sr, side);
 if ~isempty(const)
-    const = check_const(const, 'sr', sr, 'lms', lms, 'pan', pan);
+    const = check_const(const, 'lms', lms);
 end
 [gains, sensor_note] = sensor_gains(sensor, size(sr, 3), options.published);
 [scale, scale_note] = uint16_scale(const, lms, options.published);

@@ -17,7 +17,7 @@ function value = psnr(sr, gt, const, varargin)
 
 check_arguments(nargin, 3, 'psnr(sr, gt, const)');
 [sr, gt, options] = image_pair(sr, gt, varargin, 'psnr');
-const = check_const(const, 'sr', sr, 'gt', gt);
+const = check_const(const, 'gt', gt);
 mse = band_means(((sr - gt) / const).^2, options.mask);
 value = mean(10 * log10(1 ./ mse));
 end

@@ -15,6 +15,6 @@ function value = psnr_cube(sr, gt, const, varargin)
 
 check_arguments(nargin, 3, 'psnr_cube(sr, gt, const)');
 [sr, gt, options] = image_pair(sr, gt, varargin, 'psnr_cube');
-const = check_const(const, 'sr', sr, 'gt', gt);
+const = check_const(const, 'gt', gt);
 value = 10 * log10(1 / mean(band_means(((sr - gt) / const).^2, options.mask)));
 end

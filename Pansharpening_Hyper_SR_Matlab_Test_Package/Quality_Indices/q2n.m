@@ -23,7 +23,7 @@ function value = q2n(sr, gt, scale, varargin)
 
 check_arguments(nargin, 3, 'q2n(sr, gt, scale), scale 65535 for data in [0, 1] and 1 for digital numbers');
 [sr, gt, options] = image_pair(sr, gt, varargin, 'q2n');
-scale = check_scale(scale, sr, gt, options.published);
+scale = check_scale(scale, gt, options.published);
 side = default_to(options.block, 32);
 check_block_size(gt, 'qn', side);
 x = cut_blocks(mirror_to_multiple(round_uint16(gt * scale), side), side);

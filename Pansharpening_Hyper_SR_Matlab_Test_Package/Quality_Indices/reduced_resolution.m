@@ -35,7 +35,7 @@ end
 mask = crop_border(valid_pixels(options, gt), options.cut);
 sr = check_image(blank(crop_border(sr, options.cut), mask), 'sr');
 gt = check_image(blank(crop_border(gt, options.cut), mask), 'gt');
-[const, const_note] = largest_value(const, 'sr', sr, 'gt', gt);
+[const, const_note] = largest_value(const, gt);
 [scale, scale_note] = uint16_scale(const, gt, options.published);
 notes = {const_note, scale_note, flat_band_note(sr, mask, 'sr'), flat_band_note(gt, mask, 'gt')};
 valid = {'mask', mask};

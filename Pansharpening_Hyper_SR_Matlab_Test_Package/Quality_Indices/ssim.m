@@ -19,7 +19,7 @@ function value = ssim(sr, gt, const, varargin)
 
 check_arguments(nargin, 3, 'ssim(sr, gt, const)');
 [sr, gt, options] = image_pair(sr, gt, varargin, 'ssim');
-const = check_const(const, 'sr', sr, 'gt', gt);
+const = check_const(const, 'gt', gt);
 check_block_size(gt, 'ssim', 11);
 valid = valid_windows(options.mask, 11);
 window = exp(-(-5:5)'.^2 / (2 * 1.5^2));

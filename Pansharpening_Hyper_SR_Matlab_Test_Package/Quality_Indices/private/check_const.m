@@ -1,34 +1,24 @@
-function const = check_const(const, varargin)
-%CHECK_CONST  Largest value of the data as double, held against images; one line where they do not fit.
+function const = check_const(const, name, reference)
+%CHECK_CONST  Largest value of the data as double, held against the reference; one line where they do not fit.
 %
-%   const = check_const(const, 'sr', sr, 'gt', gt)
+%   const = check_const(const, 'gt', gt)
 %
-%   Refused: values above 1.5 const, because 8-bit or [0, 1] peaks on 11-bit data give a Q2n of 1 and a negative PSNR;
-%   and a const of 2 or more for images that stay within [0, 1], which would score 100 dB. A fused image may exceed
-%   const a little, hence 1.5. Images without a positive value say nothing and pass.
+%   Refused: a reference above 1.5 const, because a peak of 1 or 255 for 11-bit data gives a Q2n of 1 and a negative
+%   PSNR; and fractions up to 1.5, so data in [0, 1], with a const above 1.5, which would score 100 dB. The fused
+%   image is not held against const: it may be as wrong as a method makes it. The rule is that of metrics/inputs.py.
 
 const = check_number(const, 'const');
-tops = zeros(1, numel(varargin) / 2);
-for k = 1:numel(tops)
-    tops(k) = max(varargin{2 * k}(:));
-end
-[top, k] = max(tops);
-if top > 1.5 * const
-    error('lemamba:const', ['expected values up to const = %g, %s reaches %g; give the largest value that the data ' ...
-        'can have%s'], const, varargin{2 * k - 1}, top, suggestion(top));
-end
-if const >= 2 && top > 0 && top <= 1
-    error('lemamba:const', ['expected values up to const = %g, the images stay within [0, 1]; give const 1, or ' ...
-        'multiply the images by %g'], const, const);
+top = max(reference(:));
+if top > 1.5 * const || (const > 1.5 && in_unit_range(reference))
+    peak = nearest_peak(top);
+    error('lemamba:const', '%s ends at %g, which does not fit the largest value const %g; give const %g', ...
+        name, top, const, peak);
 end
 end
 
-function text = suggestion(top)
-usual = [1, 255, 1023, 2047, 4095, 10000, 65535];
-usual = usual(usual >= top);
-if isempty(usual)
-    text = '';
-else
-    text = sprintf(', probably %d', usual(1));
-end
+function peak = nearest_peak(top)
+% 1 for data in [0, 1], else 2^L - 1 of the usual numbers of bits.
+peaks = [255, 1023, 2047, 4095, 16383, 65535, ceil(top)];
+peaks = [1, peaks(peaks >= top)];
+peak = peaks(1 + (top > 1.5));
 end

@@ -1,7 +1,7 @@
-function [const, note] = largest_value(const, varargin)
-%LARGEST_VALUE  Const as a number that fits the images, from a number or the name of a sensor; and a note.
+function [const, note] = largest_value(const, gt)
+%LARGEST_VALUE  Const as a number that fits the reference, from a number or the name of a sensor; and a note.
 %
-%   [const, note] = largest_value(const, 'sr', sr, 'gt', gt); see check_const
+%   See check_const for what does not fit.
 
 note = '';
 if isempty(const)
@@ -12,5 +12,5 @@ if ischar(const) || isa(const, 'string')
     const = sensor_peak(sensor);
     note = sprintf('note: const is %g, the largest value of sensor %s\n', const, sensor);
 end
-const = check_const(const, varargin{:});
+const = check_const(const, 'gt', gt);
 end

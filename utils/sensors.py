@@ -128,8 +128,7 @@ function rows = sensor_table()
 %   Written from utils/sensors.py by `python -m lemamba.utils.sensors`; edit that file instead.
 
 rows = {
-{rows}
-};
+{rows}};
 end
 """
 

@@ -5,8 +5,8 @@ function data = read_mat(file, names)
 %   Errors: no such file, a folder, not a .mat file, a variable missing or not a real numeric array.
 
 if exist(file, 'dir') == 7
-    error('lemamba:noFile', ['expected a .mat file, given the folder %s; for a folder of output_mulExm_<i>.mat call ' ...
-        'analysis_ref_unbatched_images or analysis_unref_unbatched_images'], file);
+    error('lemamba:noFile', ['expected a .mat file, given the folder %s; for a folder of output_mulExm_<i>.mat ' ...
+        'call analysis_ref_unbatched_images or analysis_unref_unbatched_images'], file);
 end
 if ~exist(file, 'file')
     error('lemamba:noFile', 'expected a .mat file, %s does not exist; check the name', file);

@@ -27,8 +27,8 @@ function options = set_named(options, args, usage)
 known = {'const', 'save', 'printout', 'mask', 'nodata', 'cut', 'block', 'indices'};
 name = lower(char(args{1}));
 if ~any(strcmp(name, known))
-    error('lemamba:arguments', 'expected after %s a number (const) or the options ''published'', ''%s'', given ''%s''; %s', ...
-        usage, strjoin(known, ''', '''), char(args{1}), 'correct it');
+    error('lemamba:arguments', ['expected after %s a number (const) or the options ''published'', ''%s'', ' ...
+        'given ''%s''; correct it'], usage, strjoin(known, ''', '''), char(args{1}));
 end
 if numel(args) < 2
     error('lemamba:arguments', 'expected a value after ''%s'', given none; add it', name);

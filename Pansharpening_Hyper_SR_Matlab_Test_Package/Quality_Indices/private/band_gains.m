@@ -7,8 +7,8 @@ elseif isnumeric(gains) && isscalar(gains)
     gains = gains * ones(1, bands);
 end
 if ~isnumeric(gains) || numel(gains) ~= bands || any(gains <= 0 | gains >= 1)
-    error('lemamba:bands', 'expected one MTF gain between 0 and 1 for each of %d bands, or a sensor''s name; %s', ...
-        bands, 'correct gains');
+    error('lemamba:bands', ['expected one MTF gain between 0 and 1 for each of %d bands, or the name of a ' ...
+        'sensor; correct gains'], bands);
 end
 gains = double(gains(:)');
 end

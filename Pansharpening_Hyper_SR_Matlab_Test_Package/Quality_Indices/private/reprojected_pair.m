@@ -6,10 +6,10 @@ function [low, ms, mask] = reprojected_pair(sr, ms, gains, ratio, args, call)
 
 options = index_options(args, {'mask'}, call);
 ratio = check_ratio(ratio);
-if ratio ~= round(ratio) || ~isequal([size(sr, 1), size(sr, 2)], ratio * [size(ms, 1), size(ms, 2)]) ...
-        || size(sr, 3) ~= size(ms, 3)
-    error('lemamba:shape', 'expected sr %g times as high and wide as ms with as many bands, given %s and %s; %s', ...
-        ratio, mat2str(size(sr)), mat2str(size(ms)), 'check the images and the ratio');
+expected = [ratio * size(ms, 1), ratio * size(ms, 2), size(ms, 3)];
+if ratio ~= round(ratio) || ~isequal([size(sr, 1), size(sr, 2), size(sr, 3)], expected)
+    error('lemamba:shape', ['expected sr %g times as high and wide as ms with as many bands, given %s and %s; ' ...
+        'check the images and the ratio'], ratio, mat2str(size(sr)), mat2str(size(ms)));
 end
 mask = check_mask(options.mask, size(sr, 1), size(sr, 2));
 if ~isempty(mask)

@@ -23,6 +23,7 @@
 %   psnr_cube  - Peak signal-to-noise ratio in dB, one MSE over all bands
 %   uiqi       - Universal quality index, 8 x 8 windows
 %   sid        - Spectral information divergence
+%   dd         - Degree of distortion, mean absolute deviation
 %   rase       - Relative average spectral error in percent
 %
 % Indices without reference (Quality_Indices)
@@ -30,6 +31,8 @@
 %   d_lambda   - Spectral distortion of QNR
 %   d_s        - Spatial distortion of HQNR and QNR
 %   d_rho      - Spatial distortion by local correlation with PAN
+%   d_sr       - Spatial distortion by regression (RQNR)
+%   d_lambda_ms - Spectral distortion of QNR with ms at its own size
 %   r_sam      - Spectral angle between ms and the reduced fused image
 %   r_ergas    - Relative global error between ms and the reduced fused image
 %   r_q2n      - Hypercomplex quality index between ms and the reduced fused image

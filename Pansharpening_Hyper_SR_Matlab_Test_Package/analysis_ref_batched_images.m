@@ -15,7 +15,7 @@ function [res, samples] = analysis_ref_batched_images(file, ratio, full_res, var
 %                         H x W serves every sample
 %   'nodata', V           pixels of gt whose bands all are V do not count
 %   'block', N            side of the blocks of Q2n and of the windows of Q, 32
-%   'indices', 'all'      adds rmse, cc, psnr_cube, uiqi, sid and rase to res
+%   'indices', 'all'      adds rmse, cc, psnr_cube, uiqi, sid, dd and rase to res
 %   'printout', 0         no line per sample
 %   'published'           the published behaviour where this package corrects a defect (see README.md)
 %

@@ -12,12 +12,12 @@ function [res, samples] = analysis_unref_batched_images(file, ratio, sensor, var
 %   const     largest value of the data; left out, 1 is assumed where max(lms) <= 1
 %   Options, in any order, before or after const:
 %   'save', 'scores.csv'  writes every sample, the mean and the std
-%   'cut', N              leaves a border of N pixels out, N a multiple of the ratio; the rest a multiple of 32
+%   'cut', N              blocks and windows that touch a border of N pixels do not count
 %   'mask', 'valid'       the variable `valid` of the file, B x 1 x H x W, is true where pixels count; an array
 %                         H x W serves every sample. Only blocks of valid pixels count
 %   'nodata', V           pixels of lms or pan whose bands all are V do not count
 %   'block', N            side of the blocks of all indices, 32
-%   'indices', 'all'      adds d_rho, r_sam, r_ergas and r_q2n to res
+%   'indices', 'all'      adds d_rho, d_sr, rqnr, r_q2n, r_sam, r_ergas and d_lambda_ms to res
 %   'printout', 0         no line per sample
 %   'published'           the published behaviour where this package corrects a defect (see README.md)
 %

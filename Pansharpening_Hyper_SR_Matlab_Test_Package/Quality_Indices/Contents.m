@@ -6,7 +6,7 @@
 %   reduced_resolution, full_resolution
 %
 % With reference
-%   sam, ergas, scc, q2n, qave, psnr, ssim, rmse, cc, psnr_cube, uiqi, sid, rase
+%   sam, ergas, scc, q2n, qave, psnr, ssim, rmse, cc, psnr_cube, uiqi, sid, dd, rase
 %
 % Without reference
-%   d_lambda_k, d_lambda, d_s, d_rho, r_sam, r_ergas, r_q2n
+%   d_lambda_k, d_lambda, d_lambda_ms, d_s, d_rho, d_sr, r_sam, r_ergas, r_q2n

@@ -5,12 +5,12 @@ function value = d_rho(sr, pan, ratio, varargin)
 %   value = d_rho(sr, pan, ratio, 'block', side, 'mask', mask)
 %
 %   rho is the Pearson correlation in every side x side window inside the image, mean over windows and bands; a window
-%   flat in either image counts 0.
+%   flat in one image counts 0, one flat in both 1.
 %   sr     H x W x C; pan H x W; any numeric class
 %   block  side of the windows, the ratio
 %   mask   H x W, true where valid; only windows of valid pixels count
 %   Source: Scarpa and Ciotola, Full-resolution quality assessment for pansharpening, Remote Sensing 2022. Their
-%   program also counts windows that reach over the border (zeros there).
+%   program takes deviations from a running mean, pads with zeros and clips negative correlations to 0.
 %
 %   Example:
 %      pan = peaks(64);
@@ -36,14 +36,15 @@ end
 
 function rho = local_correlation(x, y, side)
 N = side^2;
-flat = box_max(x, side) == -box_max(-x, side) | box_max(y, side) == -box_max(-y, side);
+flat_x = box_max(x, side) == -box_max(-x, side);
+flat_y = box_max(y, side) == -box_max(-y, side);
 x = x - mean(x(:));
 y = y - mean(y(:));
 sum_x = box_sum(x, side);
 sum_y = box_sum(y, side);
 common = N * box_sum(x .* y, side) - sum_x .* sum_y;
 power = (N * box_sum(x.^2, side) - sum_x.^2) .* (N * box_sum(y.^2, side) - sum_y.^2);
-rho = zeros(size(common));
-usual = ~flat & power > 0;
+rho = double(flat_x & flat_y);
+usual = ~flat_x & ~flat_y & power > 0;
 rho(usual) = min(max(common(usual) ./ sqrt(power(usual)), -1), 1);
 end

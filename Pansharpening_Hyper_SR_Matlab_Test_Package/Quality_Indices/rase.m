@@ -6,6 +6,7 @@ function value = rase(sr, gt, varargin)
 %
 %   100 / M * sqrt( mean over bands of MSE_b ), M the mean of gt over pixels and bands
 %   sr, gt  H x W x C, any numeric class; mask  H x W, true where a pixel counts
+%   torchmetrics and sewar average it over windows of 8 x 8, which gives other numbers.
 %   Source: Ranchin and Wald, Fusion of high spatial and spectral resolution images, 2000.
 %
 %   Example:

@@ -13,7 +13,7 @@ function [values, notes] = reduced_resolution(sr, gt, ratio, const, varargin)
 %   'mask', mask      H x W, true where a pixel is valid
 %   'nodata', V       pixels of gt whose bands all are V are not valid
 %   'block', N        side of the blocks of Q2n and of the windows of Q, 32
-%   'indices', 'all'  adds rmse, cc, psnr_cube (dB), uiqi, sid and rase (percent)
+%   'indices', 'all'  adds rmse, cc, psnr_cube (dB), uiqi, sid, dd and rase (percent)
 %   'published'       Q2n rounds data in [0, 1] to a 0/1 image, as published
 %   values  struct: sam (degrees), ergas, scc, qn, qave, psnr (dB), ssim
 %   notes   cell array of text for the user
@@ -53,6 +53,7 @@ if options.extra
     values.psnr_cube = psnr_cube(sr, gt, const, valid{:});
     values.uiqi = uiqi(sr, gt, valid{:});
     values.sid = sid(sr, gt, valid{:});
+    values.dd = dd(sr, gt, valid{:});
     values.rase = rase(sr, gt, valid{:});
 end
 end

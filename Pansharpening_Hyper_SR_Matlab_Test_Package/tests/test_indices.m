@@ -32,6 +32,7 @@ gt = cat(3, 100 * ones(8), 200 * ones(8));
 sr = gt + cat(3, 10 * ones(8), 40 * ones(8));
 verifyEqual(testCase, ergas(sr, gt, 4), 25 * sqrt((0.01 + 0.04) / 2), 'RelTol', 1e-12);
 verifyEqual(testCase, rmse(sr, gt), sqrt((100 + 1600) / 2), 'RelTol', 1e-12);
+verifyEqual(testCase, dd(sr, gt), 25, 'RelTol', 1e-12);
 verifyEqual(testCase, rase(sr, gt), 100 / 150 * sqrt((100 + 1600) / 2), 'RelTol', 1e-12);
 end
 
@@ -63,7 +64,7 @@ for i = 1:9
     for j = 1:9
         p = squeeze(sr(i, j, :)) / sum(sr(i, j, :));
         q = squeeze(gt(i, j, :)) / sum(gt(i, j, :));
-        total = total + sum(p .* log(p ./ q)) + sum(q .* log(q ./ p));
+        total = total + sum(p .* log(p ./ q)) + sum(q .* log(q ./ p));  % without the 2^-52 of empty bands
     end
 end
 verifyEqual(testCase, sid(sr, gt), total / 81, 'RelTol', 1e-10);
@@ -102,6 +103,29 @@ verifyEqual(testCase, d_rho(sr, pan, 4), total / (2 * 81), 'RelTol', 1e-9);
 verifyEqual(testCase, d_rho(3 * pan + 1, pan, 4), 0, 'AbsTol', 1e-9);
 verifyEqual(testCase, d_rho(1000 - pan, pan, 4), 2, 'AbsTol', 1e-9);
 verifyEqual(testCase, d_rho(5 * ones(12), pan, 4), 1, 'AbsTol', 1e-12);
+verifyEqual(testCase, d_rho(5 * ones(12), 7 * ones(12), 4), 0, 'AbsTol', 1e-12);
+end
+
+function test_d_sr_by_hand(testCase)
+[~, gt] = pair(32, 3);
+pan = 2 * gt(:, :, 1) - gt(:, :, 3);
+verifyEqual(testCase, d_sr(gt, pan), 0, 'AbsTol', 1e-12);
+verifyEqual(testCase, d_sr(cat(3, gt, gt), pan), 0, 'AbsTol', 1e-12);  % bands that depend on each other
+x = [1; 2; 3; 6];
+p = [2; 1; 5; 4];
+left = p - x * (x' * p) / (x' * x);
+expected = sum((left - mean(left)).^2) / sum((p - mean(p)).^2);
+verifyEqual(testCase, d_sr(reshape(x, 2, 2), reshape(p, 2, 2)), expected, 'RelTol', 1e-12);
+end
+
+function test_d_lambda_ms_of_repeated_pixels_is_about_0(testCase)
+% Repeating pixels changes Q only by n - 1 in the place of n, and that cancels.
+[~, ms] = pair(16, 3);
+sr = zeros(64, 64, 3);
+for b = 1:3
+    sr(:, :, b) = kron(ms(:, :, b), ones(4));
+end
+verifyEqual(testCase, d_lambda_ms(sr, ms, 4), 0, 'AbsTol', 1e-12);
 end
 
 function test_reprojection_keeps_the_angle_of_a_scaled_scene(testCase)
@@ -123,7 +147,7 @@ for convert = {@uint16, @int32, @single}
     verifyEqual(testCase, psnr(c(sr), c(gt), 2047), psnr(sr, gt, 2047));
     verifyEqual(testCase, ssim(c(sr), c(gt), 2047), ssim(sr, gt, 2047));
     verifyEqual(testCase, psnr_cube(c(sr), c(gt), uint16(2047)), psnr_cube(sr, gt, 2047));
-    for index = {@sam, @scc, @qave, @uiqi, @rmse, @cc, @rase, @sid, @d_lambda}
+    for index = {@sam, @scc, @qave, @uiqi, @rmse, @cc, @rase, @sid, @dd, @d_lambda}
         verifyEqual(testCase, index{1}(c(sr), c(gt)), index{1}(sr, gt));
     end
     verifyEqual(testCase, ergas(c(sr), c(gt), uint8(4)), ergas(sr, gt, 4));
@@ -140,7 +164,7 @@ function test_a_mask_of_one_half_is_a_crop(testCase)
 mask = true(64, 64);
 mask(33:end, :) = false;
 crop = @(x) x(1:32, :, :);
-for index = {@sam, @rmse, @cc, @rase, @sid, @qave, @uiqi}
+for index = {@sam, @rmse, @cc, @rase, @sid, @dd, @qave, @uiqi}
     verifyEqual(testCase, index{1}(sr, gt, 'mask', mask), index{1}(crop(sr), crop(gt)), 'RelTol', 1e-9);
 end
 verifyEqual(testCase, psnr(sr, gt, 2047, 'mask', mask), psnr(crop(sr), crop(gt), 2047), 'RelTol', 1e-9);

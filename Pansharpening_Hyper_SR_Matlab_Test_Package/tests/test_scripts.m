@@ -105,7 +105,7 @@ function test_mean_and_std_and_samples(testCase)
 [res, samples] = analysis_ref_batched_images(fullfile(folder, 'ref.mat'), 4, 0, 2047, 'indices', 'all');
 names = fieldnames(res)';
 verifyEqual(testCase, names, [{'sam', 'ergas', 'scc', 'qn', 'qave', 'psnr', 'ssim'}, ...
-    {'rmse', 'cc', 'psnr_cube', 'uiqi', 'sid', 'rase'}]);
+    {'rmse', 'cc', 'psnr_cube', 'uiqi', 'sid', 'dd', 'rase'}]);
 for name = names
     column = [samples.(name{1})];
     verifyEqual(testCase, res.(name{1}), [mean(column), std(column)]);
@@ -125,16 +125,28 @@ verifyEqual(testCase, samples(1), reduced_resolution(sr, gt, 4, 2047, 'mask', ma
 verifyEqual(testCase, again, samples);
 end
 
-function test_cut_and_extra_indices_at_full_resolution(testCase)
+function test_extra_indices_at_full_resolution(testCase)
 [folder, restore] = make_files(); %#ok<ASGLU>
 file = fullfile(folder, 'unref.mat');
-res = analysis_unref_batched_images(file, 4, 'QB', 'cut', 16, 'indices', 'all');
+res = analysis_unref_batched_images(file, 4, 'QB', 'block', 16, 'indices', 'all');
 verifyEqual(testCase, fieldnames(res)', {'d_lambda', 'd_s', 'qnr_index', 'd_lambda_qnr', 'qnr', ...
-    'd_rho', 'r_sam', 'r_ergas', 'r_q2n'});
-verifyTrue(testCase, all(isfinite([res.d_lambda, res.d_s, res.d_rho, res.r_sam, res.r_ergas])));
-verifyTrue(testCase, isnan(res.r_q2n(1)));  % ms is 8 x 8, smaller than a block
-verifyError(testCase, @() analysis_unref_batched_images(file, 4, 'QB', 'cut', 21), 'lemamba:arguments');
-verifyError(testCase, @() analysis_unref_batched_images(file, 4, 'QB', 'cut', 4), 'lemamba:size');
+    'd_rho', 'd_sr', 'rqnr', 'r_q2n', 'r_sam', 'r_ergas', 'd_lambda_ms'});
+verifyTrue(testCase, all(isfinite(cellfun(@(v) v(1), struct2cell(res)))));
+res = analysis_unref_batched_images(file, 4, 'QB', 'indices', 'all');
+verifyTrue(testCase, isnan(res.r_q2n(1)));  % ms is smaller than a block
+end
+
+function test_cut_at_full_resolution_is_a_mask(testCase)
+[folder, restore] = make_files(); %#ok<ASGLU>
+file = fullfile(folder, 'unref.mat');
+inside = false(64);
+inside(6:59, 6:59) = true;
+[~, cut] = analysis_unref_batched_images(file, 4, 'QB', 'block', 8, 'cut', 5, 'indices', 'all');
+[~, masked] = analysis_unref_batched_images(file, 4, 'QB', 'block', 8, 'mask', inside, 'indices', 'all');
+verifyTrue(testCase, abs(cut(1).d_s - masked(1).d_s) < 1e-2);  % the filters see the border in one of them only
+verifyEqual(testCase, cut(1).d_lambda_qnr, masked(1).d_lambda_qnr, 'RelTol', 1e-9);
+verifyEqual(testCase, cut(1).d_rho, masked(1).d_rho, 'RelTol', 1e-9);
+verifyError(testCase, @() analysis_unref_batched_images(file, 4, 'QB', 'cut', 32), 'lemamba:tooSmall');
 end
 
 function test_the_table_is_saved_whole(testCase)
@@ -144,13 +156,13 @@ table_name = fullfile(folder, 'scores.csv');
 lines = strsplit(strtrim(fileread(table_name)), '\n');
 verifyEqual(testCase, lines{1}, 'sample,sam,ergas,scc,qn,qave,psnr,ssim');
 verifyEqual(testCase, numel(lines), 5);
-verifyEqual(testCase, sscanf(strrep(lines{3}, ',', ' '), '%f')', [2, struct2array_(samples(2))]);
+verifyEqual(testCase, sscanf(strrep(lines{3}, ',', ' '), '%f')', [2, values_of(samples(2))]);
 verifyEqual(testCase, strncmp(lines{4}, 'mean,', 5) && strncmp(lines{5}, 'std,', 4), true);
 verifyEqual(testCase, sscanf(strrep(lines{4}(6:end), ',', ' '), '%f')', cellfun(@(v) v(1), struct2cell(res))');
 verifyEqual(testCase, exist([table_name, '.part'], 'file'), 0);
 end
 
-function values = struct2array_(s)
+function values = values_of(s)
 values = cell2mat(struct2cell(s))';
 end
 

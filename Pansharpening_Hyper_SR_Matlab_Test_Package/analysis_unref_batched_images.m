@@ -5,8 +5,8 @@ function [res, samples] = analysis_unref_batched_images(file, ratio, sensor, var
 %   [res, samples] = analysis_unref_batched_images(file, ratio, sensor, const, 'save', 'scores.csv', ...)
 %
 %   file      .mat (v5 or v7.3) with sr and lms (B x C x H x W), ms (B x C x h x w), pan (B x 1 x H x W);
-%             H and W multiples of 32, H = ratio h
-%   ratio     a power of two
+%             H and W multiples of 32 and of the ratio, H = ratio h
+%   ratio     a whole number: 2, 3, 4, 6, 8, ...
 %   sensor    'WV3' 'WV2' 'QB' 'IKONOS' 'GeoEye1' 'WV4', another spelling ('WorldView-3', 'QuickBird'); 'GF2', 'CAVE',
 %             'Harvard' and 'none' take the generic gain 0.3 and any number of bands
 %   const     largest value of the data; left out, 1 is assumed where max(lms) <= 1

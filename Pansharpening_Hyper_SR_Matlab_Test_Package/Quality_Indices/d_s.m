@@ -5,9 +5,9 @@ function value = d_s(sr, lms, pan, ratio, varargin)
 %   value = d_s(sr, lms, pan, ratio, 'published', 'block', 32, 'mask', mask)
 %
 %   sr, lms  H x W x C; pan H x W; any numeric class, H and W multiples of the block
-%   ratio    a power of two
-%   pan_lp is pan reduced by bicubic resize and enlarged by the 23-tap interpolator. Q is averaged over the
-%   blocks of a band first, then the difference is taken. Options as in d_lambda.
+%   ratio    a whole number (with 'published' 2 or 4)
+%   pan_lp is pan reduced by bicubic resize and enlarged again, by the 23-tap interpolator where the ratio is a power
+%   of two. Q is averaged over the blocks of a band first, then the difference is taken. Options as in d_lambda.
 %   Source: Alparone et al., Multispectral and panchromatic data fusion assessment without reference, 2008.
 %
 %   Example:
@@ -18,13 +18,14 @@ function value = d_s(sr, lms, pan, ratio, varargin)
 %   See also D_LAMBDA, D_LAMBDA_K, D_RHO, FULL_RESOLUTION.
 
 check_arguments(nargin, 4, 'd_s(sr, lms, pan, ratio)');
-ratio = check_power_of_two(ratio);
 [sr, lms, options] = image_pair(sr, lms, varargin, 'd_s');
+ratio = check_whole_ratio(ratio, options.published);
 side = default_to(options.block, 32);
 check_whole_blocks(lms, side);
+check_whole_blocks(lms, ratio);
 pan = image_of_size(pan, sr, options.mask);
 valid = valid_blocks(options.mask, side);
-low = interp23(bicubic_reduce(pan, ratio), ratio);
+low = enlarge(bicubic_reduce(pan, ratio), ratio);
 bands = size(sr, 3);
 difference = zeros(1, bands);
 for b = 1:bands

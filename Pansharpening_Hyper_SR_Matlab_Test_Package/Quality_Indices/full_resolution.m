@@ -4,10 +4,10 @@ function [values, notes] = full_resolution(sr, ms, lms, pan, ratio, sensor, cons
 %   values = full_resolution(sr, ms, lms, pan, ratio, sensor)
 %   [values, notes] = full_resolution(sr, ms, lms, pan, ratio, sensor, const, 'cut', 32, 'indices', 'all', ...)
 %
-%   sr, lms  fused image and enlarged MS, H x W x C, H and W multiples of 32; any numeric class
+%   sr, lms  fused image and enlarged MS, H x W x C, H and W multiples of 32 and of the ratio
 %   ms       MS image, h x w x C, H = ratio h
 %   pan      H x W
-%   ratio    a power of two (with 'published' 2 or 4)
+%   ratio    a whole number: 2, 3, 4, 6, 8, ... (with 'published' 2 or 4)
 %   sensor   name for the MTF gains: 'WV3', 'QuickBird', ...; 'none' for any number of bands
 %   const    largest value of the data; [] or left out = 1 where max(lms) <= 1; one that does not fit is an error
 %   Options, in any order:
@@ -35,11 +35,8 @@ end
 allowed = {'published', 'mask', 'nodata', 'cut', 'block', 'indices'};
 options = index_options(varargin, allowed, 'full_resolution');
 side = default_to(options.block, 32);
-ratio = check_shapes(sr, ms, lms, pan, ratio);
-if options.published && ratio > 4
-    error('lemamba:ratio', ['expected ratio 2 or 4 with ''published'', given %g: the published interpolation ' ...
-        'enlarges by 2^(ratio/2); leave ''published'' out'], ratio);
-end
+ratio = check_whole_ratio(ratio, options.published);
+check_shapes(sr, ms, lms, pan, ratio);
 mask = valid_pixels(options, lms, pan);
 [sr, ms, mask] = pair_of_sizes(sr, ms, ratio, mask);
 lms = check_image(blank(lms, mask), 'lms');
@@ -81,8 +78,7 @@ if mod(side, ratio) == 0 && side >= 2 * ratio
 end
 end
 
-function ratio = check_shapes(sr, ms, lms, pan, ratio)
-ratio = check_power_of_two(ratio);
+function check_shapes(sr, ms, lms, pan, ratio)
 [height, width, bands] = size(sr);
 if ~isequal(size(sr), size(lms)) || ~isequal(size(pan), [height, width]) || ...
         ~isequal([size(ms, 1), size(ms, 2), size(ms, 3)], [height / ratio, width / ratio, bands])

@@ -4,8 +4,8 @@ function value = r_q2n(sr, ms, gains, ratio, scale, varargin)
 %   value = r_q2n(sr, ms, gains, ratio, scale)
 %   value = r_q2n(sr, ms, gains, ratio, scale, 'mask', mask, 'block', 32, 'published')
 %
-%   The fused image goes through the MTF filter, normalised to sum 1, and keeps every ratio-th sample (reprojection), then q2n compares it
-%   with ms. It measures consistency with the input, not quality by itself.
+%   The fused image goes through the MTF filter, normalised to sum 1, and keeps every ratio-th sample (reprojection);
+%   q2n compares it with ms. It measures consistency with the input, not quality by itself.
 %   sr     H x W x C; ms h x w x C with H = ratio h; any numeric class
 %   scale, 'block', 'published'  as in q2n, at the size of ms
 %   gains  MTF gains at the Nyquist frequency, 1 x C, or the name of a sensor ('WV3', 'none')

@@ -4,8 +4,8 @@ function value = r_sam(sr, ms, gains, ratio, varargin)
 %   value = r_sam(sr, ms, gains, ratio)
 %   value = r_sam(sr, ms, gains, ratio, 'mask', mask)
 %
-%   The fused image goes through the MTF filter, normalised to sum 1, and keeps every ratio-th sample (reprojection), then sam compares it
-%   with ms. It measures consistency with the input, not quality by itself.
+%   The fused image goes through the MTF filter, normalised to sum 1, and keeps every ratio-th sample (reprojection);
+%   sam compares it with ms. It measures consistency with the input, not quality by itself.
 %   sr     H x W x C; ms h x w x C with H = ratio h; any numeric class
 %   gains  MTF gains at the Nyquist frequency, 1 x C, or the name of a sensor ('WV3', 'none')
 %   mask   H x W, true where valid; a pixel of ms counts where all its pixels are valid

@@ -3,10 +3,9 @@ function y = interp23(x, ratio)
 %
 %   Every doubling puts the samples between zeros (the first time at the second, fourth, ... place, later at the
 %   first, third, ...) and filters along each axis. The published loop doubled ratio/2 times, which is right for
-%   2 and 4 only; this one doubles log2(ratio) times and refuses other ratios.
+%   2 and 4 only; this one doubles log2(ratio) times; other ratios take the way of ENLARGE.
 %   Source: Aiazzi et al., Context-driven fusion based on oversampled multiresolution analysis, 2002.
 
-check_power_of_two(ratio);
 rows = interp_matrix(size(x, 1), ratio);
 columns = interp_matrix(size(x, 2), ratio)';
 y = zeros(size(rows, 1), size(columns, 2), size(x, 3));

@@ -7,21 +7,21 @@ if ~(ischar(sensor) || isa(sensor, 'string'))
     error('lemamba:arguments', 'expected the name of a sensor as text (''WV3'', ''none''), given a %s; quote it', ...
         class(sensor));
 end
-rows = sensor_table();
-row = rows(find_row(rows, sensor), :);
+entries = sensor_table();
+row = entries(find_row(entries, sensor), :);
 end
 
-function k = find_row(rows, sensor)
+function k = find_row(entries, sensor)
 name = normalise(char(sensor));
-for k = 1:size(rows, 1)
-    if any(strcmp(name, normalise([rows(k, 1), rows{k, 2}])))
+for k = 1:size(entries, 1)
+    if any(strcmp(name, normalise([entries(k, 1), entries{k, 2}])))
         return
     end
 end
-spellings = [rows(:, 1)', rows{:, 2}];
+spellings = [entries(:, 1)', entries{:, 2}];
 [~, nearest] = min(cellfun(@(spelling) edit_distance(name, normalise(spelling)), spellings));
 error('lemamba:sensor', 'unknown sensor "%s" (did you mean "%s"?); known: %s', ...
-    char(sensor), spellings{nearest}, strjoin(rows(:, 1)', ', '));
+    char(sensor), spellings{nearest}, strjoin(entries(:, 1)', ', '));
 end
 
 function name = normalise(name)

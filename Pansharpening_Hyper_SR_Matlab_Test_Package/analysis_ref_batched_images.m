@@ -10,7 +10,7 @@ function [res, samples] = analysis_ref_batched_images(file, ratio, full_res, var
 %   const     largest value of the data: 2047, 1023, 255, 1, ...; one that does not fit the data is an error
 %   Options, in any order, before or after const:
 %   'save', 'scores.csv'  writes every sample, the mean and the std
-%   'cut', N              leaves a border of N pixels out (21 in DLPan-Toolbox, 30 in the published Demo1)
+%   'cut', N              leaves a border out, x(N:end - N) (21 in DLPan-Toolbox, 30 in the published Demo1)
 %   'mask', 'valid'       the variable `valid` of the file, B x 1 x H x W, is true where pixels count; an array
 %                         H x W serves every sample
 %   'nodata', V           pixels of gt whose bands all are V do not count

@@ -2,12 +2,13 @@ function value = d_s(sr, lms, pan, ratio, varargin)
 %D_S  Spatial distortion, mean over bands of |Q(sr, pan) - Q(lms, pan_lp)|; 0 is best.
 %
 %   value = d_s(sr, lms, pan, ratio)
-%   value = d_s(sr, lms, pan, ratio, 'published', 'block', 32, 'mask', mask)
+%   value = d_s(sr, lms, pan, ratio, 'published', 'block', 32, 'mask', mask, 'cut', N)
 %
 %   sr, lms  H x W x C; pan H x W; any numeric class, H and W multiples of the block
 %   ratio    a whole number (with 'published' 2 or 4)
 %   pan_lp is pan reduced by bicubic resize and enlarged again, by the 23-tap interpolator where the ratio is a power
 %   of two. Q is averaged over the blocks of a band first, then the difference is taken. Options as in d_lambda.
+%   After 'cut', N blocks and windows that touch a border of N pixels do not count; filters see it.
 %   Source: Alparone et al., Multispectral and panchromatic data fusion assessment without reference, 2008.
 %
 %   Example:
@@ -18,12 +19,12 @@ function value = d_s(sr, lms, pan, ratio, varargin)
 %   See also D_LAMBDA, D_LAMBDA_K, D_RHO, FULL_RESOLUTION.
 
 check_arguments(nargin, 4, 'd_s(sr, lms, pan, ratio)');
-[sr, lms, options] = image_pair(sr, lms, varargin, 'd_s');
+[sr, lms, options] = image_pair(sr, lms, varargin, 'd_s', {'cut'});
 ratio = check_whole_ratio(ratio, options.published);
 side = default_to(options.block, 32);
 check_whole_blocks(lms, side);
 check_whole_blocks(lms, ratio);
-pan = image_of_size(pan, sr, options.mask);
+pan = image_of_size(pan, sr, options.seen);
 valid = valid_blocks(options.mask, side);
 low = enlarge(bicubic_reduce(pan, ratio), ratio);
 bands = size(sr, 3);

@@ -2,12 +2,13 @@ function value = d_sr(sr, pan, varargin)
 %D_SR  Spatial distortion by regression, the part of PAN's variance that the fused bands do not explain; 0 is best.
 %
 %   value = d_sr(sr, pan)
-%   value = d_sr(sr, pan, 'mask', mask)
+%   value = d_sr(sr, pan, 'mask', mask, 'cut', N)
 %
 %   PAN is fitted by a linear combination of the bands, without a constant: var(pan - fit) / var(pan).
 %   RQNR = (1 - D_lambda_K)(1 - D_sR).
 %   sr    H x W x C; pan H x W; any numeric class; a constant pan gives NaN
 %   mask  H x W, true where a pixel counts
+%   After 'cut', N blocks and windows that touch a border of N pixels do not count; filters see it.
 %   Source: Alparone, Garzelli, Vivone, Spatial consistency for full-scale assessment of pansharpening, IGARSS 2018.
 %
 %   Example:
@@ -17,10 +18,11 @@ function value = d_sr(sr, pan, varargin)
 %   See also D_S, D_RHO, D_LAMBDA_K, FULL_RESOLUTION.
 
 check_arguments(nargin, 2, 'd_sr(sr, pan)');
-options = index_options(varargin, {'mask'}, 'd_sr');
+options = index_options(varargin, {'mask', 'cut'}, 'd_sr');
 mask = check_mask(options.mask, size(sr, 1), size(sr, 2));
 sr = check_image(blank(sr, mask), 'sr');
 pan = image_of_size(pan, sr, mask);
+mask = without_border(mask, options.cut, sr);
 bands = reshape(sr, [], size(sr, 3));
 target = pan(:);
 if ~isempty(mask)

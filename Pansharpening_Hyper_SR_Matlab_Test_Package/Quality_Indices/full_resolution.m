@@ -38,7 +38,7 @@ side = default_to(options.block, 32);
 ratio = check_whole_ratio(ratio, options.published);
 check_shapes(sr, ms, lms, pan, ratio);
 mask = valid_pixels(options, lms, pan);
-[sr, ms, mask] = pair_of_sizes(sr, ms, ratio, mask);
+[sr, ms] = pair_of_sizes(sr, ms, ratio, mask, 0);
 lms = check_image(blank(lms, mask), 'lms');
 pan = check_image(blank(pan, mask), 'pan');
 check_whole_blocks(sr, side);
@@ -48,8 +48,8 @@ end
 [gains, sensor_note] = sensor_gains(sensor, size(sr, 3), options.published);
 [scale, scale_note] = uint16_scale(const, lms, options.published);
 notes = {sensor_note, scale_note, flat_band_note(sr, mask, 'sr'), flat_band_note(lms, mask, 'lms')};
-mask = without_border(mask, options.cut, sr);
-blocks = {options.published, 'mask', mask, 'block', side};
+border = {'mask', mask, 'cut', options.cut};
+blocks = [{options.published}, border, {'block', side}];
 values.d_lambda = d_lambda_k(sr, lms, gains, ratio, scale, blocks{:});
 values.d_s = d_s(sr, lms, pan, ratio, blocks{:});
 values.qnr_index = (1 - values.d_lambda) * (1 - values.d_s);
@@ -57,24 +57,23 @@ values.d_lambda_qnr = d_lambda(sr, lms, blocks{:});
 values.qnr = (1 - values.d_lambda_qnr) * (1 - values.d_s);
 if options.extra
     ms_scale = uint16_scale(const, ms, false);
-    values = add_extra(values, sr, ms, pan, ratio, gains, ms_scale, blocks, mask);
+    values = add_extra(values, sr, ms, pan, ratio, gains, ms_scale, border, side, options.published);
 end
 end
 
-function values = add_extra(values, sr, ms, pan, ratio, gains, scale, blocks, mask)
-side = blocks{end};
-values.d_rho = d_rho(sr, pan, ratio, 'mask', mask);
-values.d_sr = d_sr(sr, pan, 'mask', mask);
+function values = add_extra(values, sr, ms, pan, ratio, gains, scale, border, side, published)
+values.d_rho = d_rho(sr, pan, ratio, border{:});
+values.d_sr = d_sr(sr, pan, border{:});
 values.rqnr = (1 - values.d_lambda) * (1 - values.d_sr);
 values.r_q2n = NaN;
 if min(size(ms, 1), size(ms, 2)) >= side
-    values.r_q2n = r_q2n(sr, ms, gains, ratio, scale, 'mask', mask, 'block', side);
+    values.r_q2n = r_q2n(sr, ms, gains, ratio, scale, border{:}, 'block', side);
 end
-values.r_sam = r_sam(sr, ms, gains, ratio, 'mask', mask);
-values.r_ergas = r_ergas(sr, ms, gains, ratio, 'mask', mask);
+values.r_sam = r_sam(sr, ms, gains, ratio, border{:});
+values.r_ergas = r_ergas(sr, ms, gains, ratio, border{:});
 values.d_lambda_ms = NaN;
 if mod(side, ratio) == 0 && side >= 2 * ratio
-    values.d_lambda_ms = d_lambda_ms(sr, ms, ratio, blocks{:});
+    values.d_lambda_ms = d_lambda_ms(sr, ms, ratio, published, border{:}, 'block', side);
 end
 end
 

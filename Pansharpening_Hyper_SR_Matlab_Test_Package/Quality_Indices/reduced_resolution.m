@@ -9,7 +9,7 @@ function [values, notes] = reduced_resolution(sr, gt, ratio, const, varargin)
 %   const   largest value that the data can have: 2047, 1023, 255, 1, ..., or the name of a sensor that has one
 %           ('WV3'); one that does not fit is an error
 %   Options, in any order:
-%   'cut', N          leaves a border of N pixels out, as DLPan-Toolbox (21) and the published Demo1 (30) do
+%   'cut', N          leaves a border out, x(N:end - N), as DLPan-Toolbox (21) and the published Demo1 (30) do
 %   'mask', mask      H x W, true where a pixel is valid
 %   'nodata', V       pixels of gt whose bands all are V are not valid
 %   'block', N        side of the blocks of Q2n and of the windows of Q, 32

@@ -140,13 +140,13 @@ function test_cut_at_full_resolution_is_a_mask(testCase)
 [folder, restore] = make_files(); %#ok<ASGLU>
 file = fullfile(folder, 'unref.mat');
 inside = false(64);
-inside(6:59, 6:59) = true;
+inside(5:59, 5:59) = true;
 [~, cut] = analysis_unref_batched_images(file, 4, 'QB', 'block', 8, 'cut', 5, 'indices', 'all');
 [~, masked] = analysis_unref_batched_images(file, 4, 'QB', 'block', 8, 'mask', inside, 'indices', 'all');
 verifyTrue(testCase, abs(cut(1).d_s - masked(1).d_s) < 1e-2);  % the filters see the border in one of them only
 verifyEqual(testCase, cut(1).d_lambda_qnr, masked(1).d_lambda_qnr, 'RelTol', 1e-9);
 verifyEqual(testCase, cut(1).d_rho, masked(1).d_rho, 'RelTol', 1e-9);
-verifyError(testCase, @() analysis_unref_batched_images(file, 4, 'QB', 'cut', 32), 'lemamba:tooSmall');
+verifyError(testCase, @() analysis_unref_batched_images(file, 4, 'QB', 'cut', 33), 'lemamba:tooSmall');
 end
 
 function test_the_table_is_saved_whole(testCase)

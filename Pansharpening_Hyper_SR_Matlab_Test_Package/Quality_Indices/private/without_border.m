@@ -1,10 +1,10 @@
 function mask = without_border(mask, width, image)
-%WITHOUT_BORDER  The mask without the pixels nearer than `width` to the border of the image; 0 changes nothing.
+%WITHOUT_BORDER  The mask without the pixels that crop_border takes from an image; 0 changes nothing.
 
 if width > 0
+    index = crop_border(reshape(1:size(image, 1) * size(image, 2), size(image, 1), size(image, 2)), width);
     inside = false(size(image, 1), size(image, 2));
-    crop_border(image, width);  % an image that is too small for the border is an error there
-    inside(1 + width:end - width, 1 + width:end - width) = true;
+    inside(index) = true;
     if ~isempty(mask)
         inside = inside & mask;
     end

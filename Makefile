@@ -1,12 +1,12 @@
 # make demo    a synthetic scene, a training run, a fused image and its numbers, in under 3 minutes on 2 cores
 # make test    every test that needs no GPU (COVERAGE=1: also prints how many lines they run; takes a third longer)
-# make lint    ruff, clang-format and mypy, checking only      make format  ruff and clang-format, changing files
+# make lint    ruff, clang-format, mypy and miss_hit (MATLAB), checking only      make format  ruff and clang-format, changing files
 # make bench   speed, compared side by side in one run
 # make gpu     tests and benchmarks on a CUDA machine (MAMBA_SSM=its .tar.gz builds that operator to compare with;
 #              PY=python3 uses the environment that is there and needs no network)
 # make fuzz    long fuzzing and the long kill test             make clean   remove the environment and build/
 # make typing  links by which type checkers and editors find the package    make architecture  draw figs/architecture.svg
-# make lock    write the installed versions to requirements.lock    make matlab-tables  write Tools/sensor_table.m
+# make lock    write the installed versions to requirements.lock    make matlab-tables  write sensor_table.m
 PYTHON ?= python3
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
@@ -50,6 +50,8 @@ lint: $(STAMP) typing
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/clang-format --dry-run -Werror $(KERNELS)
 	$(VENV)/bin/mypy
+	$(VENV)/bin/mh_style Pansharpening_Hyper_SR_Matlab_Test_Package
+	$(VENV)/bin/mh_lint Pansharpening_Hyper_SR_Matlab_Test_Package
 
 # In a clone the packages lie next to lemamba/, not in it; these links put them where a wheel has them.
 typing:
@@ -70,7 +72,7 @@ format: $(STAMP)
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/clang-format -i $(KERNELS)
 
-# Tools/sensor_table.m of the MATLAB package, after a change of utils/sensors.py
+# sensor_table.m of the MATLAB package, after a change of utils/sensors.py
 matlab-tables: $(STAMP)
 	$(PY) -m lemamba.utils.sensors
 

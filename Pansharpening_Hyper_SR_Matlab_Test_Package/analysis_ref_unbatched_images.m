@@ -1,21 +1,41 @@
-function res = analysis_ref_unbatched_images(folder, ratio, full_res, varargin)
+function [res, samples] = analysis_ref_unbatched_images(folder, ratio, full_res, varargin)
 %ANALYSIS_REF_UNBATCHED_IMAGES  Reduced-resolution indices of a folder with one .mat per image.
 %
 %   res = analysis_ref_unbatched_images(folder, ratio, full_res, const)
-%   res = analysis_ref_unbatched_images(folder, ratio, full_res, const, 'published')
+%   [res, samples] = analysis_ref_unbatched_images(folder, ratio, full_res, const, 'save', 'scores.csv', ...)
+%   res = analysis_ref_unbatched_images(folder, ratio, sensor, flag_cut_bounds, printout)   % the published order
 %
 %   folder    holds output_mulExm_<i>.mat, each with sr and gt, both H x W x C; taken in the order of i
-%   The other arguments, the printed lines and res are those of analysis_ref_batched_images; the number
-%   printed is i.
+%   sensor    in the published order: its largest value is const ('WV3': 2047), a note says so
+%   flag_cut_bounds  0; a border is cut by 'cut', N; printout 0 prints no line per sample
+%   The other arguments and options, the printed lines, res and samples are those of analysis_ref_batched_images;
+%   'mask' names a variable H x W, and the number printed is i.
+%
+%   Example:
+%      folder = tempname;
+%      mkdir(folder);
+%      sr = round(1000 + 100 * rand(64, 64, 4));
+%      gt = sr + 5;
+%      save(fullfile(folder, 'output_mulExm_0.mat'), 'sr', 'gt', '-v7');
+%      res = analysis_ref_unbatched_images(folder, 4, 0, 2047)
+%
+%   See also ANALYSIS_REF_BATCHED_IMAGES, ANALYSIS_UNREF_UNBATCHED_IMAGES, REDUCED_RESOLUTION.
 
-if nargin < 4
-    error('lemamba:arguments', ['expected analysis_ref_unbatched_images(folder, ratio, full_res, const), ' ...
-        'given %d arguments; give them all'], nargin);
+usage = 'analysis_ref_unbatched_images(folder, ratio, full_res, const)';
+published = nargin >= 3 && is_text(full_res);
+check_call(nargin, 4 - published, usage);
+if published
+    usage = 'analysis_ref_unbatched_images(folder, ratio, sensor)';
+    options = script_options(published_order(varargin, usage), usage);
+    if isempty(options.const)
+        options.const = char(full_res);
+    end
+else
+    check_full_res(full_res, usage);
+    options = script_options(varargin, usage);
 end
-[folder, restore] = enter_package(folder); %#ok<ASGLU>
-[const, published] = trailing_options(varargin);
-[files, numbers] = list_samples(folder);
-read = @(k) read_mat(files{k}, {'sr', 'gt'});
-measure = @(x) reduced_resolution(x.sr, x.gt, ratio, const, published);
-res = score_samples(numbers, read, measure);
+folder = target_path(folder);
+restore = enter_package(); %#ok<NASGU>
+measure = @(x, list) reduced_resolution(x.sr, x.gt, ratio, options.const, list{:});
+[res, samples] = score_folder(folder, {'sr', 'gt'}, measure, options);
 end

@@ -7,6 +7,8 @@ checked of it is that the sources keep to the language both share.
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,9 @@ from benchmarks.parity_metrics import INSTALL_OCTAVE, PACKAGE, find_octave, run_
 from lemamba.metrics import FULL_NAMES, INDICES, REDUCED_NAMES
 from lemamba.utils.formats.mat import write_mat
 
-SOURCES = sorted(PACKAGE.rglob("*.m"))
+SOURCES = sorted(p for p in PACKAGE.rglob("*.m") if p.name != "Contents.m")
+SCRIPTS = sorted(PACKAGE.glob("analysis_*.m"))
+PUBLIC = [*SCRIPTS, *sorted((PACKAGE / "Quality_Indices").glob("[a-z]*.m"))]
 
 # name -> (call, identifier of the error it must raise)
 ERRORS = {
@@ -27,6 +31,28 @@ ERRORS = {
     "unknown option": ("analysis_ref_batched_images('ref.mat', 4, 0, 2047, 'publishd')", "arguments"),
     "name of file is a number": ("analysis_ref_batched_images(3, 4, 0, 2047)", "arguments"),
     "sensor is a number": ("analysis_unref_batched_images('unref.mat', 4, 5)", "arguments"),
+    "argument order": ("analysis_ref_batched_images('ref.mat', 4, 2047, 1)", "arguments"),
+    "const 1 for digital numbers": ("analysis_ref_batched_images('ref.mat', 4, 1, 1)", "const"),
+    "const 255 for 11 bits": ("analysis_ref_batched_images('ref.mat', 4, 0, 255)", "const"),
+    "const 2047 for [0, 1]": ("analysis_ref_batched_images('unit.mat', 4, 0, 2047)", "const"),
+    "const 2047 for [0, 1] without reference": (
+        "analysis_unref_batched_images('unit_full.mat', 4, 'none', 2047)",
+        "const",
+    ),
+    "flag_cut_bounds 1": ("analysis_ref_unbatched_images('one', 4, 'wv3', 1)", "arguments"),
+    "flag_cut_bounds 1 without reference": (
+        "analysis_unref_unbatched_images('one_full', 4, 'IKONOS', 1, 1)",
+        "arguments",
+    ),
+    "sensor without a largest value": ("analysis_ref_unbatched_images('one', 4, 'none')", "sensor"),
+    "ratio as text": ("analysis_ref_batched_images('ref.mat', '4', 0, 2047)", "ratio"),
+    "folder for a batch": ("analysis_ref_batched_images('one', 4, 0, 2047)", "noFile"),
+    "file for a folder": ("analysis_ref_unbatched_images('ref.mat', 4, 0, 2047)", "noFile"),
+    "no variable is there": ("analysis_ref_batched_images('capitals.mat', 4, 0, 2047)", "missingKey"),
+    "complex": ("analysis_ref_batched_images('complex.mat', 4, 0, 2047)", "notNumeric"),
+    "cell": ("analysis_ref_batched_images('cell.mat', 4, 0, 2047)", "notNumeric"),
+    "struct": ("analysis_ref_batched_images('struct.mat', 4, 0, 2047)", "notNumeric"),
+    "no such mask": ("analysis_ref_batched_images('ref.mat', 4, 0, 2047, 'mask', 'clouds')", "missingKey"),
     "no file": ("analysis_ref_batched_images('nothing.mat', 4, 0, 2047)", "noFile"),
     "no folder": ("analysis_ref_unbatched_images('nothing', 4, 0, 2047)", "noFile"),
     "not a mat file": ("analysis_ref_batched_images('text.mat', 4, 0, 2047)", "notMat"),
@@ -39,7 +65,7 @@ ERRORS = {
     "NaN": ("analysis_ref_batched_images('nan.mat', 4, 0, 2047)", "notFinite"),
     "side under 32": ("analysis_ref_batched_images('small.mat', 4, 0, 2047)", "tooSmall"),
     "ratio 0": ("analysis_ref_batched_images('ref.mat', 0, 0, 2047)", "ratio"),
-    "ratio 3": ("analysis_unref_batched_images('unref.mat', 3, 'none')", "ratio"),
+    "ratio 2.5": ("analysis_unref_batched_images('unref.mat', 2.5, 'none')", "ratio"),
     "ratio of another file": ("analysis_unref_batched_images('unref.mat', 2, 'none')", "shape"),
     "ratio 8 as published": ("analysis_unref_batched_images('ratio8.mat', 8, 'none', 'published')", "ratio"),
     "no multiple of 32": ("analysis_unref_batched_images('odd.mat', 4, 'none')", "size"),
@@ -62,9 +88,15 @@ CALLS = {
     "one of two equal": "analysis_ref_batched_images('equal.mat', 4, 0, 2047)",
     "unit": "analysis_ref_batched_images('unit.mat', 4, 0, 1)",
     "unit published": "analysis_ref_batched_images('unit.mat', 4, 0, 1, 'published')",
+    "published unbatched": "analysis_ref_unbatched_images('one', 4, 'wv3', 0, 1)",
+    "published unbatched, quiet": "analysis_ref_unbatched_images('one', 4, 'wv3', 0, 0)",
+    "black": "analysis_ref_batched_images('black.mat', 4, 0, 2047)",
+    "many": "analysis_ref_batched_images('many.mat', 4, 0, 2047)",
     "unref": "analysis_unref_batched_images('unref.mat', 4, 'ikonos')",
     "unref v7.3": "analysis_unref_batched_images('unref73.mat', 4, 'IKONOS')",
     "unref unbatched": "analysis_unref_unbatched_images('one_full', 4, 'IKONOS')",
+    "unref published order": "analysis_unref_unbatched_images('one_full', 4, 'IKONOS', 0, 1)",
+    "unref ratio 3": "analysis_unref_batched_images('ratio3.mat', 3, 'none', 'indices', 'all')",
     "unref const": "analysis_unref_batched_images('unref.mat', 4, 'IKONOS', 'published', 2047)",
     "GF2": "analysis_unref_batched_images('unref.mat', 4, 'GF2')",
     "alias": "analysis_unref_batched_images('unref.mat', 4, 'Quick-Bird', 'published')",
@@ -94,6 +126,15 @@ def _write_files(folder: Path) -> None:
     savemat(folder / "sizes.mat", {"sr": ref["sr"][..., :32], "gt": ref["gt"]})
     savemat(folder / "small.mat", {name: v[..., :31] for name, v in ref.items()})
     savemat(folder / "nan.mat", {"sr": np.where(ref["sr"] == ref["sr"].max(), np.nan, ref["sr"]), "gt": ref["gt"]})
+    black = np.concatenate([ref["gt"], np.zeros_like(ref["gt"][:1])])
+    savemat(folder / "black.mat", {"sr": black, "gt": black})
+    savemat(folder / "many.mat", {name: np.repeat(v[:1], 12, axis=0) for name, v in ref.items()})
+    savemat(folder / "capitals.mat", {"SR": ref["sr"], "GT": ref["gt"]})
+    savemat(folder / "complex.mat", ref | {"sr": ref["sr"] + 1j})
+    cell = np.empty((1, 1), dtype=object)
+    cell[0, 0] = ref["sr"]
+    savemat(folder / "cell.mat", ref | {"sr": cell})
+    savemat(folder / "struct.mat", ref | {"sr": {"data": ref["sr"]}})
     savemat(folder / "words.mat", {"sr": "some words", "gt": ref["gt"]})
     _write_unbatched(folder / "one", ref)
     _write_damaged(folder)
@@ -111,6 +152,7 @@ def _write_full(folder: Path) -> None:
     odd = {name: v[..., :12] if name == "ms" else v[..., :48] for name, v in unref.items()}
     savemat(folder / "odd.mat", odd)
     savemat(folder / "eight.mat", full_case("", 5, 8, 32, 32).images)
+    savemat(folder / "ratio3.mat", full_case("", 7, 3, 96, 96, ratio=3).images)
     savemat(folder / "ratio8.mat", full_case("", 6, 3, 32, 64, ratio=8).images)
 
 
@@ -222,6 +264,55 @@ def test_bad_input_is_one_line_and_leaves_path_and_folder(output: str, key: str)
     assert re.search(r";|name another|give", message), f"does not say what to do: {message}"
 
 
+def _message(output: str, key: str) -> str:
+    return next(x for x in output.splitlines() if x.startswith(f"caught|{key}|"))
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("no variable is there", ("found", "SR", "GT", "sr, gt")),
+        ("folder for a batch", ("analysis_ref_unbatched_images",)),
+        ("file for a folder", ("analysis_ref_batched_images",)),
+        ("ratio as text", ("text '4'", "without quotes")),
+        ("const 1 for digital numbers", ("does not fit", "give const")),
+        ("const 2047 for [0, 1]", ("give const 1",)),
+        ("argument order", ("full_res", "2047", "order")),
+        ("flag_cut_bounds 1", ("'cut', 21", "'const', 1")),
+        ("complex", ("complex",)),
+        ("cell", ("cell",)),
+        ("struct", ("struct",)),
+    ],
+)
+def test_messages_name_what_is_wrong_and_what_helps(output: str, key: str, words: tuple[str, ...]) -> None:
+    assert all(word in _message(output, key) for word in words), _message(output, key)
+
+
+def test_one_black_image_is_named(output: str, results: dict) -> None:
+    """Its SAM is NaN, and so is the mean: nobody should have to look for it."""
+    assert np.isnan(results["black"]["sam"][0])
+    assert any(
+        re.match("note: sam is NaN for sample 3, and so is its mean", line) for line in _printed(output, "black")
+    )
+
+
+def test_long_runs_tell_how_far_they_are(output: str) -> None:
+    progress = [line for line in _printed(output, "many") if line.startswith("progress")]
+    assert len(progress) == 5
+    assert re.fullmatch(r"progress: 2 of 12 samples, about \d+ s left", progress[0])
+    assert not any(line.startswith("progress") for line in _printed(output, "ref"))
+
+
+def test_printout_0_prints_no_samples(output: str) -> None:
+    assert not any(line.startswith("sample") for line in _printed(output, "published unbatched, quiet"))
+
+
+def test_ratio_3_has_every_index(results: dict) -> None:
+    means = {name: mean for name, (mean, _) in results["unref ratio 3"].items()}
+    assert np.isnan(means.pop("d_lambda_ms")), "a block of 32 is no multiple of 3"
+    assert all(np.isfinite(mean) for mean in means.values())
+
+
 def test_missing_key_names_what_is_there(output: str) -> None:
     line = next(x for x in output.splitlines() if x.startswith("caught|missing key|"))
     assert all(name in line for name in ("sr", "gt", "lms", "ms", "pan"))
@@ -242,17 +333,32 @@ def test_printed_lines(output: str, results: dict) -> None:
     number = r"-?\d+\.\d{6}"
     names = ("sam", "ergas", "scc", "qn", "q_ave", "psnr", "ssim")
     lines = _printed(output, "ref")
-    assert len(lines) == 2
-    for k, line in enumerate(lines, 1):
+    assert len(lines) == 3
+    mean = "mean of 2 samples - " + ", ".join(f"{n}: {number} \\+- {number}" for n in names)
+    assert re.fullmatch(mean, lines[2]), lines[2]
+    for k, line in enumerate(lines[:2], 1):
         assert re.fullmatch(f"sample {k} - " + ", ".join(f"{n}: {number}" for n in names), line), line
     lines = _printed(output, "unref")
-    for k, line in enumerate(lines, 1):
+    assert lines[2].startswith("mean of 2 samples - d_lambda: ")
+    for k, line in enumerate(lines[:2], 1):
         assert re.fullmatch(f"sample {k} - d_lambda: {number}, qnr_index: {number}, d_s: {number}", line), line
-    means = [np.mean([float(x) for x in re.findall(f"sam: ({number})", "\n".join(_printed(output, "ref")))])]
-    assert means[0] == pytest.approx(results["ref"]["sam"][0], abs=1e-6)
+    samples = [float(x) for x in re.findall(f"sample . - sam: ({number})", "\n".join(_printed(output, "ref")))]
+    assert np.mean(samples) == pytest.approx(results["ref"]["sam"][0], abs=1e-6)
 
 
-@pytest.mark.parametrize("key", ["full_res", "option first", "v7.3", "v7.3 with company", "unbatched", "elsewhere"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "full_res",
+        "option first",
+        "v7.3",
+        "v7.3 with company",
+        "unbatched",
+        "published unbatched",
+        "published unbatched, quiet",
+        "elsewhere",
+    ],
+)
 def test_the_same_images_give_the_same_numbers(results: dict, key: str) -> None:
     assert results[key] == results["ref"]
 
@@ -262,14 +368,14 @@ def test_integers_are_computed_in_double(results: dict) -> None:
     assert results["v5 integers"]["psnr"][0] == pytest.approx(results["ref"]["psnr"][0], rel=1e-2)
 
 
-@pytest.mark.parametrize("key", ["unref v7.3", "unref unbatched", "unref const"])
+@pytest.mark.parametrize("key", ["unref v7.3", "unref unbatched", "unref published order", "unref const"])
 def test_the_same_images_give_the_same_numbers_at_full_resolution(results: dict, key: str) -> None:
     assert results[key] == results["unref"]
 
 
 def test_unbatched_prints_the_number_of_the_file(output: str) -> None:
     for key in ("unbatched", "unref unbatched"):
-        assert [line.split(" - ")[0] for line in _printed(output, key)] == ["sample 2", "sample 10"]
+        assert [line.split(" - ")[0] for line in _printed(output, key)][:2] == ["sample 2", "sample 10"]
 
 
 def test_hqnr_and_qnr_are_the_products(results: dict) -> None:
@@ -280,7 +386,7 @@ def test_hqnr_and_qnr_are_the_products(results: dict) -> None:
 
 def test_std(output: str, results: dict) -> None:
     """n - 1; 0 for one sample; an Inf makes the mean Inf and the std NaN."""
-    samples = [float(x) for x in re.findall(r"psnr: ([\d.]+)", "\n".join(_printed(output, "ref")))]
+    samples = [float(x) for x in re.findall(r"sample \d - .*psnr: ([\d.]+)", "\n".join(_printed(output, "ref")))]
     assert results["ref"]["psnr"] == pytest.approx((np.mean(samples), np.std(samples, ddof=1)), abs=2e-6)
     assert all(std == 0 for _, std in results["one sample"].values())
     mean, std = results["one of two equal"]["psnr"]
@@ -334,7 +440,73 @@ def test_every_index_has_its_file() -> None:
     """Named as its Python file; hqnr and qnr are products of others and stand in `full_resolution`."""
     ours = {s.stem for s in (PACKAGE / "Quality_Indices").glob("*.m")}
     python = {index.function.__module__.rpartition(".")[2] for index in INDICES.values()}
-    assert ours == {*python - {"full"}, "reduced_resolution", "full_resolution"}
+    assert {*python - {"full"}, "reduced_resolution", "full_resolution"} <= ours
+
+
+def test_every_public_function_is_listed() -> None:
+    listed = set(re.findall(r"^%   (\w+)\s+- ", (PACKAGE / "Contents.m").read_text(), re.M))
+    assert listed == {p.stem for p in PUBLIC} | {"package_toolbox"}
+    folder = set(re.findall(r"\w+", (PACKAGE / "Quality_Indices/Contents.m").read_text()))
+    assert {p.stem for p in PUBLIC} - {p.stem for p in SCRIPTS} <= folder
+
+
+def _help(source: Path) -> str:
+    lines = source.read_text().splitlines()[1:]
+    return "\n".join(line[1:] for line in lines[: next(i for i, line in enumerate(lines) if not line.startswith("%"))])
+
+
+def _example(source: Path) -> str:
+    return re.search(r"Example:\n((?:      .*\n)+)", _help(source))[1]
+
+
+@pytest.mark.parametrize("source", PUBLIC, ids=[s.stem for s in PUBLIC])
+def test_help_has_the_call_an_example_and_neighbours(source: Path) -> None:
+    assert re.search(rf"\b{source.stem}\(", _help(source))
+    assert source.stem in _example(source)
+    named = re.search(r"See also ([A-Z0-9_, \n]+)\.", _help(source))[1].lower()
+    neighbours = {name.strip() for name in named.split(",")}
+    assert neighbours <= {p.stem for p in PUBLIC} - {source.stem}, neighbours
+
+
+def test_every_example_runs_with_the_folder_of_indices_alone_on_the_path(tmp_path: Path) -> None:
+    """The examples of the indices need no more than `Quality_Indices`; those of the scripts the package's folder."""
+    if find_octave() is None:
+        pytest.skip(INSTALL_OCTAVE)
+    lines = [f"rmpath('{PACKAGE}');", f"addpath('{PACKAGE / 'Quality_Indices'}');"]
+    for source in (p for p in PUBLIC if p not in SCRIPTS):
+        lines.append(f"clear all;\n{_example(source)}\nfprintf('ran {source.stem}\\n');")
+    lines += [f"rmpath('{PACKAGE / 'Quality_Indices'}');", f"addpath('{PACKAGE}');"]
+    for source in SCRIPTS:
+        lines.append(f"clear all;\n{_example(source)}\nfprintf('ran {source.stem}\\n');")
+    printed = run_octave("\n".join(lines), tmp_path)
+    assert {line[4:] for line in printed.splitlines() if line.startswith("ran ")} == {p.stem for p in PUBLIC}
+    assert "NaN" not in printed
+
+
+def test_the_tests_of_the_package_pass_in_octave(tmp_path: Path) -> None:
+    """The same files run in MATLAB by `runtests`; `tests/octave` stands in for its framework."""
+    if find_octave() is None:
+        pytest.skip(INSTALL_OCTAVE)
+    printed = run_octave(f"addpath('{PACKAGE / 'tests'}'); run_tests", tmp_path)
+    failed = [line for line in printed.splitlines() if line.startswith("FAILED")]
+    passed = {line.rpartition("/")[2] for line in printed.splitlines() if line.startswith("passed")}
+    written = {
+        name
+        for p in (PACKAGE / "tests").glob("test_*.m")
+        for name in re.findall(r"^function (test_\w+)\(", p.read_text(), re.M)
+    }
+    assert not failed
+    assert passed == written
+
+
+@pytest.mark.parametrize("tool", ["mh_style", "mh_lint"])
+def test_style_and_lint(tool: str) -> None:
+    """miss_hit, a linter for MATLAB that needs no MATLAB; its rules are in miss_hit.cfg."""
+    program = Path(sys.executable).parent / tool
+    if not program.exists():
+        pytest.skip("miss_hit is not installed: pip install miss-hit")
+    done = subprocess.run([program, PACKAGE], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
 
 
 def test_the_worked_example_prints_what_the_readme_shows() -> None:

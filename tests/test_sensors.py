@@ -13,6 +13,7 @@ import pytest
 from lemamba.utils.errors import UserError
 from lemamba.utils.sensors import (
     DATASETS,
+    MATLAB_TABLE,
     SENSORS,
     find_sensor,
     get_dataset,
@@ -93,7 +94,7 @@ def test_an_unknown_sensor_suggests_the_nearest():
 def test_the_matlab_table_is_the_one_written_from_here():
     """After a change of the table: make matlab-tables."""
     package = Path(__file__).resolve().parent.parent / "Pansharpening_Hyper_SR_Matlab_Test_Package"
-    assert (package / "Tools" / "sensor_table.m").read_text(encoding="utf-8") == matlab_table()
+    assert (package / MATLAB_TABLE).read_text(encoding="utf-8") == matlab_table()
 
 
 @pytest.mark.parametrize("name", [n for n in ROWS if len(set(ROWS[n][3])) > 1])

@@ -1,7 +1,7 @@
 """THE table of sensors and data sets: bands, divisor, MTF gains at Nyquist, RGB bands, file names.
 
 No torch here, so that the command line stays instant. A new sensor is one row of `SENSORS`; the MATLAB package's copy,
-``Tools/sensor_table.m``, is written from it by ``python -m lemamba.utils.sensors`` (``make matlab-tables``).
+``sensor_table.m``, is written from it by ``python -m lemamba.utils.sensors`` (``make matlab-tables``).
 
 Sources: Nyquist gains as used by the pansharpening toolbox of Vivone et al. (GRSM 2015 and 2021); divisors and file
 names as in PanCollection (Deng et al., GRSM 2022). No gains are published for GF2: it uses those of "other".
@@ -119,27 +119,28 @@ def get_sensor(sensor: str | Sensor) -> Sensor:
     return found
 
 
+MATLAB_TABLE = "Quality_Indices/private/sensor_table.m"  # in the MATLAB package
 _MATLAB_TABLE = """\
-function table = sensor_table()
-%SENSOR_TABLE  One row per sensor: name, other names, MTF gains of the MS bands, whose gains with 'published'.
+function rows = sensor_table()
+%SENSOR_TABLE  One row per sensor: name, other names, MTF gains of MS, whose gains with 'published', largest value.
 %
-%   A single gain serves any number of bands.
+%   A single gain serves any number of bands; [] stands for no known largest value.
 %   Written from utils/sensors.py by `python -m lemamba.utils.sensors`; edit that file instead.
 
-table = {
-{rows}
-};
+rows = {
+{rows}};
 end
 """
 
 
 def matlab_table() -> str:
-    """Return the text of the MATLAB package's ``Tools/sensor_table.m``."""
+    """Return the text of the MATLAB package's ``sensor_table.m``."""
     rows = []
     for s in SENSORS.values():
         aliases = ", ".join(f"'{alias}'" for alias in s.aliases)
         gains = " ".join(map(str, s.ms_gains))
-        rows.append(f"    '{s.name}', {{{aliases}}}, [{gains}], '{s.published_gains}'")
+        peak = f"{s.divisor:g}" if s.name != "none" else "[]"
+        rows.append(f"    '{s.name}', {{{aliases}}}, [{gains}], '{s.published_gains}', {peak}")
     return _MATLAB_TABLE.replace("{rows}", "\n".join(rows))
 
 
@@ -207,4 +208,4 @@ def get_dataset(name: str) -> DatasetEntry:
 
 if __name__ == "__main__":
     package = Path(__file__).resolve().parent.parent / "Pansharpening_Hyper_SR_Matlab_Test_Package"
-    (package / "Tools" / "sensor_table.m").write_text(matlab_table(), encoding="utf-8")
+    (package / MATLAB_TABLE).write_text(matlab_table(), encoding="utf-8")

@@ -1,37 +1,25 @@
-function value = qave(sr, gt)
+function value = qave(sr, gt, varargin)
 %QAVE  Universal quality index, mean over sliding 32 x 32 windows and bands; -1..1, 1 is best.
 %
-%   sr, gt  H x W x C, at least 32 x 32; only windows inside the image
+%   value = qave(sr, gt)
+%   value = qave(sr, gt, 'block', 32, 'mask', mask)
+%
+%   sr, gt  H x W x C, any numeric class, at least one window large; only windows inside the image
+%   block   side of the windows, 32
+%   mask    H x W, true where valid; only windows of valid pixels count
 %   A window flat (maximum equals minimum) in both images compares the levels: 2 x y / (x^2 + y^2), and counts 1
 %   where both levels are 0.
 %   Source: Wang and Bovik, A universal image quality index, 2002.
+%
+%   Example:
+%      gt = repmat(peaks(64), 1, 1, 4);
+%      qave(gt + 0.1 * rand(size(gt)), gt)
+%
+%   See also UIQI, Q2N, SSIM, REDUCED_RESOLUTION.
 
-check_block_size(gt, 'qave');
-bands = size(gt, 3);
-value = 0;
-for b = 1:bands
-    quality = q_map(sr(:, :, b), gt(:, :, b), 32);
-    value = value + mean(quality(:)) / bands;
-end
-end
-
-function quality = q_map(x, y, side)
-N = side^2;
-sum_x = box_sum(x, side);
-sum_y = box_sum(y, side);
-% Second moments about the band's level: the variance of a window is small compared with its square.
-level = mean(y(:));
-x0 = x - level;
-y0 = y - level;
-sum_x0 = box_sum(x0, side);
-sum_y0 = box_sum(y0, side);
-spread = N * box_sum(x0.^2 + y0.^2, side) - sum_x0.^2 - sum_y0.^2;
-common = N * box_sum(x0 .* y0, side) - sum_x0 .* sum_y0;
-levels = sum_x.^2 + sum_y.^2;
-flat = box_max(x, side) == -box_max(-x, side) & box_max(y, side) == -box_max(-y, side);
-quality = ones(size(sum_x));
-usual = ~flat & spread > 0 & levels ~= 0;
-quality(usual) = 4 * common(usual) .* sum_x(usual) .* sum_y(usual) ./ (spread(usual) .* levels(usual));
-flat = flat & levels ~= 0;
-quality(flat) = 2 * sum_x(flat) .* sum_y(flat) ./ levels(flat);
+check_arguments(nargin, 2, 'qave(sr, gt)');
+[sr, gt, options] = image_pair(sr, gt, varargin, 'qave');
+side = default_to(options.block, 32);
+check_block_size(gt, 'qave', side);
+value = universal_quality(sr, gt, side, options.mask);
 end

@@ -406,34 +406,34 @@ def _full_rows() -> list[Row]:
     spectral, spatial = "spectral_distortion_index", foreign.spectral_distortion
     defect = "the defect of its uqi, and ms at its own size"
     return [
-        *(Row(name, "DLPan-Toolbox", _dlpan_full(name), tolerance=1e-10) for name in ("d_lambda", "d_s", "hqnr")),
+        *(Row(name, "DLPan-Toolbox", _dlpan_full(name), tolerance=1e-10) for name in ("d_lambda_k", "d_s", "hqnr")),
         Row(
-            "d_lambda",
+            "d_lambda_k",
             "hyperspectral_pansharpening_toolbox",
             lambda x: foreign.d_lambda_k_at_ms(x.fused, x.ms, RATIO, get_sensor(SENSOR).gains(4)),
             "compared at the size of ms instead of that of PAN",
         ),
         Row(
-            "d_lambda_qnr",
+            "d_lambda",
             "torchmetrics, ms",
             lambda x: _torchmetrics(spectral, x.fused, x.ms),
             f"{TM_UQI}; ms at its own size",
         ),
-        Row("d_lambda_qnr", "torchmetrics, lms", lambda x: _torchmetrics(spectral, x.fused, x.lms), TM_UQI),
+        Row("d_lambda", "torchmetrics, lms", lambda x: _torchmetrics(spectral, x.fused, x.lms), TM_UQI),
         Row(
-            "d_lambda_qnr",
+            "d_lambda",
             "sewar, ms",
             lambda x: float(_sewar("d_lambda", _last(x.ms), _last(x.fused))),
             defect,
         ),
         Row(
-            "d_lambda_qnr",
+            "d_lambda",
             "py_pansharpening",
             lambda x: spatial(foreign.q_box(32), x.fused, x.ms),
             "sliding windows instead of distinct blocks; ms at its own size",
         ),
         Row(
-            "d_lambda_qnr",
+            "d_lambda",
             "LGTEUN, D_lambda_torch",
             lambda x: spatial(foreign.q_whole, x.fused, x.ms),
             "the image is one window; ms at its own size",

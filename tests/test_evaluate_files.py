@@ -89,6 +89,20 @@ def test_a_wrong_divisor_in_the_file_can_be_overruled(tmp_path):
     assert_scores(measured(tmp_path / "x.mat", "--const", 2047), sr, gt)
 
 
+def test_a_file_that_does_not_know_its_sensor_leaves_it_to_the_command(tmp_path):
+    sr, gt = pair()
+    write_mat(tmp_path / "x.mat", {"sr": sr, "gt": gt}, info=INFO | {"info_sensor": "none"})
+    assert measured(tmp_path / "x.mat", "--sensor", "QB").settings.sensor == "QB"
+    write_mat(tmp_path / "y.mat", {"sr": sr}, info=INFO)
+    truth = write_test_h5(tmp_path / "t.h5", small(gt))
+    with h5py.File(truth, "r+") as file:
+        file.attrs.update({"sensor": "IKONOS", "divisor": 2047.0})
+    refused("the fused images say sensor QB", tmp_path / "y.mat", "--gt", truth)
+    write_mat(tmp_path / "y.mat", {"sr": sr})
+    result = measured(tmp_path / "y.mat", "--gt", truth)  # what the test set says is enough
+    assert (result.settings.sensor, result.settings.const, result.settings.ratio) == ("IKONOS", 2047, 4)
+
+
 # The peak
 
 

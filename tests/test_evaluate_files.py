@@ -327,6 +327,22 @@ def test_what_a_file_holds_instead_is_listed(tmp_path):
     refused("name one", tmp_path / "x.mat", "--sr", tmp_path / "x.mat")
 
 
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_damaged_arrays_are_one_line(tmp_path, suffix):
+    path = tmp_path / f"x{suffix}"
+    np.save(path, pair(1)[0]) if suffix == ".npy" else np.savez_compressed(path, sr=pair(1)[0])
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    for _ in range(60):
+        damaged = bytearray(whole)
+        for place in rng.integers(0, 200, 3):
+            damaged[place] = rng.integers(256)
+        path.write_bytes(damaged[: rng.integers(1, len(whole))] if rng.random() < 0.2 else damaged)
+        try:
+            read_fused(path)
+        except UserError as error:
+            assert "\n" not in str(error)
+
+
 def test_the_json_holds_what_the_notes_say(tmp_path):
     sr, gt = pair()
     write_mat(tmp_path / "x.mat", {"sr": sr, "gt": gt}, info=INFO)

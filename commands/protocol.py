@@ -61,7 +61,8 @@ def settle(sample: Sample, options: EvaluateOptions, info: dict[str, Any]) -> tu
         UserError: what is given contradicts the file or the data, or something is missing.
     """
     protocol = choose_protocol(sample, options)
-    said = find_sensor(str(info["sensor"])) if info.get("sensor") else None
+    said = find_sensor(str(info.get("sensor", "none")))
+    said = None if said is None or said.name == "none" else said  # "none" says that it was not known
     sensor = options.sensor or (said.name if said else None)
     if said and options.sensor and get_sensor(options.sensor) not in (said, get_sensor("none")):
         raise UserError(f"the file says sensor {said.name}, given --sensor {options.sensor}; drop it, or name the file")

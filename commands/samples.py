@@ -172,10 +172,10 @@ def _paired(fused: Opened, truth: Opened, path: Path) -> Opened:
     named = all(isinstance(name, str) for name in (*fused.names, *truth.names))
     if named and fused.names != truth.names:
         notes.append(f"Names differ and images are compared in order: {fused.names[0]} with {truth.names[0]}, ….")
-    for key in fused.info.keys() & truth.info.keys() & {"divisor", "ratio"}:
-        if fused.info[key] != truth.info[key]:
+    for key in ("sensor", "divisor", "ratio"):
+        if key in fused.info and key in truth.info and fused.info[key] != truth.info[key]:
             raise UserError(
-                f'the fused images say {key} {fused.info[key]:g}, "{path}" {truth.info[key]:g}; name their test set'
+                f'the fused images say {key} {fused.info[key]}, "{path}" {truth.info[key]}; name their test set'
             )
     samples = (_joined(one, other) for one, other in zip(fused.samples, truth.samples, strict=True))
     return Opened(fused.names, samples, truth.info | fused.info, notes)

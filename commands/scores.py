@@ -19,6 +19,7 @@ from lemamba.engine.weights.files import PUBLISHED_PREFIX, resolve_weights
 from lemamba.metrics import INDICES, Meter, full_resolution, q2n, reduced_resolution
 from lemamba.metrics.inputs import BLOCK
 from lemamba.utils.atomic import sha256
+from lemamba.utils.errors import UserError
 from lemamba.utils.facts import DataFacts
 from lemamba.utils.sensors import get_sensor
 from lemamba.utils.version import project_version
@@ -83,7 +84,10 @@ def score(images: Mapping[str, Tensor], facts: DataFacts, result: str = "sr") ->
     for i in range(len(images["lms"])):
         one = {role: value[i : i + 1] for role, value in images.items()}
         one["sr"] = one[result]
-        meter.update(measure(one, protocol, ratio=facts.ratio, sensor=facts.sensor, const=const))
+        try:
+            meter.update(measure(one, protocol, ratio=facts.ratio, sensor=facts.sensor, const=const))
+        except UserError as error:  # the peak is the divisor here
+            raise UserError(str(error).replace("(--const ", "(--divisor ")) from error
     return meter
 
 

@@ -89,6 +89,20 @@ def test_a_wrong_divisor_in_the_file_can_be_overruled(tmp_path):
     assert_scores(measured(tmp_path / "x.mat", "--const", 2047), sr, gt)
 
 
+def test_a_file_that_does_not_know_its_sensor_leaves_it_to_the_command(tmp_path):
+    sr, gt = pair()
+    write_mat(tmp_path / "x.mat", {"sr": sr, "gt": gt}, info=INFO | {"info_sensor": "none"})
+    assert measured(tmp_path / "x.mat", "--sensor", "QB").settings.sensor == "QB"
+    write_mat(tmp_path / "y.mat", {"sr": sr}, info=INFO)
+    truth = write_test_h5(tmp_path / "t.h5", small(gt))
+    with h5py.File(truth, "r+") as file:
+        file.attrs.update({"sensor": "IKONOS", "divisor": 2047.0})
+    refused("the fused images say sensor QB", tmp_path / "y.mat", "--gt", truth)
+    write_mat(tmp_path / "y.mat", {"sr": sr})
+    result = measured(tmp_path / "y.mat", "--gt", truth)  # what the test set says is enough
+    assert (result.settings.sensor, result.settings.const, result.settings.ratio) == ("IKONOS", 2047, 4)
+
+
 # The peak
 
 
@@ -311,6 +325,22 @@ def test_what_a_file_holds_instead_is_listed(tmp_path):
     refused("save numeric arrays", tmp_path / "o.npy", "--const", 2047)
     refused("name one", "--const", 2047)
     refused("name one", tmp_path / "x.mat", "--sr", tmp_path / "x.mat")
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_damaged_arrays_are_one_line(tmp_path, suffix):
+    path = tmp_path / f"x{suffix}"
+    np.save(path, pair(1)[0]) if suffix == ".npy" else np.savez_compressed(path, sr=pair(1)[0])
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    for _ in range(60):
+        damaged = bytearray(whole)
+        for place in rng.integers(0, 200, 3):
+            damaged[place] = rng.integers(256)
+        path.write_bytes(damaged[: rng.integers(1, len(whole))] if rng.random() < 0.2 else damaged)
+        try:
+            read_fused(path)
+        except UserError as error:
+            assert "\n" not in str(error)
 
 
 def test_the_json_holds_what_the_notes_say(tmp_path):

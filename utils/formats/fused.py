@@ -107,7 +107,9 @@ def _read(path: Path, role: str) -> dict[str, np.ndarray]:
         _check_archive(path)
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+    except UserError:
+        raise
+    except Exception as error:  # numpy and zipfile raise many types of errors for damaged files
         raise UserError(f'cannot read "{path}" as {suffix}: damaged, or Python objects; save numeric arrays') from error
 
 

@@ -153,14 +153,20 @@ def run_once(command: Command, out: Path) -> Run:
 
 
 def take_turns(commands: Mapping[str, Command], out: Path, turns: int) -> dict[str, list[Run]]:
-    """Run all commands once for warming up, then `turns` times one after the other."""
+    """Run all commands `turns` times, one after the other."""
     runs: dict[str, list[Run]] = {name: [] for name in commands}
-    for turn in range(turns + 1):
+    for turn in range(turns):
         for name, command in commands.items():
-            run = run_once(command, out)
-            if turn:
-                runs[name].append(run)
+            runs[name].append(run_once(command, out))
+            print(f"turn {turn + 1}, {name}: {runs[name][-1].seconds:.1f} s", file=sys.stderr)
     return runs
+
+
+def measure(side: int, turns: int, memory: float) -> dict[str, list[Run]]:
+    """Draw a pair and measure all commands on it; the files of the pair are in the system's cache by then."""
+    with tempfile.TemporaryDirectory() as place:
+        pair = make_pair(Path(place), side)
+        return take_turns(gdal_commands(*pair) | our_commands(*pair, memory), Path(place) / "fused.tif", turns)
 
 
 def row(name: str, runs: Sequence[Run], base: Sequence[Run]) -> dict[str, str | float]:
@@ -201,7 +207,7 @@ def main() -> None:
     """Measure, print, save."""
     parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--side", type=int, default=4000, help="side of PAN in pixels (default %(default)s)")
-    parser.add_argument("--turns", type=int, default=5, help="turns after one for warming up (default %(default)s)")
+    parser.add_argument("--turns", type=int, default=5, help="turns, after one on a small pair (default %(default)s)")
     parser.add_argument(
         "--memory", type=float, default=12, help="GiB for methods that need the whole scene (default 12)"
     )
@@ -209,10 +215,8 @@ def main() -> None:
     if arguments.turns < 1:
         raise UserError(f"expected --turns of at least 1, given {arguments.turns}; take 5")
     gdal_program()  # before a scene is drawn in vain
-    with tempfile.TemporaryDirectory() as place:
-        ms, pan = make_pair(Path(place), arguments.side)
-        commands = gdal_commands(ms, pan) | our_commands(ms, pan, arguments.memory)
-        runs = take_turns(commands, Path(place) / "fused.tif", arguments.turns)
+    measure(256, 1, arguments.memory)  # programs and libraries come into the system's cache
+    runs = measure(arguments.side, arguments.turns, arguments.memory)
     rows = [row(name, found, runs[BASE]) for name, found in runs.items()]
     show(rows)
     results = {

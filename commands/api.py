@@ -29,14 +29,13 @@ import torch
 from torch import Tensor, nn
 
 from lemamba.commands.methods import check_sizes, load_method, load_network, sizes_of, trained_on
-from lemamba.datasets.pair import MARGIN, RATIOS
 from lemamba.engine.fusing.runner import Runner
 from lemamba.engine.fusing.tiles import fuse as fuse_tensors
 from lemamba.engine.fusing.tiles import traits_of
 from lemamba.engine.fusing.tiling import OVERLAP, Tiling
 from lemamba.engine.weights.files import weights_meta
 from lemamba.model import list_models
-from lemamba.operators import interp23
+from lemamba.operators import interpolate
 from lemamba.utils.device import usable_device
 from lemamba.utils.errors import UserError
 from lemamba.utils.facts import DataFacts
@@ -44,6 +43,7 @@ from lemamba.utils.formats.bounds import BEYOND, DIVIDED
 from lemamba.utils.numbers import to_numbers
 from lemamba.utils.sensors import get_sensor
 
+RATIOS = (2, 3, 4, 5, 6, 7, 8, 16)
 _EXACT = 2**53  # largest whole number up to which float64 holds all of them
 
 
@@ -116,7 +116,7 @@ def fuse(
 
     Args:
         ms: (C, h, w) or (B, C, h, w), NumPy array or torch tensor, integers or floating point.
-        pan: (H, W) or (P, H, W) for one image, (B, P, H, W) for several; r = H / h = W / w is 2, 4, 8 or 16.
+        pan: (H, W) or (P, H, W) for one image, (B, P, H, W) for several; r = H / h = W / w is 2 to 8 or 16.
         method: name (see `list_methods`), or a network from `load`; None = the network that the weights name.
         weights: see `load`; not needed for classical methods.
         sensor: name, e.g. "WV3": MTF gains and divisor. None = that of the training data, else "none".
@@ -191,10 +191,9 @@ def _inputs(ms: np.ndarray, pan: np.ndarray, facts: DataFacts, dtype: torch.dtyp
     def scaled(image: np.ndarray) -> Tensor:
         return torch.from_numpy(image / facts.divisor).to(dtype)
 
-    margins = [(0, 0), (0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN)]
-    far = slice(MARGIN * facts.ratio, -MARGIN * facts.ratio)
-    lms = interp23(scaled(np.pad(ms, margins, mode="reflect")), facts.ratio)[..., far, far]
-    return scaled(ms), lms.contiguous(), scaled(pan)
+    small = scaled(ms)
+    lms = interpolate(small, facts.geometry, (pan.shape[2], pan.shape[3]), border="mirror")
+    return small, lms.contiguous(), scaled(pan)
 
 
 def _like(ms: Any, numbers: np.ndarray) -> Any:
@@ -215,7 +214,7 @@ def _facts(ms: np.ndarray, pan: np.ndarray, ratio: int | None, sensor: str) -> D
     found = H // h
     if (found * h, found * w) != (H, W) or found not in RATIOS:
         raise UserError(
-            f"expected pan 2, 4, 8 or 16 times as large as ms, given {H} x {W} and {h} x {w}; bands come before rows "
+            f"expected pan 2 to 8 or 16 times as large as ms, given {H} x {W} and {h} x {w}; bands come before rows "
             "and columns, and both images must show the same ground"
         )
     if ratio not in (None, found):

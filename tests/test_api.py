@@ -161,7 +161,7 @@ MS, PAN = np.ones((4, 8, 8), "uint16"), np.ones((32, 32), "uint16")
         (MS[:0], PAN, {}, "expected ms"),
         (MS.transpose(1, 2, 0), PAN, {}, "bands come before rows and columns"),
         (MS, PAN[:30], {}, "given 30 x 32 and 8 x 8"),
-        (MS, PAN[:8, :8], {}, "2, 4, 8 or 16 times as large"),
+        (MS, PAN[:8, :8], {}, "2 to 8 or 16 times as large"),
         (MS, PAN, {"ratio": 2}, "expected ratio 2, the sizes say 4"),
         (MS[None].repeat(2, 0), PAN[None, None].repeat(3, 0), {}, "as many images in pan"),
         (MS.astype(complex), PAN, {}, "integers or floating-point"),

@@ -63,7 +63,11 @@ class SimulateOptions:
     sensor: str | None = option(None, "its MTF gains and divisor are used (default: what the file says)", "--sensor")
     name: str | None = option(None, "name in the file names (default: the sensor's, or the cube's)", "--name")
     ratio: int | None = option(None, "H/h: checked against a scene; for a cube 4 (default) or 8", "--ratio", low=1)
-    stride: int = option(16, "step between training patches in pixels (default 16)", "--stride")
+    stride: int | None = option(
+        None,
+        "step between training patches in pixels (default 16, or the multiple of the ratio next to it)",
+        "--stride",
+    )
     divisor: float | None = option(
         None, "values are divided by it when read (default: 2^L - 1 of the file, or the sensor's)", "--divisor"
     )

@@ -100,6 +100,8 @@ def load_pair(ms_path: str | Path, pan_path: str | Path, *, nodata: float | None
         UserError: what `open_pair` refuses, a ratio that is not whole, or no pixel with data.
     """
     with open_pair(ms_path, pan_path, nodata=nodata) as pair:
+        for line in pair.notes:
+            print(f"note: {line}")
         return pair.scene()
 
 
@@ -433,12 +435,16 @@ class ScenePair:
             h, w = own.shape
             whole = self.valid((pans[0], pans[1])).reshape(h, r, w, r).all(3).all(1)
             valid = None if (own & whole).all() else own & whole
-        if valid is not None and not valid.any():
-            raise UserError(f"no pixel has data in both {self.ms.raster.path} and {self.pan.raster.path}")
+        if valid is not None:
+            if not valid.any():
+                raise UserError(f"no pixel has data in both {self.ms.raster.path} and {self.pan.raster.path}")
+            seen = self.overview  # filters must not see what stands in the gaps
+            ms = fill(ms.astype(np.float64), valid, seen.mean(seen.ms))
+            pan = fill(pan.astype(np.float64), valid.repeat(r, 0).repeat(r, 1), seen.mean(seen.pan))
         if self.pan_factor != 1:
             pan = pan * self.pan_factor
         placed = geometry.window((spans[0][0], spans[1][0]), (pans[0][0], pans[1][0]))
-        divisor = 255.0 if ms.dtype == self.pan.dtype == np.uint8 else None
+        divisor = 255.0 if self.ms.dtype == self.pan.dtype == np.uint8 else None
         paths = (self.ms.raster.path, self.pan.raster.path)
         return Scene(ms, pan, r, None, divisor, paths, geometry=placed, valid=valid)
 

@@ -176,7 +176,7 @@ NETWORK = build_model("PNN", img_channel=4, condition_channel=1, out_channel=4)
         (MS, PAN, {"method": None}, "given neither"),
         (MS, PAN, {"method": "PNN"}, "needs --weights"),
         (MS, PAN, {"divisor": -1.0}, "positive divisor"),
-        (MS, PAN, {"tile": 10, "method": NETWORK}, "multiples of the ratio 4"),
+        (MS, PAN, {"tile": 10, "method": NETWORK, "divisor": 2.0}, "multiples of the ratio 4"),
         (MS, PAN, {"mixed_precision": "int8"}, "expected a precision"),
         (MS, PAN, {"device": "toaster"}, "device"),
     ],

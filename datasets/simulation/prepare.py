@@ -98,7 +98,9 @@ def prepare_scenes(
     if scenes[0].rgb is not None:
         attributes["RGB_indexes"] = scenes[0].rgb
     shapes = [scene.ms.shape[1:] for scene in scenes]
-    return _write(jobs, shapes, ratio, folder, attributes | _provenance(scenes), "pansharpening", stride, test_only)
+    attributes |= _provenance(scenes)
+    masks = [scene.valid for scene in scenes]
+    return _write(jobs, shapes, ratio, folder, attributes, "pansharpening", stride, test_only, masks)
 
 
 def prepare_cubes(
@@ -189,6 +191,7 @@ def _write(
     task: str,
     stride: int | None,
     test_only: bool,
+    masks: Sequence[np.ndarray | None] = (),
 ) -> dict[str, int]:
     """Write one file per job whose split has ground; return file name -> number of samples."""
     stride = ratio * max(1, round(16 / ratio)) if stride is None else stride
@@ -201,6 +204,8 @@ def _write(
         if split not in boxes[0]:
             continue
         size, step = _tile(split, boxes, patch, stride, scale, simulate.cell(ratio))
+        if split == "test":
+            size = step = _without_gaps(size, masks, boxes, scale, simulate.cell(ratio))
         details = {
             "ratio": ratio,
             "offset": attributes.get("offset", ratio // 2),
@@ -215,6 +220,29 @@ def _write(
         if left_out:
             print(f"note: {file}: {len(left_out)} samples left out, in which data are missing")
     return written
+
+
+def _without_gaps(
+    size: tuple[int, int],
+    masks: Sequence[np.ndarray | None],
+    boxes: Sequence[dict[str, simulate.Box]],
+    scale: int,
+    unit: int,
+) -> tuple[int, int]:
+    """Return the size of test images, halved until at least one of them has no missing pixel; not below `unit`."""
+    grounds = [simulate.crop(m[None], b["test"])[0] for m, b in zip(masks, boxes, strict=False) if m is not None]
+    while len(grounds) == len(boxes) and max(size) > unit:
+        h, w = (max(1, side // scale) for side in size)
+        whole = (
+            ground[y : y + h, x : x + w].all()
+            for ground in grounds
+            for y in range(0, ground.shape[0] - h + 1, h)
+            for x in range(0, ground.shape[1] - w + 1, w)
+        )
+        if any(whole):
+            break
+        size = max(unit, size[0] // 2 // unit * unit), max(unit, size[1] // 2 // unit * unit)
+    return size
 
 
 def _samples(
@@ -238,6 +266,11 @@ def _samples(
                 yield tile
             else:
                 left_out.append(count)
+    if count and len(left_out) == count:
+        raise UserError(
+            f"expected at least one sample of {split} without missing pixels, {count} samples have some; crop the scene "
+            "to where it has data (gdal_translate -srcwin), or use --test_only"
+        )
 
 
 def _tile(

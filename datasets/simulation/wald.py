@@ -56,8 +56,8 @@ def wald(
         pan: (P, r·H, r·W), observed.
         gains: MTF gains at Nyquist, one per band.
         ratio: r; a power of two if there is no geometry (interp23).
-        geometry: of the observed pair, ratio r; None = the research toolboxes' protocol as published: ms taken at offset
-            r/2, pan by an antialiased resize whatever its offset.
+        geometry: of the observed pair, ratio r; None = the research toolboxes' protocol as published: ms taken at
+            offset r/2, pan by an antialiased resize whatever its offset.
 
     Returns:
         gt (C, H, W), ms (C, H/r, W/r), lms (C, H, W), pan (P, H, W), float64, in the units given.
@@ -150,8 +150,8 @@ def split_boxes(rows: int, columns: int, ratio: int) -> tuple[dict[str, Box], in
     patch = 2 * unit if longest >= 6 * unit and shortest >= 2 * unit else unit
     if longest < 3 * patch or shortest < patch:
         raise UserError(
-            f"expected at least {3 * unit}x{unit} ground-truth pixels for three separate areas, given {rows}x{columns}; "
-            "use --test_only or a larger scene"
+            f"expected at least {3 * unit}x{unit} ground-truth pixels for three separate areas, given {rows}x{columns};"
+            " use --test_only or a larger scene"
         )
     held_out = max(patch, math.floor(longest / 5 / unit) * unit)
     end = longest - longest % math.lcm(ratio, unit)

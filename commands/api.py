@@ -21,6 +21,7 @@ import copy
 import math
 import warnings
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from lemamba.engine.weights.files import weights_meta
 from lemamba.model import list_models
 from lemamba.model.classical.base import Classical
 from lemamba.operators import interpolate, resample
-from lemamba.operators.window import cut_windows
+from lemamba.operators.window import Window, cut_windows
 from lemamba.utils.device import usable_device
 from lemamba.utils.errors import UserError
 from lemamba.utils.facts import DataFacts
@@ -211,6 +212,10 @@ def _inputs(ms: np.ndarray, pan: np.ndarray, facts: DataFacts, dtype: torch.dtyp
     return small, lms.contiguous(), scaled(pan)
 
 
+def _only(window: Window) -> list[Window]:
+    return [window]
+
+
 @torch.inference_mode()
 def _classical(method: Classical, ms: Tensor, pan: Tensor, geometry: Geometry, device: torch.device) -> Tensor:
     """Fuse image by image, each as one window, as the command does for scenes."""
@@ -218,7 +223,7 @@ def _classical(method: Classical, ms: Tensor, pan: Tensor, geometry: Geometry, d
     fused = []
     for image, guide in zip(ms.to(device), pan.to(device), strict=True):
         ((_, window),) = cut_windows(image[None], guide[None], geometry, max(guide.shape[-2:]), method.margin)
-        fused.append(window.crop(method.inject(window, method.fit(lambda window=window: [window]))))
+        fused.append(window.crop(method.inject(window, method.fit(partial(_only, window)))))
     return torch.cat(fused).cpu()
 
 

@@ -366,7 +366,7 @@ class ScenePair:
                 seen = self.overview
                 pixels = fill(pixels, valid, seen.mean(seen.ms if side is self.ms else seen.pan))
             pixels = pixels[:, reach:-reach, reach:-reach]
-        pixels *= (self.pan_factor if side is self.pan else 1.0) / self.facts.divisor
+        np.multiply(pixels, (self.pan_factor if side is self.pan else 1.0) / self.facts.divisor, out=pixels)
         return torch.from_numpy(np.ascontiguousarray(pixels))[None]
 
     def window(self, box: Window, margin: int) -> windows.Window | None:
@@ -433,7 +433,7 @@ class ScenePair:
         valid = None
         if self.gaps:
             h, w = own.shape
-            whole = self.valid((pans[0], pans[1])).reshape(h, r, w, r).all(3).all(1)
+            whole = self.valid((pans[0], pans[1])).reshape(h, r, w, r).all(axis=(1, 3))
             valid = None if (own & whole).all() else own & whole
         if valid is not None:
             if not valid.any():
@@ -468,9 +468,9 @@ class NetworkGrid:
         steps = [o - t for o, t in zip(own.offset, trained.offset, strict=True)]
         same = own.ratio == (r, r) and all(abs(s - round(s)) < 1e-6 for s in steps)
         self.resampled = not same
-        self.first = (round(steps[0]) % r - r, round(steps[1]) % r - r) if same else (0, 0)
-        self.first = tuple(0 if f == -r else f for f in self.first)
-        self.size = tuple(math.ceil((n - f) / r) * r for n, f in zip(pair.size, self.first, strict=True))
+        self.first = (-(round(-steps[0]) % r), -(round(-steps[1]) % r)) if same else (0, 0)
+        height, width = (math.ceil((n - f) / r) * r for n, f in zip(pair.size, self.first, strict=True))
+        self.size = (height, width)
 
     def read(self, box: tuple[int, int, int, int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
         """Return (ms, lms, pan) of a box in float32, divided by the divisor; None where no pixel has data.

@@ -535,3 +535,53 @@ def test_what_gdal_says_is_told_from_bugs(tmp_path, pair, monkeypatch):
     for kind, raised in ((complaint, UserError), (rasterio.errors.RasterioIOError, UserError), (KeyError, KeyError)):
         with pytest.raises(raised, match="tile 7"), open_pair(*pair):
             raise kind("tile 7")
+
+
+def test_pan_in_other_units_is_scaled(tmp_path, capsys):
+    """8-bit MS with 16-bit PAN gives what the same PAN in MS's numbers gives; one line says by what it is multiplied."""
+    ms = tif(tmp_path / "ms.tif", (smooth(40, 40, 3) // 8).astype(np.uint8), pixel=2.0)
+    pan = smooth(160, 160, 1, seed=1).astype(np.uint16)
+    for name, image in (("same", pan / 8), ("other", pan * 16.0)):
+        path = tif(tmp_path / f"{name}.tif", image.astype(np.float32))
+        run((ms, path), tmp_path / f"{name}_out.tif", "--arch", "Brovey")
+    assert "PAN is in other units than MS" in capsys.readouterr().out
+    same, other = (read(tmp_path / f"{name}_out.tif").astype(float) for name in ("same", "other"))
+    factor = (other.mean() / same.mean(), other.std() / same.std())
+    assert 0.8 < factor[0] < 1.25 and 10 < other.mean() < 200 and abs(factor[0] - factor[1]) < 0.1
+
+
+@pytest.mark.parametrize("marked", ["ms", "pan", "--nodata"])
+def test_a_collar_marked_once_is_missing_in_both(tmp_path, capsys, marked):
+    """The same file whichever image marks it; unmarked, it is reported, and nothing is changed."""
+    ms, pan = smooth(60, 60, 4), smooth(240, 240, 1, seed=1)
+    ms[:, :, :15], pan[:, :, :60] = 0, 0
+    results = []
+    for in_ms, in_pan in ((0, 0), {"ms": (0, None), "pan": (None, 0)}.get(marked, (None, None))):
+        paths = tif(tmp_path / "m.tif", ms, pixel=2.0, nodata=in_ms), tif(tmp_path / "p.tif", pan, nodata=in_pan)
+        more = ["--nodata", "0"] if (in_ms, in_pan) == (None, None) else []
+        results.append(run(paths, tmp_path / "o.tif", "--arch", "MTF-GLP-FS", *more).astype(int))
+        assert "note" not in capsys.readouterr().out
+        with rasterio.open(tmp_path / "o.tif") as file:
+            assert file.nodata == 0
+    assert np.abs(results[0] - results[1]).max() <= 1 and (results[1][:, :, :60] == 0).all()
+    if marked == "--nodata":
+        run(paths, tmp_path / "o.tif", "--arch", "MTF-GLP-FS")
+        assert "give --nodata 0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("pixel", "left", "expected"),
+    [
+        (2.0, 0.0, Geometry.corners(4)),
+        (1.0, -0.25, Geometry((2.0, 2.0), (0.0, 0.0))),  # Landsat
+        (2.0, 0.25, Geometry.toolbox(4)),
+        (2.0000004, 0.0, Geometry.corners(4)),  # a rounded geotransform
+        (2.0075, 0.0, Geometry((4.015, 4.015), (1.5075, 1.5075))),
+    ],
+)
+def test_geometry_follows_from_the_geotransforms(tmp_path, pixel, left, expected):
+    ms_path = tif(tmp_path / "ms.tif", smooth(40, 40, 4), pixel=pixel, left=LEFT + left, top=TOP - left)
+    pan = tif(tmp_path / "pan.tif", smooth(163, 161, 1))
+    with open_pair(ms_path, pan) as scene:
+        found = scene.facts.geometry
+    np.testing.assert_allclose([*found.ratio, *found.offset], [*expected.ratio, *expected.offset], atol=1e-6)

@@ -268,7 +268,7 @@ def _samples(
                 left_out.append(count)
     if count and len(left_out) == count:
         raise UserError(
-            f"expected at least one sample of {split} without missing pixels, {count} samples have some; crop the scene "
+            f"expected at least one sample of {split} without missing pixels, {count} have some; crop the scene "
             "to where it has data (gdal_translate -srcwin), or use --test_only"
         )
 

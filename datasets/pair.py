@@ -332,7 +332,10 @@ class ScenePair:
         return valid[np.ix_(*(i - i.min() for i in at))]
 
     def _valid_ms(self, rows: Span, columns: Span, own: np.ndarray) -> np.ndarray:
-        """Return which MS pixels have data: their own, and PAN at more than half of the PAN pixels at them."""
+        """Return which MS pixels have data: their own, and PAN at more than half of the PAN pixels at them.
+
+        Where PAN's file ends, its gaps are mirrored like its pixels.
+        """
         if not self.pan.gaps:
             return own
         geometry = self.facts.geometry
@@ -342,10 +345,6 @@ class ScenePair:
         ]
         spans = [(int(s[0]), int(s[-1])) for s in starts]
         valid = self.pan.read(*spans)[1]
-        for axis, (span, first, n) in enumerate(zip(spans, self.pan.first, self.pan.raster.shape, strict=True)):
-            at = np.arange(*span) + first
-            beyond = (at < 0) | (at >= n)  # PAN's file ends here: MS stands for itself
-            valid = valid | (beyond[:, None] if axis == 0 else beyond)
         counts = valid.astype(np.int32)
         for axis, start in enumerate(starts):
             counts = np.add.reduceat(counts, start[:-1] - start[0], axis=axis)

@@ -538,7 +538,7 @@ def test_what_gdal_says_is_told_from_bugs(tmp_path, pair, monkeypatch):
 
 
 def test_pan_in_other_units_is_scaled(tmp_path, capsys):
-    """8-bit MS with 16-bit PAN gives what the same PAN in MS's numbers gives; one line says by what it is multiplied."""
+    """8-bit MS with 16-bit PAN gives what the same PAN in the numbers of MS gives; one line names the factor."""
     ms = tif(tmp_path / "ms.tif", (smooth(40, 40, 3) // 8).astype(np.uint8), pixel=2.0)
     pan = smooth(160, 160, 1, seed=1).astype(np.uint16)
     for name, image in (("same", pan / 8), ("other", pan * 16.0)):

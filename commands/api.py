@@ -21,6 +21,7 @@ import copy
 import math
 import warnings
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +30,24 @@ import torch
 from torch import Tensor, nn
 
 from lemamba.commands.methods import check_sizes, load_method, load_network, sizes_of, trained_on
-from lemamba.datasets.pair import MARGIN, RATIOS
 from lemamba.engine.fusing.runner import Runner
 from lemamba.engine.fusing.tiles import fuse as fuse_tensors
 from lemamba.engine.fusing.tiles import traits_of
 from lemamba.engine.fusing.tiling import OVERLAP, Tiling
 from lemamba.engine.weights.files import weights_meta
 from lemamba.model import list_models
-from lemamba.operators import interp23
+from lemamba.model.classical.base import Classical
+from lemamba.operators import interpolate, resample
+from lemamba.operators.window import Window, cut_windows
 from lemamba.utils.device import usable_device
 from lemamba.utils.errors import UserError
 from lemamba.utils.facts import DataFacts
 from lemamba.utils.formats.bounds import BEYOND, DIVIDED
+from lemamba.utils.geometry import Geometry
 from lemamba.utils.numbers import to_numbers
 from lemamba.utils.sensors import get_sensor
 
+RATIOS = (2, 3, 4, 5, 6, 7, 8, 16)
 _EXACT = 2**53  # largest whole number up to which float64 holds all of them
 
 
@@ -102,6 +106,7 @@ def fuse(
     sensor: str | None = None,
     divisor: float | None = None,
     ratio: int | None = None,
+    offset: float | None = None,
     tile: int | None = None,
     overlap: int = OVERLAP,
     batch_size: int | None = None,
@@ -116,7 +121,7 @@ def fuse(
 
     Args:
         ms: (C, h, w) or (B, C, h, w), NumPy array or torch tensor, integers or floating point.
-        pan: (H, W) or (P, H, W) for one image, (B, P, H, W) for several; r = H / h = W / w is 2, 4, 8 or 16.
+        pan: (H, W) or (P, H, W) for one image, (B, P, H, W) for several; r = H / h = W / w is 2 to 8 or 16.
         method: name (see `list_methods`), or a network from `load`; None = the network that the weights name.
         weights: see `load`; not needed for classical methods.
         sensor: name, e.g. "WV3": MTF gains and divisor. None = that of the training data, else "none".
@@ -124,8 +129,10 @@ def fuse(
             within [0, 1], else that of the sensor (255 for 8-bit arrays) or of the training data. Classical methods
             do not depend on it.
         ratio: expected r; None accepts that of the arrays.
-        tile: side of tiles in pixels of sr, a multiple of r; None = whole images. Not applied to methods that use
-            statistics of the whole image.
+        offset: where ms pixel (0, 0) lies, in pixels of pan: None = r/2, as in the research toolboxes; (r - 1)/2 where
+            the corners of both images agree, as in ordinary products.
+        tile: side of tiles in pixels of sr, a multiple of r; None = whole images. Not applied to classical
+            methods.
         overlap: pixels shared by neighbouring tiles, a multiple of r below `tile`.
         batch_size: images or tiles at once; None = by their size and the device.
         mixed_precision: "no" (float32), "bf16" or "fp16" (GPU only).
@@ -143,7 +150,7 @@ def fuse(
     coarse, fine = _images(ms, "ms"), _images(pan, "pan")
     weights = None if weights is None else str(weights)
     known = {} if sensor else getattr(method, "trained_on", None) or trained_on(weights)
-    facts = _facts(coarse, fine, ratio, sensor or known.get("sensor") or "none")
+    facts = _facts(coarse, fine, ratio, sensor or known.get("sensor") or "none", offset)
     if isinstance(method, nn.Module):
         check_sizes("the network", getattr(method, "sizes", {}), sizes_of(facts))
         model = method if mixed_precision == "no" else copy.deepcopy(method)  # that of the caller is not cast
@@ -157,7 +164,10 @@ def fuse(
     try:
         runner = Runner(model.eval(), usable_device(device), tiling)
         inputs = _inputs(coarse, fine, facts, torch.float64 if runner.traits.float64 else torch.float32)
-        sr = fuse_tensors(runner, *inputs, runner.plan((fine.shape[2], fine.shape[3]), facts.ratio))
+        if isinstance(model, Classical):
+            sr = _classical(model, inputs[0], inputs[2], facts.geometry, runner.device)
+        else:
+            sr = fuse_tensors(runner, *inputs, runner.plan((fine.shape[2], fine.shape[3]), facts.ratio))
     finally:
         model.train(training)
     numbers = to_numbers(sr.double(), facts.divisor, clip=clip and runner.traits.clipped).numpy()
@@ -186,15 +196,35 @@ def _images(image: Any, name: str) -> np.ndarray:
 
 
 def _inputs(ms: np.ndarray, pan: np.ndarray, facts: DataFacts, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (ms, lms, pan) divided by the divisor; lms is made from ms mirrored at its border."""
+    """Return (ms, lms, pan) divided by the divisor; lms is made from ms mirrored at its border.
+
+    For networks, ms is resampled to where they know it from their training, see `lemamba.datasets.pair.NetworkGrid`.
+    """
 
     def scaled(image: np.ndarray) -> Tensor:
         return torch.from_numpy(image / facts.divisor).to(dtype)
 
-    margins = [(0, 0), (0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN)]
-    far = slice(MARGIN * facts.ratio, -MARGIN * facts.ratio)
-    lms = interp23(scaled(np.pad(ms, margins, mode="reflect")), facts.ratio)[..., far, far]
-    return scaled(ms), lms.contiguous(), scaled(pan)
+    small, r = scaled(ms), facts.ratio
+    lms = interpolate(small, facts.geometry, (pan.shape[2], pan.shape[3]), border="mirror")
+    moved = [(t - o) / r for t, o in zip(Geometry.toolbox(r).offset, facts.geometry.offset, strict=True)]
+    if dtype == torch.float32 and any(moved):
+        small = resample(small, *((m, 1.0, n) for m, n in zip(moved, ms.shape[2:], strict=True)))
+    return small, lms.contiguous(), scaled(pan)
+
+
+def _only(window: Window) -> list[Window]:
+    return [window]
+
+
+@torch.inference_mode()
+def _classical(method: Classical, ms: Tensor, pan: Tensor, geometry: Geometry, device: torch.device) -> Tensor:
+    """Fuse image by image, each as one window, as the command does for scenes."""
+    method.geometry = geometry
+    fused = []
+    for image, guide in zip(ms.to(device), pan.to(device), strict=True):
+        ((_, window),) = cut_windows(image[None], guide[None], geometry, max(guide.shape[-2:]), method.margin)
+        fused.append(window.crop(method.inject(window, method.fit(partial(_only, window)))))
+    return torch.cat(fused).cpu()
 
 
 def _like(ms: Any, numbers: np.ndarray) -> Any:
@@ -207,7 +237,7 @@ def _like(ms: Any, numbers: np.ndarray) -> Any:
     return torch.from_numpy(numbers).to(ms.device, ms.dtype) if isinstance(ms, Tensor) else numbers
 
 
-def _facts(ms: np.ndarray, pan: np.ndarray, ratio: int | None, sensor: str) -> DataFacts:
+def _facts(ms: np.ndarray, pan: np.ndarray, ratio: int | None, sensor: str, offset: float | None) -> DataFacts:
     """Return the facts about images (B, ·, ·, ·), the divisor excepted; refuse sizes and bands that do not fit."""
     (images, bands, h, w), (guides, guide_bands, H, W) = ms.shape, pan.shape
     if images != guides:
@@ -215,7 +245,7 @@ def _facts(ms: np.ndarray, pan: np.ndarray, ratio: int | None, sensor: str) -> D
     found = H // h
     if (found * h, found * w) != (H, W) or found not in RATIOS:
         raise UserError(
-            f"expected pan 2, 4, 8 or 16 times as large as ms, given {H} x {W} and {h} x {w}; bands come before rows "
+            f"expected pan 2 to 8 or 16 times as large as ms, given {H} x {W} and {h} x {w}; bands come before rows "
             "and columns, and both images must show the same ground"
         )
     if ratio not in (None, found):
@@ -223,7 +253,8 @@ def _facts(ms: np.ndarray, pan: np.ndarray, ratio: int | None, sensor: str) -> D
     row = get_sensor(sensor)
     if row.bands not in (None, bands):
         raise UserError(f"expected {row.bands} bands for sensor {row.name}, ms has {bands}; name the right sensor")
-    return DataFacts(row.name, 1.0, found, bands, guide_bands)
+    geometry = None if offset is None else Geometry((found, found), (offset, offset))
+    return DataFacts(row.name, 1.0, found, bands, guide_bands, geometry=geometry)  # type: ignore[arg-type]
 
 
 def _divisor(

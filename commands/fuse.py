@@ -32,6 +32,7 @@ from lemamba.utils.atomic import check_writable, write_json
 from lemamba.utils.device import usable_device
 from lemamba.utils.errors import UserError
 from lemamba.utils.facts import DataFacts
+from lemamba.utils.geometry import Geometry
 from lemamba.utils.sensors import get_dataset, get_sensor
 
 OUT = Path("visualized_img")
@@ -100,17 +101,17 @@ def fuse_pair(options: FuseOptions, device: torch.device) -> None:
     if not (options.ms and options.pan) or options.data or options.per_image or options.json:
         raise UserError("expected --ms and --pan together, without --data, --per_image, --json; give both, drop those")
     started = time.perf_counter()
-    with open_pair(options.ms, options.pan, **scene_numbers(options)) as pair:
+    with open_pair(options.ms, options.pan, nodata=options.nodata, **scene_numbers(options)) as pair:
         facts = pair.facts
         model = load_method(options.arch, options.weights, facts)
         out = options.out or OUT / f"{model.model_name}_{options.ms.stem}.tif"
         check_writable(out)
         # a method that is not clipped does not depend on the divisor
         remark = pair.check_range() if options.divisor is None and traits_of(model).clipped else ""
-        if remark:
-            print(f"note: {remark}")
+        for line in (*pair.notes, *([remark] if remark else [])):
+            print(f"note: {line}")
         runner = Runner(model, device, options.tiling(SCENE_TILE), compile=options.compile)
-        fuse_scene(runner, pair, out, clip=not options.no_clip, memory=options.memory)
+        fuse_scene(runner, pair, out, clip=not options.no_clip, trained=trained_geometry(options.weights, facts))
         H, W = pair.size
     numbers = f"sensor {facts.sensor}, divisor {facts.divisor:g}"
     print(f"result:   {out} ({H} x {W} pixels, {facts.bands} bands; {numbers})")
@@ -145,6 +146,13 @@ def scene_numbers(options: FuseOptions) -> dict[str, Any]:
     if options.divisor is None and sensor and divisor == get_sensor(sensor).divisor:
         numbers["divisor"] = None  # the sensor's own: an 8-bit scene has another
     return numbers
+
+
+def trained_geometry(weights: str | None, facts: DataFacts) -> Geometry:
+    """Return the geometry of the data that a network was trained with; the research toolboxes' where none is named."""
+    offset = trained_on(weights).get("offset")
+    ratio = float(facts.ratio)
+    return Geometry((ratio, ratio), (float(offset[0]), float(offset[1]))) if offset else Geometry.toolbox(ratio)
 
 
 def default_output(method: str, name: str, facts: DataFacts, per_image: bool) -> Path:

@@ -16,14 +16,17 @@ from torch import Tensor
 
 from lemamba.datasets.h5 import H5Dataset
 from lemamba.datasets.pair import ScenePair
-from lemamba.datasets.writers import SCENE_WRITERS, write_scene
+from lemamba.datasets.writers import SCENE_WRITERS, Pieces, write_scene
 from lemamba.engine.fusing.runner import Runner
+from lemamba.engine.fusing.scene import fuse_windows, window_boxes
 from lemamba.engine.fusing.tiles import fuse, fuse_rows
+from lemamba.model.classical.base import Classical
 from lemamba.reporting.pictures import choose_bands, quick_look, save_panels
 from lemamba.utils.errors import UserError
 from lemamba.utils.facts import DataFacts
 from lemamba.utils.formats.fused import INFO
 from lemamba.utils.formats.mat import write_mat
+from lemamba.utils.geometry import Geometry
 from lemamba.utils.numbers import to_numbers
 from lemamba.utils.progress import ProgressBar, track
 from lemamba.utils.sensors import get_sensor
@@ -90,43 +93,61 @@ def fuse_set(runner: Runner, dataset: H5Dataset, *, clip: bool = True) -> tuple[
 
 
 def fuse_scene(
-    runner: Runner, pair: ScenePair, out: Path, *, clip: bool = True, memory: float = 4.0, show: bool | None = None
+    runner: Runner,
+    pair: ScenePair,
+    out: Path,
+    *,
+    clip: bool = True,
+    trained: Geometry | None = None,
+    show: bool | None = None,
 ) -> None:
-    """Fuse a scene that is read by windows into a file that is written by rows, with a progress bar.
+    """Fuse a scene that is read by windows into a file that is written by windows, with a progress bar.
 
     Args:
-        runner: the method. If it uses statistics of the whole image, the scene is fused as a whole, else in tiles.
-        pair: the scene; its tensors become float64 if the method computes in float64.
+        runner: the method. A classical one looks at the scene for its statistics first; a network fuses tiles.
+        pair: the scene.
         out: the file.
         clip: clip to [0, 1] the result of a method that is clipped.
-        memory: most GiB that fusing as a whole may need.
+        trained: geometry of the network's training data, see `ScenePair.grid`.
         show: see `lemamba.utils.progress.ProgressBar`.
 
     Raises:
-        UserError: a scene too large for such a method, an impossible tiling, or what reading and writing refuse.
+        UserError: an impossible tiling, or what reading and writing refuse.
     """
     check_ending(out, SCENE_WRITERS)
-    traits = runner.traits
-    pair.dtype = torch.float64 if traits.float64 else torch.float32
-    if not traits.tileable:
-        needed = pair.check_memory(memory)
-        print(
-            f"note: {runner.model_name} uses statistics of the whole image: no tiles, about {needed:.2f} GiB of memory"
-        )
-    (H, W), ratio = pair.size, pair.facts.ratio
-    tiling = runner.plan((H, W), ratio)
     with ProgressBar("fusing", 1.0, show) as bar:
-        strips = fuse_rows(
-            runner,
-            pair.read,
-            pair.like,
-            (H, W),
-            ratio=ratio,
-            tiling=tiling,
-            align=pair.block,
-            on_progress=lambda done, total: bar.update(done / total),
-        )
-        write_scene(out, pair, strips, clip=clip and traits.clipped)
+        method = runner.network
+        pieces = _classical(method, pair, bar) if isinstance(method, Classical) else _tiles(runner, pair, trained, bar)
+        write_scene(out, pair, pieces, clip=clip and runner.traits.clipped)
+
+
+def _classical(method: Classical, pair: ScenePair, bar: ProgressBar) -> Pieces:
+    method.geometry = pair.facts.geometry  # of the windows that it is given
+    boxes = window_boxes(pair.size, pair.facts.bands, pair.block)
+    like = torch.empty(1, pair.facts.bands, 0, 0, dtype=pair.dtype)
+    return fuse_windows(method, pair.window, boxes, like, lambda what, done, total: bar.update(done / total, what))
+
+
+def _tiles(runner: Runner, pair: ScenePair, trained: Geometry | None, bar: ProgressBar) -> Pieces:
+    """Fuse in tiles on the network's grid and cut the result to the scene."""
+    grid, (H, W) = pair.grid(trained), pair.size
+    if grid.resampled:
+        print(f"note: the scene has {pair.facts.geometry}; its MS pixels are resampled to where the network knows them")
+    top, left = (-first for first in grid.first)
+    strips = fuse_rows(
+        runner,
+        grid.read,
+        torch.empty(1, pair.facts.bands, 0, 0),
+        grid.size,
+        ratio=pair.facts.ratio,
+        tiling=runner.plan(grid.size, pair.facts.ratio),
+        align=pair.block,
+        on_progress=lambda done, total: bar.update(done / total),
+    )
+    for row, strip in strips:
+        first, last = max(row, top), min(row + strip.shape[-2], top + H)
+        if last > first:
+            yield first - top, 0, strip[..., first - row : last - row, left : left + W]
 
 
 def save_images(images: Mapping[str, Tensor], out: Path, per_image: bool, info: Mapping[str, Any]) -> None:

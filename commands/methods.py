@@ -37,7 +37,7 @@ def load_method(name: str | None, weights: str | None, facts: DataFacts) -> nn.M
     entry = model_entry(name)
     if entry.traits.needs_weights:
         raise UserError(f"{entry.name} is a learned network and needs --weights; train it or give a weight file")
-    known = {**sizes_of(facts), "sensor": facts.sensor}
+    known = {**sizes_of(facts), "sensor": facts.sensor, "geometry": facts.geometry}
     taken = inspect.signature(model_class(name)).parameters
     return build_model(name, **{key: value for key, value in known.items() if key in taken}).eval()
 

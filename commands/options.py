@@ -56,11 +56,18 @@ class SimulateOptions:
     scenes: tuple[Path, ...] = option((), ".mat scene or cube, or a folder of PNG bands (CAVE)", "SCENE")
     ms: Path | None = option(None, "GeoTIFF with the MS bands (with --pan, instead of SCENE)", "--ms")
     pan: Path | None = option(None, "GeoTIFF with the panchromatic band", "--pan")
+    nodata: float | None = option(
+        None, "pixels with this value in all bands are missing, though nothing marks them", "--nodata"
+    )
     out: Path = option(REQUIRED, "output folder", "--out")
     sensor: str | None = option(None, "its MTF gains and divisor are used (default: what the file says)", "--sensor")
     name: str | None = option(None, "name in the file names (default: the sensor's, or the cube's)", "--name")
     ratio: int | None = option(None, "H/h: checked against a scene; for a cube 4 (default) or 8", "--ratio", low=1)
-    stride: int = option(16, "step between training patches in pixels (default 16)", "--stride")
+    stride: int | None = option(
+        None,
+        "step between training patches in pixels (default 16, or the multiple of the ratio next to it)",
+        "--stride",
+    )
     divisor: float | None = option(
         None, "values are divided by it when read (default: 2^L - 1 of the file, or the sensor's)", "--divisor"
     )
@@ -184,7 +191,10 @@ class FuseOptions(DeviceOptions, DataOptions):
     overlap: int = option(
         OVERLAP, f"pixels shared by neighbouring tiles (default {OVERLAP})", "--overlap", low=0, group="run"
     )
-    memory: float = option(4.0, "GiB for methods that need a whole scene (default 4)", "--memory", group="run")
+    nodata: float | None = option(
+        None, "pixels with this value in all bands are missing, though nothing marks them", "--nodata", group="data"
+    )
+    memory: float | None = option(None, "no longer needed: memory does not grow with a scene", "--memory", group="run")
     no_clip: bool = option(False, "do not clip a network's result to [0, 1]", "--no_clip", group="run")
     compile: bool = option(False, "torch.compile, with CUDA graphs on a GPU; slower on a CPU", "--compile", group="run")
 

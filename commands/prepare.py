@@ -39,7 +39,7 @@ def _simulate(options: SimulateOptions) -> dict[str, int]:
     if bool(options.scenes) == bool(options.ms):
         raise UserError("expected either SCENE files or --ms and --pan; give one of the two")
     if options.ms is not None and options.pan is not None:
-        return _scenes(options, [load_pair(options.ms, options.pan)])
+        return _scenes(options, [load_pair(options.ms, options.pan, nodata=options.nodata)])
     sources = [reader_of(path).load(path, options.scale) for path in options.scenes]
     scenes = [source for source in sources if isinstance(source, Scene)]
     if scenes and len(scenes) < len(sources):

@@ -39,6 +39,7 @@ from lemamba.reporting.pictures import choose_bands
 from lemamba.utils import config
 from lemamba.utils.device import usable_device, use_scan_backend
 from lemamba.utils.errors import UserError
+from lemamba.utils.geometry import Geometry
 from lemamba.utils.sensors import get_sensor
 from lemamba.utils.version import project_version
 
@@ -223,7 +224,14 @@ def build_job(settings: config.Config, accelerator: Accelerator, folder: Path, c
     if settings.train.compile:
         model.compile()  # after the FLOPs are counted: code that has run under the counter is never compiled
     data, shown = train.facts, valid[0]
-    trained_on = {"dataset": settings.data.dataset, "sensor": data.sensor, "divisor": data.divisor, "ratio": data.ratio}
+    trained_on: dict[str, Any] = {
+        "dataset": settings.data.dataset,
+        "sensor": data.sensor,
+        "divisor": data.divisor,
+        "ratio": data.ratio,
+    }
+    if data.geometry != Geometry.toolbox(data.ratio):  # scenes are fused with ms where the network knows it
+        trained_on["offset"] = list(data.geometry.offset)
     return Job(
         config=settings,
         model=model,

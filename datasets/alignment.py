@@ -1,4 +1,4 @@
-"""Which pixels of an MS and a PAN image cover the same ground, from their geotransforms.
+"""Where MS pixels lie under PAN pixels, from the geotransforms of two files, and which PAN pixels the result has.
 
 Legend: r ratio, pixel size of MS over that of PAN. Windows are (first, end) along rows and columns, in a file's pixels.
 """
@@ -10,26 +10,64 @@ from dataclasses import dataclass
 
 from lemamba.datasets.raster import Raster, Span, Window
 from lemamba.utils.errors import UserError
+from lemamba.utils.geometry import Geometry
+
+SMALLEST, LARGEST = 1.5, 16.5  # ratios between which pairs are fused
+_DRIFT = 0.1  # PAN pixels over the whole image by which a rounded geotransform may differ from a whole ratio
+_ROUNDED = 0.02  # PAN pixels by which an offset may differ from a half or a whole one
 
 
 @dataclass(frozen=True)
 class Ground:
-    """The common ground: windows of both files in their own pixels, and the ratio r."""
+    """The common ground.
 
-    ms: Window
+    Attributes:
+        pan: PAN pixels whose centres lie in the MS image, in PAN's own pixels: the grid of the result.
+        geometry: of MS pixel (0, 0) of its file, counted from the first of these PAN pixels.
+    """
+
     pan: Window
-    ratio: int
+    geometry: Geometry
 
 
 def common_ground(ms: Raster, pan: Raster) -> Ground:
-    """Return the windows of two open images that cover the same ground, in whole MS pixels.
-
-    PAN may begin inside an MS pixel, but both grids must agree to a quarter of a PAN pixel everywhere.
+    """Return the common ground of two open images; any ratio from 1.5 to 16.5 and any offset will do.
 
     Raises:
-        UserError: different coordinate systems, rotated images, pixel sizes without a whole ratio, grids shifted
-            against each other, no common ground.
+        UserError: different coordinate systems, a rotated image, another ratio, no common ground.
     """
+    _check_grids(ms, pan)
+    coarse, fine = ms.transform, pan.transform
+    axes = ((coarse.f, coarse.e, fine.f, fine.e), (coarse.c, coarse.a, fine.c, fine.a))
+    places = []
+    for (begin, step, pan_begin, pan_step), count in zip(axes, ms.shape, strict=True):
+        ratio = step / pan_step
+        if not SMALLEST <= ratio <= LARGEST:
+            raise UserError(
+                f"expected MS pixels {SMALLEST:g} to {LARGEST:g} times as large as PAN pixels, given {step:g} and "
+                f"{pan_step:g}; swap --ms and --pan, or resample one (gdalwarp -tr)"
+            )
+        places.append(_rounded(ratio, (begin - pan_begin) / pan_step + (ratio - 1) / 2, count))
+    return ground_of(places[0], places[1], ms, pan)
+
+
+def ground_of(rows: tuple[float, float], columns: tuple[float, float], ms: Raster, pan: Raster) -> Ground:
+    """Return the common ground where (ratio, offset in pixels of the PAN file) are known along both axes.
+
+    Raises:
+        UserError: no common ground.
+    """
+    spans = [
+        _covered(*axis, *sizes)
+        for axis, sizes in zip((rows, columns), zip(ms.shape, pan.shape, strict=True), strict=True)
+    ]
+    if any(last <= first for first, last in spans):
+        raise UserError(f"{ms.path} and {pan.path} share no ground; check that they belong together")
+    whole = Geometry((rows[0], columns[0]), (rows[1], columns[1]))
+    return Ground((spans[0], spans[1]), whole.window((0, 0), (spans[0][0], spans[1][0])))
+
+
+def _check_grids(ms: Raster, pan: Raster) -> None:
     if (ms.crs is None) != (pan.crs is None):
         bare, other = (ms, pan) if ms.crs is None else (pan, ms)
         raise UserError(
@@ -37,39 +75,34 @@ def common_ground(ms: Raster, pan: Raster) -> Ground:
         )
     if ms.crs != pan.crs:
         raise UserError(f"{ms.path} and {pan.path} have different coordinate systems; reproject one")
-    coarse, fine = ms.transform, pan.transform
-    for file, t in ((ms, coarse), (pan, fine)):
+    for file in (ms, pan):
+        t = file.transform
         if not all(map(math.isfinite, t[:6])) or max(map(abs, t[:6])) > 1e12:
             raise UserError(f"{file.path} has an impossible geotransform; correct it (gdal_edit.py -a_ullr)")
         if t.is_identity:
             raise UserError(f"{file.path} has no geotransform; add its corner and pixel size (gdal_edit.py -a_ullr)")
         if (t.b, t.d) != (0, 0) or not (t.a and t.e):
             raise UserError(f"{file.path} is rotated; resample both to a north-up grid")
+    coarse, fine = ms.transform, pan.transform
     if min(abs(coarse.a), abs(coarse.e), abs(fine.a), abs(fine.e)) < 1e-9:
         raise UserError(f"expected a positive pixel size, given {coarse.a} and {fine.a}; correct the geotransform")
-    ratio = round(coarse.a / fine.a)
-    if ratio < 2 or max(abs(coarse.a / fine.a - ratio), abs(coarse.e / fine.e - ratio)) > 1e-3:
-        raise UserError(f"expected MS pixels a whole multiple of PAN pixels, given {coarse.a} and {fine.a}; resample")
-    axes = [(coarse.f, coarse.e, fine.f, fine.e), (coarse.c, coarse.a, fine.c, fine.a)]
-    rows, columns = (
-        _span(*axis, ratio, *sizes) for axis, sizes in zip(axes, zip(ms.shape, pan.shape, strict=True), strict=True)
-    )
-    if rows is None or columns is None:
-        raise UserError(f"{ms.path} and {pan.path} share no ground; check that they belong together")
-    for (begin, step, pan_begin, pan_step), (span, pan_span) in zip(axes, (rows, columns), strict=True):
-        # Both ends are checked: a pixel size that is slightly wrong shifts the far end, not the near one.
-        shifts = [(begin + a * step - pan_begin) / pan_step - b for a, b in zip(span, pan_span, strict=True)]
-        if max(map(abs, shifts)) > 0.25:
-            raise UserError(
-                f"the grids of {ms.path} and {pan.path} are shifted by part of a pixel; resample PAN to MS's grid"
-            )
-    return Ground((rows[0], columns[0]), (rows[1], columns[1]), ratio)
+    if coarse.a * fine.a < 0 or coarse.e * fine.e < 0:
+        raise UserError(f"{ms.path} or {pan.path} is flipped; bring both to a north-up grid (gdalwarp)")
 
 
-def _span(
-    begin: float, step: float, pan_begin: float, pan_step: float, ratio: int, size: int, pan_size: int
-) -> tuple[Span, Span] | None:
-    """Return the common pixels along one axis, of MS and of PAN; None where there are none."""
-    offset = round((pan_begin - begin) / step * ratio)  # from MS's first pixel to PAN's, in PAN pixels
-    first, last = max(0, -(-offset // ratio)), min(size, (offset + pan_size) // ratio)
-    return ((first, last), (first * ratio - offset, last * ratio - offset)) if last > first else None
+def _rounded(ratio: float, offset: float, count: int) -> tuple[float, float]:
+    """Undo the rounding of geotransforms: ratio and offset along one axis of `count` MS pixels."""
+    whole = round(ratio)
+    if abs(ratio - whole) * count <= _DRIFT:
+        offset += (ratio - whole) * (count - 1) / 2  # the middle of the image stays where it is
+        ratio = float(whole)
+        if abs(2 * offset - round(2 * offset)) <= 2 * _ROUNDED:
+            offset = round(2 * offset) / 2
+    return ratio, offset
+
+
+def _covered(ratio: float, offset: float, count: int, pan_count: int) -> Span:
+    """Return the PAN pixels along one axis whose centres lie in the MS image."""
+    first = math.ceil(offset - ratio / 2 - 1e-6)
+    last = math.floor(offset + (count - 0.5) * ratio + 1e-6)
+    return max(0, first), min(pan_count, last + 1)

@@ -25,6 +25,7 @@ from lemamba.datasets.transforms import Augment
 from lemamba.utils.errors import UserError
 from lemamba.utils.facts import DataFacts
 from lemamba.utils.formats.bounds import MAX_COMPRESSION, check_chunks, check_own_data, hdf5_member
+from lemamba.utils.geometry import Geometry
 from lemamba.utils.sensors import Sensor, find_sensor, get_sensor
 
 FAMILIES: tuple[dict[str, str], ...] = (
@@ -152,6 +153,26 @@ def file_sensor(contents: Contents) -> Sensor:
     return find_sensor(written) or get_sensor("none")
 
 
+def file_geometry(contents: Contents) -> Geometry:
+    """Return where ms lies under pan: by the attribute "offset" in PAN pixels, one number or two, else at r/2.
+
+    Raises:
+        UserError: an offset that is no number, or larger than the ratio.
+    """
+    ratio = float(contents.ratio)
+    written = contents.attributes.get("offset")
+    if written is None:
+        return Geometry.toolbox(ratio)
+    found = np.asarray(written)
+    if found.size not in (1, 2) or found.dtype.kind not in "iuf" or not (np.abs(found) <= ratio).all():
+        raise UserError(
+            f'{contents.path}: expected the attribute "offset" to be one or two PAN pixels, at most the ratio '
+            f"{contents.ratio}, given {written}; correct or delete it"
+        )
+    rows, columns = (float(v) for v in np.broadcast_to(found.ravel(), 2))
+    return Geometry((ratio, ratio), (rows, columns))
+
+
 def rgb_indexes(written: Any, bands: int) -> tuple[int, int, int] | None:
     """Return the file's own 1-based bands for red, green, blue; None where it names none, or bands it lacks."""
     found = np.asarray(() if written is None else written)
@@ -209,6 +230,7 @@ class H5Dataset(Dataset):
             guide_bands=contents.shapes["pan"][1],
             rgb=(own[0] - 1, own[1] - 1, own[2] - 1) if own else None,
             has_gt="gt" in contents.keys,  # noqa: SIM118  (`keys` is a mapping of the file's keys)
+            geometry=file_geometry(contents),
         )
         self.augment = augment
         self._check(known, ratio, need_gt)

@@ -19,6 +19,7 @@ import torch
 from lemamba.datasets.geotiff import open_geotiff
 from lemamba.datasets.h5 import DAMAGE, Contents, checked_dataset, default_divisor, describe, file_sensor, open_file
 from lemamba.datasets.layout import read_sample
+from lemamba.datasets.nodata import border_area
 from lemamba.operators import interp23
 from lemamba.utils.errors import UserError
 from lemamba.utils.formats.bounds import BEYOND, DIVIDED
@@ -214,6 +215,12 @@ def inspect_geotiff(report: Report) -> None:
         report.lines.append(f"CRS {source.crs}, pixel {source.transform.a:g} x {-source.transform.e:g}")
         if source.nodata is not None:
             report.lines.append(f"nodata {source.nodata:g}: about {1 - valid.mean():.1%} of the pixels")
+        value, share = border_area(small, valid, small.dtype)
+        if share:
+            report.notes.append(
+                f"{share:.0%} of the pixels: {value:g} from the border inwards, not marked as missing; if they hold no "
+                f"data, give --nodata {value:g} when fusing"
+            )
         for band in raster.alpha:
             report.notes.append(f"band {band} is marked as alpha and is taken as a mask, not as data")
         if source.crs is None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
+LARGE_AREA = 0.01  # share of the pixels from which on an area of one value at the border is reported
 RINGS = 16  # pixels by which valid values grow into a gap; further inside, the gap is filled with a constant
 
 
@@ -45,6 +47,32 @@ def _neighbourhood(image: np.ndarray) -> np.ndarray:
     rows = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]
     both = np.pad(rows, ((0, 0), (0, 0), (1, 1)))
     return both[..., :-2] + both[..., 1:-1] + both[..., 2:]
+
+
+def border_area(image: np.ndarray, valid: np.ndarray, dtype: np.dtype) -> tuple[float, float]:
+    """Look for an unmarked collar: one large connected area at the border that is 0, or the type's maximum, throughout.
+
+    Args:
+        image: (C, H, W), subsampled.
+        valid: (H, W), what is known to have data; the border is that of the array and of this area.
+        dtype: of the file; floating point has no maximum to look for.
+
+    Returns:
+        The value and the share of the valid pixels that have it; (0, 0) where there is no such area.
+    """
+    found, total = (0.0, 0.0), max(1, int(valid.sum()))
+    rim = valid & ~ndimage.binary_erosion(valid)  # what lies outside the array counts as not valid
+    for value in (0.0, *([float(np.iinfo(dtype).max)] if dtype.kind in "ui" else [])):
+        same = (image == value).all(0) & valid
+        if same.sum() < LARGE_AREA * total or same.sum() == total:
+            continue
+        areas, _ = ndimage.label(same, np.ones((3, 3)))
+        sizes = np.bincount(areas.ravel())
+        at_rim = np.unique(areas[rim & same])
+        share = float(sizes[at_rim].max(initial=0)) / total
+        if share >= LARGE_AREA and share > found[1]:
+            found = (value, share)
+    return found
 
 
 def fits(value: float, dtype: np.dtype) -> bool:

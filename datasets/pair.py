@@ -1,10 +1,11 @@
 """An MS and a PAN image of the same ground as one scene that is read window by window.
 
-`lms` of a window is made from the MS pixels around it, so a window equals the same window cut from the whole scene, and
-memory does not grow with the scene.
-Legend: ms (1, C, h, w), lms (1, C, H, W), pan (1, 1, H, W), r ratio, H = r * h. Windows are (first, end) along rows and
-columns, counted from the corner of the common ground; boxes are (first row, first column, height, width) in pixels of
-the result.
+The result has PAN's own pixels. `lms` of a window is interpolated from the MS pixels around it, wherever they lie under
+PAN's, so a window equals the same window cut from the whole scene, and memory does not grow with the scene. What a
+window needs outside a file is mirrored, the edge pixel repeated. A pixel that is missing in one image is missing in
+both; gaps are filled before any filter sees them (`lemamba.datasets.nodata`).
+Legend: ms (1, C, h, w), lms (1, C, H, W), pan (1, 1, H, W), r nominal ratio. PAN pixels are counted from the corner of
+the common ground, MS pixels from the corner of their file. Spans are (first, end).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,25 +23,27 @@ import torch
 
 from lemamba.datasets.alignment import Ground, common_ground
 from lemamba.datasets.geotiff import gdal_errors
-from lemamba.datasets.nodata import RINGS, fill, fits
-from lemamba.datasets.raster import Raster, Window
+from lemamba.datasets.nodata import RINGS, border_area, fill, fits
+from lemamba.datasets.raster import Raster, Span, Window
 from lemamba.datasets.readers import reader_of
-from lemamba.datasets.simulation.sources import Scene, scene_from_rasters
-from lemamba.operators import interp23
+from lemamba.datasets.simulation.sources import Scene
+from lemamba.operators import interpolate, resample
+from lemamba.operators import window as windows
+from lemamba.operators.resample import MARGIN
 from lemamba.utils.errors import UserError
 from lemamba.utils.facts import DataFacts
 from lemamba.utils.formats.bounds import BEYOND, check_not_divided
+from lemamba.utils.geometry import Geometry
 from lemamba.utils.sensors import get_sensor
 
-RATIOS = (2, 4, 8, 16)
-MARGIN = 12  # interp23 looks 6 * (1 + 1/2 + 1/4 + …) < 12 MS pixels around it
-BLOCK = 256  # side of the blocks of a written file; rows are written in multiples of it, and it is one of every r
-WHOLE_COPIES = 13  # float64 copies of sr that fusing a whole scene holds at once; 12.5 measured, with PRACS on 8 bands
+BLOCK = 256  # side of the blocks of a written file
+OVERVIEW = 256  # side of the subsampled images from which means and units are taken
+SAME_UNITS = (0.5, 2.0)  # PAN's mean over that of the intensity: outside, PAN is in other units
 
 
 @contextmanager
 def open_aligned(ms_path: str | Path, pan_path: str | Path) -> Iterator[tuple[Raster, Raster, Ground]]:
-    """Open an MS and a PAN image; yield both and the ground they share, on whole MS pixels.
+    """Open an MS and a PAN image; yield both and the ground they share.
 
     Raises:
         UserError: a file that cannot be read, PAN of several bands, or what `common_ground` refuses.
@@ -61,7 +65,8 @@ def open_pair(
     *,
     sensor: str | None = None,
     divisor: float | None = None,
-    dtype: torch.dtype = torch.float32,
+    nodata: float | None = None,
+    shift: tuple[float, float] = (0.0, 0.0),
 ) -> Iterator[ScenePair]:
     """Open an MS and a PAN image as a `ScenePair`, to be fused by windows.
 
@@ -70,109 +75,137 @@ def open_pair(
         pan_path: one band.
         sensor: name; None = "none".
         divisor: values are divided by it; None = the sensor's, but 255 for 8-bit files.
-        dtype: of the tensors.
+        nodata: pixels that have this value in all bands are missing, whatever the files mark.
+        shift: rows and columns, in PAN pixels, by which MS lies further down and right than its geotransform says.
 
     Raises:
-        UserError: what `open_aligned` refuses, a ratio that interp23 is not defined for, another number of bands than
-            the sensor's.
+        UserError: what `open_aligned` refuses, another number of bands than the sensor's, or an unknown type.
     """
     with open_aligned(ms_path, pan_path) as (ms, pan, ground):
-        yield ScenePair(ms, pan, ground, sensor, divisor, dtype)
+        if any(shift):
+            ground = replace(ground, geometry=ground.geometry.shifted(*shift))
+        yield ScenePair(ms, pan, ground, sensor, divisor, nodata)
 
 
-def load_pair(ms_path: str | Path, pan_path: str | Path) -> Scene:
+def load_pair(ms_path: str | Path, pan_path: str | Path, *, nodata: float | None = None) -> Scene:
     """Read an MS and a PAN image whole, cut to the ground they share, to simulate a data set from.
 
+    Args:
+        ms_path, pan_path, nodata: see `open_pair`.
+
+    Returns:
+        The scene; its `valid` marks the MS pixels that have data in both images, None where all have.
+
     Raises:
-        UserError: what `open_aligned` refuses, or pixels without data.
+        UserError: what `open_pair` refuses, a ratio that is not whole, or no pixel with data.
     """
-    with open_aligned(ms_path, pan_path) as (ms, pan, ground):
-        return scene_from_rasters(ms, pan, ground)
+    with open_pair(ms_path, pan_path, nodata=nodata) as pair:
+        for line in pair.notes:
+            print(f"note: {line}")
+        return pair.scene()
 
 
 class Side:
-    """One of the two images: pixels by windows that are counted from the corner of the common ground."""
+    """One of the two images.
 
-    def __init__(self, raster: Raster, ground: Window) -> None:
-        self.raster, self.ground = raster, ground
-        self.size = (ground[0][1] - ground[0][0], ground[1][1] - ground[1][0])
+    Attributes:
+        raster: the file.
+        first: rows and columns of the file where spans begin to count.
+        gaps: whether pixels may be missing.
+    """
+
+    def __init__(self, raster: Raster, first: tuple[int, int], nodata: float | None) -> None:
+        self.raster, self.first, self.nodata = raster, first, nodata
         self.dtype = np.dtype(raster.dtypes[0])
-        self.gaps = raster.masked or self.dtype.kind == "f"  # NaN counts as no data
+        # NaN counts as missing
+        self.gaps = raster.masked or self.dtype.kind == "f" or nodata is not None
 
-    def _in_file(self, spans: Window, reach: int) -> Window:
-        """Return the window in the file's own pixels, enlarged by `reach` as far as the file extends."""
-        rows, columns = (
-            (max(0, ground[0] + a - reach), min(size, ground[0] + b + reach))
-            for (a, b), ground, size in zip(spans, self.ground, self.raster.shape, strict=True)
-        )
-        return rows, columns
+    def read(self, rows: Span, columns: Span) -> tuple[np.ndarray, np.ndarray]:
+        """Return pixels (C, h, w) in the file's dtype and which of them have data (h, w); mirrored outside the file."""
+        index, inside = [], []
+        for (first, last), start, n in zip((rows, columns), self.first, self.raster.shape, strict=True):
+            place = np.arange(first + start, last + start) % (2 * n)
+            place = np.where(place < n, place, 2 * n - 1 - place)
+            inside.append((int(place.min()), int(place.max()) + 1))
+            index.append(place - inside[-1][0])
+        image, valid = self.raster.read((inside[0], inside[1]))
+        valid = self.marked(image, valid)
+        if all(np.array_equal(i, np.arange(n)) for i, n in zip(index, valid.shape, strict=True)):
+            return image, valid
+        return image[:, index[0][:, None], index[1]], valid[index[0][:, None], index[1]]
 
-    def valid(self, spans: Window) -> np.ndarray:
-        """Return which pixels (h, w) of the window have data in all bands."""
-        if not self.gaps:
-            return np.ones([b - a for a, b in spans], dtype=bool)
-        return self.raster.read(self._in_file(spans, 0))[1]
-
-    def pixels(self, spans: Window, margin: int = 0) -> np.ndarray:
-        """Return the window as float64 (C, height + 2 margin, …), gaps filled; mirrored where the file ends."""
-        wanted = [(a - margin, b + margin) for a, b in spans]
-        inner = self._in_file(spans, margin)
-        outer = self._in_file(spans, margin + RINGS) if self.gaps else inner
-        image, valid = self.raster.read(outer)
-        image = image.astype(np.float64)
-        if not valid.all():
-            image = fill(image, valid, self.mean)
-        cuts = [slice(i[0] - o[0], i[1] - o[0]) for i, o in zip(inner, outer, strict=True)]
-        image = image[:, cuts[0], cuts[1]]
-        # Pixel a of the window is pixel ground + a of the file; what lies before 0 or after the end is mirrored.
-        beyond = [
-            (i[0] - (g[0] + w[0]), g[0] + w[1] - i[1]) for i, g, w in zip(inner, self.ground, wanted, strict=True)
-        ]
-        return np.pad(image, [(0, 0), *beyond], mode="reflect") if any(map(any, beyond)) else image
+    def marked(self, image: np.ndarray, valid: np.ndarray) -> np.ndarray:
+        """Return `valid` without the pixels that are marked by the value that the user named."""
+        return valid if self.nodata is None else valid & ~(image == self.nodata).all(0)
 
     @cached_property
-    def _sample(self) -> np.ndarray:
-        """Float64 pixels with data (C, n) of the subsampled image; n is 0 where it has none."""
+    def small(self) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
+        """The whole file subsampled: float64 pixels (C, h, w), `valid` (h, w), and where they lie (rows, columns)."""
         height, width = self.raster.shape
-        step = max(1, max(height, width) // 256)
-        image, valid = self.raster.read(size=(max(1, height // step), max(1, width // step)))
-        return image.astype(np.float64)[:, valid]
+        step = max(1, max(height, width) // OVERVIEW)
+        size = max(1, height // step), max(1, width // step)
+        image, valid = self.raster.read(size=size)
+        places = [
+            (np.arange(m) + 0.5) * n / m - 0.5 - first
+            for m, n, first in zip(size, self.raster.shape, self.first, strict=True)
+        ]
+        return image.astype(np.float64), self.marked(image, valid), (places[0], places[1])
 
-    @cached_property
-    def mean(self) -> np.ndarray:
-        """Mean (C,) of each band of the subsampled image; 0 where it has no data at all."""
-        return self._sample.mean(1) if self._sample.size else np.zeros(self.raster.count)
 
-    @property
-    def largest(self) -> float:
-        """Largest value of the subsampled image; 0 where it has no data at all."""
-        return float(self._sample.max(initial=0.0))
+@dataclass(frozen=True)
+class Overview:
+    """Both images at the same places of the common ground, subsampled to about 256 pixels a side.
+
+    Attributes:
+        ms: (C, h, w).
+        pan: (1, h, w).
+        valid: (h, w), where both have data.
+    """
+
+    ms: np.ndarray
+    pan: np.ndarray
+    valid: np.ndarray
+
+    def mean(self, image: np.ndarray) -> np.ndarray:
+        """Mean of each band over valid pixels; 0 where there are none."""
+        return image[:, self.valid].mean(1) if self.valid.any() else np.zeros(len(image))
+
+    def largest(self, image: np.ndarray) -> float:
+        """Largest value of an image; 0 where it has no data at all."""
+        return float(image[:, self.valid].max(initial=0.0))
 
 
 class ScenePair:
     """A scene to be read by windows; made by `open_pair`.
 
     Attributes:
-        facts: sensor, divisor, ratio, bands.
-        ms, pan: the two images on the common ground.
-        size: (H, W) of the common ground in PAN pixels, multiples of r.
-        block: rows are best written in multiples of it.
-        dtype: of the tensors; may be changed.
+        facts: sensor, divisor, ratio, geometry, bands.
+        ms, pan: the two images.
+        size: (H, W) of the result in PAN pixels.
+        gaps: whether pixels may be missing.
+        block: windows are best written on multiples of it.
+        pan_factor: PAN is multiplied by it, so that it has MS's units; 1 where it has them.
+        notes: what a user should know of these files, one line each.
     """
 
     block = BLOCK
 
     def __init__(
-        self, ms: Raster, pan: Raster, ground: Ground, sensor: str | None, divisor: float | None, dtype: torch.dtype
+        self,
+        ms: Raster,
+        pan: Raster,
+        ground: Ground,
+        sensor: str | None = None,
+        divisor: float | None = None,
+        nodata: float | None = None,
     ) -> None:
         """See `open_pair`."""
-        self.ms, self.pan, self.dtype = Side(ms, ground.ms), Side(pan, ground.pan), dtype
-        self.size = self.pan.size
+        (top, bottom), (left, right) = ground.pan
+        self.ms, self.pan = Side(ms, (0, 0), nodata), Side(pan, (top, left), nodata)
+        self.size = (bottom - top, right - left)
         row = get_sensor(sensor or "none")
         if divisor is not None and not (math.isfinite(divisor) and divisor > 0):
             raise UserError(f"expected a positive divisor, given {divisor:g}; correct it")
-        if ground.ratio not in RATIOS:
-            raise UserError(f"expected a ratio of 2, 4, 8 or 16, the pixel sizes give {ground.ratio}; resample one")
         if row.bands not in (None, ms.count):
             raise UserError(
                 f"expected {row.bands} bands for sensor {row.name}, {ms.path} has {ms.count}; name the right sensor"
@@ -184,7 +217,63 @@ class ScenePair:
                     f"{side.raster.path}: expected one type, integers of at most 32 bits or floating point, given "
                     f"{', '.join(sorted(names))}; convert it (gdal_translate -ot)"
                 )
-        self.facts = DataFacts(row.name, float(divisor or row.divisor_for(self.ms.dtype)), ground.ratio, ms.count, 1)
+        self.gaps = self.ms.gaps or self.pan.gaps
+        self.facts = DataFacts(
+            row.name,
+            float(divisor or row.divisor_for(self.ms.dtype)),
+            ground.geometry.nominal,
+            ms.count,
+            1,
+            geometry=ground.geometry,
+        )
+
+    # -- what the files say --------------------------------------------------------------------------------------
+
+    @cached_property
+    def overview(self) -> Overview:
+        """Both images, subsampled."""
+        pan, pan_valid, places = self.pan.small
+        ms, ms_valid, _ = self.ms.small
+        index, inside = [], []
+        for axis, (place, n, m, size) in enumerate(
+            zip(places, self.ms.raster.shape, ms_valid.shape, self.size, strict=True)
+        ):
+            at = np.array([self.facts.geometry.ms_index(p, axis) for p in place])
+            index.append(np.clip(np.rint((at + 0.5) * m / n - 0.5), 0, m - 1).astype(int))
+            inside.append((place > -0.5) & (place < size - 0.5))
+        grid = np.ix_(*index)
+        valid = pan_valid & ms_valid[grid] & inside[0][:, None] & inside[1]
+        return Overview(np.stack([band[grid] for band in ms]), pan, valid)
+
+    @cached_property
+    def pan_factor(self) -> float:
+        """Mean of the intensity of MS over that of PAN where these are units apart, else 1."""
+        seen = self.overview
+        ms, pan = float(seen.mean(seen.ms).mean()), float(seen.mean(seen.pan)[0])
+        if not (ms > 0 and pan > 0) or SAME_UNITS[0] <= pan / ms <= SAME_UNITS[1]:
+            return 1.0
+        return ms / pan
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know: PAN in other units, an area without data that nothing marks."""
+        lines, seen = [], self.overview
+        dark: dict[float, list[str]] = {}
+        for side, image in ((self.ms, seen.ms), (self.pan, seen.pan)):
+            value, share = border_area(image, seen.valid, side.dtype)
+            if share:
+                dark.setdefault(value, []).append(f"{share:.0%} of {side.raster.path}")
+        for value, areas in dark.items():
+            lines.append(
+                f"{' and '.join(areas)}: {value:g} from the border inwards, not marked as missing; if it holds no "
+                f"data, give --nodata {value:g}"
+            )
+        if self.pan_factor != 1:
+            lines.append(
+                f"PAN is in other units than MS (mean {seen.mean(seen.pan)[0]:.4g} against "
+                f"{seen.mean(seen.ms).mean():.4g}): multiplied by {self.pan_factor:.4g}"
+            )
+        return lines
 
     def check_range(self) -> str:
         """Check the divisor against the data; return a remark on values above it, else "".
@@ -192,62 +281,25 @@ class ScenePair:
         Raises:
             UserError: data that have been divided before, which would look black to a network.
         """
-        largest, divisor = max(self.ms.largest, self.pan.largest), self.facts.divisor
+        seen, divisor = self.overview, self.facts.divisor
+        largest = max(seen.largest(seen.ms), seen.largest(seen.pan) * self.pan_factor)
         check_not_divided(f"{self.ms.raster.path} and {self.pan.raster.path}", largest, divisor)
         if largest > BEYOND * divisor:
             return f"the values reach {largest:g} and are divided by {divisor:g}; check --divisor"
         return ""
 
     @property
-    def like(self) -> torch.Tensor:
-        """An empty (1, C, 0, 0) with the bands and dtype of the result."""
-        return torch.empty(1, self.facts.bands, 0, 0, dtype=self.dtype)
-
-    def read(self, box: tuple[int, int, int, int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
-        """Return (ms, lms, pan) of a box, divided by the divisor; None where no pixel has data.
-
-        Args:
-            box: multiples of r, inside `size`.
-        """
-        r, c, h, w = box
-        fine = ((r, r + h), (c, c + w))
-        if (self.ms.gaps or self.pan.gaps) and not self.valid(fine).any():
-            return None
-        ratio = self.facts.ratio
-        wide = self._tensor(self.ms.pixels(self._coarse(fine), MARGIN))
-        inside, far = slice(MARGIN, -MARGIN), slice(MARGIN * ratio, -MARGIN * ratio)
-        lms = interp23(wide, ratio)[..., far, far]
-        return wide[..., inside, inside], lms, self._tensor(self.pan.pixels(fine))
-
-    def _coarse(self, fine: Window) -> Window:
-        """Return the window of MS that covers a window of PAN."""
-        rows, columns = ((a // self.facts.ratio, b // self.facts.ratio) for a, b in fine)
-        return rows, columns
-
-    def _tensor(self, image: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(image / self.facts.divisor)[None].to(self.dtype)
-
-    def valid(self, fine: Window) -> np.ndarray:
-        """Return which pixels (h, w) of a window have data in MS and PAN; it begins and ends on MS pixels."""
-        coarse = self.ms.valid(self._coarse(fine))
-        return self.pan.valid(fine) & coarse.repeat(self.facts.ratio, 0).repeat(self.facts.ratio, 1)
-
-    def check_memory(self, limit: float) -> float:
-        """Return the GiB that a method needs to fuse the scene as a whole; above `limit` GiB, raise `UserError`."""
-        needed = WHOLE_COPIES * 8 * self.facts.bands * self.size[0] * self.size[1] / 2**30
-        if needed > limit:
-            raise UserError(
-                f"expected a scene that needs at most {limit:g} GiB as a whole, this one needs about {needed:.1f}; "
-                "raise --memory, crop the scene, or choose a method that works in tiles"
-            )
-        return needed
+    def dtype(self) -> torch.dtype:
+        """What classical methods compute in: float32 holds 16-bit integers with 8 bits to spare."""
+        small = all(side.dtype.kind in "ui" and side.dtype.itemsize <= 2 for side in (self.ms, self.pan))
+        return torch.float32 if small else torch.float64
 
     @property
     def nodata(self) -> float | None:
-        """What marks pixels without data in the result: MS's value, else PAN's, else one that a mask requires."""
-        for raster in (self.ms.raster, self.pan.raster):
-            if raster.nodata is not None and fits(raster.nodata, self.ms.dtype):
-                return raster.nodata
+        """What marks missing pixels in the result: MS's value, else PAN's, the user's, or one that a mask requires."""
+        for value in (self.ms.raster.nodata, self.pan.raster.nodata, self.ms.nodata):
+            if value is not None and fits(value, self.ms.dtype):
+                return value
         if not (self.ms.raster.masked or self.pan.raster.masked):
             return None
         return float("nan") if self.ms.dtype.kind == "f" else 0
@@ -255,6 +307,189 @@ class ScenePair:
     @property
     def transform(self) -> Any:
         """Geotransform of the result: PAN's, moved to the corner of the common ground."""
-        (top, _), (left, _) = self.pan.ground
-        t = self.pan.raster.transform
+        (top, left), t = self.pan.first, self.pan.raster.transform
         return type(t)(t.a, t.b, t.c + left * t.a, t.d, t.e, t.f + top * t.e)
+
+    # -- missing pixels ------------------------------------------------------------------------------------------
+
+    def valid(self, window: Window) -> np.ndarray:
+        """Return which PAN pixels (h, w) of a window have data in both images."""
+        if not self.gaps:
+            return np.ones([last - first for first, last in window], dtype=bool)
+        found = self.pan.read(*window)[1] if self.pan.gaps else np.array(True)
+        return found & self._ms_under(window) if self.ms.gaps else found
+
+    def _ms_under(self, window: Window) -> np.ndarray:
+        """Return for every PAN pixel of a window whether the MS pixel at it has data."""
+        geometry = self.facts.geometry
+        at = [
+            np.floor((np.arange(*span) - o) / r + 0.5).astype(int)
+            for span, o, r in zip(window, geometry.offset, geometry.ratio, strict=True)
+        ]
+        # rounding may put the outermost PAN pixel half-way outside the file
+        at = [np.clip(i, min(0, i.max()), max(n - 1, i.min())) for i, n in zip(at, self.ms.raster.shape, strict=True)]
+        valid = self.ms.read(*((int(i.min()), int(i.max()) + 1) for i in at))[1]
+        return valid[np.ix_(*(i - i.min() for i in at))]
+
+    def _valid_ms(self, rows: Span, columns: Span, own: np.ndarray) -> np.ndarray:
+        """Return which MS pixels have data: their own, and PAN at more than half of the PAN pixels at them.
+
+        Where PAN's file ends, its gaps are mirrored like its pixels.
+        """
+        if not self.pan.gaps:
+            return own
+        geometry = self.facts.geometry
+        starts = [
+            np.ceil(o + (np.arange(first, last + 1) - 0.5) * r - 1e-9).astype(int)
+            for (first, last), o, r in zip((rows, columns), geometry.offset, geometry.ratio, strict=True)
+        ]
+        spans = [(int(s[0]), int(s[-1])) for s in starts]
+        valid = self.pan.read(*spans)[1]
+        counts = valid.astype(np.int32)
+        for axis, start in enumerate(starts):
+            counts = np.add.reduceat(counts, start[:-1] - start[0], axis=axis)
+        sizes = np.diff(starts[0])[:, None] * np.diff(starts[1])
+        return own & (2 * counts > sizes)
+
+    # -- pixels --------------------------------------------------------------------------------------------------
+
+    def _pixels(self, side: Side, rows: Span, columns: Span, dtype: torch.dtype) -> torch.Tensor:
+        """Return pixels (1, C, h, w) divided by the divisor, gaps filled."""
+        reach = RINGS if self.gaps else 0
+        wide = [(first - reach, last + reach) for first, last in (rows, columns)]
+        image, valid = side.read(wide[0], wide[1])
+        pixels = image.astype(np.float32 if dtype == torch.float32 else np.float64)
+        if self.gaps:
+            valid = self._valid_ms(wide[0], wide[1], valid) if side is self.ms else self.valid((wide[0], wide[1]))
+            if not valid.all():
+                seen = self.overview
+                pixels = fill(pixels, valid, seen.mean(seen.ms if side is self.ms else seen.pan))
+            pixels = pixels[:, reach:-reach, reach:-reach]
+        np.multiply(pixels, (self.pan_factor if side is self.pan else 1.0) / self.facts.divisor, out=pixels)
+        return torch.from_numpy(np.ascontiguousarray(pixels))[None]
+
+    def window(self, box: Window, margin: int) -> windows.Window | None:
+        """Read a window for a classical method, with margins; None where no pixel has data.
+
+        Args:
+            box: spans of PAN pixels inside `size`.
+            margin: PAN pixels around it.
+        """
+        valid = torch.from_numpy(self.valid(box)) if self.gaps else None
+        if valid is not None and not valid.any():
+            return None
+        geometry = self.facts.geometry
+        rows, columns = (
+            windows.plan_axis(r, o, span, margin, self.facts.ratio)
+            for r, o, span in zip(geometry.ratio, geometry.offset, box, strict=True)
+        )
+        wide = self._pixels(self.ms, rows.wide, columns.wide, self.dtype)
+        pan = self._pixels(self.pan, rows.pan, columns.pan, self.dtype)
+        window = windows.assemble(wide, pan, geometry, rows, columns)
+        if valid is None or bool(valid.all()):
+            return window
+        return replace(window, valid=valid, valid_ms=self._covered(box, (rows, columns)))
+
+    def _covered(self, box: Window, axes: tuple[windows.Axis, windows.Axis]) -> torch.Tensor:
+        """Return which MS pixels of a window have data wherever their PAN pixels and the next ones lie."""
+        geometry = self.facts.geometry
+        reach = math.ceil(max(geometry.ratio)) + 1
+        around = tuple((first - reach, last + reach) for first, last in box)
+        valid = torch.from_numpy(self.valid((around[0], around[1])))
+        return windows.covered(valid, geometry.window((0, 0), (around[0][0], around[1][0])), axes)
+
+    # -- what networks see ---------------------------------------------------------------------------------------
+
+    def grid(self, trained: Geometry | None = None) -> NetworkGrid:
+        """Return the scene on the grid that a network works on: whole MS pixels of the nominal ratio.
+
+        Args:
+            trained: geometry of the data that the network was trained with; None = the research toolboxes'.
+        """
+        return NetworkGrid(self, trained or Geometry.toolbox(self.facts.ratio))
+
+    def scene(self) -> Scene:
+        """Read both images whole, for `load_pair`: MS pixels whose PAN pixels all exist, and these PAN pixels."""
+        geometry, r = self.facts.geometry, self.facts.ratio
+        if geometry.ratio != (r, r):
+            raise UserError(
+                f"expected a whole ratio to simulate from, the pixel sizes give {geometry}; resample MS (gdalwarp -tr)"
+            )
+        spans, pans = [], []
+        for offset, n, size in zip(geometry.offset, self.ms.raster.shape, self.size, strict=True):
+            # MS pixel i belongs with the PAN pixels start + i r ... start + (i + 1) r - 1
+            start = math.ceil(offset - r / 2 - 1e-6)
+            first, last = max(0, -(start // r)), min(n, (size - start) // r)
+            if last <= first:
+                raise UserError(f"{self.ms.raster.path} and {self.pan.raster.path} share no whole MS pixel")
+            spans.append((first, last))
+            pans.append((start + first * r, start + last * r))
+        for side, found in ((self.ms, spans), (self.pan, pans)):
+            at = [(a + first, b + first) for (a, b), first in zip(found, side.first, strict=True)]
+            side.raster.check_window((at[0], at[1]))
+        ms, own = self.ms.read(*spans)
+        pan, _ = self.pan.read(*pans)
+        valid = None
+        if self.gaps:
+            h, w = own.shape
+            whole = self.valid((pans[0], pans[1])).reshape(h, r, w, r).all(axis=(1, 3))
+            valid = None if (own & whole).all() else own & whole
+        if valid is not None:
+            if not valid.any():
+                raise UserError(f"no pixel has data in both {self.ms.raster.path} and {self.pan.raster.path}")
+            seen = self.overview  # filters must not see what stands in the gaps
+            ms = fill(ms.astype(np.float64), valid, seen.mean(seen.ms))
+            pan = fill(pan.astype(np.float64), valid.repeat(r, 0).repeat(r, 1), seen.mean(seen.pan))
+        if self.pan_factor != 1:
+            pan = pan * self.pan_factor
+        placed = geometry.window((spans[0][0], spans[1][0]), (pans[0][0], pans[1][0]))
+        divisor = 255.0 if self.ms.dtype == self.pan.dtype == np.uint8 else None
+        paths = (self.ms.raster.path, self.pan.raster.path)
+        return Scene(ms, pan, r, None, divisor, paths, geometry=placed, valid=valid)
+
+
+class NetworkGrid:
+    """A scene as networks need it: boxes of whole MS pixels at the nominal ratio, H = r h.
+
+    A network that looks at ms knows it at the place where it lay in training. Where a scene has another geometry, ms is
+    resampled to that place; lms is always interpolated from the file's own pixels.
+
+    Attributes:
+        size: (H, W) of the grid, multiples of r; it covers the result.
+        first: row and column of the result where the grid begins, at most 0.
+        resampled: whether ms is not that of the file.
+    """
+
+    def __init__(self, pair: ScenePair, trained: Geometry) -> None:
+        """See `ScenePair.grid`."""
+        self.pair, self.trained = pair, trained
+        r, own = pair.facts.ratio, pair.facts.geometry
+        steps = [o - t for o, t in zip(own.offset, trained.offset, strict=True)]
+        same = own.ratio == (r, r) and all(abs(s - round(s)) < 1e-6 for s in steps)
+        self.resampled = not same
+        self.first = (-(round(-steps[0]) % r), -(round(-steps[1]) % r)) if same else (0, 0)
+        height, width = (math.ceil((n - f) / r) * r for n, f in zip(pair.size, self.first, strict=True))
+        self.size = (height, width)
+
+    def read(self, box: tuple[int, int, int, int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
+        """Return (ms, lms, pan) of a box in float32, divided by the divisor; None where no pixel has data.
+
+        Args:
+            box: first row, first column, height, width, multiples of r, counted from the corner of the grid.
+        """
+        pair, r = self.pair, self.pair.facts.ratio
+        geometry = pair.facts.geometry
+        rows, columns = (
+            (first + start, first + start + n) for first, start, n in zip(self.first, box[:2], box[2:], strict=True)
+        )
+        if pair.gaps and not pair.valid((rows, columns)).any():
+            return None
+        wide, places = [], []
+        for span, o, q, t in zip((rows, columns), geometry.offset, geometry.ratio, self.trained.offset, strict=True):
+            low, high = math.floor((span[0] - o) / q) - MARGIN, math.ceil((span[1] - 1 - o) / q) + MARGIN + 1
+            wide.append((low, high))
+            places.append(((span[0] + t - o) / q - low, r / q, (span[1] - span[0]) // r))
+        around = pair._pixels(pair.ms, wide[0], wide[1], torch.float32)
+        size = rows[1] - rows[0], columns[1] - columns[0]
+        lms = interpolate(around, geometry.window((wide[0][0], wide[1][0]), (rows[0], columns[0])), size)
+        return resample(around, *places), lms, pair._pixels(pair.pan, rows, columns, torch.float32)

@@ -17,23 +17,23 @@ from lemamba.datasets.geotiff import gdal_errors
 from lemamba.datasets.h5 import FAMILIES
 from lemamba.datasets.nodata import to_stored
 from lemamba.datasets.pair import BLOCK, ScenePair
-from lemamba.datasets.raster import Span
+from lemamba.datasets.raster import Window
 from lemamba.utils.atomic import renamed
 from lemamba.utils.errors import UserError
 from lemamba.utils.numbers import to_numbers
 
-Strips = Iterable[tuple[int, torch.Tensor]]  # (first row, rows (1, C, n, W)) from top to bottom
+Pieces = Iterable[tuple[int, int, torch.Tensor]]  # (first row, first column, pixels (1, C, h, w)), no overlap
 FORMAT_VERSION = "1"
 TASK_FAMILY = {"pansharpening": FAMILIES[0], "hmif": FAMILIES[1]}
 
 
-def write_scene(out: Path, pair: ScenePair, strips: Strips, *, clip: bool = False) -> None:
+def write_scene(out: Path, pair: ScenePair, pieces: Pieces, *, clip: bool = False) -> None:
     """Write a fused scene in the format that the suffix of `out` names.
 
     Args:
         out: the file; replaced as a whole when everything is written.
         pair: the scene that was fused.
-        strips: sr, divided by the divisor; n a multiple of r.
+        pieces: sr, divided by the divisor.
         clip: clip to [0, 1] first.
 
     Raises:
@@ -45,10 +45,10 @@ def write_scene(out: Path, pair: ScenePair, strips: Strips, *, clip: bool = Fals
         raise UserError(f'expected --out to end in {known}, given "{out}"; a scene is written as GeoTIFF')
     if any(out.exists() and out.samefile(side.raster.path) for side in (pair.ms, pair.pan)):
         raise UserError(f'expected --out to be a new file, "{out}" is an input; choose another name')
-    write(out, pair, strips, clip=clip)
+    write(out, pair, pieces, clip=clip)
 
 
-def write_geotiff(out: Path, pair: ScenePair, strips: Strips, *, clip: bool = False) -> None:
+def write_geotiff(out: Path, pair: ScenePair, pieces: Pieces, *, clip: bool = False) -> None:
     """Write a tiled, compressed GeoTIFF with MS's bands, dtype and labels on PAN's grid; see `write_scene`."""
     import rasterio
 
@@ -61,24 +61,24 @@ def write_geotiff(out: Path, pair: ScenePair, strips: Strips, *, clip: bool = Fa
         for name, values in pair.ms.raster.labels.items():
             setattr(file, name, values)
         file.update_tags(**pair.ms.raster.tags)
-        for row, strip in strips:
-            span = (row, row + strip.shape[-2])
-            file.write(stored(pair, span, strip, clip), window=(span, (0, pair.size[1])))
+        for row, column, piece in pieces:
+            window = (row, row + piece.shape[-2]), (column, column + piece.shape[-1])
+            file.write(stored(pair, window, piece, clip), window=window)
 
 
 SCENE_WRITERS: dict[str, Callable[..., None]] = {".tif": write_geotiff, ".tiff": write_geotiff}
 
 
-def stored(pair: ScenePair, span: Span, strip: torch.Tensor, clip: bool) -> np.ndarray:
-    """Return rows of sr (1, C, n, W) as a file stores them: (C, n, W) in digital numbers of MS's dtype, gaps marked.
+def stored(pair: ScenePair, window: Window, piece: torch.Tensor, clip: bool) -> np.ndarray:
+    """Return pixels of sr (1, C, h, w) as a file stores them: (C, h, w) in digital numbers of MS's dtype, gaps marked.
 
     Raises:
         UserError: sr is not finite.
     """
-    valid = pair.valid((span, (0, pair.size[1])))
+    valid = pair.valid(window)
     checked = torch.from_numpy(valid)
-    numbers = np.empty(strip.shape[1:], pair.ms.dtype)
-    for band, values in enumerate(strip[0]):  # band by band, so that only one of them is held as float64
+    numbers = np.empty(piece.shape[1:], pair.ms.dtype)
+    for band, values in enumerate(piece[0]):  # band by band, so that only one of them is held as float64
         image = to_numbers(values.double(), pair.facts.divisor, clip=clip, valid=checked)
         numbers[band] = to_stored(image.numpy(), valid, pair.ms.dtype, pair.nodata)
     return numbers

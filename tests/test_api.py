@@ -65,7 +65,8 @@ def test_arrays_give_what_the_command_writes_for_the_same_geotiff_pair(tmp_path,
         command.run(parse("fuse", [*pair, *flags]))
         with rasterio.open(tmp_path / "sr.tif") as file:
             expected = file.read()
-        np.testing.assert_array_equal(lemamba.fuse(*scene, device="cpu", **arguments), expected)
+        found = lemamba.fuse(*scene, device="cpu", offset=1.5, **arguments)
+        assert np.abs(found.astype(int) - expected).max() <= 1 and (found != expected).mean() < 1e-3  # float32
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "int64", "float32", "float64"])
@@ -151,6 +152,7 @@ def test_list_methods_knows_tasks():
 
 
 MS, PAN = np.ones((4, 8, 8), "uint16"), np.ones((32, 32), "uint16")
+NETWORK = build_model("PNN", img_channel=4, condition_channel=1, out_channel=4)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +163,7 @@ MS, PAN = np.ones((4, 8, 8), "uint16"), np.ones((32, 32), "uint16")
         (MS[:0], PAN, {}, "expected ms"),
         (MS.transpose(1, 2, 0), PAN, {}, "bands come before rows and columns"),
         (MS, PAN[:30], {}, "given 30 x 32 and 8 x 8"),
-        (MS, PAN[:8, :8], {}, "2, 4, 8 or 16 times as large"),
+        (MS, PAN[:8, :8], {}, "2 to 8 or 16 times as large"),
         (MS, PAN, {"ratio": 2}, "expected ratio 2, the sizes say 4"),
         (MS[None].repeat(2, 0), PAN[None, None].repeat(3, 0), {}, "as many images in pan"),
         (MS.astype(complex), PAN, {}, "integers or floating-point"),
@@ -174,7 +176,7 @@ MS, PAN = np.ones((4, 8, 8), "uint16"), np.ones((32, 32), "uint16")
         (MS, PAN, {"method": None}, "given neither"),
         (MS, PAN, {"method": "PNN"}, "needs --weights"),
         (MS, PAN, {"divisor": -1.0}, "positive divisor"),
-        (MS, PAN, {"tile": 10, "method": "Brovey"}, "multiples of the ratio 4"),
+        (MS, PAN, {"tile": 10, "method": NETWORK, "divisor": 2.0}, "multiples of the ratio 4"),
         (MS, PAN, {"mixed_precision": "int8"}, "expected a precision"),
         (MS, PAN, {"device": "toaster"}, "device"),
     ],

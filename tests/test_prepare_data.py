@@ -19,6 +19,7 @@ from lemamba.datasets.pair import load_pair
 from lemamba.datasets.simulation.sources import cube_from_png
 from lemamba.utils.errors import UserError
 from lemamba.utils.formats.mat import read_mat
+from lemamba.utils.geometry import Geometry
 from lemamba.utils.startup import run_cli
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -175,18 +176,21 @@ def geotiff(path, image, left, top, pixel, crs="EPSG:32633", nodata=None):
 
 
 def test_geotiff_pair_is_cut_to_common_ground(tmp_path):
+    """MS pixels whose PAN pixels all exist; where both files begin does not matter, and the geometry stays known."""
     truth = np.arange(400 * 300, dtype=np.float32).reshape(1, 400, 300)  # PAN pixels of 0.5 m from (1000, 5000)
-    ms = np.concatenate([truth[:, 2::4, 2::4]] * 4)
-    ms_path = geotiff(tmp_path / "ms.tif", ms, 1000, 5000, 2.0)
+    block_means = truth.reshape(1, 100, 4, 75, 4).mean((2, 4))
+    ms_path = geotiff(tmp_path / "ms.tif", np.concatenate([block_means] * 4), 1000, 5000, 2.0)
     for y, x in ((0, 0), (40, 12), (37, 3)):  # PAN may start inside an MS pixel
         pan = truth[:, y:, x:]
         pair = load_pair(ms_path, geotiff(tmp_path / "pan.tif", pan, 1000 + x / 2, 5000 - y / 2, 0.5))
-        assert pair.ratio == 4 and pair.ms.shape[1:] == tuple(n // 4 for n in pair.pan.shape[1:])
-        np.testing.assert_array_equal(pair.pan[0, 2::4, 2::4], pair.ms[0])
-    inner = geotiff(tmp_path / "ms2.tif", ms[:, 5:50, 7:60], 1014, 4990, 2.0)
-    pair = load_pair(inner, geotiff(tmp_path / "pan.tif", truth, 1000, 5000, 0.5))
-    assert pair.ms.shape == (4, 45, 53)
-    np.testing.assert_array_equal(pair.pan[0, 2::4, 2::4], pair.ms[0])
+        assert pair.ratio == 4 and pair.geometry == Geometry.corners(4)
+        assert pair.ms.shape[1:] == (pan.shape[1] // 4, pan.shape[2] // 4) and pair.valid is None
+        h, w = pair.ms.shape[1:]
+        np.testing.assert_allclose(pair.pan.reshape(1, h, 4, w, 4).mean((2, 4)), pair.ms[:1], rtol=1e-6)
+    landsat = geotiff(tmp_path / "l.tif", truth[:, ::2, ::2], 999.75, 5000.25, 1.0)  # the first pixel centres agree
+    pair = load_pair(landsat, geotiff(tmp_path / "pan.tif", truth, 1000, 5000, 0.5))
+    assert pair.geometry == Geometry.toolbox(2)  # the toolboxes' relation, one MS pixel later
+    np.testing.assert_array_equal(pair.pan[0, 1::2, 1::2], pair.ms[0])
 
 
 def test_geotiff_pairs_that_do_not_fit(tmp_path):
@@ -194,10 +198,10 @@ def test_geotiff_pairs_that_do_not_fit(tmp_path):
     pan = np.ones((1, 80, 80), np.uint16)
     for message, arguments in {
         "share no ground": (pan, 9000, 5000, 0.5),
-        "shifted": (pan, 1000.25, 5000, 0.5),
-        "whole multiple": (pan, 1000, 5000, 0.7),
+        "a whole ratio": (pan, 1000, 5000, 0.7),
+        "1.5 to 16.5 times": (pan, 1000, 5000, 1.5),
         "coordinate systems": (pan, 1000, 5000, 0.5, "EPSG:32634"),
-        "no data": (pan * 0, 1000, 5000, 0.5, "EPSG:32633", 0),
+        "no pixel has data": (pan * 0, 1000, 5000, 0.5, "EPSG:32633", 0),
         "expected one band": (np.ones((3, 80, 80), np.uint16), 1000, 5000, 0.5),
     }.items():
         with pytest.raises(UserError, match=message):
@@ -214,8 +218,8 @@ def test_a_geotiff_of_8_bits(tmp_path):
     pair = load_pair(geotiff(tmp_path / "ms.tif", ms, 1000, 5000, 2.0), pan)
     assert pair.ms.shape == (3, 20, 20) and pair.divisor == 255
     ms[3, 4:6, 4] = 0
-    with pytest.raises(UserError, match="2 pixels are marked as having no data"):
-        load_pair(geotiff(tmp_path / "ms.tif", ms, 1000, 5000, 2.0), pan)
+    pair = load_pair(geotiff(tmp_path / "ms.tif", ms, 1000, 5000, 2.0), pan)
+    assert (~pair.valid).sum() == 2 and not pair.valid[4:6, 4].any()
 
 
 def test_geotiff_route_writes(call, tmp_path):
@@ -242,7 +246,7 @@ def with_nan(path):
         (lambda p: scene(p / "s.mat"), ["--sensor", "WV3"], "expected 8 bands for sensor WV3, given 4"),
         (lambda p: scene(p / "s.mat"), ["--sensor", "WV33"], 'unknown sensor "WV33"'),
         (lambda p: scene(p / "s.mat"), ["--ratio", "8"], "the sizes of the scene say 4"),
-        (lambda p: scene(p / "s.mat", ratio=3), [], "power of two"),
+        (lambda p: scene(p / "s.mat", ratio=9), [], "a ratio of 2 to 8 or 16"),
         (lambda p: scene(p / "s.mat", rows=40, columns=40), [], "at least 96x32"),
         (lambda p: scene(p / "s.mat"), ["--stride", "6"], "multiple of the ratio"),
         (lambda p: scene(p / "s.mat"), ["--divisor", "-1"], "positive divisor"),

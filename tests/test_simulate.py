@@ -6,6 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import correlate, correlate1d, gaussian_filter
 
+from lemamba.commands import parse, prepare
+from lemamba.datasets.build import build_dataset
 from lemamba.datasets.simulation import wald as simulate
 from lemamba.datasets.simulation.wald import tiles
 from lemamba.datasets.writers import write_h5
@@ -122,3 +124,70 @@ def test_nothing_to_write_leaves_nothing(tmp_path):
     with pytest.raises(UserError, match="no sample fits"):
         write_h5(tmp_path / "a.h5", [], {}, "hmif")
     assert list(tmp_path.iterdir()) == []
+
+
+def geotiff(path, image, left, top, pixel, nodata=None):
+    rasterio = pytest.importorskip("rasterio", reason="rasterio is optional")
+    transform = rasterio.transform.from_origin(left, top, pixel, pixel)
+    profile = {"crs": "EPSG:32633", "transform": transform, "nodata": nodata, "dtype": image.dtype}
+    with rasterio.open(
+        path, "w", driver="GTiff", height=image.shape[1], width=image.shape[2], count=len(image), **profile
+    ) as file:
+        file.write(image)
+    return path
+
+
+def run(*arguments):
+    return prepare.run(parse("prepare", ["simulate", *map(str, arguments)]))
+
+
+@pytest.mark.parametrize("marked", ["both", "ms", "pan", "--nodata"])
+def test_samples_with_missing_pixels_are_left_out(tmp_path, capsys, marked):
+    """A collar marked in one file is missing in both; no sample holds a dark pixel, and a line counts them."""
+    generator = np.random.default_rng(0)
+    ms = generator.integers(500, 2000, (4, 320, 192)).astype(np.uint16)
+    pan = generator.integers(500, 2000, (1, 1280, 768)).astype(np.uint16)
+    ms[:, :, :16], pan[..., :64] = 0, 0
+    mark = {"both": (0, 0), "ms": (0, None), "pan": (None, 0), "--nodata": (None, None)}[marked]
+    paths = (
+        geotiff(tmp_path / "m.tif", ms, 0, 0, 2.0, nodata=mark[0]),
+        geotiff(tmp_path / "p.tif", pan, 0, 0, 0.5, nodata=mark[1]),
+    )
+    base = ["--ms", paths[0], "--pan", paths[1], "--sensor", "none", "--divisor", "2047", "--name", "c"]
+    assert run(*base, "--out", tmp_path / "o", *(["--nodata", "0"] if marked == "--nodata" else [])) == 0
+    assert "samples left out, in which data are missing" in capsys.readouterr().out
+    for split in ("train", "valid", "test"):
+        for sample in build_dataset("c", split, root=tmp_path / "o"):
+            assert min(float(sample[role].min()) for role in ("gt", "pan")) > 0.2
+    if marked == "--nodata":
+        run(*base, "--out", tmp_path / "x")
+        assert "give --nodata 0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("ratio", [2, 3, 4, 6])
+@pytest.mark.parametrize("move", [0.0, 0.5, 0.3])
+def test_simulated_samples_have_the_geometry_of_the_scene(tmp_path, ratio, move):
+    """On a plane, values say where pixels lie: pan and lms on gt's grid, ms at the offset that the file names."""
+    size = 128 // ratio * ratio
+    rows, columns = np.mgrid[: size * ratio, : size * ratio].astype(float)
+    plane = (1e4 + 10 * rows + 3 * columns)[None].astype(np.float32)
+    offset = (ratio - 1) / 2 + move
+    at = offset + ratio * np.arange(size)
+    ms = (1e4 + 10 * at[:, None] + 3 * at)[None].repeat(4, 0).astype(np.float32)
+    ms_path = geotiff(tmp_path / "m.tif", ms, 1000 + move, 5000 - move, float(ratio))
+    pan_path = geotiff(tmp_path / "p.tif", plane, 1000, 5000, 1.0)
+    arguments = ["--sensor", "none", "--divisor", "1e5", "--name", "g", "--test_only", "--out", tmp_path]
+    assert run("--ms", ms_path, "--pan", pan_path, *arguments) == 0
+    data = build_dataset("g", "test", root=tmp_path)
+    first = offset - np.ceil(offset - ratio / 2 - 1e-6)  # in the cell of PAN pixels that an MS pixel belongs to
+    np.testing.assert_allclose(data.facts.geometry.offset, (first, first), atol=1e-4)
+    sample = {role: value.double().numpy() for role, value in data[0].items()}
+    gt, total = sample["gt"], float(mtf_kernel(0.3, ratio).sum())
+    middle = (slice(None), slice(40, -40), slice(40, -40))  # out of reach of the borders
+    step = float(gt[0, 1, 0] - gt[0, 0, 0])
+    assert np.abs(sample["pan"] - gt)[middle].max() < 0.05 * step
+    assert np.abs(sample["lms"] - total * gt)[middle].max() < 0.05 * step
+    at = first + ratio * np.arange(gt.shape[1] // ratio)
+    ours = total * (gt[0, 0, 0] + step * (at[:, None] + 0.3 * at))
+    inner = slice(-(-24 // ratio), len(at) - -(-24 // ratio))
+    assert np.abs(sample["ms"][0] - ours)[inner, inner].max() < 0.05 * step

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lemamba.utils.geometry import Geometry
+
 
 @dataclass(frozen=True)
 class DataFacts:
@@ -12,11 +14,12 @@ class DataFacts:
     Attributes:
         sensor: name in `lemamba.utils.sensors.SENSORS`.
         divisor: digital numbers are divided by this to reach [0, 1].
-        ratio: H / h, pixels of the guide per pixel of ms.
+        ratio: the whole number nearest to H / h, pixels of the guide per pixel of ms.
         bands: C, bands of ms.
         guide_bands: P, bands of pan.
         rgb: 0-based bands shown as red, green, blue where the file names them; None = the sensor's.
         has_gt: whether there is a ground truth.
+        geometry: where pixels of ms lie under those of pan; by default as in the research toolboxes.
     """
 
     sensor: str
@@ -26,3 +29,9 @@ class DataFacts:
     guide_bands: int
     rgb: tuple[int, int, int] | None = None
     has_gt: bool = False
+    geometry: Geometry = None  # type: ignore[assignment]  # set below: its default depends on the ratio
+
+    def __post_init__(self) -> None:
+        """Fill in the default geometry."""
+        if self.geometry is None:
+            object.__setattr__(self, "geometry", Geometry.toolbox(self.ratio))

@@ -17,11 +17,14 @@ from lemamba.datasets.simulation.sources import Cube, Scene
 from lemamba.datasets.writers import write_h5
 from lemamba.utils.atomic import check_writable, sha256
 from lemamba.utils.errors import UserError
+from lemamba.utils.geometry import Geometry
 from lemamba.utils.sensors import Sensor, files_of
 
 Sample = dict[str, np.ndarray]
 Degrade = Callable[[int, simulate.Box], Sample]  # number of the scene, box of its ground -> one large sample
 Job = tuple[str, Degrade, str, int]  # split, how its samples are made, file name, pixels of the sample per box pixel
+RATIOS = (2, 3, 4, 5, 6, 7, 8, 16)
+_ALL = np.ones(1, bool)
 FULL_RESOLUTION_IMAGE = 512  # largest side of a test image without ground truth
 
 
@@ -31,7 +34,7 @@ def prepare_scenes(
     folder: Path,
     name: str,
     *,
-    stride: int = 16,
+    stride: int | None = None,
     divisor: float | None = None,
     test_only: bool = False,
 ) -> dict[str, int]:
@@ -42,36 +45,44 @@ def prepare_scenes(
         sensor: gives MTF gains, bands and the divisor.
         folder: output folder.
         name: name of the data set in the file names.
-        stride: step between training patches in gt pixels, a multiple of the ratio.
+        stride: step between training patches in gt pixels, a multiple of the ratio; None takes the one nearest to 16.
         divisor: written as attribute; None takes the scene's 2^L - 1, else the sensor's.
         test_only: use all ground for the two test files.
+
+    Samples in which data are missing are left out, and one line says how many.
 
     Returns:
         file name -> number of samples.
 
     Raises:
-        UserError: inconsistent bands or ratios, ground too small, folder not writable.
+        UserError: inconsistent bands, ratios or geometries, ground too small, folder not writable.
     """
-    bands, ratio = len(scenes[0].ms), scenes[0].ratio
+    bands, ratio, geometry = len(scenes[0].ms), scenes[0].ratio, scenes[0].geometry
     for scene in scenes:
-        if (len(scene.ms), scene.ratio) != (bands, ratio):
+        if (len(scene.ms), scene.ratio, scene.geometry) != (bands, ratio, geometry):
             raise UserError(
-                f"{scene.paths[0]}: expected {bands} bands, ratio {ratio} as in the first; prepare it separately"
+                f"{scene.paths[0]}: expected {bands} bands, ratio {ratio} and the geometry of the first; prepare it "
+                "separately"
             )
     if sensor.bands not in (None, bands):
         raise UserError(f"expected {sensor.bands} bands for sensor {sensor.name}, given {bands}; name the right sensor")
-    simulate.check_ratio(ratio)
+    if ratio not in RATIOS:
+        raise UserError(f"expected a ratio of 2 to 8 or 16, given {ratio}; resample one image")
+    if geometry is None and ratio & (ratio - 1):  # no published protocol: samples are taken at offset r // 2
+        geometry = Geometry((ratio, ratio), (ratio // 2, ratio // 2))
     if divisor is not None and not 0 < divisor < float("inf"):
         raise UserError(f"expected a positive divisor, given {divisor:g}; correct it, or drop --divisor")
     gains = sensor.gains(bands)
 
     def reduced(number: int, box: simulate.Box) -> Sample:
         scene = scenes[number]
-        return simulate.wald(simulate.crop(scene.ms, box), simulate.crop(scene.pan, box, ratio), gains, ratio)
+        ms, pan = simulate.crop(scene.ms, box), simulate.crop(scene.pan, box, ratio)
+        return simulate.wald(ms, pan, gains, ratio, geometry) | _mask(scene, box)
 
     def full(number: int, box: simulate.Box) -> Sample:
         scene = scenes[number]
-        return simulate.full_resolution(simulate.crop(scene.ms, box), simulate.crop(scene.pan, box, ratio), ratio)
+        ms, pan = simulate.crop(scene.ms, box), simulate.crop(scene.pan, box, ratio)
+        return simulate.full_resolution(ms, pan, ratio, geometry) | _mask(scene, box, ratio)
 
     files = files_of("pansharpening", name)
     jobs: list[Job] = [(split, reduced, files[split], 1) for split in ("train", "valid", "test")]
@@ -82,10 +93,14 @@ def prepare_scenes(
         "gains": gains,
         "pan_resize": "bicubic, antialiased",
     }
+    if geometry is not None:
+        attributes["offset"] = geometry.offset
     if scenes[0].rgb is not None:
         attributes["RGB_indexes"] = scenes[0].rgb
     shapes = [scene.ms.shape[1:] for scene in scenes]
-    return _write(jobs, shapes, ratio, folder, attributes | _provenance(scenes), "pansharpening", stride, test_only)
+    attributes |= _provenance(scenes)
+    masks = [scene.valid for scene in scenes]
+    return _write(jobs, shapes, ratio, folder, attributes, "pansharpening", stride, test_only, masks)
 
 
 def prepare_cubes(
@@ -97,7 +112,7 @@ def prepare_cubes(
     ratio: int = 4,
     sigma: float | None = None,
     blur_size: int | None = None,
-    stride: int = 16,
+    stride: int | None = None,
     sensor: str = "none",
     guide: str = "gaussian RGB",
     test_only: bool = False,
@@ -146,6 +161,14 @@ def prepare_cubes(
     return _write(jobs, shapes, ratio, folder, attributes | _provenance(cubes), "hmif", stride, test_only)
 
 
+def _mask(scene: Scene, box: simulate.Box, scale: int = 1) -> Sample:
+    """Return the role "valid" (1, H, W) of a sample: where the scene has data; nothing for a scene without gaps."""
+    if scene.valid is None:
+        return {}
+    valid = simulate.crop(scene.valid[None], box)
+    return {"valid": valid.repeat(scale, -2).repeat(scale, -1)}
+
+
 def _provenance(sources: Sequence[Scene | Cube]) -> dict[str, Any]:
     paths = [path for source in sources for path in source.paths]
     return {"source": [path.name for path in paths], "sha256": [sha256(path) for path in paths]}
@@ -166,10 +189,12 @@ def _write(
     folder: Path,
     attributes: dict[str, Any],
     task: str,
-    stride: int,
+    stride: int | None,
     test_only: bool,
+    masks: Sequence[np.ndarray | None] = (),
 ) -> dict[str, int]:
     """Write one file per job whose split has ground; return file name -> number of samples."""
+    stride = ratio * max(1, round(16 / ratio)) if stride is None else stride
     if stride < 1 or stride % ratio:
         raise UserError(f"expected a stride that is a multiple of the ratio {ratio}, given {stride}; correct it")
     boxes, patch = _boxes(shapes, ratio, test_only)
@@ -178,18 +203,46 @@ def _write(
     for split, degrade, file, scale in jobs:
         if split not in boxes[0]:
             continue
-        size, step = _tile(split, boxes, patch, stride, scale)
+        size, step = _tile(split, boxes, patch, stride, scale, simulate.cell(ratio))
+        if split == "test":
+            size = step = _without_gaps(size, masks, boxes, scale, simulate.cell(ratio))
         details = {
             "ratio": ratio,
-            "offset": ratio // 2,
+            "offset": attributes.get("offset", ratio // 2),
             "split": split,
             "boxes": json.dumps(boxes),
             "tile": size,
             "stride": step,
         }
-        samples = _samples(split, degrade, boxes, size, step, ratio)
+        left_out: list[int] = []
+        samples = _samples(split, degrade, boxes, size, step, ratio, left_out)
         written[file] = write_h5(folder / file, samples, attributes | details, task)
+        if left_out:
+            print(f"note: {file}: {len(left_out)} samples left out, in which data are missing")
     return written
+
+
+def _without_gaps(
+    size: tuple[int, int],
+    masks: Sequence[np.ndarray | None],
+    boxes: Sequence[dict[str, simulate.Box]],
+    scale: int,
+    unit: int,
+) -> tuple[int, int]:
+    """Return the size of test images, halved until at least one of them has no missing pixel; not below `unit`."""
+    grounds = [simulate.crop(m[None], b["test"])[0] for m, b in zip(masks, boxes, strict=False) if m is not None]
+    while len(grounds) == len(boxes) and max(size) > unit:
+        h, w = (max(1, side // scale) for side in size)
+        whole = (
+            ground[y : y + h, x : x + w].all()
+            for ground in grounds
+            for y in range(0, ground.shape[0] - h + 1, h)
+            for x in range(0, ground.shape[1] - w + 1, w)
+        )
+        if any(whole):
+            break
+        size = max(unit, size[0] // 2 // unit * unit), max(unit, size[1] // 2 // unit * unit)
+    return size
 
 
 def _samples(
@@ -199,14 +252,29 @@ def _samples(
     size: tuple[int, int],
     step: tuple[int, int],
     ratio: int,
+    left_out: list[int],
 ) -> Iterator[Sample]:
-    """Yield the tiles of a split, scene after scene; each box is degraded when it is reached."""
+    """Yield the tiles of a split, scene after scene; each box is degraded when it is reached.
+
+    The numbers of tiles in which data are missing are appended to `left_out`.
+    """
+    count = 0
     for number, scene_boxes in enumerate(boxes):
-        yield from simulate.tiles(degrade(number, scene_boxes[split]), size, step, ratio)
+        for tile in simulate.tiles(degrade(number, scene_boxes[split]), size, step, ratio):
+            count += 1
+            if tile.pop("valid", _ALL).all():
+                yield tile
+            else:
+                left_out.append(count)
+    if count and len(left_out) == count:
+        raise UserError(
+            f"expected at least one sample of {split} without missing pixels, {count} have some; crop the scene "
+            "to where it has data (gdal_translate -srcwin), or use --test_only"
+        )
 
 
 def _tile(
-    split: str, boxes: Sequence[dict[str, simulate.Box]], patch: int, stride: int, scale: int
+    split: str, boxes: Sequence[dict[str, simulate.Box]], patch: int, stride: int, scale: int, unit: int
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """Return size and step of the tiles of a split; test images fit in the smallest box and do not overlap."""
     if split != "test":
@@ -214,5 +282,5 @@ def _tile(
         return (patch, patch), (step, step)
     height = scale * min(bottom - top for top, bottom, _, _ in (b[split] for b in boxes))
     width = scale * min(right - left for _, _, left, right in (b[split] for b in boxes))
-    size = simulate.image_size(height, width, 256 if scale == 1 else FULL_RESOLUTION_IMAGE)
+    size = simulate.image_size(height, width, 256 if scale == 1 else FULL_RESOLUTION_IMAGE, unit)
     return size, size

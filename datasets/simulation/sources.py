@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from lemamba.datasets.alignment import Ground
 from lemamba.datasets.h5 import rgb_indexes
-from lemamba.datasets.raster import Raster, Window
 from lemamba.utils.errors import UserError
 from lemamba.utils.formats.mat import read_mat
+from lemamba.utils.geometry import Geometry
 from lemamba.utils.sensors import find_sensor
 
 
@@ -34,6 +33,8 @@ class Scene:
         divisor: 2^L - 1 where the file gives L, 255 for 8-bit data, or None.
         paths: the source files.
         rgb: 1-based bands that the file names for red, green, blue, or None.
+        geometry: where MS pixels lie under PAN pixels; None = as in the research toolboxes, offset r/2.
+        valid: (H, W) bool, MS pixels with data in both images; None = all.
     """
 
     ms: np.ndarray
@@ -43,6 +44,8 @@ class Scene:
     divisor: float | None
     paths: tuple[Path, ...]
     rgb: tuple[int, int, int] | None = None
+    geometry: Geometry | None = None
+    valid: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -123,20 +126,6 @@ def check_finite(name: str, image: np.ndarray, path: Path) -> None:
     bad = int(np.size(image) - np.isfinite(image).sum())
     if bad:
         raise UserError(f"{path}: {name} has {bad} NaN or infinite values; crop or fill them")
-
-
-def scene_from_rasters(ms: Raster, pan: Raster, ground: Ground) -> Scene:
-    """Read the common ground of two open images; pixels without data raise `UserError`."""
-    return _scene(_whole(ms, ground.ms), _whole(pan, ground.pan), None, None, (ms.path, pan.path))
-
-
-def _whole(raster: Raster, window: Window) -> np.ndarray:
-    raster.check_window(window)
-    image, valid = raster.read(window)
-    marked = int((~valid & np.isfinite(image).all(0)).sum())  # NaN is reported by `_scene`
-    if marked:
-        raise UserError(f"{raster.path}: {marked} pixels are marked as having no data; crop them away")
-    return image
 
 
 def cube_from_png(folder: Path, scale: float | None = None) -> Cube:

@@ -146,15 +146,17 @@ def percentile(windows: Callable[[], Iterable[Tensor]], moments: Moments, percen
             counts[f] += torch.bincount(row, minlength=_BINS)
     before = counts.cumsum(1)
     wanted = [torch.searchsorted(before, torch.full((len(before), 1), rank + 1))[:, 0] for rank in ranks]
-    kept: list[list[Tensor]] = [[] for _ in moments.mean]
+    kept: list[list[tuple[Tensor, Tensor]]] = [[] for _ in moments.mean]
     for x in windows():
         x = x.double().cpu()
         for f, (values, row) in enumerate(zip(x, cells(x), strict=True)):
-            kept[f].append(values[(row >= wanted[0][f]) & (row <= wanted[1][f])])
+            near = values[(row >= wanted[0][f]) & (row <= wanted[1][f])]
+            kept[f].append(near.unique(return_counts=True))  # a scene may be a third water, all of one value
     result = []
     for f, parts in enumerate(kept):
-        values = torch.cat(parts).sort().values
+        values, order = torch.cat([v for v, _ in parts]).sort()
+        ends = torch.cat([n for _, n in parts])[order].cumsum(0)
         first = int(before[f, wanted[0][f] - 1]) if wanted[0][f] > 0 else 0
-        below, above = (float(values[rank - first]) for rank in ranks)
+        below, above = (float(values[torch.searchsorted(ends, rank - first + 1)]) for rank in ranks)
         result.append(below + (position - low) * (above - below))
     return torch.tensor(result, dtype=torch.float64)

@@ -20,7 +20,7 @@ from lemamba.commands.images import (
 from lemamba.commands.methods import load_method, trained_on
 from lemamba.commands.options import FuseOptions
 from lemamba.commands.scores import score
-from lemamba.datasets.build import build_dataset, check_range, find_entry
+from lemamba.datasets.build import build_dataset, check_range, find_entry, names_no_divisor
 from lemamba.datasets.h5 import H5Dataset
 from lemamba.datasets.pair import open_pair
 from lemamba.engine.fusing.runner import Runner
@@ -114,7 +114,10 @@ def open_data(options: FuseOptions) -> tuple[H5Dataset, str]:
         raise UserError("expected --data FILE.h5 or --dataset NAME, given neither; name the images to fuse")
     else:
         dataset = build_dataset(name, options.split, root=options.data_root, sensor=sensor, divisor=options.divisor)
-    if options.divisor is None:
+    known = trained_on(options.weights).get("divisor")
+    if options.divisor is None and known and names_no_divisor(dataset):
+        dataset.facts = replace(dataset.facts, divisor=float(known))
+    elif options.divisor is None:
         check_range(dataset)
     return dataset, name
 

@@ -17,7 +17,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from lemamba.datasets.build import build_dataset, check_range, find_entry
+from lemamba.datasets.build import build_dataset, check_range, find_entry, names_no_divisor
 from lemamba.datasets.h5 import H5Dataset
 from lemamba.datasets.provenance import file_facts
 from lemamba.engine.fusing.cost import count_flops, count_parameters
@@ -67,7 +67,8 @@ def build_data(settings: config.Config) -> tuple[H5Dataset, H5Dataset]:
     train = build("train", augment_prob=data.aug_probs[0], crop=data.crop)
     if data.divisor is None:
         check_range(train)
-    valid = build("valid", augment_prob=data.aug_probs[1])
+    known = data.divisor or (train.facts.divisor if names_no_divisor(train) else None)  # both by the same
+    valid = build("valid", augment_prob=data.aug_probs[1], divisor=known)
     for key in ("bands", "guide_bands", "ratio", "divisor"):
         one, other = getattr(train.facts, key), getattr(valid.facts, key)
         if one != other:

@@ -12,24 +12,23 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from lemamba.datasets.alignment import Ground, common_ground
-from lemamba.datasets.geotiff import gdal_errors
 from lemamba.datasets.nodata import RINGS, fill, fits
+from lemamba.datasets.opening import Paths, files_of, open_images
 from lemamba.datasets.raster import Raster, Window
-from lemamba.datasets.readers import reader_of
 from lemamba.datasets.simulation.sources import Scene, scene_from_rasters
 from lemamba.operators import interp23
 from lemamba.utils.errors import UserError
 from lemamba.utils.facts import DataFacts
 from lemamba.utils.formats.bounds import BEYOND, check_not_divided
-from lemamba.utils.sensors import get_sensor
+from lemamba.utils.sensors import divisor_of, get_sensor
 
 RATIOS = (2, 4, 8, 16)
 MARGIN = 12  # interp23 looks 6 * (1 + 1/2 + 1/4 + …) < 12 MS pixels around it
@@ -38,55 +37,57 @@ WHOLE_COPIES = 13  # float64 copies of sr that fusing a whole scene holds at onc
 
 
 @contextmanager
-def open_aligned(ms_path: str | Path, pan_path: str | Path) -> Iterator[tuple[Raster, Raster, Ground]]:
+def open_aligned(ms_path: Paths, pan_path: Paths, **relation: bool) -> Iterator[tuple[Raster, Raster, Ground]]:
     """Open an MS and a PAN image; yield both and the ground they share, on whole MS pixels.
 
+    Args:
+        ms_path: a file, several files of single bands, or the folder of a product.
+        pan_path: the same.
+        **relation: `remote`, `aligned`, `register` of `open_images`.
+
     Raises:
-        UserError: a file that cannot be read, PAN of several bands, or what `common_ground` refuses.
+        UserError: what `open_images` or `common_ground` refuses.
     """
-    with (
-        gdal_errors("cannot read the image pair"),
-        reader_of(ms_path).open_raster(Path(ms_path)) as ms,
-        reader_of(pan_path).open_raster(Path(pan_path)) as pan,
-    ):
-        if pan.count != 1:
-            raise UserError(f"{pan.path}: expected one band in the PAN image, given {pan.count}; swap --ms and --pan?")
+    with open_images(ms_path, pan_path, **relation) as (ms, pan):
         yield ms, pan, common_ground(ms, pan)
 
 
 @contextmanager
 def open_pair(
-    ms_path: str | Path,
-    pan_path: str | Path,
+    ms_path: Paths,
+    pan_path: Paths,
     *,
     sensor: str | None = None,
     divisor: float | None = None,
     dtype: torch.dtype = torch.float32,
+    **relation: bool,
 ) -> Iterator[ScenePair]:
     """Open an MS and a PAN image as a `ScenePair`, to be fused by windows.
 
     Args:
-        ms_path: C bands, integers of at most 32 bits or floating point; an alpha band is taken as a mask.
-        pan_path: one band.
-        sensor: name; None = "none".
+        ms_path: C bands, integers of at most 32 bits or floating point; an alpha band is taken as a mask. A file,
+            several whose bands are stacked, or the folder of a product.
+        pan_path: the same; of several bands the mean is taken.
+        sensor: name; None = the product's, else "none".
         divisor: values are divided by it; None = the sensor's, but 255 for 8-bit files.
         dtype: of the tensors.
+        **relation: `remote`, `aligned`, `register` of `open_images`.
 
     Raises:
         UserError: what `open_aligned` refuses, a ratio that interp23 is not defined for, another number of bands than
             the sensor's.
     """
-    with open_aligned(ms_path, pan_path) as (ms, pan, ground):
-        yield ScenePair(ms, pan, ground, sensor, divisor, dtype)
+    with open_aligned(ms_path, pan_path, **relation) as (ms, pan, ground):
+        yield ScenePair(ms, pan, ground, sensor or files_of(ms_path, "ms")[1], divisor, dtype)
 
 
-def load_pair(ms_path: str | Path, pan_path: str | Path) -> Scene:
+def load_pair(ms_path: Paths, pan_path: Paths, **relation: bool) -> Scene:
     """Read an MS and a PAN image whole, cut to the ground they share, to simulate a data set from.
 
     Raises:
         UserError: what `open_aligned` refuses, or pixels without data.
     """
-    with open_aligned(ms_path, pan_path) as (ms, pan, ground):
+    with open_aligned(ms_path, pan_path, **relation) as (ms, pan, ground):
         return scene_from_rasters(ms, pan, ground)
 
 
@@ -144,6 +145,11 @@ class Side:
         return self._sample.mean(1) if self._sample.size else np.zeros(self.raster.count)
 
     @property
+    def top(self) -> float:
+        """The value that 99.99 % of the subsampled image do not exceed; 0 where it has no data at all."""
+        return float(np.quantile(self._sample, 0.9999)) if self._sample.size else 0.0
+
+    @property
     def largest(self) -> float:
         """Largest value of the subsampled image; 0 where it has no data at all."""
         return float(self._sample.max(initial=0.0))
@@ -184,14 +190,21 @@ class ScenePair:
                     f"{side.raster.path}: expected one type, integers of at most 32 bits or floating point, given "
                     f"{', '.join(sorted(names))}; convert it (gdal_translate -ot)"
                 )
+        self._known = divisor is not None or row.name != "none"
         self.facts = DataFacts(row.name, float(divisor or row.divisor_for(self.ms.dtype)), ground.ratio, ms.count, 1)
 
     def check_range(self) -> str:
-        """Check the divisor against the data; return a remark on values above it, else "".
+        """Check the divisor against the data, and take it from them where no sensor is known; return a remark or "".
 
         Raises:
             UserError: data that have been divided before, which would look black to a network.
         """
+        if not self._known:
+            self.facts = replace(self.facts, divisor=divisor_of(self.ms.top, self.ms.dtype))
+            return (
+                f"no sensor is known: values are divided by {self.facts.divisor:g}, by the range of "
+                f"{self.ms.raster.path}; --sensor or --divisor overrides it"
+            )
         largest, divisor = max(self.ms.largest, self.pan.largest), self.facts.divisor
         check_not_divided(f"{self.ms.raster.path} and {self.pan.raster.path}", largest, divisor)
         if largest > BEYOND * divisor:

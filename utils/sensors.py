@@ -9,6 +9,7 @@ names as in PanCollection (Deng et al., GRSM 2022). No gains are published for G
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +95,27 @@ SENSORS: dict[str, Sensor] = {
         Sensor("none", None, 1, (2, 1, 0), (0.3,), 0.15, ("other",), note=_OTHER),
     )
 }
+
+
+_TOPS = (255, 1023, 2047, 4095, 10000, 16383, 65535)  # 8 to 16 bits, and reflectance times 10000
+
+
+def divisor_of(top: float, dtype: object) -> float:
+    """Return the divisor for data of a sensor that is not in the table, from their range and type.
+
+    Args:
+        top: the value that 99.99 % of the data do not exceed.
+        dtype: NumPy dtype or its name.
+
+    Returns:
+        255 for 8-bit data; 1 for floating point up to 1.5; else the smallest usual full scale that is not below `top`.
+    """
+    name = str(dtype)
+    if name in ("uint8", "int8"):
+        return 255.0
+    if name.startswith("float") and top <= 1.5:
+        return 1.0
+    return float(next((full for full in _TOPS if top <= full), 2 ** math.ceil(math.log2(max(top, 1) + 1)) - 1))
 
 
 def find_sensor(name: str) -> Sensor | None:

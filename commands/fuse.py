@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,16 @@ from lemamba.commands.images import (
     fuse_set,
     save_images,
     save_pictures,
+    save_rgb,
 )
 from lemamba.commands.methods import load_method, trained_on
 from lemamba.commands.options import FuseOptions
 from lemamba.commands.scores import score
 from lemamba.datasets.build import build_dataset, check_range, find_entry, names_no_divisor
 from lemamba.datasets.h5 import H5Dataset
+from lemamba.datasets.opening import pair_paths
 from lemamba.datasets.pair import open_pair
+from lemamba.datasets.writers import Output, check_output
 from lemamba.engine.fusing.runner import Runner
 from lemamba.engine.fusing.tiles import traits_of
 from lemamba.engine.fusing.tiling import SCENE_TILE
@@ -81,24 +85,36 @@ def fuse_test_set(options: FuseOptions, device: torch.device) -> None:
 
 
 def fuse_pair(options: FuseOptions, device: torch.device) -> None:
-    """Fuse an MS and a PAN GeoTIFF into a GeoTIFF."""
-    if not (options.ms and options.pan) or options.data or options.per_image or options.json:
-        raise UserError("expected --ms and --pan together, without --data, --per_image, --json; give both, drop those")
+    """Fuse an MS and a PAN image into one file."""
+    ms, pan = pair_paths(options.ms, options.pan)
+    if options.data or options.per_image or options.json:
+        raise UserError("expected --ms and --pan without --data, --per_image, --json; drop those")
     started = time.perf_counter()
-    with open_pair(options.ms, options.pan, **scene_numbers(options)) as pair:
+    relation = {"remote": options.allow_remote, "aligned": options.assume_aligned, "register": options.register}
+    with open_pair(ms, pan, **scene_numbers(options), **relation) as pair:
         facts = pair.facts
+        output = Output(options.compress, options.cog, options.bands, options.dtype)
+        if options.rgb_png:
+            output = replace(output, rgb=get_sensor(facts.sensor).rgb_for(facts.bands))
         model = load_method(options.arch, options.weights, facts)
-        out = options.out or OUT / f"{model.model_name}_{options.ms.stem}.tif"
-        check_writable(out)
+        out = options.out or OUT / f"{model.model_name}_{ms[0].stem}.tif"
+        check_output(out, pair, output)
+        check_writable(out, options.rgb_png)
         # a method that is not clipped does not depend on the divisor
         remark = pair.check_range() if options.divisor is None and traits_of(model).clipped else ""
         if remark:
             print(f"note: {remark}")
+        if options.dtype and options.dtype != pair.ms.dtype.name:
+            print(f"note: values are kept as {options.dtype}: rounded and clipped to its range, not scaled")
         runner = Runner(model, device, options.tiling(SCENE_TILE), compile=options.compile)
-        fuse_scene(runner, pair, out, clip=not options.no_clip, memory=options.memory)
-        H, W = pair.size
-    numbers = f"sensor {facts.sensor}, divisor {facts.divisor:g}"
-    print(f"result:   {out} ({H} x {W} pixels, {facts.bands} bands; {numbers})")
+        picture = fuse_scene(runner, pair, out, clip=not options.no_clip, memory=options.memory, output=output)
+        if options.rgb_png and picture is not None:
+            save_rgb(options.rgb_png, picture)
+        facts, (H, W) = pair.facts, pair.size
+    bands = len(options.bands) or facts.bands
+    print(f"result:   {out} ({H} x {W} pixels, {bands} bands; sensor {facts.sensor}, divisor {facts.divisor:g})")
+    if options.rgb_png:
+        print(f"picture:  {options.rgb_png}")
     print(f"time:     {(time.perf_counter() - started) / (H * W / 1e6):.2f} s per megapixel on {device}")
 
 

@@ -9,15 +9,17 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lemamba.datasets.h5 import H5Dataset
 from lemamba.datasets.pair import ScenePair
-from lemamba.datasets.writers import SCENE_WRITERS, write_scene
+from lemamba.datasets.writers import Output, check_output, write_scene
 from lemamba.engine.fusing.runner import Runner
 from lemamba.engine.fusing.tiles import fuse, fuse_rows
 from lemamba.reporting.pictures import choose_bands, quick_look, save_panels
+from lemamba.utils.atomic import write_atomically
 from lemamba.utils.errors import UserError
 from lemamba.utils.facts import DataFacts
 from lemamba.utils.formats.mat import write_mat
@@ -74,8 +76,15 @@ def fuse_set(runner: Runner, dataset: H5Dataset, *, clip: bool = True) -> tuple[
 
 
 def fuse_scene(
-    runner: Runner, pair: ScenePair, out: Path, *, clip: bool = True, memory: float = 4.0, show: bool | None = None
-) -> None:
+    runner: Runner,
+    pair: ScenePair,
+    out: Path,
+    *,
+    clip: bool = True,
+    memory: float = 4.0,
+    output: Output | None = None,
+    show: bool | None = None,
+) -> np.ndarray | None:
     """Fuse a scene that is read by windows into a file that is written by rows, with a progress bar.
 
     Args:
@@ -84,12 +93,16 @@ def fuse_scene(
         out: the file.
         clip: clip to [0, 1] the result of a method that is clipped.
         memory: most GiB that fusing as a whole may need.
+        output: how it is written.
         show: see `lemamba.utils.progress.ProgressBar`.
+
+    Returns:
+        The quick-look that `output` asks for, see `write_scene`.
 
     Raises:
         UserError: a scene too large for such a method, an impossible tiling, or what reading and writing refuse.
     """
-    check_ending(out, SCENE_WRITERS)
+    check_output(out, pair, output or Output())
     traits = runner.traits
     pair.dtype = torch.float64 if traits.float64 else torch.float32
     if not traits.tileable:
@@ -110,7 +123,19 @@ def fuse_scene(
             align=pair.block,
             on_progress=lambda done, total: bar.update(done / total),
         )
-        write_scene(out, pair, strips, clip=clip and traits.clipped)
+        pieces = ((row, 0, strip) for row, strip in strips)
+        return write_scene(out, pair, pieces, clip=clip and traits.clipped, output=output)
+
+
+def save_rgb(path: Path, image: np.ndarray) -> None:
+    """Write a quick-look (3, H, W), NaN where there are no data (black), as PNG; 2 to 98 % of each band are shown."""
+    from PIL import Image
+
+    seen = image[:, np.isfinite(image).all(0)]
+    low, high = np.percentile(seen, (2, 98), axis=1) if seen.size else (np.zeros(3), np.ones(3))
+    scaled = (np.moveaxis(image, 0, -1) - low) / np.maximum(high - low, 1e-12)
+    picture = np.rint(255 * np.nan_to_num(scaled).clip(0, 1)).astype(np.uint8)
+    write_atomically(path, lambda temporary: Image.fromarray(picture).save(temporary, format="PNG"))
 
 
 def save_images(images: Mapping[str, Tensor], out: Path, per_image: bool) -> None:

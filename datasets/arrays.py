@@ -107,7 +107,9 @@ def load_npz(path: Path) -> Mapping[str, np.ndarray]:
         with zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
                 if member.file_size > min(READ_LIMIT, max(2**26, MAX_COMPRESSION * member.compress_size)):
-                    raise UserError(f'{path}: "{member.filename}" declares {member.file_size} bytes; the file is damaged')
+                    raise UserError(
+                        f'{path}: "{member.filename}" declares {member.file_size} bytes; the file is damaged'
+                    )
         return np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f'cannot read "{path}" as .npz: cut short or of another format; write it again') from error
@@ -173,6 +175,6 @@ def _image(path: Path, name: str, values: np.ndarray) -> np.ndarray:
     if first < min(second, last):
         return values
     raise UserError(
-        f'{path}: which axis of "{name}" {values.shape} holds the bands is not clear (the smallest one is not the first '
+        f'{path}: which axis of "{name}" {values.shape} holds the bands is not clear (the smallest is not the first '
         "or the last alone); write it as (C,H,W) with fewer bands than rows and columns"
     )

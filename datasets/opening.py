@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from lemamba.datasets.geotiff import gdal_errors
+from lemamba.datasets.inspect import Report
 from lemamba.datasets.products import is_product, product_files
 from lemamba.datasets.raster import Raster
 from lemamba.datasets.readers import reader_of
-from lemamba.datasets.registration import register_pair
+from lemamba.datasets.registration import WARN, measure_pair, pair_geometry, register_pair
 from lemamba.datasets.stack import Stack, as_guide
 from lemamba.utils.errors import UserError
 
@@ -29,6 +30,24 @@ LARGEST = 16  # ratio
 def as_paths(paths: Paths) -> tuple[Path, ...]:
     """Return one path or several as a tuple."""
     return (Path(paths),) if isinstance(paths, str | Path) else tuple(map(Path, paths))
+
+
+def pair_paths(ms: Paths, pan: Paths) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """Return the paths of both images; a folder, a `.mat`, `.h5` or `.npz` may hold both.
+
+    Raises:
+        UserError: one of the two is not given.
+    """
+    coarse, fine = as_paths(ms), as_paths(pan)
+    holds_both = len(coarse) == 1 and (is_product(coarse[0]) or coarse[0].suffix.lower() in _BOTH)
+    if holds_both and not fine:
+        fine = coarse
+    if not (coarse and fine):
+        raise UserError("expected --ms and --pan together; give both, or a folder or .mat that holds both with --ms")
+    return coarse, fine
+
+
+_BOTH = (".mat", ".h5", ".hdf5", ".npz")
 
 
 def files_of(paths: Paths, role: str) -> tuple[tuple[Path, ...], str | None]:
@@ -92,7 +111,9 @@ def relate(ms: Raster, pan: Raster, aligned: bool = False) -> None:
     elif (ms.crs is None) != (pan.crs is None):
         without, other = (ms, pan) if ms.crs is None else (pan, ms)
         if _share_ground(ms, pan):
-            print(f"note: {without.path} names no coordinate system; that of {other.path} is taken ({_name(other.crs)})")
+            print(
+                f"note: {without.path} names no coordinate system; that of {other.path} is taken ({_name(other.crs)})"
+            )
             without.crs = other.crs
         else:
             _by_clear_size(ms, pan, f"{without.path} without coordinate system")
@@ -152,7 +173,7 @@ def _by_size(ms: Raster, pan: Raster) -> None:
     rows, columns = (p / m for p, m in zip(pan.shape, ms.shape, strict=True))
     if not all(1 < ratio <= LARGEST + 0.5 and math.isfinite(ratio) for ratio in (rows, columns)):
         raise UserError(
-            f"expected a PAN image that is larger than MS, at most {LARGEST} times, given {pan.shape[0]}x{pan.shape[1]} "
+            f"expected a PAN image larger than MS, at most {LARGEST} times, given {pan.shape[0]}x{pan.shape[1]} "
             f"({pan.path}) and {ms.shape[0]}x{ms.shape[1]} ({ms.path}); swap --ms and --pan, or name the right files"
         )
     if not pan.transform.is_identity:
@@ -166,3 +187,23 @@ def _by_size(ms: Raster, pan: Raster) -> None:
 
 
 PIXELS = (1.0, 0.0, 0.0, 0.0, -1.0, 0.0)  # transform of a pair without any: PAN's pixels; not written to a file
+
+
+def inspect_pair(ms: Paths, pan: Paths, *, remote: bool = False, aligned: bool = False) -> Report:
+    """Report how the images of a pair lie, and their shift; from `WARN` PAN pixels on it is a problem."""
+    report = Report(as_paths(ms)[0])
+    try:
+        with open_images(ms, pan, remote=remote, aligned=aligned) as (coarse, fine):
+            for name, raster in (("MS", coarse), ("PAN", fine)):
+                bands = f"{raster.count} band{'s' * (raster.count > 1)}"
+                report.lines.append(f"{name}: {bands}, {raster.shape[0]}x{raster.shape[1]}, {raster.dtypes[0]}")
+            report.lines.append(str(pair_geometry(coarse, fine)))
+            rows, columns, error = measure_pair(coarse, fine)
+            shown = f"{rows:+.2f} rows and {columns:+.2f} columns of PAN (standard error {error:.2f})"
+            report.lines.append(f"MS is shifted by {shown}")
+            if max(abs(rows), abs(columns)) >= max(WARN, 2 * error):
+                report.problems.append(f"MS lies {shown} off where its file puts it; fuse with --register")
+    except UserError as error:
+        report.problems.append(str(error))
+        report.readable = bool(report.lines)
+    return report

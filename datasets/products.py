@@ -12,7 +12,6 @@ from pathlib import Path
 
 from lemamba.utils.errors import UserError
 
-
 _LANDSAT_MS = tuple(f"B{i}" for i in range(2, 8))
 _S2_MS = ("B05", "B06", "B07", "B8A", "B11", "B12")
 _S2_GUIDE = ("B02", "B03", "B04", "B08")
@@ -73,6 +72,8 @@ def _sentinel2(folder: Path, role: str) -> tuple[Path, ...]:
 def _bands(folder: Path, files: dict[str, Path], wanted: tuple[str, ...]) -> tuple[Path, ...]:
     missing = [band for band in wanted if band not in files]
     if missing:
-        more = "; surface reflectance has no B8: take it from the Level-1 product with --pan" if missing == ["B8"] else ""
+        more = (
+            "; surface reflectance has no B8: take it from the Level-1 product with --pan" if missing == ["B8"] else ""
+        )
         raise UserError(f'"{folder}" lacks the band{"s" * (len(missing) > 1)} {", ".join(missing)}{more}')
     return tuple(files[band] for band in wanted)

@@ -79,7 +79,7 @@ def _degrade(pan: np.ndarray, geometry: Geometry, size: tuple[int, ...]) -> tupl
     smooth = gaussian_filter(pan.astype(np.float64), sigma)
     axes = [o + np.arange(n) * r for o, r, n in zip(geometry.offset, geometry.ratio, size, strict=True)]
     low = map_coordinates(smooth, np.meshgrid(*axes, indexing="ij"), order=3, mode="nearest")
-    rows, columns = ((-0.5 <= a) & (a <= n - 0.5) for a, n in zip(axes, pan.shape, strict=True))
+    rows, columns = ((a >= -0.5) & (a <= n - 0.5) for a, n in zip(axes, pan.shape, strict=True))
     return low, rows[:, None] & columns[None]
 
 

@@ -25,6 +25,7 @@ class Stack:
         for other in rasters[1:]:
             _check_same_grid(first, other)
         self.rasters, self.path, self.shape = rasters, first.path, first.shape
+        self.paths = tuple(p for r in rasters for p in getattr(r, "paths", (r.path,)))
         self.count = sum(r.count for r in rasters)
         self.dtypes = tuple(name for r in rasters for name in r.dtypes)
         self.crs, self.transform, self.interleave = first.crs, first.transform, first.interleave
@@ -59,7 +60,9 @@ def _check_same_grid(first: Raster, other: Raster) -> None:
     ):
         if one != two:
             given = f"{one[0]}x{one[1]} and {two[0]}x{two[1]}" if what == "size" else f"{one} and {two}"
-            raise UserError(f"{first.path} and {other.path} are stacked and differ in their {what}: {given}; {_FIX[what]}")
+            raise UserError(
+                f"{first.path} and {other.path} are stacked and differ in their {what}: {given}; {_FIX[what]}"
+            )
     pixel = abs(first.transform.a) or 1.0
     differ = max(abs(a - b) for a, b in zip(first.transform[:6], other.transform[:6], strict=True))
     if differ > 1e-3 * pixel:
@@ -82,6 +85,7 @@ class Guide:
     def __init__(self, raster: Raster, bands: Sequence[int]) -> None:
         """Take the mean of the 0-based `bands` of an open image; of one band, the band itself."""
         self.raster, self.bands, self.path, self.shape, self.count = raster, list(bands), raster.path, raster.shape, 1
+        self.paths = getattr(raster, "paths", (raster.path,))
         self.dtypes: tuple[str, ...] = (raster.dtypes[bands[0]],) if len(bands) == 1 else ("float32",)
         self.crs, self.transform, self.nodata = raster.crs, raster.transform, raster.nodata
         self.masked, self.tags, self.interleave = raster.masked, raster.tags, raster.interleave
@@ -127,7 +131,9 @@ def as_guide(raster: Raster, ms: Raster) -> Raster:
     if raster.count == 1:
         return raster
     if ms.count == 1 and ms.shape > raster.shape:
-        raise UserError(f"{raster.path}: expected one band in the PAN image, given {raster.count}; swap --ms and --pan?")
+        raise UserError(
+            f"{raster.path}: expected one band in the PAN image, given {raster.count}; swap --ms and --pan?"
+        )
     step = max(1, max(raster.shape) // _SMALL)
     small, valid = raster.read(size=(max(1, raster.shape[0] // step), max(1, raster.shape[1] // step)))
     seen = small[:, valid]

@@ -34,7 +34,9 @@ def gdal_errors(what: str) -> Iterator[None]:
     class and is recognised by the package it comes from.
     """
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Dataset has no geotransform")  # `opening` reports it
+            yield
     except Exception as error:
         if type(error).__module__.partition(".")[0] != "rasterio":
             raise
@@ -98,7 +100,6 @@ def open_geotiff(path: str | Path, form: Format = GEOTIFF, *, remote: bool = Fal
     """
     try:
         import rasterio
-        from rasterio.errors import NotGeoreferencedWarning
     except ImportError:
         raise UserError(f"reading {form.name} needs rasterio; install it with: pip install rasterio") from None
     path, fetched = Path(path), is_remote(path)
@@ -110,8 +111,7 @@ def open_geotiff(path: str | Path, form: Format = GEOTIFF, *, remote: bool = Fal
         path = envi_image(path) if path.suffix.lower() == ".hdr" else path
     stored = None if fetched else vrt_bytes(path, remote) if form is VRT else path.stat().st_size
     with rasterio.Env(GDAL_CACHEMAX=CACHE):
-        with gdal_errors(f'cannot read "{path}" as {form.name}'), warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # `lemamba.datasets.opening` reports it
+        with gdal_errors(f'cannot read "{path}" as {form.name}'):
             raster = GeoTiff(_open(_address(path), form), path, stored)
         with raster.source:
             yield raster

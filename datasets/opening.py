@@ -110,7 +110,7 @@ def relate(ms: Raster, pan: Raster, aligned: bool = False) -> None:
         _by_clear_size(ms, pan, f"{' and '.join(str(r.path) for r in bare)} without geotransform")
     elif (ms.crs is None) != (pan.crs is None):
         without, other = (ms, pan) if ms.crs is None else (pan, ms)
-        if _share_ground(ms, pan):
+        if _share_ground(ms, pan) and 1.5 < abs(ms.transform.a / pan.transform.a) < LARGEST + 0.5:
             print(
                 f"note: {without.path} names no coordinate system; that of {other.path} is taken ({_name(other.crs)})"
             )
@@ -147,6 +147,8 @@ def _extent(raster: Raster) -> list[tuple[float, float]]:
 
 def _share_ground(ms: Raster, pan: Raster) -> bool:
     """Return whether half of the smaller extent is common to both, as it is in one coordinate system."""
+    if ms.transform.b or ms.transform.d or pan.transform.b or pan.transform.d:
+        return False
     for (low, high), (other_low, other_high) in zip(_extent(ms), _extent(pan), strict=True):
         if min(high, other_high) - max(low, other_low) < 0.5 * min(high - low, other_high - other_low):
             return False
@@ -198,7 +200,11 @@ def inspect_pair(ms: Paths, pan: Paths, *, remote: bool = False, aligned: bool =
                 bands = f"{raster.count} band{'s' * (raster.count > 1)}"
                 report.lines.append(f"{name}: {bands}, {raster.shape[0]}x{raster.shape[1]}, {raster.dtypes[0]}")
             report.lines.append(str(pair_geometry(coarse, fine)))
-            rows, columns, error = measure_pair(coarse, fine)
+            try:
+                rows, columns, error = measure_pair(coarse, fine)
+            except UserError as reason:
+                report.notes.append(str(reason))
+                return report
             shown = f"{rows:+.2f} rows and {columns:+.2f} columns of PAN (standard error {error:.2f})"
             report.lines.append(f"MS is shifted by {shown}")
             if max(abs(rows), abs(columns)) >= max(WARN, 2 * error):

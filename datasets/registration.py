@@ -21,7 +21,8 @@ from lemamba.utils.geometry import Geometry
 WARN = 0.3  # PAN pixels: from here on a shift is visible
 GAIN = 0.3  # of MS at its Nyquist frequency, where no sensor is known
 WINDOW = 128  # side in MS pixels
-MOST = 9  # windows
+_SMALL = 32  # the same in a small image
+SMALLEST, ALONE = 0.05, 0.25  # PAN pixels of error that are reported at least, and where one window is all there is
 _LARGEST = 4.0  # MS pixels; beyond, the images are not of one ground, or hold nothing to compare
 _ROUNDS = 5
 
@@ -36,39 +37,36 @@ def estimate_shift(ms: np.ndarray, pan: np.ndarray, geometry: Geometry) -> tuple
 
     Returns:
         rows, columns: `geometry.shifted(rows, columns)` is where they do lie.
-        error: standard error, from how much the windows differ; 0.05 at least.
+        error: standard error, from how much the windows differ; at least `SMALLEST`.
 
     Raises:
-        UserError: no scikit-image, images without texture, or no two windows that agree.
+        UserError: no scikit-image, or images without structure that both show.
     """
-    starts = _windows(ms.shape[1:])
+    side, starts = _windows(ms.shape[1:])
     total, shifts = np.zeros(2), np.zeros((1, 2))
     for _ in range(_ROUNDS):
         low, inside = _degrade(pan, geometry.shifted(*total), ms.shape[1:])
-        used = [np.s_[r : r + WINDOW, c : c + WINDOW] for r, c in starts]
+        used = [np.s_[r : r + side, c : c + side] for r, c in starts]
         used = [w for w in used if inside[w].mean() > 0.9]
         shifts = np.array([s for w in used if (s := _phase(ms[(slice(None), *w)], low[w], inside[w])) is not None])
         if not len(shifts) or np.abs(np.median(shifts, 0)).max() > _LARGEST:
-            raise UserError(
-                "the shift between MS and PAN cannot be estimated: no structure that both show; drop --register"
-            )
+            raise UserError("the shift between MS and PAN cannot be estimated: no structure that both show")
         step = np.median(shifts, 0) * geometry.ratio
         total += step
         if np.abs(step).max() < 0.005:
             break
+    if len(shifts) == 1:
+        return float(total[0]), float(total[1]), ALONE
     spread = 1.4826 * np.median(np.abs(shifts - np.median(shifts, 0)), 0) * geometry.ratio  # as a standard deviation
-    error = max(0.05, float(spread.max()) / math.sqrt(len(shifts)))
+    error = max(SMALLEST, float(spread.max()) / math.sqrt(len(shifts)))
     return float(total[0]), float(total[1]), error
 
 
-def _windows(size: tuple[int, ...]) -> list[tuple[int, int]]:
-    """Return the first pixels of windows spread over an image; one where it is smaller than two."""
-    counts = [min(math.isqrt(MOST), max(1, n // WINDOW)) for n in size]
-    rows, columns = (
-        [round(k * max(0, n - WINDOW) / max(1, count - 1)) for k in range(count)]
-        for n, count in zip(size, counts, strict=True)
-    )
-    return [(r, c) for r in rows for c in columns]
+def _windows(size: tuple[int, ...]) -> tuple[int, list[tuple[int, int]]]:
+    """Return the side of windows and their first pixels, three along each axis; they overlap in a small image."""
+    side = min(WINDOW, max(_SMALL, 2 * min(size) // 3))
+    rows, columns = (sorted({round(k * max(0, n - side) / 2) for k in range(3)}) for n in size)
+    return side, [(r, c) for r in rows for c in columns]
 
 
 def _degrade(pan: np.ndarray, geometry: Geometry, size: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -98,9 +96,9 @@ def _phase(ms: np.ndarray, low: np.ndarray, inside: np.ndarray) -> np.ndarray | 
     sharp = [(image - gaussian_filter(image, 3.0)) * taper for image in (low, intensity)]
     if min(float(image.std()) for image in sharp) <= 1e-6 * max(1e-12, float(np.abs(low).max())):
         return None
-    # The shift that brings `moving` onto `reference` is where MS has to go; MS lies at its opposite.
+    # The shift that brings MS's content onto PAN's: MS pixels show what lies further on by it.
     moved, _, _ = phase_cross_correlation(sharp[0], sharp[1], upsample_factor=100, normalization=None)
-    return -np.asarray(moved, dtype=np.float64)
+    return np.asarray(moved, dtype=np.float64)
 
 
 def pair_geometry(ms: Raster, pan: Raster) -> Geometry:
@@ -145,7 +143,7 @@ def measure_pair(ms: Raster, pan: Raster) -> tuple[float, float, float]:
     values = np.array(found)
     rows, columns = np.median(values[:, :2], 0)
     spread = 1.4826 * np.median(np.abs(values[:, :2] - (rows, columns)), 0).max() / math.sqrt(len(values))
-    return float(rows), float(columns), float(max(spread, np.median(values[:, 2]) / math.sqrt(len(values)), 0.05))
+    return float(rows), float(columns), float(max(spread, np.median(values[:, 2]) / math.sqrt(len(values)), SMALLEST))
 
 
 def _spread(shape: tuple[int, int], side: int) -> list[tuple[int, int]]:

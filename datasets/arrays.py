@@ -119,7 +119,8 @@ def _npy(path: Path, _: str) -> tuple[str, np.ndarray]:
     try:
         return "array", np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        reason = "it holds Python objects, not numbers" if "pickle" in str(error) else "cut short or of another format"
+        objects = "pickle" in str(error) or "Python objects" in str(error)
+        reason = "it holds Python objects, not numbers" if objects else "cut short or of another format"
         raise UserError(f'cannot read "{path}" as .npy: {reason}; write it again') from error
 
 

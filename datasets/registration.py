@@ -97,7 +97,7 @@ def _phase(ms: np.ndarray, low: np.ndarray, inside: np.ndarray) -> np.ndarray | 
     if min(float(image.std()) for image in sharp) <= 1e-6 * max(1e-12, float(np.abs(low).max())):
         return None
     # The shift that brings MS's content onto PAN's: MS pixels show what lies further on by it.
-    moved, _, _ = phase_cross_correlation(sharp[0], sharp[1], upsample_factor=100, normalization=None)
+    moved, _, _ = phase_cross_correlation(sharp[0], sharp[1], upsample_factor=400, normalization=None)
     return np.asarray(moved, dtype=np.float64)
 
 

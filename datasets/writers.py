@@ -182,7 +182,7 @@ def _to_cog(out: Path, plain: Path, cog: Path, output: Output) -> None:
         del options["PREDICTOR"]
     if output.compress in _LEVELS:
         options["LEVEL"] = "1"
-    with gdal_errors(f'cannot write "{out}"'), rasterio.Env():
+    with gdal_errors(f'cannot write "{out}"'), rasterio.Env(), _without_stderr():
         rasterio.shutil.copy(plain, cog, driver="COG", NUM_THREADS=str(_threads()), **options)
     check_whole(out, cog)
 
@@ -242,12 +242,40 @@ def _gdal_file(
     import rasterio
 
     picked = output.picked(pair)
-    with gdal_errors(f'cannot write "{out}"'), rasterio.open(temporary, "w", **profile) as file:
-        for name, values in pair.ms.raster.labels.items():
-            setattr(file, name, [values[band] for band in picked])
-        file.update_tags(**pair.ms.raster.tags)
-        yield lambda window, numbers: file.write(numbers, window=window)
+    with gdal_errors(f'cannot write "{out}"'):
+        file = rasterio.open(temporary, "w", **profile)
+        try:
+            for name, values in pair.ms.raster.labels.items():
+                setattr(file, name, [values[band] for band in picked])
+            file.update_tags(**pair.ms.raster.tags)
+
+            def put(window: Window, numbers: np.ndarray) -> None:
+                with _without_stderr():
+                    file.write(numbers, window=window)
+
+            yield put
+        finally:
+            with _without_stderr():
+                file.close()
     check_whole(out, temporary)
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Silence libtiff, which prints a full disk past GDAL and Python; the error itself is raised as well."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is no stderr
+        yield
+        return
+    try:
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, 2)
+        os.close(nothing)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def check_whole(out: Path, written: Path) -> None:
@@ -258,6 +286,9 @@ def check_whole(out: Path, written: Path) -> None:
         with gdal_errors(f'cannot read "{out}" again'), rasterio.open(written) as file:
             rows, columns = file.shape
             file.read(file.count, window=((rows - 1, rows), (0, columns)))  # what is written last
+            least = 0 if file.compression else rows * columns * file.count * np.dtype(file.dtypes[0]).itemsize
+        if written.stat().st_size < least:
+            raise UserError(f"{written} is cut short")
     except UserError as error:
         raise refusal(out, "the file was cut short; the disk is full?") from error
 

@@ -24,7 +24,7 @@ from lemamba.commands.options import FuseOptions
 from lemamba.commands.scores import score
 from lemamba.datasets.build import build_dataset, check_range, find_entry, names_no_divisor
 from lemamba.datasets.h5 import H5Dataset
-from lemamba.datasets.opening import pair_paths
+from lemamba.datasets.opening import Relation, pair_paths
 from lemamba.datasets.pair import open_pair
 from lemamba.datasets.writers import Output, check_output
 from lemamba.engine.fusing.runner import Runner
@@ -90,8 +90,8 @@ def fuse_pair(options: FuseOptions, device: torch.device) -> None:
     if options.data or options.per_image or options.json:
         raise UserError("expected --ms and --pan without --data, --per_image, --json; drop those")
     started = time.perf_counter()
-    relation = {"remote": options.allow_remote, "aligned": options.assume_aligned, "register": options.register}
-    with open_pair(ms, pan, **scene_numbers(options), **relation) as pair:
+    relation = Relation(options.allow_remote, options.assume_aligned, options.register)
+    with open_pair(ms, pan, **scene_numbers(options), relation=relation) as pair:
         facts = pair.facts
         output = Output(options.compress, options.cog, options.bands, options.dtype)
         if options.rgb_png:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from lemamba.commands.options import InspectOptions, RepackOptions, SimulateOptions, SyntheticOptions
-from lemamba.datasets.opening import files_of, inspect_pair, pair_paths
+from lemamba.datasets.opening import Relation, files_of, inspect_pair, pair_paths
 from lemamba.datasets.pair import load_pair
 from lemamba.datasets.readers import inspect_file, reader_of
 from lemamba.datasets.repack import repack
@@ -40,8 +40,8 @@ def _simulate(options: SimulateOptions) -> dict[str, int]:
         raise UserError("expected either SCENE files or --ms and --pan; give one of the two")
     if options.ms or options.pan:
         ms, pan = pair_paths(options.ms, options.pan)
-        relation = {"remote": options.allow_remote, "aligned": options.assume_aligned, "register": options.register}
-        return _scenes(options, [load_pair(ms, pan, **relation)], files_of(ms, "ms")[1])
+        relation = Relation(options.allow_remote, options.assume_aligned, options.register)
+        return _scenes(options, [load_pair(ms, pan, relation)], files_of(ms, "ms")[1])
     sources = [reader_of(path).load(path, options.scale) for path in options.scenes]
     scenes = [source for source in sources if isinstance(source, Scene)]
     if scenes and len(scenes) < len(sources):
@@ -131,8 +131,7 @@ def _inspect(options: InspectOptions) -> int:
     reports = [inspect_file(path) for path in options.files]
     if paired:
         ms, pan = pair_paths(options.ms, options.pan)
-        relation = {"remote": options.allow_remote, "aligned": options.assume_aligned}
-        reports.append(inspect_pair(ms, pan, **relation))
+        reports.append(inspect_pair(ms, pan, Relation(options.allow_remote, options.assume_aligned)))
     for report in reports:
         print(report.text())
     unreadable = [found for found in reports if not found.readable]

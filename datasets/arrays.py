@@ -43,7 +43,8 @@ class ArrayRaster:
         self.shape = (int(values.shape[1]), int(values.shape[2]))
         self.count = len(values)
         self.dtypes = (_smaller(values).name,) * self.count
-        self.crs, self.transform, self.nodata, self.masked, self.rpc = None, Affine.identity(), None, False, False
+        self.crs, self.transform, self.masked, self.rpc = None, Affine.identity(), False, False
+        self.nodata: float | None = None
         self.labels: dict[str, list[Any]] = {}
         self.tags: dict[str, str] = {}
         self.interleave = "pixel"

@@ -190,7 +190,10 @@ class GeoTiff:
         self.source, self.path, self._stored = source, path, stored
         if any(str(name).startswith("complex") for name in source.dtypes):
             source.close()
-            raise UserError(f"{path} holds complex numbers; give their modulus or intensity as real numbers")
+            raise UserError(
+                f"{path} holds complex numbers: expected integers or floating point, given {source.dtypes[0]}; give their "
+                "modulus or intensity"
+            )
         self.shape: tuple[int, int] = source.shape
         rows, columns = map(max, zip(*source.block_shapes, strict=True))
         self._check_size(source.count * rows * columns, np.dtype(source.dtypes[0]), "blocks")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,21 @@ from lemamba.utils.errors import UserError
 
 Paths = str | Path | Sequence[str | Path]
 LARGEST = 16  # ratio
+
+
+@dataclass(frozen=True)
+class Relation:
+    """How two images are brought together.
+
+    Attributes:
+        remote: addresses are read, too.
+        aligned: the corners of both images agree, whatever the files say.
+        register: the shift between them is estimated, printed and corrected.
+    """
+
+    remote: bool = False
+    aligned: bool = False
+    register: bool = False
 
 
 def as_paths(paths: Paths) -> tuple[Path, ...]:
@@ -59,32 +75,31 @@ def files_of(paths: Paths, role: str) -> tuple[tuple[Path, ...], str | None]:
 
 
 @contextmanager
-def open_images(
-    ms: Paths, pan: Paths, *, remote: bool = False, aligned: bool = False, register: bool = False
-) -> Iterator[tuple[Raster, Raster]]:
+def open_images(ms: Paths, pan: Paths, relation: Relation | None = None) -> Iterator[tuple[Raster, Raster]]:
     """Open an MS and a PAN image whose `crs` and `transform` say how they lie.
 
     Args:
         ms: a file, several whose bands are stacked, or the folder of a product.
         pan: the same; of several bands the mean is taken, see `as_guide`.
-        remote: addresses are allowed.
-        aligned: the corners of both images agree, whatever the files say.
-        register: estimate the shift between them, print it, and move MS by it.
+        relation: see `Relation`.
 
     Raises:
         UserError: files that cannot be read, stacked or related; the line says what to do.
     """
+    relation = relation or Relation()
     with ExitStack() as open_files, gdal_errors("cannot read the image pair"):
 
         def image(paths: Paths, role: str) -> Raster:
             files, _ = files_of(paths, role)
-            opened = [open_files.enter_context(reader_of(f).open_raster(f, role, remote=remote)) for f in files]
+            opened = [
+                open_files.enter_context(reader_of(f).open_raster(f, role, remote=relation.remote)) for f in files
+            ]
             return opened[0] if len(opened) == 1 else Stack(opened)
 
         coarse = image(ms, "ms")
         fine = as_guide(image(pan, "pan"), coarse)
-        relate(coarse, fine, aligned)
-        if register:
+        relate(coarse, fine, relation.aligned)
+        if relation.register:
             print(f"note: {register_pair(coarse, fine)}")
         yield coarse, fine
 
@@ -191,11 +206,11 @@ def _by_size(ms: Raster, pan: Raster) -> None:
 PIXELS = (1.0, 0.0, 0.0, 0.0, -1.0, 0.0)  # transform of a pair without any: PAN's pixels; not written to a file
 
 
-def inspect_pair(ms: Paths, pan: Paths, *, remote: bool = False, aligned: bool = False) -> Report:
+def inspect_pair(ms: Paths, pan: Paths, relation: Relation | None = None) -> Report:
     """Report how the images of a pair lie, and their shift; from `WARN` PAN pixels on it is a problem."""
     report = Report(as_paths(ms)[0])
     try:
-        with open_images(ms, pan, remote=remote, aligned=aligned) as (coarse, fine):
+        with open_images(ms, pan, relation) as (coarse, fine):
             for name, raster in (("MS", coarse), ("PAN", fine)):
                 bands = f"{raster.count} band{'s' * (raster.count > 1)}"
                 report.lines.append(f"{name}: {bands}, {raster.shape[0]}x{raster.shape[1]}, {raster.dtypes[0]}")

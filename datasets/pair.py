@@ -21,7 +21,7 @@ import torch
 
 from lemamba.datasets.alignment import Ground, common_ground
 from lemamba.datasets.nodata import RINGS, fill, fits
-from lemamba.datasets.opening import Paths, files_of, open_images
+from lemamba.datasets.opening import Paths, Relation, files_of, open_images
 from lemamba.datasets.raster import Raster, Window
 from lemamba.datasets.simulation.sources import Scene, scene_from_rasters
 from lemamba.operators import interp23
@@ -37,18 +37,20 @@ WHOLE_COPIES = 13  # float64 copies of sr that fusing a whole scene holds at onc
 
 
 @contextmanager
-def open_aligned(ms_path: Paths, pan_path: Paths, **relation: bool) -> Iterator[tuple[Raster, Raster, Ground]]:
+def open_aligned(
+    ms_path: Paths, pan_path: Paths, relation: Relation | None = None
+) -> Iterator[tuple[Raster, Raster, Ground]]:
     """Open an MS and a PAN image; yield both and the ground they share, on whole MS pixels.
 
     Args:
         ms_path: a file, several files of single bands, or the folder of a product.
         pan_path: the same.
-        **relation: `remote`, `aligned`, `register` of `open_images`.
+        relation: see `lemamba.datasets.opening.Relation`.
 
     Raises:
         UserError: what `open_images` or `common_ground` refuses.
     """
-    with open_images(ms_path, pan_path, **relation) as (ms, pan):
+    with open_images(ms_path, pan_path, relation) as (ms, pan):
         yield ms, pan, common_ground(ms, pan)
 
 
@@ -60,7 +62,7 @@ def open_pair(
     sensor: str | None = None,
     divisor: float | None = None,
     dtype: torch.dtype = torch.float32,
-    **relation: bool,
+    relation: Relation | None = None,
 ) -> Iterator[ScenePair]:
     """Open an MS and a PAN image as a `ScenePair`, to be fused by windows.
 
@@ -71,23 +73,23 @@ def open_pair(
         sensor: name; None = the product's, else "none".
         divisor: values are divided by it; None = the sensor's, but 255 for 8-bit files.
         dtype: of the tensors.
-        **relation: `remote`, `aligned`, `register` of `open_images`.
+        relation: see `lemamba.datasets.opening.Relation`.
 
     Raises:
         UserError: what `open_aligned` refuses, a ratio that interp23 is not defined for, another number of bands than
             the sensor's.
     """
-    with open_aligned(ms_path, pan_path, **relation) as (ms, pan, ground):
+    with open_aligned(ms_path, pan_path, relation) as (ms, pan, ground):
         yield ScenePair(ms, pan, ground, sensor or files_of(ms_path, "ms")[1], divisor, dtype)
 
 
-def load_pair(ms_path: Paths, pan_path: Paths, **relation: bool) -> Scene:
+def load_pair(ms_path: Paths, pan_path: Paths, relation: Relation | None = None) -> Scene:
     """Read an MS and a PAN image whole, cut to the ground they share, to simulate a data set from.
 
     Raises:
         UserError: what `open_aligned` refuses, or pixels without data.
     """
-    with open_aligned(ms_path, pan_path, **relation) as (ms, pan, ground):
+    with open_aligned(ms_path, pan_path, relation) as (ms, pan, ground):
         return scene_from_rasters(ms, pan, ground)
 
 

@@ -126,11 +126,11 @@ def as_guide(raster: Raster, ms: Raster) -> Raster:
         ms: the MS image, to notice that the two were confused.
 
     Raises:
-        UserError: several bands in an image that is smaller than an MS image of one band.
+        UserError: several bands in an image that is not larger than MS.
     """
     if raster.count == 1:
         return raster
-    if ms.count == 1 and ms.shape > raster.shape:
+    if raster.shape[0] <= ms.shape[0] and raster.shape[1] <= ms.shape[1]:
         raise UserError(
             f"{raster.path}: expected one band in the PAN image, given {raster.count}; swap --ms and --pan?"
         )

@@ -143,7 +143,8 @@ def stored(
         image = to_numbers(values.double(), pair.facts.divisor, clip=clip, valid=checked).numpy()
         for place in [i for i, b in enumerate(picked) if b == band]:
             numbers[place] = to_stored(image, valid, dtype, nodata)
-        for place in shown if seen is not None else ():
+        for place in shown:
+            assert seen is not None  # there are bands to show
             seen[place] = np.where(valid, image, np.nan)
     return numbers, seen
 

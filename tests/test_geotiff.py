@@ -360,7 +360,6 @@ def test_filling_is_local():
     ("words", "change"),
     [
         ("coordinate systems", {"crs": "EPSG:32634"}),
-        ("has no coordinate system", {"crs": None}),
         ("share no ground", {"left": LEFT + 5000}),
         ("shifted", {"left": LEFT + 0.25}),
         ("shifted", {"top": TOP + 0.2}),
@@ -369,7 +368,6 @@ def test_filling_is_local():
         ("whole multiple", {"down": 0.4}),
         ("ratio of 2, 4, 8 or 16", {"pixel": 2 / 3}),
         ("rotated", {"transform": rasterio.Affine(0.5, 0.01, LEFT, 0.01, -0.5, TOP)}),
-        ("no geotransform", {"transform": rasterio.Affine.identity(), "crs": "EPSG:32633"}),
     ],
 )
 def test_pairs_that_do_not_fit_are_one_line(tmp_path, words, change):

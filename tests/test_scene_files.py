@@ -15,7 +15,7 @@ from small_files import LEFT, PIXEL, TOP, smooth, tif
 
 from lemamba.commands import fuse, parse, prepare
 from lemamba.datasets.arrays import open_array
-from lemamba.datasets.opening import open_images
+from lemamba.datasets.opening import Relation, open_images
 from lemamba.datasets.readers import inspect_file
 from lemamba.datasets.registration import estimate_shift, measure_pair
 from lemamba.utils.errors import UserError
@@ -303,7 +303,7 @@ def test_a_pair_is_registered_and_inspected(tmp_path, capsys):
         ms = tif(tmp_path / f"{name}.tif", image, pixel=4 * PIXEL)
         assert prepare.run(parse("prepare", ["inspect", "--ms", str(ms), "--pan", str(pan)])) == status
         assert ("fuse with --register" in capsys.readouterr().out) == bool(status)
-    with open_images(tmp_path / "moved.tif", pan, register=True) as (ms, fine):
+    with open_images(tmp_path / "moved.tif", pan, Relation(register=True)) as (ms, fine):
         assert (ms.transform.f - TOP) / -PIXEL == pytest.approx(1, abs=0.05)
         assert (ms.transform.c - LEFT) / PIXEL == pytest.approx(-2, abs=0.05)
         assert measure_pair(ms, fine)[:2] == (pytest.approx(0, abs=0.05), pytest.approx(0, abs=0.05))

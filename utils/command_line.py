@@ -58,7 +58,7 @@ def option(
         group: heading in the help.
         metavar: placeholder for the value in the help.
         read: converts the text, where the field's type does not say how; raises `argparse.ArgumentTypeError`.
-        many: of a tuple: one flag takes several values (``--ms A B``) instead of one each time it is given.
+        many: of a tuple: one flag takes several values (``--ms A B``); given again, the last one counts.
     """
     meta: dict[str, Any] = {"help": text, "flags": flags, "choices": choices, "low": low, "group": group}
     meta |= {"metavar": metavar, "read": read, "many": many}
@@ -126,7 +126,7 @@ def _settings(kind: Any, meta: Mapping[str, Any], in_config: bool) -> dict[str, 
         if kinds[-1] is not Ellipsis:
             return {"type": kinds[0], "nargs": len(kinds), "metavar": metavar}
         if meta.get("many"):
-            return {"type": kinds[0], "metavar": metavar, "nargs": "+", "action": "extend"}
+            return {"type": kinds[0], "metavar": metavar, "nargs": "+"}
         several = {"action": "append"} if meta["flags"][0].startswith("-") else {"nargs": "*"}
         return {"type": kinds[0], "metavar": metavar, **several}
     if base is bool:

@@ -191,8 +191,8 @@ class GeoTiff:
         if any(str(name).startswith("complex") for name in source.dtypes):
             source.close()
             raise UserError(
-                f"{path} holds complex numbers: expected integers or floating point, given {source.dtypes[0]}; give their "
-                "modulus or intensity"
+                f"{path} holds complex numbers: expected integers or floating point, given {source.dtypes[0]}; give "
+                "their modulus or intensity"
             )
         self.shape: tuple[int, int] = source.shape
         rows, columns = map(max, zip(*source.block_shapes, strict=True))

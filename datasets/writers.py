@@ -1,6 +1,6 @@
 """Writers of fused scenes, one per output format, and of the field's H5 data sets. A file is whole or absent.
 
-A new output format is one class with the members of `SceneFile` and an entry in `SCENE_WRITERS`.
+A new output format is one context manager like `write_geotiff` and an entry in `SCENE_WRITERS`.
 Legend: C bands of the result, H W size; numbers are as the file stores them, in digital numbers.
 """
 

@@ -58,9 +58,8 @@ def test_an_input_format_is_one_class_and_a_suffix(tmp_path, pair, monkeypatch, 
     monkeypatch.setitem(READERS, ".array", ArrayFile())
     arrays = [path.with_suffix(".array") for path in pair]
     for path, array in zip(pair, arrays, strict=True):
-        with rasterio.open(path) as file:
-            with array.open("wb") as other:  # np.save would add a suffix
-                np.save(other, file.read())
+        with rasterio.open(path) as file, array.open("wb") as other:  # np.save would add a suffix
+            np.save(other, file.read())
     for name, (ms, pan) in {"tif": pair, "array": arrays, "both": (arrays[0], pair[1])}.items():
         common, named = ["--ms", str(ms), "--pan", str(pan)], ["--sensor", "QB", "--name", "x"]
         assert prepare.run(parse("prepare", ["simulate", *common, *named, "--out", str(tmp_path / name)])) == 0

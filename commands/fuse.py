@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,16 @@ from lemamba.commands.images import (
     fuse_set,
     save_images,
     save_pictures,
+    save_rgb,
 )
 from lemamba.commands.methods import load_method, trained_on
 from lemamba.commands.options import FuseOptions
 from lemamba.commands.scores import notes_of, report, rows, score, weights_sha256
-from lemamba.datasets.build import build_dataset, check_range, find_entry
+from lemamba.datasets.build import build_dataset, check_range, find_entry, names_no_divisor
 from lemamba.datasets.h5 import H5Dataset
+from lemamba.datasets.opening import Relation, pair_paths
 from lemamba.datasets.pair import open_pair
+from lemamba.datasets.writers import Output, check_output
 from lemamba.engine.fusing.runner import Runner
 from lemamba.engine.fusing.tiles import traits_of
 from lemamba.engine.fusing.tiling import SCENE_TILE
@@ -97,24 +101,38 @@ def fuse_test_set(options: FuseOptions, device: torch.device) -> None:
 
 
 def fuse_pair(options: FuseOptions, device: torch.device) -> None:
-    """Fuse an MS and a PAN GeoTIFF into a GeoTIFF."""
-    if not (options.ms and options.pan) or options.data or options.per_image or options.json:
-        raise UserError("expected --ms and --pan together, without --data, --per_image, --json; give both, drop those")
+    """Fuse an MS and a PAN image into one file."""
+    ms, pan = pair_paths(options.ms, options.pan)
+    if options.data or options.per_image or options.json:
+        raise UserError("expected --ms and --pan without --data, --per_image, --json; drop those")
     started = time.perf_counter()
-    with open_pair(options.ms, options.pan, nodata=options.nodata, **scene_numbers(options)) as pair:
+    relation = Relation(options.allow_remote, options.assume_aligned, options.register)
+    with open_pair(ms, pan, nodata=options.nodata, relation=relation, **scene_numbers(options)) as pair:
         facts = pair.facts
+        output = Output(options.compress, options.cog, options.bands, options.dtype)
+        if options.rgb_png:
+            output = replace(output, rgb=get_sensor(facts.sensor).rgb_for(facts.bands))
         model = load_method(options.arch, options.weights, facts)
-        out = options.out or OUT / f"{model.model_name}_{options.ms.stem}.tif"
-        check_writable(out)
+        out = options.out or OUT / f"{model.model_name}_{ms[0].stem}.tif"
+        check_output(out, pair, output)
+        check_writable(out, options.rgb_png)
         # a method that is not clipped does not depend on the divisor
         remark = pair.check_range() if options.divisor is None and traits_of(model).clipped else ""
         for line in (*pair.notes, *([remark] if remark else [])):
             print(f"note: {line}")
+        if options.dtype and options.dtype != pair.ms.dtype.name:
+            print(f"note: values are kept as {options.dtype}: rounded and clipped to its range, not scaled")
+        facts = pair.facts  # the divisor may have been taken from the data
         runner = Runner(model, device, options.tiling(SCENE_TILE), compile=options.compile)
-        fuse_scene(runner, pair, out, clip=not options.no_clip, trained=trained_geometry(options.weights, facts))
+        trained = trained_geometry(options.weights, facts)
+        picture = fuse_scene(runner, pair, out, clip=not options.no_clip, trained=trained, output=output)
+        if options.rgb_png and picture is not None:
+            save_rgb(options.rgb_png, picture)
         H, W = pair.size
-    numbers = f"sensor {facts.sensor}, divisor {facts.divisor:g}"
-    print(f"result:   {out} ({H} x {W} pixels, {facts.bands} bands; {numbers})")
+    bands = len(options.bands) or facts.bands
+    print(f"result:   {out} ({H} x {W} pixels, {bands} bands; sensor {facts.sensor}, divisor {facts.divisor:g})")
+    if options.rgb_png:
+        print(f"picture:  {options.rgb_png}")
     print(f"time:     {(time.perf_counter() - started) / (H * W / 1e6):.2f} s per megapixel on {device}")
 
 
@@ -130,7 +148,10 @@ def open_data(options: FuseOptions) -> tuple[H5Dataset, str]:
         raise UserError("expected --data FILE.h5 or --dataset NAME, given neither; name the images to fuse")
     else:
         dataset = build_dataset(name, options.split, root=options.data_root, sensor=sensor, divisor=options.divisor)
-    if options.divisor is None:
+    known = trained_on(options.weights).get("divisor")
+    if options.divisor is None and known and names_no_divisor(dataset):
+        dataset.facts = replace(dataset.facts, divisor=float(known))
+    elif options.divisor is None:
         check_range(dataset)
     return dataset, name
 

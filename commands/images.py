@@ -16,12 +16,13 @@ from torch import Tensor
 
 from lemamba.datasets.h5 import H5Dataset
 from lemamba.datasets.pair import ScenePair
-from lemamba.datasets.writers import SCENE_WRITERS, Pieces, write_scene
+from lemamba.datasets.writers import Output, Pieces, check_output, write_scene
 from lemamba.engine.fusing.runner import Runner
 from lemamba.engine.fusing.scene import fuse_windows, window_boxes
 from lemamba.engine.fusing.tiles import fuse, fuse_rows
 from lemamba.model.classical.base import Classical
 from lemamba.reporting.pictures import choose_bands, quick_look, save_panels
+from lemamba.utils.atomic import write_atomically
 from lemamba.utils.errors import UserError
 from lemamba.utils.facts import DataFacts
 from lemamba.utils.formats.fused import INFO
@@ -99,8 +100,9 @@ def fuse_scene(
     *,
     clip: bool = True,
     trained: Geometry | None = None,
+    output: Output | None = None,
     show: bool | None = None,
-) -> None:
+) -> np.ndarray | None:
     """Fuse a scene that is read by windows into a file that is written by windows, with a progress bar.
 
     Args:
@@ -109,16 +111,31 @@ def fuse_scene(
         out: the file.
         clip: clip to [0, 1] the result of a method that is clipped.
         trained: geometry of the network's training data, see `ScenePair.grid`.
+        output: how it is written.
         show: see `lemamba.utils.progress.ProgressBar`.
+
+    Returns:
+        The quick-look that `output` asks for, see `write_scene`.
 
     Raises:
         UserError: an impossible tiling, or what reading and writing refuse.
     """
-    check_ending(out, SCENE_WRITERS)
+    check_output(out, pair, output or Output())
     with ProgressBar("fusing", 1.0, show) as bar:
         method = runner.network
         pieces = _classical(method, pair, bar) if isinstance(method, Classical) else _tiles(runner, pair, trained, bar)
-        write_scene(out, pair, pieces, clip=clip and runner.traits.clipped)
+        return write_scene(out, pair, pieces, clip=clip and runner.traits.clipped, output=output)
+
+
+def save_rgb(path: Path, image: np.ndarray) -> None:
+    """Write a quick-look (3, H, W), NaN where there are no data (black), as PNG; 2 to 98 % of each band are shown."""
+    from PIL import Image
+
+    seen = image[:, np.isfinite(image).all(0)]
+    low, high = np.percentile(seen, (2, 98), axis=1) if seen.size else (np.zeros(3), np.ones(3))
+    scaled = (np.moveaxis(image, 0, -1) - low) / np.maximum(high - low, 1e-12)
+    picture = np.rint(255 * np.nan_to_num(scaled).clip(0, 1)).astype(np.uint8)
+    write_atomically(path, lambda temporary: Image.fromarray(picture).save(temporary, format="PNG"))
 
 
 def _classical(method: Classical, pair: ScenePair, bar: ProgressBar) -> Pieces:

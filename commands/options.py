@@ -46,6 +46,12 @@ class DeviceOptions:
     scan_backend: str | None = scan_option(group="run")
 
 
+_FILES: dict[str, Any] = {"many": True, "metavar": "F"}
+_MS = "MS image: a file, files of single bands, or a Landsat or Sentinel-2 folder; see docs/geotiff.md"
+_PAN = "PAN image of the same ground; of several bands the mean (default: in the file or folder of --ms)"
+_ALIGNED = "the corners of both images agree, whatever their files say; the ratio is that of their sizes"
+_REGISTER = "estimate the shift between MS and PAN from the data and correct it (needs scikit-image)"
+_REMOTE = "also read addresses (https://…, s3://…, /vsicurl/…)"
 CUBES: dict[str, Any] = {"group": "hyperspectral cubes"}
 
 
@@ -54,8 +60,11 @@ class SimulateOptions:
     """Simulate data sets from real scenes or hyperspectral cubes by Wald's protocol."""
 
     scenes: tuple[Path, ...] = option((), ".mat scene or cube, or a folder of PNG bands (CAVE)", "SCENE")
-    ms: Path | None = option(None, "GeoTIFF with the MS bands (with --pan, instead of SCENE)", "--ms")
-    pan: Path | None = option(None, "GeoTIFF with the panchromatic band", "--pan")
+    ms: tuple[Path, ...] = option((), f"{_MS} (instead of SCENE)", "--ms", **_FILES)
+    pan: tuple[Path, ...] = option((), _PAN, "--pan", **_FILES)
+    assume_aligned: bool = option(False, _ALIGNED, "--assume_aligned")
+    register: bool = option(False, _REGISTER, "--register")
+    allow_remote: bool = option(False, _REMOTE, "--allow_remote")
     nodata: float | None = option(
         None, "pixels with this value in all bands are missing, though nothing marks them", "--nodata"
     )
@@ -105,7 +114,11 @@ class SyntheticOptions:
 class InspectOptions:
     """Report keys, shapes, range, layout and likely sensor of files, and what is wrong with them."""
 
-    files: tuple[Path, ...] = option(REQUIRED, "H5, .mat or GeoTIFF", "FILE")
+    files: tuple[Path, ...] = option((), "H5, .mat, .npy, .npz, GeoTIFF, VRT, JPEG 2000, ENVI", "FILE")
+    ms: tuple[Path, ...] = option((), f"{_MS}; with --pan their shift is estimated", "--ms", **_FILES)
+    pan: tuple[Path, ...] = option((), _PAN, "--pan", **_FILES)
+    assume_aligned: bool = option(False, _ALIGNED, "--assume_aligned")
+    allow_remote: bool = option(False, _REMOTE, "--allow_remote")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +166,18 @@ class DemoOptions:
     )
 
 
+COMPRESSIONS = ("none", "deflate", "zstd", "lzw")
+DTYPES = ("uint8", "uint16", "float32")
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """Read --bands."""
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"expected band numbers such as 4,3,2, given {text!r}")
+    return tuple(int(part) for part in parts)
+
+
 @dataclass(frozen=True, kw_only=True)
 class FuseOptions(DeviceOptions, DataOptions):
     """Fuse a test set or a GeoTIFF pair with a trained network or a classical method.
@@ -171,10 +196,11 @@ class FuseOptions(DeviceOptions, DataOptions):
     split: str = option(
         "test", "file of --dataset (default test)", "--split", choices=("valid", "test", "test_full"), group="data"
     )
-    ms: Path | None = option(
-        None, "MS GeoTIFF, instead of an H5 file; any size, see docs/geotiff.md", "--ms", group="data"
-    )
-    pan: Path | None = option(None, "PAN GeoTIFF of the same ground", "--pan", group="data")
+    ms: tuple[Path, ...] = option((), f"{_MS} (instead of an H5 file)", "--ms", group="data", **_FILES)
+    pan: tuple[Path, ...] = option((), _PAN, "--pan", group="data", **_FILES)
+    assume_aligned: bool = option(False, _ALIGNED, "--assume_aligned", group="data")
+    register: bool = option(False, _REGISTER, "--register", group="data")
+    allow_remote: bool = option(False, _REMOTE, "--allow_remote", group="data")
     out: Path | None = option(
         None, "file (default: in visualized_img/), or folder with --per_image", "--out", group="output"
     )
@@ -185,6 +211,28 @@ class FuseOptions(DeviceOptions, DataOptions):
         8, "draw quick-looks of at most this many samples (default 8)", "--pictures", low=0, group="output"
     )
     json: Path | None = option(None, "also write the metrics to this file", "--json", group="output")
+    compress: str = option(
+        "deflate", "of a GeoTIFF (default deflate)", "--compress", choices=COMPRESSIONS, group="output"
+    )
+    cog: bool = option(False, "write a cloud-optimised GeoTIFF: overviews, statistics", "--cog", group="output")
+    bands: tuple[int, ...] = option(
+        (),
+        "bands of the scene to write, in this order (from 1)",
+        "--bands",
+        metavar="N,N",
+        read=_numbers,
+        group="output",
+    )
+    dtype: str | None = option(
+        None,
+        "of the written scene (default: that of MS); values are kept and clipped, not scaled",
+        "--dtype",
+        choices=DTYPES,
+        group="output",
+    )
+    rgb_png: Path | None = option(
+        None, "also write a picture of the scene, 2 to 98 % of each band", "--rgb_png", metavar="FILE", group="output"
+    )
     tile: int | None = option(
         None, "side of tiles in pixels of the result (default: none; GeoTIFF: 256)", "--tile", low=1, group="run"
     )

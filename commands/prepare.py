@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from lemamba.commands.options import InspectOptions, RepackOptions, SimulateOptions, SyntheticOptions
+from lemamba.datasets.opening import Relation, files_of, inspect_pair, pair_paths
 from lemamba.datasets.pair import load_pair
 from lemamba.datasets.readers import inspect_file, reader_of
-from lemamba.datasets.repack import repack, report
+from lemamba.datasets.repack import repack
+from lemamba.datasets.repack import report as repacked
 from lemamba.datasets.simulation.prepare import prepare_cubes, prepare_scenes
 from lemamba.datasets.simulation.response import gaussian_rgb, parse_wavelengths, response_from_mat
 from lemamba.datasets.simulation.sources import Scene
@@ -34,12 +36,12 @@ def _checked_name(name: str) -> str:
 
 
 def _simulate(options: SimulateOptions) -> dict[str, int]:
-    if (options.ms is None) != (options.pan is None):
-        raise UserError("expected --ms and --pan together; give both GeoTIFF files")
-    if bool(options.scenes) == bool(options.ms):
+    if bool(options.scenes) == bool(options.ms or options.pan):
         raise UserError("expected either SCENE files or --ms and --pan; give one of the two")
-    if options.ms is not None and options.pan is not None:
-        return _scenes(options, [load_pair(options.ms, options.pan, nodata=options.nodata)])
+    if options.ms or options.pan:
+        ms, pan = pair_paths(options.ms, options.pan)
+        relation = Relation(options.allow_remote, options.assume_aligned, options.register)
+        return _scenes(options, [load_pair(ms, pan, relation, nodata=options.nodata)], files_of(ms, "ms")[1])
     sources = [reader_of(path).load(path, options.scale) for path in options.scenes]
     scenes = [source for source in sources if isinstance(source, Scene)]
     if scenes and len(scenes) < len(sources):
@@ -47,8 +49,8 @@ def _simulate(options: SimulateOptions) -> dict[str, int]:
     return _scenes(options, scenes) if scenes else _cubes(options, sources)
 
 
-def _scenes(options: SimulateOptions, scenes: list) -> dict[str, int]:
-    named = options.sensor or scenes[0].sensor
+def _scenes(options: SimulateOptions, scenes: list, product: str | None = None) -> dict[str, int]:
+    named = options.sensor or scenes[0].sensor or product
     if named is None:
         raise UserError(
             "the file does not say which sensor took it; give --sensor (or --sensor none for generic gains)"
@@ -123,10 +125,15 @@ def _draw(path: Path, sensor: str, ms: np.ndarray, pan: np.ndarray) -> None:
 
 
 def _inspect(options: InspectOptions) -> int:
-    reports = []
-    for path in options.files:
-        reports.append(inspect_file(path))
-        print(reports[-1].text())
+    paired = bool(options.ms or options.pan)
+    if not (options.files or paired):
+        raise UserError("expected files to inspect, or --ms and --pan; name some")
+    reports = [inspect_file(path) for path in options.files]
+    if paired:
+        ms, pan = pair_paths(options.ms, options.pan)
+        reports.append(inspect_pair(ms, pan, Relation(options.allow_remote, options.assume_aligned)))
+    for report in reports:
+        print(report.text())
     unreadable = [found for found in reports if not found.readable]
     if unreadable:
         print(f"error: {one_line(unreadable[0].problems[0])}", file=sys.stderr)
@@ -138,7 +145,7 @@ def run(options: SimulateOptions | SyntheticOptions | InspectOptions | RepackOpt
     if isinstance(options, InspectOptions):
         return _inspect(options)
     if isinstance(options, RepackOptions):
-        print(report(*repack(options.file, options.out, options.dtype)))
+        print(repacked(*repack(options.file, options.out, options.dtype)))
         return 0
     written = _simulate(options) if isinstance(options, SimulateOptions) else _synthetic(options)
     for file, count in written.items():

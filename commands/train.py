@@ -17,7 +17,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from lemamba.datasets.build import build_dataset, check_range, find_entry
+from lemamba.datasets.build import build_dataset, check_range, find_entry, names_no_divisor
 from lemamba.datasets.h5 import H5Dataset
 from lemamba.datasets.provenance import file_facts
 from lemamba.datasets.transforms import Augment
@@ -68,7 +68,8 @@ def build_data(settings: config.Config) -> tuple[H5Dataset, H5Dataset]:
     train = build("train", augment=Augment(data.aug_probs[0], data.crop, settings.train.seed))
     if data.divisor is None:
         check_range(train)
-    valid = build("valid", augment=Augment(data.aug_probs[1], seed=settings.train.seed))
+    known = data.divisor or (train.facts.divisor if names_no_divisor(train) else None)  # both by the same
+    valid = build("valid", augment=Augment(data.aug_probs[1], seed=settings.train.seed), divisor=known)
     for key in ("bands", "guide_bands", "ratio", "divisor"):
         one, other = getattr(train.facts, key), getattr(valid.facts, key)
         if one != other:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from lemamba.datasets.h5 import H5Dataset
 from lemamba.datasets.transforms import Augment
 from lemamba.utils.errors import UserError, nearest
 from lemamba.utils.formats.bounds import check_not_divided
-from lemamba.utils.sensors import DATASETS, DatasetEntry, Sensor, files_of, get_dataset
+from lemamba.utils.sensors import DATASETS, DatasetEntry, Sensor, divisor_of, files_of, get_dataset
 
 SPLITS = ("train", "valid", "test", "test_full")
 ROOT_VARIABLE = "LEMAMBA_DATA"
@@ -131,9 +134,27 @@ def build_dataset(
     )
 
 
+def names_no_divisor(dataset: H5Dataset) -> bool:
+    """Return whether neither a sensor nor the file itself says what its values are divided by."""
+    return dataset.facts.sensor == "none" and "divisor" not in dataset.contents.attributes
+
+
 def check_range(dataset: H5Dataset) -> None:
-    """Refuse data that have been divided before; the first, the middle and the last sample are checked."""
-    picks = {0, len(dataset) // 2, len(dataset) - 1}
+    """Check the divisor against the data, and take it from them where neither sensor nor file says it.
+
+    The first, the middle and the last sample are looked at. A divisor taken from the data is printed.
+
+    Raises:
+        UserError: data that have been divided before.
+    """
     divisor = dataset.facts.divisor
-    largest = max(float(dataset[i]["ms"].max()) * divisor for i in picks)
+    samples = [dataset[i]["ms"] for i in sorted({0, len(dataset) // 2, len(dataset) - 1})]
+    if names_no_divisor(dataset):
+        top = divisor * max(float(np.quantile(sample, 0.9999)) for sample in samples)
+        found = divisor_of(top, dataset.contents.dtypes["ms"])
+        if found != divisor:
+            dataset.facts = replace(dataset.facts, divisor=found)
+            print(f"note: no sensor is known: the values of {dataset.path} are divided by {found:g}, by their range")
+        return
+    largest = max(float(sample.max()) * divisor for sample in samples)
     check_not_divided(str(dataset.path), largest, divisor)

@@ -16,7 +16,8 @@ import h5py
 import numpy as np
 import torch
 
-from lemamba.datasets.geotiff import open_geotiff
+from lemamba.datasets.arrays import NAMES, load_npz, open_array
+from lemamba.datasets.geotiff import GEOTIFF, Format, open_geotiff
 from lemamba.datasets.h5 import DAMAGE, Contents, checked_dataset, default_divisor, describe, file_sensor, open_file
 from lemamba.datasets.layout import read_sample
 from lemamba.datasets.nodata import border_area
@@ -184,20 +185,40 @@ def _guide_order(samples: dict[str, np.ndarray]) -> str:
     return "RGB" if red > blue else "BGR"
 
 
+def inspect_arrays(report: Report) -> None:
+    """List the arrays of a .npy or .npz file."""
+    if report.path.suffix.lower() == ".npz":
+        arrays = dict(load_npz(report.path))
+    else:
+        raster = open_array(report.path, "ms")
+        arrays = {f"{raster.count} band{'s' * (raster.count > 1)} (C,H,W)": raster.values}
+    for name, values in arrays.items():
+        report.lines.append(f"{name}: {tuple(values.shape)} {values.dtype}, {_range(values)}")
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            report.problems.append(f'"{name}" has NaN or infinite values')
+    report.lines.append("kind: arrays without georeference: a pair with --ms and --pan is related by its sizes")
+
+
 def inspect_mat(report: Report) -> None:
     """List the variables of a `.mat` file and what it can be used for."""
     data = read_mat(report.path)
     for key, value in data.items():
         shown = f"{value.item()!s}" if value.size == 1 else _range(value)
         report.lines.append(f"{key}: {tuple(value.shape)} {value.dtype}, {shown}")
+        if value.dtype.kind == "c":
+            report.problems.append(f'"{key}" holds complex numbers, which are not read as an image')
         if value.dtype.kind == "f" and not np.isfinite(value).all():
             report.problems.append(f'"{key}" has NaN or infinite values')
-    report.lines.append(f"kind: {_mat_kind(data)}")
+    if not data:
+        report.problems.append("it holds no array of numbers (cells, structures and sparse matrices are not read)")
+    else:
+        report.lines.append(f"kind: {_mat_kind(data)}")
 
 
 def _mat_kind(data: dict[str, Any]) -> str:
-    if "I_PAN" in data:
-        return "a scene (MS and PAN): prepare_data.py simulate"
+    names = {name.lower() for name in data}
+    if names & {"i_pan", "pan"} and names & {*NAMES["ms"]} and "sr" not in data:
+        return "a scene (MS and PAN): prepare_data.py simulate, or --ms FILE --pan FILE"
     if "sr" in data:
         return f"fused images {'with' if 'gt' in data else 'without'} ground truth: evaluate.py"
     if "Y" in data or any(value.ndim == 3 for value in data.values()):
@@ -205,9 +226,9 @@ def _mat_kind(data: dict[str, Any]) -> str:
     return "of no known kind"
 
 
-def inspect_geotiff(report: Report) -> None:
-    """Describe a GeoTIFF from a subsampled reading: bands, range, grid, pixels without data."""
-    with open_geotiff(report.path) as raster:
+def inspect_geotiff(report: Report, form: Format = GEOTIFF) -> None:
+    """Describe an image file that rasterio reads from a subsampled reading: bands, range, grid, pixels without data."""
+    with open_geotiff(report.path, form) as raster:
         source, (height, width) = raster.source, raster.shape
         step = max(1, max(height, width) // 512, math.isqrt(source.count * height * width // _NUMBERS))
         small, valid = raster.read(size=(max(1, height // step), max(1, width // step)))
@@ -223,5 +244,9 @@ def inspect_geotiff(report: Report) -> None:
             )
         for band in raster.alpha:
             report.notes.append(f"band {band} is marked as alpha and is taken as a mask, not as data")
-        if source.crs is None:
-            report.notes.append("no coordinate system: MS and PAN cannot be aligned by it")
+        if raster.rpc and source.transform.is_identity:
+            report.notes.append("RPC instead of a geotransform: rectify it first (gdalwarp -rpc)")
+        elif source.transform.is_identity:
+            report.notes.append("no geotransform: a pair is related by its sizes, corners taken to agree")
+        elif source.crs is None:
+            report.notes.append("no coordinate system: the other image's is taken")

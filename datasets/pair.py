@@ -15,17 +15,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from lemamba.datasets.alignment import Ground, common_ground
-from lemamba.datasets.geotiff import gdal_errors
 from lemamba.datasets.nodata import RINGS, border_area, fill, fits
+from lemamba.datasets.opening import Paths, Relation, files_of, open_images
 from lemamba.datasets.raster import Raster, Span, Window
-from lemamba.datasets.readers import reader_of
 from lemamba.datasets.simulation.sources import Scene
 from lemamba.operators import interpolate, resample
 from lemamba.operators import window as windows
@@ -34,7 +32,7 @@ from lemamba.utils.errors import UserError
 from lemamba.utils.facts import DataFacts
 from lemamba.utils.formats.bounds import BEYOND, check_not_divided
 from lemamba.utils.geometry import Geometry
-from lemamba.utils.sensors import get_sensor
+from lemamba.utils.sensors import divisor_of, get_sensor
 
 BLOCK = 256  # side of the blocks of a written file
 OVERVIEW = 256  # side of the subsampled images from which means and units are taken
@@ -42,52 +40,54 @@ SAME_UNITS = (0.5, 2.0)  # PAN's mean over that of the intensity: outside, PAN i
 
 
 @contextmanager
-def open_aligned(ms_path: str | Path, pan_path: str | Path) -> Iterator[tuple[Raster, Raster, Ground]]:
+def open_aligned(
+    ms_path: Paths, pan_path: Paths, relation: Relation | None = None
+) -> Iterator[tuple[Raster, Raster, Ground]]:
     """Open an MS and a PAN image; yield both and the ground they share.
 
+    Args:
+        ms_path: a file, several files of single bands, or the folder of a product.
+        pan_path: the same.
+        relation: see `lemamba.datasets.opening.Relation`.
+
     Raises:
-        UserError: a file that cannot be read, PAN of several bands, or what `common_ground` refuses.
+        UserError: what `open_images` or `common_ground` refuses.
     """
-    with (
-        gdal_errors("cannot read the image pair"),
-        reader_of(ms_path).open_raster(Path(ms_path)) as ms,
-        reader_of(pan_path).open_raster(Path(pan_path)) as pan,
-    ):
-        if pan.count != 1:
-            raise UserError(f"{pan.path}: expected one band in the PAN image, given {pan.count}; swap --ms and --pan?")
+    with open_images(ms_path, pan_path, relation) as (ms, pan):
         yield ms, pan, common_ground(ms, pan)
 
 
 @contextmanager
 def open_pair(
-    ms_path: str | Path,
-    pan_path: str | Path,
+    ms_path: Paths,
+    pan_path: Paths,
     *,
     sensor: str | None = None,
     divisor: float | None = None,
     nodata: float | None = None,
-    shift: tuple[float, float] = (0.0, 0.0),
+    relation: Relation | None = None,
 ) -> Iterator[ScenePair]:
     """Open an MS and a PAN image as a `ScenePair`, to be fused by windows.
 
     Args:
-        ms_path: C bands, integers of at most 32 bits or floating point; an alpha band is taken as a mask.
-        pan_path: one band.
-        sensor: name; None = "none".
+        ms_path: C bands, integers of at most 32 bits or floating point; an alpha band is taken as a mask. A file,
+            several whose bands are stacked, or the folder of a product.
+        pan_path: the same; of several bands the mean is taken.
+        sensor: name; None = the product's, else "none".
         divisor: values are divided by it; None = the sensor's, but 255 for 8-bit files.
         nodata: pixels that have this value in all bands are missing, whatever the files mark.
-        shift: rows and columns, in PAN pixels, by which MS lies further down and right than its geotransform says.
+        relation: see `lemamba.datasets.opening.Relation`.
 
     Raises:
         UserError: what `open_aligned` refuses, another number of bands than the sensor's, or an unknown type.
     """
-    with open_aligned(ms_path, pan_path) as (ms, pan, ground):
-        if any(shift):
-            ground = replace(ground, geometry=ground.geometry.shifted(*shift))
-        yield ScenePair(ms, pan, ground, sensor, divisor, nodata)
+    with open_aligned(ms_path, pan_path, relation) as (ms, pan, ground):
+        yield ScenePair(ms, pan, ground, sensor or files_of(ms_path, "ms")[1], divisor, nodata)
 
 
-def load_pair(ms_path: str | Path, pan_path: str | Path, *, nodata: float | None = None) -> Scene:
+def load_pair(
+    ms_path: Paths, pan_path: Paths, relation: Relation | None = None, *, nodata: float | None = None
+) -> Scene:
     """Read an MS and a PAN image whole, cut to the ground they share, to simulate a data set from.
 
     Args:
@@ -99,7 +99,7 @@ def load_pair(ms_path: str | Path, pan_path: str | Path, *, nodata: float | None
     Raises:
         UserError: what `open_pair` refuses, a ratio that is not whole, or no pixel with data.
     """
-    with open_pair(ms_path, pan_path, nodata=nodata) as pair:
+    with open_pair(ms_path, pan_path, nodata=nodata, relation=relation) as pair:
         for line in pair.notes:
             print(f"note: {line}")
         return pair.scene()
@@ -174,6 +174,10 @@ class Overview:
         """Largest value of an image; 0 where it has no data at all."""
         return float(image[:, self.valid].max(initial=0.0))
 
+    def top(self, image: np.ndarray) -> float:
+        """The value that 99.99 % of an image's valid pixels do not exceed; 0 where it has no data at all."""
+        return float(np.quantile(image[:, self.valid], 0.9999)) if self.valid.any() else 0.0
+
 
 class ScenePair:
     """A scene to be read by windows; made by `open_pair`.
@@ -218,6 +222,7 @@ class ScenePair:
                     f"{', '.join(sorted(names))}; convert it (gdal_translate -ot)"
                 )
         self.gaps = self.ms.gaps or self.pan.gaps
+        self._known = divisor is not None or row.name != "none"
         self.facts = DataFacts(
             row.name,
             float(divisor or row.divisor_for(self.ms.dtype)),
@@ -276,12 +281,19 @@ class ScenePair:
         return lines
 
     def check_range(self) -> str:
-        """Check the divisor against the data; return a remark on values above it, else "".
+        """Check the divisor against the data, and take it from them where no sensor is known; return a remark or "".
 
         Raises:
             UserError: data that have been divided before, which would look black to a network.
         """
-        seen, divisor = self.overview, self.facts.divisor
+        seen = self.overview
+        if not self._known:
+            self.facts = replace(self.facts, divisor=divisor_of(seen.top(seen.ms), self.ms.dtype))
+            return (
+                f"no sensor is known: values are divided by {self.facts.divisor:g}, by the range of "
+                f"{self.ms.raster.path}; --sensor or --divisor overrides it"
+            )
+        divisor = self.facts.divisor
         largest = max(seen.largest(seen.ms), seen.largest(seen.pan) * self.pan_factor)
         check_not_divided(f"{self.ms.raster.path} and {self.pan.raster.path}", largest, divisor)
         if largest > BEYOND * divisor:

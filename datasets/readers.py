@@ -11,55 +11,120 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lemamba.datasets.geotiff import open_geotiff
+from lemamba.datasets.arrays import open_array, pick
+from lemamba.datasets.geotiff import FORMATS, Format, is_remote, open_geotiff
 from lemamba.datasets.h5 import DAMAGE
-from lemamba.datasets.inspect import Report, inspect_geotiff, inspect_h5, inspect_mat
+from lemamba.datasets.inspect import Report, inspect_arrays, inspect_geotiff, inspect_h5, inspect_mat
 from lemamba.datasets.raster import Raster
-from lemamba.datasets.simulation.sources import Cube, Scene, cube_from_png, load_mat
+from lemamba.datasets.simulation.sources import Cube, Scene, cube_from_png, load_mat, scene_from_mat
 from lemamba.utils.errors import UserError
+from lemamba.utils.formats.mat import read_mat
 
 
 class Reader:
-    """Base class, and the reader of files with an unknown suffix: H5 to inspect, `.mat` to load, GeoTIFF to open."""
+    """Base class, and the reader of files with an unknown suffix, which refuses them."""
 
     def inspect(self, report: Report) -> None:
         """Describe the file `report.path`."""
-        inspect_h5(report)
+        raise _unknown(report.path)
 
     def load(self, path: Path, scale: float | None = None) -> Scene | Cube:
         """Read a scene or a hyperspectral cube as a whole; a cube's values are divided by `scale`."""
-        return load_mat(path, scale)
+        raise UserError(f'expected a .mat scene or cube or a folder of PNG bands, given "{path}"; {_CONVERT}')
 
     @contextmanager
-    def open_raster(self, path: Path) -> Iterator[Raster]:
-        """Open one image of an MS + PAN pair, to be read by windows."""
-        with open_geotiff(path) as raster:
-            for band in raster.alpha:  # GDAL marks the fourth of 8-bit bands by itself
-                print(
-                    f"note: band {band} of {path} is marked as alpha and taken as a mask; if it is "
-                    f"data: gdal_edit.py -colorinterp_{band} undefined {path}"
-                )
-            yield raster
+    def open_raster(self, path: Path, role: str = "ms", *, remote: bool = False) -> Iterator[Raster]:
+        """Open one image of an MS + PAN pair, to be read by windows.
+
+        Args:
+            path: the file.
+            role: "ms" or "pan": which of several arrays in a file is meant.
+            remote: addresses are allowed, also inside a VRT.
+        """
+        raise _unknown(path)
+        yield  # a generator, as the readers of known formats are
 
 
-class MatFile(Reader):
+_CONVERT = "an image of another format can be converted: gdal_translate FILE NEW.tif"
+
+
+def _unknown(path: Path) -> UserError:
+    if not path.exists() and not is_remote(path):
+        return UserError(f'"{path}" does not exist; check the path')
+    known = "GeoTIFF, VRT, JPEG 2000, ENVI, .npy, .npz, .mat, .h5"
+    return UserError(f'"{path}" is of no format that is read ({known}), by its name; {_CONVERT}')
+
+
+class ArrayFile(Reader):
+    """Arrays by name, without georeference: `.npy`, `.npz`."""
+
+    def inspect(self, report: Report) -> None:
+        """List the arrays."""
+        inspect_arrays(report)
+
+    @contextmanager
+    def open_raster(self, path: Path, role: str = "ms", *, remote: bool = False) -> Iterator[Raster]:
+        """Open the array that has the name of the role."""
+        yield open_array(path, role)
+
+
+class H5File(ArrayFile):
+    """H5 data sets, and H5 files of one scene."""
+
+    def inspect(self, report: Report) -> None:
+        """Describe samples and attributes."""
+        inspect_h5(report)
+
+
+class MatFile(ArrayFile):
     """`.mat` files of MATLAB, Octave and scipy."""
 
     def inspect(self, report: Report) -> None:
         """List the variables."""
         inspect_mat(report)
 
+    def load(self, path: Path, scale: float | None = None) -> Scene | Cube:
+        """Read a scene, under the names of the toolboxes or others (ms and pan, MS and PAN, lrms …), or a cube."""
+        data = read_mat(path)
+        for name, values in data.items():
+            if values.dtype.kind == "c" and values.ndim > 1 and values.size > 1:
+                raise UserError(f'{path}: "{name}" holds complex numbers; give their modulus as real numbers')
+        images = {name: v for name, v in data.items() if v.ndim > 1 and v.dtype.kind in "iuf"}
+        pan = next((name for name in images if name.lower() in ("pan", "i_pan")), None)
+        if pan is None or "I_PAN" in data:
+            return load_mat(path, scale)
+        ms = pick(path, {name: v for name, v in images.items() if v.ndim == 3}, "ms")
+        return scene_from_mat(path, {**data, "I_MS_LR": data[ms], "I_PAN": data[pan].squeeze()})
 
-class GeoTiffFile(Reader):
-    """GeoTIFF, through rasterio."""
+
+class RasterFile(Reader):
+    """Formats that rasterio reads."""
+
+    def __init__(self, form: Format) -> None:
+        """Read files of one format."""
+        self.form = form
 
     def inspect(self, report: Report) -> None:
         """Describe bands, range, grid and missing data."""
-        inspect_geotiff(report)
+        inspect_geotiff(report, self.form)
 
     def load(self, path: Path, scale: float | None = None) -> Scene | Cube:
-        """Refuse: a scene is two GeoTIFF files."""
-        raise UserError(f'expected a .mat scene or cube, given "{path}"; give a GeoTIFF pair with --ms and --pan')
+        """Refuse: a scene is two files."""
+        raise UserError(
+            f'expected a .mat scene or cube, given "{path}"; give an image pair with --ms and --pan, or save a cube '
+            "as .mat (H,W,C)"
+        )
+
+    @contextmanager
+    def open_raster(self, path: Path, role: str = "ms", *, remote: bool = False) -> Iterator[Raster]:
+        """Open the file."""
+        with open_geotiff(path, self.form, remote=remote) as raster:
+            for band in raster.alpha:  # GDAL marks the fourth of 8-bit bands by itself
+                print(
+                    f"note: band {band} of {path} is marked as alpha and taken as a mask; if it is "
+                    f"data: gdal_edit.py -colorinterp_{band} undefined {path}"
+                )
+            yield raster
 
 
 class PngFolder(Reader):
@@ -70,13 +135,32 @@ class PngFolder(Reader):
         return cube_from_png(path, scale)
 
 
-READERS: dict[str, Reader] = {".mat": MatFile(), ".tif": GeoTiffFile(), ".tiff": GeoTiffFile()}
+READERS: dict[str, Reader] = {
+    ".mat": MatFile(),
+    ".npy": ArrayFile(),
+    ".npz": ArrayFile(),
+    ".h5": H5File(),
+    ".hdf5": H5File(),
+    **{suffix: RasterFile(form) for suffix, form in FORMATS.items()},
+}
+_HDF5 = b"\x89HDF"
 
 
 def reader_of(path: str | Path) -> Reader:
-    """Return the reader of a file or folder."""
+    """Return the reader of a file or folder: by its suffix, else by what lies in it."""
     path = Path(path)
-    return PngFolder() if path.is_dir() else READERS.get(path.suffix.lower(), Reader())
+    if path.is_dir():
+        return PngFolder()
+    known = READERS.get(path.suffix.lower())
+    if known is not None:
+        return known
+    if path.with_name(f"{path.name}.hdr").is_file():  # an ENVI image needs no suffix
+        return READERS[".dat"]
+    if path.is_file():
+        with path.open("rb") as file:
+            if file.read(4) == _HDF5:
+                return READERS[".h5"]
+    return Reader()
 
 
 def inspect_file(path: str | Path) -> Report:

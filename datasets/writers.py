@@ -1,11 +1,16 @@
 """Writers of fused scenes, one per output format, and of the field's H5 data sets. A file is whole or absent.
 
-A new output format is one function like `write_geotiff` and an entry in `SCENE_WRITERS`.
+A new output format is one context manager like `write_geotiff` and an entry in `SCENE_WRITERS`.
+Legend: C bands of the result, H W size; numbers are as the file stores them, in digital numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +20,61 @@ import torch
 
 from lemamba.datasets.geotiff import gdal_errors
 from lemamba.datasets.h5 import FAMILIES
-from lemamba.datasets.nodata import to_stored
+from lemamba.datasets.nodata import fits, to_stored
+from lemamba.datasets.opening import PIXELS
 from lemamba.datasets.pair import BLOCK, ScenePair
 from lemamba.datasets.raster import Window
-from lemamba.utils.atomic import renamed
+from lemamba.utils.atomic import refusal, renamed
 from lemamba.utils.errors import UserError
 from lemamba.utils.numbers import to_numbers
 
 Pieces = Iterable[tuple[int, int, torch.Tensor]]  # (first row, first column, pixels (1, C, h, w)), no overlap
+Put = Callable[[Window, np.ndarray], object]  # takes the pixels (C, h, w) of a window
 FORMAT_VERSION = "1"
 TASK_FAMILY = {"pansharpening": FAMILIES[0], "hmif": FAMILIES[1]}
+PREVIEW = 4096  # largest side of a quick-look
 
 
-def write_scene(out: Path, pair: ScenePair, pieces: Pieces, *, clip: bool = False) -> None:
+@dataclass(frozen=True)
+class Output:
+    """How a fused scene is written.
+
+    Attributes:
+        compress: of GeoTIFF and COG, lossless: none, deflate, zstd or lzw.
+        cog: write a cloud-optimised GeoTIFF, with overviews and statistics.
+        bands: 1-based bands of the result that are written, in this order; () = all.
+        dtype: of the file; None = that of MS. Values are kept: rounded and clipped, not scaled.
+        rgb: 0-based bands of the sensor of which a quick-look is returned; None = no quick-look.
+    """
+
+    compress: str = "deflate"
+    cog: bool = False
+    bands: tuple[int, ...] = ()
+    dtype: str | None = None
+    rgb: tuple[int, ...] | None = None
+
+    def picked(self, pair: ScenePair) -> list[int]:
+        """Return the 0-based bands that are written; a band that is not there is a `UserError`."""
+        wrong = [band for band in self.bands if not 1 <= band <= pair.facts.bands]
+        if wrong:
+            raise UserError(f"expected --bands from 1 to {pair.facts.bands}, given {wrong[0]}; correct it")
+        return [band - 1 for band in self.bands] or list(range(pair.facts.bands))
+
+    def stored_as(self, pair: ScenePair) -> np.dtype:
+        """Return the dtype of the file."""
+        return np.dtype(self.dtype) if self.dtype else pair.ms.dtype
+
+    def nodata(self, pair: ScenePair) -> float | None:
+        """Return what marks pixels without data in the file: the scene's, or what fits its dtype."""
+        mark, dtype = pair.nodata, self.stored_as(pair)
+        if mark is None or fits(mark, dtype):
+            return mark
+        return float("nan") if dtype.kind == "f" else 0
+
+
+def write_scene(
+    out: Path, pair: ScenePair, pieces: Pieces, *, clip: bool = False, output: Output | None = None
+) -> np.ndarray | None:
     """Write a fused scene in the format that the suffix of `out` names.
 
     Args:
@@ -35,74 +82,254 @@ def write_scene(out: Path, pair: ScenePair, pieces: Pieces, *, clip: bool = Fals
         pair: the scene that was fused.
         pieces: sr, divided by the divisor.
         clip: clip to [0, 1] first.
+        output: how it is written.
+
+    Returns:
+        With `output.rgb`, these bands (3, h, w) in digital numbers as float32, subsampled to at most `PREVIEW` pixels a
+        side, NaN where there are no data; else None.
 
     Raises:
         UserError: another suffix, `out` is one of the inputs, it cannot be written, or sr is not finite.
     """
-    write = SCENE_WRITERS.get(out.suffix.lower())
-    if write is None:
-        known = " or ".join(SCENE_WRITERS)
-        raise UserError(f'expected --out to end in {known}, given "{out}"; a scene is written as GeoTIFF')
-    if any(out.exists() and out.samefile(side.raster.path) for side in (pair.ms, pair.pan)):
-        raise UserError(f'expected --out to be a new file, "{out}" is an input; choose another name')
-    write(out, pair, pieces, clip=clip)
-
-
-def write_geotiff(out: Path, pair: ScenePair, pieces: Pieces, *, clip: bool = False) -> None:
-    """Write a tiled, compressed GeoTIFF with MS's bands, dtype and labels on PAN's grid; see `write_scene`."""
-    import rasterio
-
-    profile = _profile(pair)
-    with (
-        gdal_errors(f'cannot write "{out}"'),
-        renamed(out) as temporary,
-        rasterio.open(temporary, "w", **profile) as file,
-    ):
-        for name, values in pair.ms.raster.labels.items():
-            setattr(file, name, values)
-        file.update_tags(**pair.ms.raster.tags)
+    output = output or Output()
+    check_output(out, pair, output)
+    step = max(1, math.ceil(max(pair.size) / PREVIEW))
+    preview = None
+    if output.rgb is not None:
+        preview = np.full((3, *(-(-side // step) for side in pair.size)), np.nan, np.float32)
+    with SCENE_WRITERS[out.suffix.lower()](out, pair, output) as put:
         for row, column, piece in pieces:
             window = (row, row + piece.shape[-2]), (column, column + piece.shape[-1])
-            file.write(stored(pair, window, piece, clip), window=window)
+            numbers, seen = stored(pair, window, piece, clip, output)
+            put(window, numbers)
+            if preview is not None and seen is not None:
+                _subsample(preview, step, row, column, seen)
+    return preview
 
 
-SCENE_WRITERS: dict[str, Callable[..., None]] = {".tif": write_geotiff, ".tiff": write_geotiff}
+def check_output(out: Path, pair: ScenePair, output: Output) -> None:
+    """Refuse a suffix without writer, options that do not fit, and an input as output; call it before the work."""
+    suffix = out.suffix.lower()
+    if suffix not in SCENE_WRITERS:
+        raise UserError(f'expected --out to end in {" or ".join(SCENE_WRITERS)}, given "{out}"; choose another ending')
+    if output.cog and suffix not in (".tif", ".tiff"):
+        raise UserError(f'expected --out to end in .tif with --cog, given "{out}"; choose another ending')
+    output.picked(pair)
+    inputs = [p for side in (pair.ms, pair.pan) for p in getattr(side.raster, "paths", (side.raster.path,))]
+    if any(out.exists() and p.exists() and out.samefile(p) for p in inputs):
+        raise UserError(f'expected --out to be a new file, "{out}" is an input; choose another name')
 
 
-def stored(pair: ScenePair, window: Window, piece: torch.Tensor, clip: bool) -> np.ndarray:
-    """Return pixels of sr (1, C, h, w) as a file stores them: (C, h, w) in digital numbers of MS's dtype, gaps marked.
+def stored(
+    pair: ScenePair, window: Window, piece: torch.Tensor, clip: bool, output: Output | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return pixels of sr (1, C, h, w) as a file stores them, and those of the quick-look.
+
+    Returns:
+        The chosen bands (C, h, w) in digital numbers, gaps marked; and with `output.rgb` these bands (3, h, w) as
+        float32, NaN in gaps, else None.
 
     Raises:
         UserError: sr is not finite.
     """
+    output = output or Output()
     valid = pair.valid(window)
     checked = torch.from_numpy(valid)
-    numbers = np.empty(piece.shape[1:], pair.ms.dtype)
+    dtype, nodata, picked = output.stored_as(pair), output.nodata(pair), output.picked(pair)
+    numbers = np.empty((len(picked), *piece.shape[2:]), dtype)
+    seen = None if output.rgb is None else np.empty((3, *piece.shape[2:]), np.float32)
     for band, values in enumerate(piece[0]):  # band by band, so that only one of them is held as float64
-        image = to_numbers(values.double(), pair.facts.divisor, clip=clip, valid=checked)
-        numbers[band] = to_stored(image.numpy(), valid, pair.ms.dtype, pair.nodata)
-    return numbers
+        shown = [i for i, b in enumerate(output.rgb or ()) if b == band]
+        image = to_numbers(values.double(), pair.facts.divisor, clip=clip, valid=checked).numpy()
+        for place in [i for i, b in enumerate(picked) if b == band]:
+            numbers[place] = to_stored(image, valid, dtype, nodata)
+        for place in shown:
+            assert seen is not None  # there are bands to show
+            seen[place] = np.where(valid, image, np.nan)
+    return numbers, seen
 
 
-def _profile(pair: ScenePair) -> dict[str, Any]:
-    kind, bits = pair.ms.dtype.kind, 8 * pair.ms.dtype.itemsize
+def _subsample(preview: np.ndarray, step: int, row: int, column: int, seen: np.ndarray) -> None:
+    """Put every `step`-th pixel of the whole scene that lies in a piece into the quick-look."""
+    part = seen[:, -row % step :: step, -column % step :: step]
+    top, left = -(-row // step), -(-column // step)
+    preview[:, top : top + part.shape[1], left : left + part.shape[2]] = part
+
+
+@contextmanager
+def write_geotiff(out: Path, pair: ScenePair, output: Output) -> Iterator[Put]:
+    """Write a tiled GeoTIFF or COG on PAN's grid, with MS's labels; a `SCENE_WRITERS` entry."""
+    with renamed(out) as temporary:
+        if not output.cog:
+            with _gdal_file(out, temporary, pair, output, _geotiff_profile(pair, output)) as put:
+                yield put
+            return
+        plain = temporary.with_suffix(".plain")  # overviews and statistics need the whole image
+        try:
+            profile = _geotiff_profile(pair, output) | {"compress": "none", "predictor": 1}
+            with _gdal_file(out, plain, pair, output, profile) as put:
+                yield put
+            _to_cog(out, plain, temporary, output)
+        finally:
+            plain.unlink(missing_ok=True)
+            plain.with_name(f"{plain.name}.aux.xml").unlink(missing_ok=True)
+
+
+def _to_cog(out: Path, plain: Path, cog: Path, output: Output) -> None:
+    import rasterio.shutil
+
+    options = {"COMPRESS": output.compress.upper(), "PREDICTOR": "YES", "STATISTICS": "YES", "BIGTIFF": "IF_SAFER"}
+    if output.compress == "none":
+        del options["PREDICTOR"]
+    if output.compress in _LEVELS:
+        options["LEVEL"] = "1"
+    with gdal_errors(f'cannot write "{out}"'), rasterio.Env(), _without_stderr():
+        rasterio.shutil.copy(plain, cog, driver="COG", NUM_THREADS=str(_threads()), **options)
+    check_whole(out, cog)
+
+
+@contextmanager
+def write_envi(out: Path, pair: ScenePair, output: Output) -> Iterator[Put]:
+    """Write an ENVI image and its header, band after band; a `SCENE_WRITERS` entry."""
+    header = out.with_suffix(".hdr")
+    if header.exists() and header.is_dir():
+        raise refusal(header, "it is a folder")
+    profile = _profile(pair, output) | {"driver": "ENVI", "interleave": "bsq"}
+    with renamed(out) as temporary, renamed(header) as other:
+        made = temporary.with_suffix(".hdr")  # GDAL names it after the image
+        try:
+            with _gdal_file(out, temporary, pair, output, profile) as put:
+                yield put
+            made.replace(other)
+        finally:
+            made.unlink(missing_ok=True)
+            temporary.with_name(f"{temporary.name}.aux.xml").unlink(missing_ok=True)
+
+
+@contextmanager
+def write_npy(out: Path, pair: ScenePair, output: Output) -> Iterator[Put]:
+    """Write an array (C, H, W), without georeference; a `SCENE_WRITERS` entry."""
+    dtype, (H, W) = output.stored_as(pair), pair.size
+    shape = (len(output.picked(pair)), H, W)
+    with renamed(out) as temporary, temporary.open("wb") as file:
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        start = file.tell()
+
+        def put(window: Window, numbers: np.ndarray) -> None:
+            (top, _), (left, _) = window
+            for band, image in enumerate(numbers):
+                for row, line in enumerate(image, start=top):
+                    file.seek(start + ((band * H + row) * W + left) * dtype.itemsize)
+                    file.write(line.tobytes())
+
+        yield put
+
+
+SCENE_WRITERS: dict[str, Callable[[Path, ScenePair, Output], AbstractContextManager[Put]]] = {
+    ".tif": write_geotiff,
+    ".tiff": write_geotiff,
+    ".img": write_envi,
+    ".dat": write_envi,
+    ".npy": write_npy,
+}
+
+
+@contextmanager
+def _gdal_file(
+    out: Path, temporary: Path, pair: ScenePair, output: Output, profile: Mapping[str, Any]
+) -> Iterator[Put]:
+    """Open a new file of GDAL's with the labels of MS; yield what takes its pixels."""
+    import rasterio
+
+    picked = output.picked(pair)
+    with gdal_errors(f'cannot write "{out}"'):
+        file = rasterio.open(temporary, "w", **profile)
+        try:
+            for name, values in pair.ms.raster.labels.items():
+                setattr(file, name, [values[band] for band in picked])
+            file.update_tags(**pair.ms.raster.tags)
+
+            def put(window: Window, numbers: np.ndarray) -> None:
+                with _without_stderr():
+                    file.write(numbers, window=window)
+
+            yield put
+        finally:
+            with _without_stderr():
+                file.close()
+    check_whole(out, temporary)
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Silence libtiff, which prints a full disk past GDAL and Python; the error itself is raised as well."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is no stderr
+        yield
+        return
+    try:
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, 2)
+        os.close(nothing)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def check_whole(out: Path, written: Path) -> None:
+    """Refuse a file of which GDAL has lost a part: it reports a full disk at closing, where nobody hears it."""
+    import rasterio
+
+    try:
+        with gdal_errors(f'cannot read "{out}" again'), rasterio.open(written) as file:
+            rows, columns = file.shape
+            file.read(file.count, window=((rows - 1, rows), (0, columns)))  # what is written last
+            least = 0 if file.compression else rows * columns * file.count * np.dtype(file.dtypes[0]).itemsize
+        if written.stat().st_size < least:
+            raise UserError(f"{written} is cut short")
+    except UserError as error:
+        raise refusal(out, "the file was cut short; the disk is full?") from error
+
+
+def _profile(pair: ScenePair, output: Output) -> dict[str, Any]:
+    bare = tuple(pair.pan.raster.transform[:6]) == PIXELS and pair.pan.raster.crs is None
     return {
-        "driver": "GTiff",
         "height": pair.size[0],
         "width": pair.size[1],
-        "count": pair.facts.bands,
-        "dtype": pair.ms.dtype.name,
+        "count": len(output.picked(pair)),
+        "dtype": output.stored_as(pair).name,
         "crs": pair.pan.raster.crs,
-        "transform": pair.transform,
-        "nodata": pair.nodata,
+        "transform": None if bare else pair.transform,
+        "nodata": output.nodata(pair),
+    }
+
+
+def _geotiff_profile(pair: ScenePair, output: Output) -> dict[str, Any]:
+    dtype = output.stored_as(pair)
+    predictor = 1 if dtype == np.float16 else 3 if dtype.kind == "f" else 2
+    packed = {"predictor": predictor, "num_threads": str(_threads())} | _LEVELS.get(output.compress, {})
+    return _profile(pair, output) | {
+        "driver": "GTiff",
         "tiled": True,
         "blockxsize": BLOCK,
         "blockysize": BLOCK,
         "interleave": pair.ms.raster.interleave,
-        "compress": "deflate",
-        "predictor": 1 if bits == 16 and kind == "f" else 3 if kind == "f" else 2,
+        "compress": output.compress,
+        **(packed if output.compress != "none" else {}),
         "bigtiff": "IF_SAFER",  # the size after compression is not known beforehand
     }
+
+
+# Higher levels take ten times as long for 3 % (docs/geotiff.md).
+_LEVELS = {"deflate": {"zlevel": 1}, "zstd": {"zstd_level": 1}}
+
+
+def _threads() -> int:
+    """Return how many threads compress: those of torch, which the user may have limited."""
+    return max(1, min(torch.get_num_threads(), os.cpu_count() or 1))
 
 
 def write_h5(

@@ -417,14 +417,12 @@ def test_filling_is_local():
     ("words", "change"),
     [
         ("coordinate systems", {"crs": "EPSG:32634"}),
-        ("has no coordinate system", {"crs": None}),
         ("share no ground", {"left": LEFT + 5000}),
         ("1.5 to 16.5 times", {"pixel": 1.5}),
         ("1.5 to 16.5 times", {"down": 0.1}),
         ("times as large", {"transform": rasterio.Affine(2, 0, LEFT, 0, -2, TOP)}),
         ("flipped", {"transform": rasterio.Affine(0.5, 0, LEFT, 0, 0.5, TOP - 128)}),
         ("rotated", {"transform": rasterio.Affine(0.5, 0.01, LEFT, 0.01, -0.5, TOP)}),
-        ("no geotransform", {"transform": rasterio.Affine.identity(), "crs": "EPSG:32633"}),
     ],
 )
 def test_pairs_that_do_not_fit_are_one_line(tmp_path, words, change):

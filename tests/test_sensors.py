@@ -15,6 +15,7 @@ from lemamba.utils.sensors import (
     DATASETS,
     MATLAB_TABLE,
     SENSORS,
+    divisor_of,
     find_sensor,
     get_dataset,
     get_sensor,
@@ -78,6 +79,11 @@ def test_the_nameless_sensor_fits_any_number_of_bands():
         ("GaoFen-2", "GF2"),
         ("GF-2", "GF2"),
         ("GE1", "GeoEye1"),
+        ("Landsat-8", "Landsat8"),
+        ("S2A", "Sentinel2"),
+        ("SPOT-7", "SPOT6"),
+        ("PHR1B", "Pleiades"),
+        ("WorldView Legion", "WVLegion"),
         ("GeoEye-1", "GeoEye1"),
     ],
 )
@@ -102,6 +108,65 @@ def test_gains_are_never_cut_to_another_number_of_bands(name):
     for bands in (ROWS[name][0] - 1, ROWS[name][0] + 1):
         with pytest.raises(UserError, match="name another sensor"):
             get_sensor(name).gains(bands)
+
+
+# Bands, divisor, RGB (1-based in the product's order) of the sensors whose gains are not published band by band.
+PRODUCTS = {
+    "Landsat8": (None, 65535, (3, 2, 1)),
+    "Landsat9": (None, 65535, (3, 2, 1)),
+    "Pleiades": (4, 4095, (1, 2, 3)),
+    "SPOT6": (4, 4095, (1, 2, 3)),
+    "PlanetScope": (4, 10000, (3, 2, 1)),
+    "PlanetScope8": (8, 10000, (6, 4, 2)),
+    "SkySat": (4, 10000, (3, 2, 1)),
+    "GF1": (4, 1023, (3, 2, 1)),
+    "GF6": (4, 4095, (3, 2, 1)),
+    "Jilin1": (4, 1023, (3, 2, 1)),
+    "KOMPSAT3": (4, 16383, (3, 2, 1)),
+    "WVLegion": (8, 2047, (5, 3, 2)),
+    "PRISMA": (None, 65535, (32, 21, 10)),
+    "EnMAP": (None, 10000, (43, 28, 10)),
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_a_product_without_published_gains_says_so(name):
+    bands, divisor, rgb = PRODUCTS[name]
+    sensor = get_sensor(name)
+    assert (sensor.bands, sensor.divisor, tuple(band + 1 for band in sensor.rgb)) == (bands, divisor, rgb)
+    assert sensor.ms_gains == (0.3,) and sensor.pan_gain == 0.15 and "no published gains" in sensor.note
+
+
+def test_sentinel_2_has_the_gains_that_were_measured():
+    """Per band, B1 to B12 with B8A after B8: ESA's measurements as listed by S2Sharp (Ulfarsson et al. 2019)."""
+    bands = ["B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B11", "B12"]
+    gains = dict(zip(bands, (0.32, 0.26, 0.28, 0.24, 0.38, 0.34, 0.34, 0.26, 0.33, 0.26, 0.22, 0.23), strict=True))
+    sensor = get_sensor("sentinel-2")
+    assert sensor.gains(6) == tuple(gains[b] for b in ("B5", "B6", "B7", "B8A", "B11", "B12"))
+    assert sensor.pan_gain == pytest.approx(sum(gains[b] for b in ("B2", "B3", "B4", "B8")) / 4)
+    assert get_sensor("none").rgb_for(6) == (2, 1, 0)  # not its false colours
+
+
+@pytest.mark.parametrize(
+    ("top", "dtype", "divisor"),
+    [
+        (200, "uint8", 255),
+        (0.9, "float32", 1),
+        (1.4, "float64", 1),
+        (1.6, "float32", 255),
+        (255, "uint16", 255),
+        (256, "uint16", 1023),
+        (1900, "uint16", 2047),
+        (3000, "int16", 4095),
+        (9000, "uint16", 10000),
+        (12000, "uint16", 16383),
+        (40000, "uint16", 65535),
+        (70000, "uint32", 131071),
+        (0, "uint16", 255),
+    ],
+)
+def test_the_divisor_of_an_unknown_sensor_follows_range_and_type(top, dtype, divisor):
+    assert divisor_of(top, dtype) == divisor
 
 
 @pytest.mark.parametrize(("bands", "expected"), [(8, (4, 2, 1)), (4, (2, 1, 0)), (3, (2, 1, 0)), (1, (0, 0, 0))])

@@ -44,6 +44,7 @@ def option(
     group: str = "options",
     metavar: str | tuple[str, ...] | None = None,
     read: Callable[[str], Any] | None = None,
+    many: bool = False,
 ) -> Any:
     """Declare a field.
 
@@ -57,9 +58,10 @@ def option(
         group: heading in the help.
         metavar: placeholder for the value in the help.
         read: converts the text, where the field's type does not say how; raises `argparse.ArgumentTypeError`.
+        many: of a tuple: one flag takes several values (``--ms A B``); given again, the last one counts.
     """
     meta: dict[str, Any] = {"help": text, "flags": flags, "choices": choices, "low": low, "group": group}
-    meta |= {"metavar": metavar, "read": read}
+    meta |= {"metavar": metavar, "read": read, "many": many}
     if isinstance(default, dict):
         return dataclasses.field(default_factory=lambda: dict(default), metadata=meta)
     return dataclasses.field(default=default, metadata=meta)
@@ -123,6 +125,8 @@ def _settings(kind: Any, meta: Mapping[str, Any], in_config: bool) -> dict[str, 
         kinds = typing.get_args(base)
         if kinds[-1] is not Ellipsis:
             return {"type": kinds[0], "nargs": len(kinds), "metavar": metavar}
+        if meta.get("many"):
+            return {"type": kinds[0], "metavar": metavar, "nargs": "+"}
         several = {"action": "append"} if meta["flags"][0].startswith("-") else {"nargs": "*"}
         return {"type": kinds[0], "metavar": metavar, **several}
     if base is bool:

@@ -5,10 +5,15 @@ No torch here, so that the command line stays instant. A new sensor is one row o
 
 Sources: Nyquist gains as used by the pansharpening toolbox of Vivone et al. (GRSM 2015 and 2021); divisors and file
 names as in PanCollection (Deng et al., GRSM 2022). No gains are published for GF2: it uses those of "other".
+Sentinel-2: gains of B5, B6, B7, B8A, B11, B12 and the mean of those of B2, B3, B4, B8, from the list of S2Sharp
+(Ulfarsson et al., TGRS 2019). For the sensors from Landsat 8 to EnMAP no gains of single bands were found; scale and
+order of bands are those of the makers' products (USGS Landsat 8-9 Collection 2, ESA Sentinel-2, Airbus Pleiades and
+SPOT 6/7, Planet, CRESDA, KARI KOMPSAT-3, Maxar, ASI PRISMA L2D, DLR EnMAP L2A).
 """
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,11 +64,11 @@ class Sensor:
     def rgb_for(self, bands: int) -> tuple[int, int, int]:
         """Return the 0-based RGB bands, or the first (or only) ones where the image has too few bands.
 
-        A sensor with any number of bands takes those of the first sensor in the table with this many.
+        The nameless sensor takes those of the first sensor in the table with this many.
         """
         rgb = self.rgb
-        if self.bands is None:
-            rgb = next((s.rgb for s in SENSORS.values() if s.bands == bands), rgb)
+        if self.name == "none":  # Sentinel-2 at 20 m has no blue and green: not a pattern for others
+            rgb = next((s.rgb for s in SENSORS.values() if s.bands == bands and s.name != "Sentinel2"), rgb)
         if max(rgb) < bands:
             return rgb
         return (0, 0, 0) if bands < 3 else (2, 1, 0)
@@ -72,6 +77,10 @@ class Sensor:
 _WV2_GAINS = (0.35, 0.35, 0.35, 0.35, 0.35, 0.35, 0.35, 0.27)
 _WV3_GAINS = (0.325, 0.355, 0.360, 0.350, 0.365, 0.360, 0.335, 0.315)
 _OTHER = "no published gains: the generic 0.3 (MS) and 0.15 (PAN) are used"
+
+_S2_GAINS = (0.38, 0.34, 0.34, 0.33, 0.22, 0.23)  # B5, B6, B7, B8A, B11, B12
+_S2 = "bands B5, B6, B7, B8A, B11, B12 at 20 m, shown as B11, B8A, B5; reflectance x 10000"
+_RGBN = "bands red, green, blue, near infrared, as in the DIMAP product"
 
 
 def normalise_sensor(name: str) -> str:
@@ -89,11 +98,49 @@ SENSORS: dict[str, Sensor] = {
         Sensor("WV4", 4, 2047, (2, 1, 0), (0.23,) * 4, 0.16, ("WorldView4",)),
         Sensor("GeoEye1", 4, 2047, (2, 1, 0), (0.23,) * 4, 0.16, ("GE1", "GeoEye"), note="8-bit files: divisor 255"),
         Sensor("GF2", 4, 1023, (2, 1, 0), (0.3,), 0.15, ("GaoFen2",), "IKONOS", note=_OTHER),
+        Sensor("Landsat8", None, 65535, (2, 1, 0), (0.3,), 0.15, ("OLI", "LC08", "L8"), note=f"B2 to B7; {_OTHER}"),
+        Sensor("Landsat9", None, 65535, (2, 1, 0), (0.3,), 0.15, ("OLI2", "LC09", "L9"), note=f"B2 to B7; {_OTHER}"),
+        Sensor("Sentinel2", 6, 10000, (4, 3, 0), _S2_GAINS, 0.26, ("S2", "S2A", "S2B", "MSI"), note=_S2),
+        Sensor("Pleiades", 4, 4095, (0, 1, 2), (0.3,), 0.15, ("PHR", "PHR1A", "PHR1B"), note=f"{_RGBN}; {_OTHER}"),
+        Sensor("SPOT6", 4, 4095, (0, 1, 2), (0.3,), 0.15, ("SPOT7", "SPOT67"), note=f"{_RGBN}; {_OTHER}"),
+        Sensor("PlanetScope", 4, 10000, (2, 1, 0), (0.3,), 0.15, ("Dove",), note=f"reflectance x 10000; {_OTHER}"),
+        Sensor(
+            "PlanetScope8", 8, 10000, (5, 3, 1), (0.3,), 0.15, ("SuperDove",), note=f"reflectance x 10000; {_OTHER}"
+        ),
+        Sensor("SkySat", 4, 10000, (2, 1, 0), (0.3,), 0.15, note=f"reflectance x 10000; {_OTHER}"),
+        Sensor("GF1", 4, 1023, (2, 1, 0), (0.3,), 0.15, ("GaoFen1",), note=_OTHER),
+        Sensor("GF6", 4, 4095, (2, 1, 0), (0.3,), 0.15, ("GaoFen6",), note=_OTHER),
+        Sensor("Jilin1", 4, 1023, (2, 1, 0), (0.3,), 0.15, ("JL1",), note=f"bits differ, check the divisor; {_OTHER}"),
+        Sensor("KOMPSAT3", 4, 16383, (2, 1, 0), (0.3,), 0.15, ("KOMPSAT3A", "K3", "K3A"), note=_OTHER),
+        Sensor("WVLegion", 8, 2047, (4, 2, 1), (0.3,), 0.15, ("WorldViewLegion", "Legion"), note=_OTHER),
+        Sensor("PRISMA", None, 65535, (31, 20, 9), (0.3,), 0.15, note=_OTHER),
+        Sensor("EnMAP", None, 10000, (42, 27, 9), (0.3,), 0.15, note=f"reflectance x 10000; {_OTHER}"),
         Sensor("CAVE", 31, 1, (29, 19, 9), (0.3,), 0.15, note=_OTHER),
         Sensor("Harvard", 31, 1, (29, 19, 9), (0.3,), 0.15, note=_OTHER),
         Sensor("none", None, 1, (2, 1, 0), (0.3,), 0.15, ("other",), note=_OTHER),
     )
 }
+
+
+_TOPS = (255, 1023, 2047, 4095, 10000, 16383, 65535)  # 8 to 16 bits, and reflectance times 10000
+
+
+def divisor_of(top: float, dtype: object) -> float:
+    """Return the divisor for data of a sensor that is not in the table, from their range and type.
+
+    Args:
+        top: the value that 99.99 % of the data do not exceed.
+        dtype: NumPy dtype or its name.
+
+    Returns:
+        255 for 8-bit data; 1 for floating point up to 1.5; else the smallest usual full scale that is not below `top`.
+    """
+    name = str(dtype)
+    if name in ("uint8", "int8"):
+        return 255.0
+    if name.startswith("float") and top <= 1.5:
+        return 1.0
+    return float(next((full for full in _TOPS if top <= full), 2 ** math.ceil(math.log2(max(top, 1) + 1)) - 1))
 
 
 def find_sensor(name: str) -> Sensor | None:

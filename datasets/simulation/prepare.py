@@ -18,7 +18,7 @@ from lemamba.datasets.writers import write_h5
 from lemamba.utils.atomic import check_writable, sha256
 from lemamba.utils.errors import UserError
 from lemamba.utils.geometry import Geometry
-from lemamba.utils.sensors import Sensor, files_of
+from lemamba.utils.sensors import Sensor, divisor_of, files_of
 
 Sample = dict[str, np.ndarray]
 Degrade = Callable[[int, simulate.Box], Sample]  # number of the scene, box of its ground -> one large sample
@@ -89,7 +89,7 @@ def prepare_scenes(
     jobs.append(("test", full, files["test_full"], ratio))
     attributes = {
         "sensor": sensor.name,
-        "divisor": divisor or scenes[0].divisor or sensor.divisor,
+        "divisor": divisor or scenes[0].divisor or _divisor(scenes[0], sensor),
         "gains": gains,
         "pan_resize": "bicubic, antialiased",
     }
@@ -101,6 +101,15 @@ def prepare_scenes(
     attributes |= _provenance(scenes)
     masks = [scene.valid for scene in scenes]
     return _write(jobs, shapes, ratio, folder, attributes, "pansharpening", stride, test_only, masks)
+
+
+def _divisor(scene: Scene, sensor: Sensor) -> float:
+    """Return the sensor's divisor; for a sensor outside the table that of the data, which is printed."""
+    if sensor.name != "none":
+        return sensor.divisor
+    found = divisor_of(float(np.quantile(scene.ms, 0.9999)), scene.ms.dtype)
+    print(f"note: no sensor is known; divisor {found:g} by the range of {scene.paths[0]} (--divisor overrides)")
+    return found
 
 
 def prepare_cubes(

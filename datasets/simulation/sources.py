@@ -141,12 +141,17 @@ def cube_from_png(folder: Path, scale: float | None = None) -> Cube:
     from PIL import Image, UnidentifiedImageError
 
     bands = []
+    inner = [p for p in folder.iterdir() if p.is_dir()]
+    if len(inner) == 1 and not any(folder.glob("*.png")):  # CAVE as unzipped: balloons_ms/balloons_ms
+        folder = inner[0]
     for path in sorted(folder.glob("*.png")):
         try:
             with Image.open(path) as image:
                 band = np.asarray(image)
         except (OSError, UnidentifiedImageError, ValueError) as error:
             raise UserError(f"{path} cannot be read as a PNG image; copy it again") from error
+        if band.ndim == 3 and band.shape[2] == 4 and "_ms_" in path.name:  # CAVE's watercolors: grey stored as RGBA
+            band = band[..., 0]
         if band.ndim == 2:  # CAVE has a colour preview next to the bands
             bands.append(band)
     if len(bands) < 4 or len({band.shape for band in bands}) != 1:
@@ -177,8 +182,13 @@ def cube_from_mat(path: Path, data: Mapping[str, np.ndarray], scale: float | Non
         return _cube(path, y.reshape(len(y), int(columns), int(rows)).transpose(0, 2, 1).astype(np.float64), scale)
     cubes = {key: value for key, value in data.items() if value.ndim == 3 and value.dtype.kind in "uif"}
     if not cubes:
-        raise UserError(f"{path} holds no cube (H, W, C); it holds: {', '.join(data) or 'nothing'}; give another file")
+        raise UserError(f"{path} holds no cube (H, W, C); {_held(data)}; give another file")
     return _cube(path, np.moveaxis(max(cubes.values(), key=np.size), -1, 0).astype(np.float64), scale)
+
+
+def _held(data: Mapping[str, np.ndarray]) -> str:
+    listed = ", ".join(f"{name} {tuple(v.shape)} {v.dtype}" for name, v in data.items())
+    return f"it holds: {listed}" if listed else "cells, structures and sparse matrices are not read"
 
 
 def _cube(path: Path, values: np.ndarray, scale: float | None) -> Cube:

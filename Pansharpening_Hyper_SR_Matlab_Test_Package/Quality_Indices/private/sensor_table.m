@@ -12,6 +12,21 @@ rows = {
     'WV4', {'WorldView4'}, [0.23 0.23 0.23 0.23], '', 2047
     'GeoEye1', {'GE1', 'GeoEye'}, [0.23 0.23 0.23 0.23], '', 2047
     'GF2', {'GaoFen2'}, [0.3], 'IKONOS', 1023
+    'Landsat8', {'OLI', 'LC08', 'L8'}, [0.3], '', 65535
+    'Landsat9', {'OLI2', 'LC09', 'L9'}, [0.3], '', 65535
+    'Sentinel2', {'S2', 'S2A', 'S2B', 'MSI'}, [0.38 0.34 0.34 0.33 0.22 0.23], '', 10000
+    'Pleiades', {'PHR', 'PHR1A', 'PHR1B'}, [0.3], '', 4095
+    'SPOT6', {'SPOT7', 'SPOT67'}, [0.3], '', 4095
+    'PlanetScope', {'Dove'}, [0.3], '', 10000
+    'PlanetScope8', {'SuperDove'}, [0.3], '', 10000
+    'SkySat', {}, [0.3], '', 10000
+    'GF1', {'GaoFen1'}, [0.3], '', 1023
+    'GF6', {'GaoFen6'}, [0.3], '', 4095
+    'Jilin1', {'JL1'}, [0.3], '', 1023
+    'KOMPSAT3', {'KOMPSAT3A', 'K3', 'K3A'}, [0.3], '', 16383
+    'WVLegion', {'WorldViewLegion', 'Legion'}, [0.3], '', 2047
+    'PRISMA', {}, [0.3], '', 65535
+    'EnMAP', {}, [0.3], '', 10000
     'CAVE', {}, [0.3], '', 1
     'Harvard', {}, [0.3], '', 1
     'none', {'other'}, [0.3], '', []};

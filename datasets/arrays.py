@@ -1,0 +1,182 @@
+"""Images that are arrays in a file, without georeference: `.npy`, `.npz`, `.mat`, `.h5`.
+
+Which array is MS and which is PAN is found from its name, which axis holds the bands from the sizes. Such a pair is
+related by its sizes (`lemamba.datasets.opening`).
+Legend: C bands, H W size.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from lemamba.datasets.h5 import DAMAGE, checked_dataset, open_file
+from lemamba.datasets.raster import Span, Window
+from lemamba.utils.errors import UserError
+from lemamba.utils.formats.bounds import MAX_COMPRESSION
+from lemamba.utils.formats.mat import READ_LIMIT, read_mat
+
+# Names by role, in the order in which they are looked for: files with I_MS_LR or lrms have the enlarged image in I_MS.
+NAMES = {
+    "ms": ("i_ms_lr", "ms_lr", "lrms", "lr_ms", "i_ms", "ms", "lrhsi", "hsi", "i_hs", "hs"),
+    "pan": ("i_pan", "pan", "p"),
+}
+
+
+class ArrayRaster:
+    """An array as an image; see `lemamba.datasets.raster.Raster`.
+
+    Attributes:
+        values: (C, H, W).
+    """
+
+    def __init__(self, path: Path, values: np.ndarray) -> None:
+        """Take an array (C, H, W); 64-bit integers that fit into 32 bits become those."""
+        from affine import Affine
+
+        self.path, self.values = path, values
+        self.shape = (int(values.shape[1]), int(values.shape[2]))
+        self.count = len(values)
+        self.dtypes = (_smaller(values).name,) * self.count
+        self.crs, self.transform, self.masked, self.rpc = None, Affine.identity(), False, False
+        self.nodata: float | None = None
+        self.labels: dict[str, list[Any]] = {}
+        self.tags: dict[str, str] = {}
+        self.interleave = "pixel"
+
+    def read(self, window: Window | None = None, size: Span | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Read a window, or the whole image subsampled to `size`; see `Raster.read`."""
+        (top, bottom), (left, right) = window or ((0, self.shape[0]), (0, self.shape[1]))
+        part = self.values[:, top:bottom, left:right]
+        if size:
+            rows, columns = (np.arange(n) * side // n for n, side in zip(size, part.shape[1:], strict=True))
+            part = part[:, rows][:, :, columns]
+        image = np.array(part, dtype=self.dtypes[0])
+        floating = image.dtype.kind == "f"
+        return image, np.isfinite(image).all(0) if floating else np.ones(image.shape[1:], dtype=bool)
+
+    def check_window(self, window: Window) -> None:
+        """Nothing to check: the array has been read, or its file has been compared with its size."""
+
+
+def _smaller(values: np.ndarray) -> np.dtype:
+    """Return the dtype that an array is read with: 16 or 32 bits for 64-bit integers that fit, else its own."""
+    if values.dtype.kind not in "iu" or values.dtype.itemsize < 8 or not values.size:
+        return values.dtype.newbyteorder("=")
+    low, high = int(values.min()), int(values.max())
+    fitting = (np.dtype(name) for name in ("uint16", "int32", "uint32"))
+    return next((t for t in fitting if np.iinfo(t).min <= low and high <= np.iinfo(t).max), values.dtype)
+
+
+def open_array(path: Path, role: str) -> ArrayRaster:
+    """Read the MS or the PAN image from a file of arrays.
+
+    Args:
+        path: .npy, .npz, .mat, or H5 (.h5, .hdf5).
+        role: "ms" or "pan"; a file with one array is that image whatever its name.
+
+    Raises:
+        UserError: the file cannot be read, no array or several have the name of an image, or it is no image of real
+            numbers.
+    """
+    if not path.is_file():
+        raise UserError(f'expected a file of arrays, "{path}" {"is a folder" if path.is_dir() else "does not exist"}')
+    return ArrayRaster(path, _image(path, *_LOADERS[path.suffix.lower()](path, role)))
+
+
+def pick(path: Path, names: Mapping[str, Any] | list[str], role: str) -> str:
+    """Return which of the names in a file is the MS ("ms") or PAN ("pan") image; see `NAMES`."""
+    known = {name.lower(): name for name in names}
+    found = next((known[name] for name in NAMES[role] if name in known), None)
+    if found is None and len(names) == 1:
+        found = next(iter(names))
+    if found is None:
+        held = ", ".join(list(names)[:20]) or "no array of numbers"
+        wanted = "ms, I_MS, lrms" if role == "ms" else "pan, I_PAN"
+        raise UserError(f"{path} has no array named like a {role.upper()} image ({wanted} …); it holds: {held}")
+    return found
+
+
+def load_npz(path: Path) -> Mapping[str, np.ndarray]:
+    """Open a .npz; its arrays are read when they are taken."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                if member.file_size > min(READ_LIMIT, max(2**26, MAX_COMPRESSION * member.compress_size)):
+                    raise UserError(
+                        f'{path}: "{member.filename}" declares {member.file_size} bytes; the file is damaged'
+                    )
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f'cannot read "{path}" as .npz: cut short or of another format; write it again') from error
+
+
+def _npy(path: Path, _: str) -> tuple[str, np.ndarray]:
+    try:
+        return "array", np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        objects = "pickle" in str(error) or "Python objects" in str(error)
+        reason = "it holds Python objects, not numbers" if objects else "cut short or of another format"
+        raise UserError(f'cannot read "{path}" as .npy: {reason}; write it again') from error
+
+
+def _npz(path: Path, role: str) -> tuple[str, np.ndarray]:
+    arrays = load_npz(path)
+    name = pick(path, list(arrays), role)
+    try:
+        return name, arrays[name]
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f'cannot read "{name}" of "{path}": damaged, or not numbers; write it again') from error
+
+
+def _mat(path: Path, role: str) -> tuple[str, np.ndarray]:
+    data = {name: v for name, v in read_mat(path).items() if v.dtype.kind in "iufc" and v.size > 1}
+    name = pick(path, data, role)
+    return name, data[name]
+
+
+def _h5(path: Path, role: str) -> tuple[str, np.ndarray]:
+    with open_file(path) as file:
+        try:
+            name = pick(path, [key for key in file if isinstance(file.get(key), h5py.Dataset)], role)
+            return name, checked_dataset(path, file, name)[()]
+        except DAMAGE as error:
+            raise UserError(f'cannot read "{path}": damaged; copy or make it again') from error
+
+
+_LOADERS: dict[str, Callable[[Path, str], tuple[str, np.ndarray]]] = {
+    ".npy": _npy,
+    ".npz": _npz,
+    ".mat": _mat,
+    ".h5": _h5,
+    ".hdf5": _h5,
+}
+
+
+def _image(path: Path, name: str, values: np.ndarray) -> np.ndarray:
+    """Return an array as (C, H, W)."""
+    if values.dtype.kind == "c":
+        raise UserError(f'{path}: "{name}" holds complex numbers; give their modulus or intensity as real numbers')
+    if values.dtype.kind not in "iuf":
+        raise UserError(f'{path}: "{name}" holds {values.dtype} values, expected numbers; write it again')
+    if values.ndim == 4 and values.shape[0] == 1:
+        values = values[0]
+    if values.ndim == 2:
+        return values[None]
+    if values.ndim != 3 or 0 in values.shape:
+        more = "; of a data set of several images: --data" if values.ndim == 4 else "; give one image"
+        raise UserError(f'{path}: expected "{name}" as (H,W,C) or (C,H,W), given {values.shape}{more}')
+    first, second, last = values.shape
+    if last < min(first, second):
+        return np.moveaxis(values, -1, 0)
+    if first < min(second, last):
+        return values
+    raise UserError(
+        f'{path}: which axis of "{name}" {values.shape} holds the bands is not clear (the smallest is not the first '
+        "or the last alone); write it as (C,H,W) with fewer bands than rows and columns"
+    )

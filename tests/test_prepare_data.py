@@ -252,7 +252,7 @@ def with_nan(path):
         (lambda p: scene(p / "s.mat"), ["--divisor", "nan"], "positive divisor"),
         (lambda p: scene(p / "s.mat"), ["--divisor", "0"], "positive divisor"),
         (lambda p: scene(p / "s.mat"), ["--name", "../x"], "letters, digits"),
-        (lambda p: scene(p / "s.mat"), ["--ms", "a.tif"], "--ms and --pan together"),
+        (lambda p: scene(p / "s.mat"), ["--ms", "a.tif"], "either SCENE files or --ms and --pan"),
         (lambda p: with_nan(p / "s.mat"), [], "MS has 1 NaN"),
         (lambda p: (savemat(p / "s.mat", {"I_PAN": np.ones((8, 8))}), p / "s.mat")[1], [], 'no variable "I_MS"'),
         (lambda p: (savemat(p / "s.mat", {"a": np.ones(3)}), p / "s.mat")[1], ["--sensor", "none"], "holds no cube"),

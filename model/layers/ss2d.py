@@ -25,7 +25,7 @@ from lemamba.model.layers.window import window_merge, window_partition
 from lemamba.model.ops.native.block import Norm, block_after, block_before, block_served
 from lemamba.model.ops.native.depthwise import depthwise_silu
 from lemamba.model.ops.native.gate import gelu_gate
-from lemamba.model.ops.native.linear import linear, linear_parts
+from lemamba.model.ops.native.linear import linear_parts, linear_scratch
 from lemamba.model.ops.scan.cross import cross_selective_scan
 
 K = 4
@@ -199,7 +199,7 @@ class SS2D(nn.Module):
         ordered = [part.flatten(0, 1) for part in (*weights[1:], weights[0])]
         sizes = [len(part) for part in ordered]
         fill = -sum(sizes) % _LINE
-        rows = linear(x, F.pad(torch.cat(ordered), (0, 0, 0, fill)))
+        rows = linear_scratch(x, F.pad(torch.cat(ordered), (0, 0, 0, fill)))
         *others, dt, _ = rows.split((*sizes, fill), dim=-1)
         return self._scan_parts(x, (dt, *others), s, want_last=want_last)
 

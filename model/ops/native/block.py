@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from lemamba.model.ops.native.build import fill, run, serves
+from lemamba.model.ops.native.scratch import scratch
 from lemamba.model.ops.registration import register
 
 VARIABLE = "LEMAMBA_BLOCK"
@@ -69,7 +70,7 @@ def _before_cpu(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Return u and z; float32, parameters contiguous."""
     x, inner = x.contiguous(), in_proj.shape[0] // 2
-    u, z = (x.new_empty(_rows_shape(x, window, inner)) for _ in range(2))
+    u, z = (scratch(*_rows_shape(x, window, inner)) for _ in range(2))
     call = _Block(*x.shape[:3], window, x.shape[3], inner, 0, torch.get_num_threads())
     norms = {"norm1": _norm(weight1, bias1, eps1), "conv_norm": _norm(weight2, bias2, eps2)}
     run("block_before", fill(call, x=x, in_proj=in_proj, u=u, z=z, **norms))

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from lemamba.model.ops.native.build import fill, run, serves
+from lemamba.model.ops.native.scratch import scratch
 from lemamba.model.ops.registration import register
 
 VARIABLE = "LEMAMBA_DEPTHWISE"
@@ -41,7 +42,7 @@ def _call(function: str, weight: Tensor, shape: torch.Size, silu: bool = False, 
 def _forward_cpu(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool = False) -> Tensor:
     """Return the convolved map, or its SiLU; float32."""
     x, weight = x.contiguous(), weight.contiguous()
-    y = torch.empty_like(x)
+    y = scratch(*x.shape) if silu else torch.empty_like(x)
     _call("depthwise_forward", weight, x.shape, silu, x=x, bias=None if bias is None else bias.contiguous(), y=y)
     return y
 

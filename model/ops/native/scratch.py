@@ -1,12 +1,13 @@
 """Memory of large maps between two kernels of inference: kept, and in large pages where the system has them.
 
-The maps of a tile are up to 100 MB. glibc maps blocks above 32 MB anew at each allocation, and clearing their pages took
-a tenth of a network's time; the scan, which walks down columns, also profits from pages of 2 MB
-(docs/engineering_log.md). A block is free when no tensor refers to it any more, so results may be kept like any others.
+The maps of a tile are up to 100 MB. glibc maps blocks above 32 MB anew at each allocation, and clearing their pages
+took a tenth of a network's time; the scan, which walks down columns, also profits from pages of 2 MB
+(docs/engineering_log.md). A block is free when no tensor refers to it any more: results may be kept like any others.
 """
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import sys
 import threading
@@ -27,10 +28,8 @@ def _new_block(size: int) -> mmap.mmap:
     """Map `size` bytes; private, so that a forked process gets a copy."""
     block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if _HUGE is not None:
-        try:
+        with contextlib.suppress(OSError):  # a kernel without large pages
             block.madvise(_HUGE)
-        except OSError:  # a kernel without large pages
-            pass
     return block
 
 

@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import json
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from lemamba.utils.startup import prepare_process, run_cli
 
@@ -40,7 +41,7 @@ from lemamba.utils.sensors import get_sensor  # noqa: E402
 
 BANDS, RATIO, TILE = 8, 4, 256
 WAYS = {"layers one after the other": "torch", "fused for inference": "cpp"}
-TILINGS = ((128, 16), (128, 32), (256, 16), (256, 32), (256, 64), (512, 32), (512, 64))
+TILINGS = ((128, 32), (256, 32), (256, 64), (256, 16), (128, 16), (512, 32), (512, 64))
 
 
 def scene(seed: int, side: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -60,7 +61,7 @@ def trained(steps: int) -> nn.Module:
     ms = nn.functional.avg_pool2d(gt, RATIO)
     lms = nn.functional.interpolate(ms, scale_factor=RATIO, mode="bicubic")
     optimiser = torch.optim.AdamW(net.parameters(), 1e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(1, steps))
     crop = 48
     for _ in range(steps):
         corners = torch.randint(0, gt.shape[-1] - crop + 1, (2, 2)).tolist()
@@ -119,12 +120,11 @@ def measure_tile(net: nn.Module, turns: int) -> dict:
     return {"gflops": round(flops / 1e9, 2), "tflops_per_megapixel": round(flops / TILE**2 / 1e6, 3), "rows": rows}
 
 
-def measure_seams(net: nn.Module, side: int) -> list[dict]:
-    """Part 2."""
+def measure_seams(net: nn.Module, side: int) -> Iterator[dict]:
+    """Part 2, row by row."""
     inputs = scene(0, side)
     with torch.inference_mode():
         whole = net(*inputs)
-    rows = []
     for tile, overlap in TILINGS:
         if tile >= side:
             continue
@@ -141,39 +141,40 @@ def measure_seams(net: nn.Module, side: int) -> list[dict]:
         sr = fuse(timed, *inputs, Tiling(tile=tile, overlap=overlap, batch=1))
         took = time.process_time() - start
         error = sr - whole
-        rows.append(
-            {
-                "tile": tile,
-                "overlap": overlap,
-                "agreement_db": round(float(-10 * error.square().mean().log10()), 1),
-                "largest_difference": round(float(error.abs().max()), 5),
-                "cpu_seconds_per_megapixel": round(took / side**2 * 1e6, 2),
-                "share_outside_network_percent": round(100 * (1 - inside / took), 2),
-            }
-        )
-        print(rows[-1], flush=True)
-    return rows
+        yield {
+            "tile": tile,
+            "overlap": overlap,
+            "agreement_db": round(float(-10 * error.square().mean().log10()), 1),
+            "largest_difference": round(float(error.abs().max()), 5),
+            "cpu_seconds_per_megapixel": round(took / side**2 * 1e6, 2),
+            "share_outside_network_percent": round(100 * (1 - inside / took), 2),
+        }
+
+
+def save(**parts: object) -> None:
+    """Add parts to the results, which keep what they hold of others."""
+    path = RESULTS / "scene_network_cpu.json"
+    known = json.loads(path.read_text()) if path.is_file() else {}
+    head = {"date": datetime.date.today().isoformat(), "processor": processor_name(), "torch": torch.__version__}
+    write_json(path, known | head | parts)
 
 
 def main() -> None:
-    """Measure, print, save."""
+    """Measure, print, save after every part and every row."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--part", choices=("tile", "scene"), help="only this part (default: both)")
     parser.add_argument("--turns", type=int, default=9, help="turns of part 1 (default %(default)s)")
     parser.add_argument("--side", type=int, default=768, help="side of the scene of part 2 (default %(default)s)")
-    parser.add_argument("--steps", type=int, default=150, help="training steps (default %(default)s)")
+    parser.add_argument("--steps", type=int, default=150, help="training steps before part 2 (default %(default)s)")
     options = parser.parse_args()
-    net = trained(options.steps)
-    results = {
-        "date": datetime.date.today().isoformat(),
-        "processor": processor_name(),
-        "torch": torch.__version__,
-        "network": f"LEMamba tiny, {BANDS} bands, {options.steps} training steps",
-        "tile": measure_tile(net, options.turns),
-        "scene": {"side": options.side, "rows": measure_seams(net, options.side)},
-    }
-    path = RESULTS / "scene_network_cpu.json"
-    write_json(path, results)
-    print(f"saved as {path.relative_to(RESULTS.parent.parent)}")
+    if options.part != "scene":
+        save(tile=measure_tile(trained(0), options.turns))
+    if options.part != "tile":
+        rows = []
+        for row in measure_seams(trained(options.steps), options.side):
+            print(row, flush=True)
+            rows.append(row)
+            save(scene={"side": options.side, "training_steps": options.steps, "rows": rows})
 
 
 if __name__ == "__main__":

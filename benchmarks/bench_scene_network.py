@@ -1,4 +1,4 @@
-"""LE-Mamba tiny on a scene: time against the floor of its arithmetic, tiles, seams: python -m benchmarks.bench_scene_network.
+"""LE-Mamba tiny on a scene: `python -m benchmarks.bench_scene_network`.
 
 1. One tile of 256 x 256, on one thread and on two, in turns: layers one after the other (`LEMAMBA_BLOCK=torch`), fused
    for inference, and a frozen loop of multiplications with additions, whose rate is the machine's peak. The floor is

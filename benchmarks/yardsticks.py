@@ -55,3 +55,21 @@ def exp_rates(threads: int) -> dict[str, float]:
         raise SystemExit(f"the exp throughput is measured by the compiled kernels: {reason}")
     others = _expf()
     return {"ours": _rate(found, threads)} | ({"library": _rate(others, threads)} if others else {})
+
+
+def flops_per_second() -> float:
+    """Return the float32 operations a second of processor time of one core: the best of five short runs.
+
+    A multiplication with addition is two. Processor time, so that other work on the machine does not count.
+    """
+    found, reason = library()
+    if found is None:
+        raise SystemExit(f"the throughput of arithmetic is measured by the compiled kernels: {reason}")
+    found.fma_rate.restype = ctypes.c_int64
+    found.fma_rate.argtypes = [ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p]
+    sink, best = torch.zeros(1), 0.0
+    for _ in range(5):
+        start = time.process_time()
+        count = found.fma_rate(2_000_000, 1, sink.data_ptr())
+        best = max(best, 2 * count / (time.process_time() - start))
+    return best

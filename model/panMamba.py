@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from lemamba.model.layers.conv import DepthwiseConv, conv_channels_last
 from lemamba.model.layers.linear import Linear
 from lemamba.model.layers.ss2d import StateGrad, VSSBlock
-from lemamba.model.layers.window import pad_to_multiple, resize_window_states, window_merge, window_partition
+from lemamba.model.layers.window import pad_to_multiple, resize_window_states
 from lemamba.utils.errors import UserError
 from lemamba.utils.registry import register_model
 
@@ -98,7 +98,7 @@ class LEVM(nn.Module):
         self.window = settings.window if settings.has_local else None
         self.guide_point = nn.Conv2d(condition_channel, c, 1)
         self.guide_depth = DepthwiseConv(c, 3)
-        self.local = None
+        self.local, self.share_local = None, share_local
         if settings.has_local:
             local_prev = prev.local_inner if prev and share_local else None
             self.local = VSSBlock(
@@ -135,12 +135,11 @@ class LEVM(nn.Module):
 
         local_state, grid = None, (0, 0)
         if self.local is not None and self.window is not None:
-            size = (x.shape[1], x.shape[2])
-            grid = (size[0] // self.window, size[1] // self.window)
-            local, local_state = self.local(
-                window_partition(x, self.window), self._local(prev, grid), self._local(skip, grid)
+            grid = (x.shape[1] // self.window, x.shape[2] // self.window)
+            states = self._local(prev, grid), self._local(skip, grid)
+            x, local_state = self.local.windows(
+                x, self.window, self.enhanced_factor, *states, want_last=self.share_local
             )
-            x = window_merge(local, size) * self.enhanced_factor + x
 
         x, state = self.whole(x, prev.whole if prev else None, skip.whole if skip else None)
         return x, State(state, local_state, grid)

@@ -9,7 +9,7 @@ R = ceil(c / 16) rank of dt. Everything is channels last: (B, H, W, ·).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -21,11 +21,15 @@ from lemamba.model.layers.conv import DepthwiseConv
 from lemamba.model.layers.drop_path import DropPath
 from lemamba.model.layers.linear import Linear
 from lemamba.model.layers.mamba import draw_dt_bias
+from lemamba.model.layers.window import window_merge, window_partition
+from lemamba.model.ops.native.block import Norm, block_after, block_before, block_served
+from lemamba.model.ops.native.depthwise import depthwise_silu
 from lemamba.model.ops.native.gate import gelu_gate
-from lemamba.model.ops.native.linear import linear_parts
+from lemamba.model.ops.native.linear import linear_parts, linear_scratch
 from lemamba.model.ops.scan.cross import cross_selective_scan
 
 K = 4
+_LINE = 16  # floats of a cache line
 StateGrad = Literal["detached", "full"]
 
 
@@ -148,14 +152,24 @@ class SS2D(nn.Module):
 
     def scan(self, x: Tensor, prev: Tensor | None, skip: Tensor | None) -> tuple[Tensor, Tensor]:
         """Scan x (B, H, W, D) in four directions: y (B, H, W, D) and the last state (B, K * D, N)."""
-        R, N = self.dt_rank, self.d_state
         s = self.shared_state(prev, skip)
-        weights = list(self.x_proj.split((R, N, N), dim=1))  # (K, ·, D)
-        if s is not None and self.G is not None:
-            weights.append(self.G.view(K, N, -1))
+        weights = self._pixel_weights(s)
         # One product yields dt, Bt, Ct and the gate of all directions: all read the unmodified x.
         weight = torch.cat([part.flatten(0, 1) for part in weights])
         parts = linear_parts(x, weight, None, [K * part.shape[1] for part in weights])
+        y, last = self._scan_parts(x, parts, s)
+        return y, last.detach() if self.state_grad == "detached" else last
+
+    def _pixel_weights(self, s: Tensor | None) -> list[Tensor]:
+        """Return the weights (K, ·, D) that give dt, Bt, Ct and, where a state s is shared, the gate of a pixel."""
+        R, N = self.dt_rank, self.d_state
+        gate = [] if s is None or self.G is None else [self.G.view(K, N, -1)]
+        return [*self.x_proj.split((R, N, N), dim=1), *gate]
+
+    def _scan_parts(
+        self, x: Tensor, parts: Sequence[Tensor], s: Tensor | None, *, want_last: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """Scan x (B, H, W, D) with dt, Bt, Ct and perhaps the gate, (B, H, W, K * ·) each; see `scan`."""
         dt, Bt, Ct, *gate = [rearrange(part, "b h w (k n) -> b k n h w", k=K) for part in parts]
         y, last = cross_selective_scan(
             rearrange(x, "b h w d -> b d h w"),
@@ -169,8 +183,25 @@ class SS2D(nn.Module):
             shared_state=s,
             gate=gate[0] if gate else None,
             rho=None if s is None else self.rho,
+            want_last=want_last,
         )
-        return rearrange(y, "b d h w -> b h w d"), last.detach() if self.state_grad == "detached" else last
+        return rearrange(y, "b d h w -> b h w d"), last
+
+    def infer_scan(self, x: Tensor, prev: Tensor | None, skip: Tensor | None, want_last: bool) -> tuple[Tensor, Tensor]:
+        """Convolve, activate and scan x (B, H, W, D), no gradient; `last` is empty unless `want_last` or needed.
+
+        dt comes last in the rows of the one product, and rows are filled to whole cache lines: what a direction reads
+        of a pixel then is aligned.
+        """
+        x = depthwise_silu(x, self.conv.weight, self.conv.bias)
+        s = self.shared_state(prev, skip)
+        weights = self._pixel_weights(s)
+        ordered = [part.flatten(0, 1) for part in (*weights[1:], weights[0])]
+        sizes = [len(part) for part in ordered]
+        fill = -sum(sizes) % _LINE
+        rows = linear_scratch(x, F.pad(torch.cat(ordered), (0, 0, 0, fill)))
+        *others, dt, _ = rows.split((*sizes, fill), dim=-1)
+        return self._scan_parts(x, (dt, *others), s, want_last=want_last)
 
     def forward(self, x: Tensor, prev: Tensor | None = None, skip: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map x (B, H, W, c) to the same shape; also return the last state (B, K * D, N)."""
@@ -200,7 +231,44 @@ class VSSBlock(nn.Module):
 
     def forward(self, x: Tensor, prev: Tensor | None = None, skip: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map x (B, H, W, c) to the same shape; also return the last state (B, K * D, N)."""
+        if self._inferring(x):
+            return self._infer(x, 0, prev, skip, None, want_last=True)
         y, state = self.ss2d(self.norm1(x), prev, skip)
         x = x + self.drop_path(y)
         x = x + self.drop_path(self.mlp(self.norm2(x)))
         return x, state
+
+    def windows(
+        self, x: Tensor, window: int, factor: Tensor, prev: Tensor | None, skip: Tensor | None, *, want_last: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Return x + factor * the block applied to each window of x (B, H, W, c), and the windows' last states.
+
+        Args:
+            x: H and W are multiples of `window`.
+            window: its side.
+            factor: (1, 1, 1, c).
+            prev, skip: one state per window, (B * H / window * W / window, K * D', N).
+            want_last: whether the states are read; else they may be an empty tensor.
+        """
+        if self._inferring(x):
+            return self._infer(x, window, prev, skip, factor.flatten(), want_last)
+        y, state = self(window_partition(x, window), prev, skip)
+        return window_merge(y, (x.shape[1], x.shape[2])) * factor + x, state
+
+    def _inferring(self, x: Tensor) -> bool:
+        """Return whether the kernels of inference serve this call."""
+        return not self.training and block_served(x, self.mlp.fc1.weight)
+
+    def _infer(
+        self, x: Tensor, window: int, prev: Tensor | None, skip: Tensor | None, factor: Tensor | None, want_last: bool
+    ) -> tuple[Tensor, Tensor]:
+        """The same without a gradient: all that is done pixel by pixel in two passes."""
+        ss2d, fc1, fc2 = self.ss2d, self.mlp.fc1, self.mlp.fc2
+        u, z = block_before(x, window, _norm(self.norm1), ss2d.in_proj.weight, _norm(ss2d.conv_norm))
+        y, last = ss2d.infer_scan(u, prev, skip, want_last)
+        norms = _norm(ss2d.out_norm), ss2d.out_proj.weight, _norm(self.norm2)
+        return block_after(x, y, z, window, *norms, (fc1.weight, fc1.bias), (fc2.weight, fc2.bias), factor), last
+
+
+def _norm(norm: nn.LayerNorm) -> Norm:
+    return Norm(norm.weight, norm.bias, norm.eps)

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.library import Library, register_autograd, register_fake
 from torch.utils.flop_counter import register_flop_formula
 
-from lemamba.model.ops.scan.interface import Inputs, ScanInputs, given
+from lemamba.model.ops.scan.interface import CrossInputs, Inputs, ScanInputs, given
 
 NAMESPACE = "lemamba"
 FLOPS_PER_STATE = 9  # of one state and step: the convention of the Mamba papers
@@ -98,6 +98,17 @@ def _flops(kind: type[Inputs], shapes: Any) -> int:
     return FLOPS_PER_STATE * shapes.x[0] * math.prod(shapes.x[2:]) * math.prod(shapes.A)
 
 
+def schema_of(kind: type[ScanInputs] | type[CrossInputs]) -> str:
+    """Return the arguments of a scan's operators in torch's schema language."""
+    hints = get_type_hints(kind)
+    return ", ".join(f"{_SCHEMA_TYPES[hints[field]]} {field}" for field in kind._fields)
+
+
+def count_flops(operator: Callable, kind: type[Inputs]) -> None:
+    """Let torch count the FLOPs of an operator whose arguments are the inputs of a scan."""
+    register_flop_formula(operator)(lambda *shapes, out_shape=None, **_: _flops(kind, kind(*shapes)))
+
+
 def register_scan(name: str, kernel: ScanKernel[Inputs]) -> Callable[[Inputs], tuple[Tensor, Tensor]]:
     """Register the operators of a scan kernel and return the function that calls them: inputs -> (y, last).
 
@@ -105,8 +116,7 @@ def register_scan(name: str, kernel: ScanKernel[Inputs]) -> Callable[[Inputs], t
         name: name of the operator.
         kernel: what it runs.
     """
-    hints = get_type_hints(kernel.inputs)
-    fields = ", ".join(f"{_SCHEMA_TYPES[hints[field]]} {field}" for field in kernel.inputs._fields)
+    fields = schema_of(kernel.inputs)
     key = _ANY_DEVICE if kernel.everywhere else kernel.device.upper()
 
     def run(inputs: Inputs, save: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -161,9 +171,7 @@ def register_scan(name: str, kernel: ScanKernel[Inputs]) -> Callable[[Inputs], t
     for qualified, packet in ((name, operator), (f"{name}_saving", saving)):
         register_autograd(f"{NAMESPACE}::{qualified}", backpropagate, setup_context=setup, lib=_LIBRARY)
         _disable_autocast(qualified, packet, kernel.device)
-        register_flop_formula(packet)(
-            lambda *shapes, out_shape=None, **_: _flops(kernel.inputs, kernel.inputs(*shapes))
-        )
+        count_flops(packet, kernel.inputs)
 
     def scan(inputs: Inputs) -> tuple[Tensor, Tensor]:
         if torch.is_grad_enabled() and any(a.requires_grad for a in inputs if isinstance(a, Tensor)):

@@ -6,6 +6,7 @@
 #include "depthwise.c"
 #include "gate.c"
 #include "linear.c"
+#include "block.c" /* uses the products of linear.c and the gate of gate.c */
 #include "rate.c"
 
 /* How many numbers a vector holds on this machine. */

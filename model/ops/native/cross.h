@@ -29,10 +29,11 @@ typedef struct {
     const float *A, *D, *dt_weight, *dt_bias; /* (K*channels, N) (K*channels) (K, channels, R) (K*channels) */
     const float *shared_state;                /* (batch, K*channels, N); NULL without sharing, gate and rho too */
     Rows gate;
-    const float *rho;        /* (K*channels) */
-    float *y, *last, *saved; /* (batch, pixels, channels) (batch, K*channels, N), see scan_saved_floats; may be NULL */
-    Rows gy;                 /* from here on: backward only */
-    const float *glast;      /* may be NULL */
+    const float *rho; /* (K*channels) */
+    float *y, *last,
+        *saved; /* (batch, pixels, channels) (batch, K*channels, N), see scan_saved_floats; the last two may be NULL */
+    Rows gy;    /* from here on: backward only */
+    const float *glast;          /* may be NULL */
     float *gx, *gdt, *gBt, *gCt; /* (batch, pixels, channels), (batch, pixels, K, R or N) */
     float *gA, *gD, *gdt_weight, *gdt_bias;
     float *gshared_state, *ggate, *grho; /* NULL without sharing */

@@ -35,7 +35,7 @@ static void forward_direction(const Cross *c, const Plan *p, Tile *tile, int64_t
             }
         }
     }
-    unpack_state(h, from, to, c->channels, c->N, c->last + task * c->channels * c->N);
+    if (c->last) unpack_state(h, from, to, c->channels, c->N, c->last + task * c->channels * c->N);
 }
 
 /* Returns 0, or 1 when there is no memory. */

@@ -13,6 +13,7 @@
 
 typedef struct {
     int64_t batch, height, width, channels, kernel, threads;
+    int64_t silu;                   /* forward: y = silu(convolution) */
     const float *x, *weight, *bias; /* bias may be NULL */
     float *y;
     const float *gy;
@@ -75,6 +76,10 @@ INLINE void convolve(const int kernel, const Depthwise *c, const Layout *l, cons
             }
             float *dst = sample + ((y0 + y) * c->width + x) * c->channels + j * V;
             int count = min_i64(PIXELS, c->width - x);
+            if (c->silu) {
+                UNROLL
+                for (int i = 0; i < PIXELS; i++) sum[i] = silu_v(sum[i]);
+            }
             for (int i = 0; i < count; i++) store_part(dst + i * c->channels, sum[i], lanes);
         }
 }

@@ -13,7 +13,7 @@ Shapes: x (…, I), weight (O, I), bias (O); parts (…, O_i) with sum of O_i = 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from lemamba.model.ops.native.build import fill, run, serves
+from lemamba.model.ops.native.scratch import scratch
 from lemamba.model.ops.registration import register
 
 VARIABLE = "LEMAMBA_LINEAR"
@@ -51,15 +52,17 @@ def _at(tensor: Tensor | None, offset: int) -> int | None:
     return None if tensor is None else tensor.data_ptr() + 4 * offset
 
 
-def _forward_cpu(x: Tensor, weight: Tensor, bias: Tensor | None, sizes: Sequence[int]) -> list[Tensor]:
-    """Return the parts; float32."""
+def _forward_cpu(
+    x: Tensor, weight: Tensor, bias: Tensor | None, sizes: Sequence[int], new: Callable[..., Tensor] = torch.empty
+) -> list[Tensor]:
+    """Return the parts, in memory from `new`; float32."""
     shape = x.shape[:-1]
     x, row = _rows(x)
     weight, bias = weight.contiguous(), None if bias is None else bias.contiguous()
     inner, threads = weight.shape[1], torch.get_num_threads()
     parts, first = [], 0
     for size in sizes:
-        y = x.new_empty(*shape, size)
+        y = new(*shape, size)
         call = _Linear(y.numel() // max(size, 1), inner, size, threads, x_row=row)
         run("linear_forward", fill(call, x=x, weight=_at(weight, first * inner), bias=_at(bias, first), y=y))
         parts.append(y)
@@ -96,6 +99,12 @@ def _backward_fake(grads: Sequence[Tensor], x: Tensor, weight: Tensor) -> list[T
 _forward = register(
     "linear_cpp", "(Tensor x, Tensor weight, Tensor? bias, int[] sizes) -> Tensor[]", _forward_cpu, _forward_fake
 )
+_scratch = register(
+    "linear_scratch_cpp",
+    "(Tensor x, Tensor weight) -> Tensor",
+    lambda x, weight: _forward_cpu(x, weight, None, [weight.shape[0]], scratch)[0],
+    lambda x, weight: x.new_empty(*x.shape[:-1], weight.shape[0]),
+)
 _backward = register(
     "linear_cpp_backward", "(Tensor[] grads, Tensor x, Tensor weight) -> Tensor[]", _backward_cpu, _backward_fake
 )
@@ -117,7 +126,7 @@ class _LinearParts(torch.autograd.Function):
         return gx, gweight, gbias if ctx.has_bias else None, None
 
 
-@register_flop_formula(_forward)
+@register_flop_formula([_forward, _scratch])
 def _flops(x_shape: torch.Size, weight_shape: torch.Size, *_args: Any, out_shape: Any = None, **_kwargs: Any) -> int:
     return 2 * x_shape.numel() * weight_shape[0]
 
@@ -127,20 +136,24 @@ def _backward_flops(_grads_shape: Any, x_shape: torch.Size, weight_shape: torch.
     return 4 * x_shape.numel() * weight_shape[0]
 
 
-def linear_parts(x: Tensor, weight: Tensor, bias: Tensor | None, sizes: Sequence[int]) -> list[Tensor]:
-    """Apply a linear layer and split its result: x (…, I) gives len(sizes) tensors (…, O_i), sum of O_i = O.
-
-    The parts are contiguous where the kernel serves the call, and views of one tensor where torch does. Any floating
-    dtype and device; under autocast torch casts.
-    """
-    served = (
+def _served(x: Tensor, weight: Tensor) -> bool:
+    """Return whether the C kernel takes these."""
+    return (
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and x.numel() * weight.shape[0] >= _SMALL
         and not torch.is_autocast_enabled("cpu")
         and serves(VARIABLE, _WIDE_LANES)
     )
-    if served:
+
+
+def linear_parts(x: Tensor, weight: Tensor, bias: Tensor | None, sizes: Sequence[int]) -> list[Tensor]:
+    """Apply a linear layer and split its result: x (…, I) gives len(sizes) tensors (…, O_i), sum of O_i = O.
+
+    The parts are contiguous where the kernel serves the call, and views of one tensor where torch does. Any floating
+    dtype and device; under autocast torch casts.
+    """
+    if _served(x, weight):
         if torch.is_grad_enabled():
             return list(_LinearParts.apply(x, weight, bias, list(sizes)))
         return _forward(x, weight, bias, list(sizes))
@@ -150,3 +163,8 @@ def linear_parts(x: Tensor, weight: Tensor, bias: Tensor | None, sizes: Sequence
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Apply a linear layer: x (…, I), weight (O, I), bias (O) give (…, O)."""
     return linear_parts(x, weight, bias, [weight.shape[0]])[0]
+
+
+def linear_scratch(x: Tensor, weight: Tensor) -> Tensor:
+    """Apply a linear layer without a gradient, its result in kept memory (`scratch.py`): (…, I) gives (…, O)."""
+    return _scratch(x, weight) if _served(x, weight) else F.linear(x, weight)

@@ -1,4 +1,5 @@
-/* The yardstick: how many float32 exponentials a second this machine computes when nothing else limits it.
+/* The yardsticks: how many float32 exponentials, or multiplications with additions, a second this machine computes
+ * when nothing else limits it.
  *
  * Frozen, so that shares measured at different times compare: 2^x as a degree-6 polynomial with both ends clamped and
  * rounding by a magic constant, over an array that stays in the first cache. It uses no instruction set's own helpers.
@@ -31,4 +32,23 @@ int64_t exp_rate(int64_t repeats, int64_t threads, float *out) {
         out[thread] = y[RATE_FLOATS - 1];
     }
     return repeats * RATE_FLOATS * threads;
+}
+
+#define CHAINS 12 /* enough to hide the latency of an operation, few enough for 16 registers */
+
+/* The same for multiplications with additions, s = s a + b, on numbers that stay in registers. */
+int64_t fma_rate(int64_t repeats, int64_t threads, float *out) {
+#pragma omp parallel for num_threads((int)threads) schedule(static, 1)
+    for (int64_t thread = 0; thread < threads; thread++) {
+        vf s[CHAINS], a = splat(0.999f), b = splat(0.001f);
+        UNROLL_16
+        for (int i = 0; i < CHAINS; i++) s[i] = splat((float)i);
+        for (int64_t r = 0; r < repeats; r++) {
+            UNROLL_16
+            for (int i = 0; i < CHAINS; i++) s[i] = s[i] * a + b;
+        }
+        out[thread] = 0.0f;
+        for (int i = 0; i < CHAINS; i++) out[thread] += s[i][0];
+    }
+    return repeats * CHAINS * V * threads;
 }

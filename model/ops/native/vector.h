@@ -178,6 +178,9 @@ INLINE vf reciprocal_v(vf x) {
 #endif
 }
 
+/* x / (1 + exp(-x)); the exponent is bounded so that the quotient is defined where the result is 0. */
+INLINE vf silu_v(vf x) { return x * reciprocal_v(splat(1.0f) + exp2_v(at_most(x * splat(-LOG2E), splat(125.0f)))); }
+
 /* Vectors that one call of softplus_v works on; without AVX-512 there are half as many registers. */
 #define INTERLEAVE (V == 16 ? 8 : 4)
 

@@ -5,13 +5,13 @@ Legend: B images, C bands, H W size.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from lemamba.commands.options import EvaluateOptions
 from lemamba.datasets.geotiff import open_geotiff
@@ -193,7 +193,7 @@ def _with_scene(fused: Opened, ms: Path, pan: Path, path: Path) -> Opened:
     if len(fused.names) != 1:
         raise UserError(f'expected one fused image for --ms and --pan, "{path}" has {len(fused.names)}; name one file')
     sample = next(fused.samples)
-    with open_pair(ms, pan, divisor=1.0, dtype=torch.float64) as pair:
+    with open_pair(ms, pan, divisor=1.0) as pair:
         (H, W), ratio = pair.size, pair.facts.ratio
         if "sr" not in sample or sample["sr"].shape[1:] != (H, W):
             given = "none" if "sr" not in sample else " x ".join(map(str, sample["sr"].shape[1:]))
@@ -202,17 +202,19 @@ def _with_scene(fused: Opened, ms: Path, pan: Path, path: Path) -> Opened:
                 "cut it to their common ground"
             )
         _check_place(path, pair.transform, pan)
-        valid = pair.valid(((0, H), (0, W))) & sample.get("valid", True)
-        images = pair.read((0, 0, H, W))
-    if images is None:
+        step = math.lcm(SMALLEST_SIDE, ratio)
+        bottom, right = H - H % step, W - W % step
+        box = ((0, bottom), (0, right))
+        valid = pair.valid(box) & sample.get("valid", np.ones((H, W), dtype=bool))[:bottom, :right]
+        window = pair.window(box, 0)
+    if window is None:
         raise UserError(f'"{ms}" and "{pan}" have no pixel with data in common; name another pair')
-    scene = {role: image[0].numpy() for role, image in zip(("ms", "lms", "pan"), images, strict=True)}
-    step = max(SMALLEST_SIDE, ratio)
-    bottom, right = H - H % step, W - W % step
-    cut = {role: image[:, :bottom, :right] for role, image in {**scene, "sr": sample["sr"]}.items() if role != "ms"}
-    cut["ms"] = scene["ms"][:, : bottom // ratio, : right // ratio]
+    if window.ms.shape[-2:] != (bottom // ratio, right // ratio):
+        raise UserError(f'"{ms}" and "{pan}" have {pair.facts.geometry}; full resolution needs a whole ratio')
+    cut = {role: image[0].double().numpy() for role, image in vars(window).items() if role in ("ms", "lms", "pan")}
+    cut["sr"] = sample["sr"][:, :bottom, :right]
     if not valid.all():
-        cut["valid"] = valid[:bottom, :right]
+        cut["valid"] = valid
     notes = (
         [f"Cut from {H} x {W} to {bottom} x {right} pixels, multiples of {step}."] if (bottom, right) != (H, W) else []
     )

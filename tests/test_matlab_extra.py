@@ -23,7 +23,7 @@ TOLERANCE = 1e-9
 GAINS = (0.34, 0.32, 0.30, 0.22)  # QB
 CONST = 2047
 REDUCED = reduced_case("extra", 31, 4, 96, 70)
-FULL = full_case("extra", 32, 4, 128, 256)
+FULL = full_case("extra", 32, 4, 192, 256)
 SIXTHS = full_case("ratio 6", 33, 4, 192, 192, ratio=6)
 
 Values = dict[str, float]
@@ -49,7 +49,7 @@ def _calls() -> dict[str, str]:
         "reduced, block": f"{reduced}, 'block', 16)",
         "full": f"{full})",
         "full, mask": f"{full}, 'mask', f.mask)",
-        "full, cut": f"{full}, 'cut', 5, 'block', 16)",
+        "full, cut": f"{full}, 'cut', 5)",
         "full, block": f"{full}, 'block', 16)",
         "ratio 6": "full_resolution(s.sr, s.ms, s.lms, s.pan, 6, 'QB', [], 'indices', 'all', 'block', 24)",
     }
@@ -265,8 +265,6 @@ def _python(key: str) -> Values:
     elif "," in key:
         option = key.partition(", ")[2]
         options |= {option: {"mask": torch.from_numpy(_mask(case))[None], "cut": 5, "block": 16}[option]}
-    if key == "full, cut":
-        options["block"] = 16
     if case is REDUCED:
         values = reduced_resolution(**images, ratio=4, const=CONST, **options)
     else:

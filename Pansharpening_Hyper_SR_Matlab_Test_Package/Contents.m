@@ -9,6 +9,7 @@
 % One image (Quality_Indices)
 %   reduced_resolution - All indices with reference
 %   full_resolution    - All indices without reference
+%   same_sensor        - Whether two names stand for one sensor
 %
 % Indices with reference (Quality_Indices)
 %   sam        - Spectral angle in degrees

@@ -39,5 +39,5 @@ options = script_options(varargin, usage);
 file = target_path(file);
 restore = enter_package(); %#ok<NASGU>
 measure = @(x, list) reduced_resolution(x.sr, x.gt, ratio, options.const, list{:});
-[res, samples] = score_batch(file, {'sr', 'gt'}, measure, options);
+[res, samples] = score_batch(file, {'sr', 'gt'}, measure, options, ratio, '');
 end

@@ -43,5 +43,5 @@ options = script_options(varargin, usage);
 file = target_path(file);
 restore = enter_package(); %#ok<NASGU>
 measure = @(x, list) full_resolution(x.sr, x.ms, x.lms, x.pan, ratio, sensor, options.const, list{:});
-[res, samples] = score_batch(file, {'sr', 'ms', 'lms', 'pan'}, measure, options);
+[res, samples] = score_batch(file, {'sr', 'ms', 'pan', 'lms'}, measure, options, ratio, sensor);
 end

@@ -23,7 +23,7 @@ TOLERANCE = 1e-9
 GAINS = (0.34, 0.32, 0.30, 0.22)  # QB
 CONST = 2047
 REDUCED = reduced_case("extra", 31, 4, 96, 70)
-FULL = full_case("extra", 32, 4, 128, 256)
+FULL = full_case("extra", 32, 4, 192, 256)
 SIXTHS = full_case("ratio 6", 33, 4, 192, 192, ratio=6)
 
 Values = dict[str, float]

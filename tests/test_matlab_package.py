@@ -52,6 +52,10 @@ ERRORS = {
     "complex": ("analysis_ref_batched_images('complex.mat', 4, 0, 2047)", "notNumeric"),
     "cell": ("analysis_ref_batched_images('cell.mat', 4, 0, 2047)", "notNumeric"),
     "struct": ("analysis_ref_batched_images('struct.mat', 4, 0, 2047)", "notNumeric"),
+    "another ratio than the file says": ("analysis_ref_batched_images('facts.mat', 8, 0, 2047)", "ratio"),
+    "another peak than the file says": ("analysis_ref_batched_images('facts.mat', 4, 0, 1800)", "const"),
+    "another peak than the v7.3 file says": ("analysis_ref_batched_images('facts73.mat', 4, 0, 1800)", "const"),
+    "another sensor than the file says": ("analysis_unref_batched_images('facts_full.mat', 4, 'IKONOS')", "sensor"),
     "no such mask": ("analysis_ref_batched_images('ref.mat', 4, 0, 2047, 'mask', 'clouds')", "missingKey"),
     "no file": ("analysis_ref_batched_images('nothing.mat', 4, 0, 2047)", "noFile"),
     "no folder": ("analysis_ref_unbatched_images('nothing', 4, 0, 2047)", "noFile"),
@@ -90,6 +94,8 @@ CALLS = {
     "unit published": "analysis_ref_batched_images('unit.mat', 4, 0, 1, 'published')",
     "published unbatched": "analysis_ref_unbatched_images('one', 4, 'wv3', 0, 1)",
     "published unbatched, quiet": "analysis_ref_unbatched_images('one', 4, 'wv3', 0, 0)",
+    "facts": "analysis_ref_batched_images('facts.mat', 4, 0, 2047)",
+    "facts of another spelling": "analysis_unref_batched_images('facts_full.mat', 4, 'QuickBird')",
     "black": "analysis_ref_batched_images('black.mat', 4, 0, 2047)",
     "many": "analysis_ref_batched_images('many.mat', 4, 0, 2047)",
     "unref": "analysis_unref_batched_images('unref.mat', 4, 'ikonos')",
@@ -126,6 +132,9 @@ def _write_files(folder: Path) -> None:
     savemat(folder / "sizes.mat", {"sr": ref["sr"][..., :32], "gt": ref["gt"]})
     savemat(folder / "small.mat", {name: v[..., :31] for name, v in ref.items()})
     savemat(folder / "nan.mat", {"sr": np.where(ref["sr"] == ref["sr"].max(), np.nan, ref["sr"]), "gt": ref["gt"]})
+    facts = {"info_ratio": 4.0, "info_divisor": 2047.0, "info_sensor": "QB"}
+    savemat(folder / "facts.mat", ref | facts)
+    write_mat(folder / "facts73.mat", ref | {"info_divisor": np.array([[2047.0]])}, v73=True)
     black = np.concatenate([ref["gt"], np.zeros_like(ref["gt"][:1])])
     savemat(folder / "black.mat", {"sr": black, "gt": black})
     savemat(folder / "many.mat", {name: np.repeat(v[:1], 12, axis=0) for name, v in ref.items()})
@@ -146,6 +155,7 @@ def _write_full(folder: Path) -> None:
     pair = [full_case("", seed, 4, 32, 64) for seed in (3, 4)]
     unref = {name: _batch(pair, name) for name in names}
     savemat(folder / "unref.mat", unref)
+    savemat(folder / "facts_full.mat", unref | {"info_ratio": 4.0, "info_divisor": 2047.0, "info_sensor": "QB"})
     write_mat(folder / "unref73.mat", unref, v73=True)
     _write_unbatched(folder / "one_full", unref)
     savemat(folder / "unit_full.mat", {name: v / 2047 for name, v in unref.items()})
@@ -356,6 +366,7 @@ def test_printed_lines(output: str, results: dict) -> None:
         "unbatched",
         "published unbatched",
         "published unbatched, quiet",
+        "facts",
         "elsewhere",
     ],
 )

@@ -3,7 +3,7 @@
 % help on the folder above lists them; every function works with this folder alone on the path.
 %
 % One image
-%   reduced_resolution, full_resolution
+%   reduced_resolution, full_resolution, same_sensor
 %
 % With reference
 %   sam, ergas, scc, q2n, qave, psnr, ssim, rmse, cc, psnr_cube, uiqi, sid, dd, rase

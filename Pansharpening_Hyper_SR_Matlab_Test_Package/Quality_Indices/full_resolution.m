@@ -66,7 +66,8 @@ values.d_rho = d_rho(sr, pan, ratio, border{:});
 values.d_sr = d_sr(sr, pan, border{:});
 values.rqnr = (1 - values.d_lambda) * (1 - values.d_sr);
 values.r_q2n = NaN;
-if min(size(ms, 1), size(ms, 2)) >= side
+inner = inner_cells(ms(:, :, 1), border{4}, ratio);
+if min(size(inner)) >= side
     values.r_q2n = r_q2n(sr, ms, gains, ratio, scale, border{:}, 'block', side);
 end
 values.r_sam = r_sam(sr, ms, gains, ratio, border{:});

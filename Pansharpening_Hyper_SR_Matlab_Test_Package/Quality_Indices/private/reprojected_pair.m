@@ -6,5 +6,7 @@ function [low, ms, mask_ms] = reprojected_pair(sr, ms, gains, ratio, args, call)
 options = index_options(args, {'mask', 'cut'}, call);
 ratio = check_ratio(ratio);
 [sr, ms, ~, mask_ms] = pair_of_sizes(sr, ms, ratio, options.mask, options.cut);
-low = low_resolution(sr, band_gains(gains, size(sr, 3)), ratio);
+low = inner_cells(low_resolution(sr, band_gains(gains, size(sr, 3)), ratio), options.cut, ratio);
+ms = inner_cells(ms, options.cut, ratio);
+mask_ms = inner_cells(mask_ms, options.cut, ratio);
 end

@@ -29,6 +29,7 @@ from lemamba.engine.training.nan_guard import find_culprit, load_batch
 from lemamba.engine.training.optim import build_optimizer
 from lemamba.engine.training.ranks import Ranks
 from lemamba.engine.training.schedule import Schedule
+from lemamba.engine.training.sharding import check_sharding
 from lemamba.engine.training.state import seed_all
 from lemamba.engine.weights.files import load_strict, load_weights, open_weights
 from lemamba.losses import build_loss
@@ -172,6 +173,7 @@ def start_accelerator(settings: config.Config) -> Accelerator:
         raise UserError(f"--device {device}, but accelerate was started for {accelerator.device}; give one of the two")
     if precision == "fp16" and accelerator.device.type == "cpu":  # autocast would run, without loss scaling
         raise UserError("--mixed_precision fp16 needs a GPU, this runs on the CPU; use bf16 or no")
+    check_sharding(accelerator)
     return accelerator
 
 

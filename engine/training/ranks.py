@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 
 class Ranks:
@@ -32,6 +33,14 @@ class Ranks:
         tensor = torch.tensor(values, dtype=torch.float64)
         dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self._group)
         return tensor.tolist()
+
+    def any_on_device(self, flag: Tensor) -> Tensor:
+        """Return whether a scalar boolean is true on any rank, as one; on its device, which nothing waits for."""
+        if self.world == 1:
+            return flag
+        agreed = flag.float()
+        dist.all_reduce(agreed, dist.ReduceOp.MAX)
+        return agreed > 0
 
     def gather(self, value: Any) -> list[Any]:
         """Return the values of all ranks, in order, on every rank."""

@@ -1,0 +1,128 @@
+"""What the tests start with several CPU processes that accelerate takes for GPUs: a small LE-Mamba, sharded or not.
+
+``torchrun --nproc_per_node N tests/sharded.py SCENARIO FOLDER [accelerate's mixed precision]``; the scenarios are the
+functions below. A hang shows the stacks of all threads and ends the process.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import accelerate.state  # noqa: E402
+import tiny_training  # noqa: E402
+from accelerate import Accelerator  # noqa: E402
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin  # noqa: E402
+from tiny_training import KeyedData, TinyNet, make_job, train  # noqa: E402
+
+from lemamba.engine.training.fit import Trainer, fit  # noqa: E402
+from lemamba.engine.training.job import StopRequest  # noqa: E402
+from lemamba.model import build_model  # noqa: E402
+
+SMALL = {"width": 8, "middle_blk_nums": 1, "ssm_enc_blk_nums": [1, 1], "ssm_dec_blk_nums": [1, 1]}
+SMALL |= {"ssm_chan_upscale": [1, 1], "ssm_ratios": [2, 1], "window_sizes": [8, None]}
+SMALL |= {"ssm_enc_d_states": [[4, 4], [None, 4]], "ssm_dec_d_states": [[None, 4], [4, 4]]}
+SMALL |= {"ssm_enc_convs": [[3, 3], [None, 3]], "ssm_dec_convs": [[None, 3], [3, 3]]}
+LINE = ["-e", "2", "--grad_accum_steps", "1", "--set", "train.ema_decay=0.9"]
+
+
+def as_gpus() -> None:
+    """Make accelerate believe that the processes are GPUs of one machine; they exchange through gloo."""
+    state = accelerate.state.PartialState
+    state._prepare_backend = lambda *a, **k: ("gloo", DistributedType.MULTI_GPU)
+    state.set_device = lambda self: setattr(self, "device", torch.device("cpu"))
+
+
+def fsdp(precision: str = "no") -> Accelerator:
+    """Start accelerate as ``accelerate launch --config_file configs/huggingface/fsdp.yaml`` would."""
+    given = yaml.safe_load((ROOT / "configs/huggingface/fsdp.yaml").read_text())["fsdp_config"]
+    names = {"offload_params": "cpu_offload"}
+    settings = {key.removeprefix("fsdp_"): value for key, value in given.items()}
+    settings = {names.get(key, key): value for key, value in settings.items()}
+    os.environ["ACCELERATE_USE_FSDP"] = "true"
+    return Accelerator(mixed_precision=precision, fsdp_plugin=FullyShardedDataParallelPlugin(**settings))
+
+
+def small_mamba() -> torch.nn.Module:
+    """LE-Mamba with blocks, states and a skip, but few channels."""
+    torch.manual_seed(0)
+    return build_model("LEMamba", img_channel=3, condition_channel=1, out_channel=3, **SMALL)
+
+
+def job(folder: Path, *flags: str, samples: int = 8, valid: int = 3, resume: bool = False, train=None):
+    """A training of the small LE-Mamba on samples of 16 x 16."""
+    tiny_training.SIDE = 16
+    sets = {"train": train or KeyedData(samples), "valid": KeyedData(valid, seed=9)}
+    return make_job(folder, *LINE, *flags, model=small_mamba(), resume=resume, **sets)
+
+
+def resume(folder: Path, precision: str) -> None:
+    """FSDP2: an undisturbed run, one killed after its first checkpoint, one stopped by a signal to rank 1."""
+    accelerator = fsdp(precision)
+    seen: set[str] = set()
+    if precision != "no":
+        watch_dtypes(seen)
+    fit(job(folder / "whole"), accelerator)
+    if accelerator.is_main_process:  # what a kill leaves after the first checkpoint
+        shutil.copytree(folder / "whole", folder / "killed")
+        run = folder / "killed/log/p/run"
+        shutil.rmtree(run / "checkpoints/step_00000004")
+        shutil.rmtree(run / "weights")
+    accelerator.wait_for_everyone()
+    fit(job(folder / "killed", resume=True), accelerator)
+    outcome = train(job(folder / "parts"), accelerator, stop_after=3, signal="SIGUSR1", rank=1)
+    assert (outcome.reason, outcome.counters.step) == ("SIGUSR1", 3)
+    fit(job(folder / "parts", resume=True), accelerator)
+    if accelerator.is_main_process:
+        (folder / "dtypes").write_text(" ".join(sorted(seen)))
+
+
+def watch_dtypes(seen: set[str]) -> None:
+    """Collect the dtypes of what must stay float32."""
+    from lemamba.model.layers import ss2d
+
+    scan = ss2d.SS2D.scan
+
+    def watched(self, *given):
+        seen.update(f"{name}:{getattr(self, name).dtype}" for name in self.FLOAT32_PARAMETERS)
+        return scan(self, *given)
+
+    ss2d.SS2D.scan = watched
+    from lemamba.model.panMamba import LEMamba
+
+    check = LEMamba._check_inputs
+
+    def inputs(self, lms, pan):
+        seen.add(f"lms:{lms.dtype}")
+        return check(self, lms, pan)
+
+    LEMamba._check_inputs = inputs
+
+
+def uneven(folder: Path, precision: str) -> None:
+    """FSDP2: one validation sample, and a NaN that one rank meets in the second step."""
+    accelerator = fsdp(precision)
+    fit(job(folder / "lone", "-e", "1", samples=2 * accelerator.num_processes, valid=1), accelerator)
+    count = 4 * accelerator.num_processes
+    spoiled = KeyedData(count, nan_at=1)
+    outcome = fit(job(folder / "nan", "--nan_policy", "skip", train=spoiled), accelerator)
+    assert outcome.counters.skipped == 2, outcome.counters  # once an epoch
+    assert outcome.reason == "finished"
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    faulthandler.dump_traceback_later(100, exit=True)
+    as_gpus()
+    scenario, place, *rest = sys.argv[1:]
+    globals()[scenario](Path(place), rest[0] if rest else "no")
+    torch.distributed.destroy_process_group()

@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 import accelerate.state  # noqa: E402
 import tiny_training  # noqa: E402
 from accelerate import Accelerator  # noqa: E402
-from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin  # noqa: E402
+from accelerate.utils import DistributedType  # noqa: E402
 from tiny_training import KeyedData, TinyNet, make_job, train  # noqa: E402
 
 from lemamba.engine.training.fit import Trainer, fit  # noqa: E402
@@ -45,11 +45,10 @@ def as_gpus() -> None:
 def fsdp(precision: str = "no") -> Accelerator:
     """Start accelerate as ``accelerate launch --config_file configs/huggingface/fsdp.yaml`` would."""
     given = yaml.safe_load((ROOT / "configs/huggingface/fsdp.yaml").read_text())["fsdp_config"]
-    names = {"offload_params": "cpu_offload"}
-    settings = {key.removeprefix("fsdp_"): value for key, value in given.items()}
-    settings = {names.get(key, key): value for key, value in settings.items()}
+    for key, value in given.items():  # the launcher hands the file over in the environment
+        os.environ[key.upper()] = str(value).lower() if isinstance(value, bool) else str(value)
     os.environ["ACCELERATE_USE_FSDP"] = "true"
-    return Accelerator(mixed_precision=precision, fsdp_plugin=FullyShardedDataParallelPlugin(**settings))
+    return Accelerator(mixed_precision=precision)
 
 
 def small_mamba() -> torch.nn.Module:
@@ -72,6 +71,7 @@ def resume(folder: Path, precision: str) -> None:
     if precision != "no":
         watch_dtypes(seen)
     fit(job(folder / "whole"), accelerator)
+    accelerator.free_memory()  # it would compare the parameters of all networks that it has prepared
     if accelerator.is_main_process:  # what a kill leaves after the first checkpoint
         shutil.copytree(folder / "whole", folder / "killed")
         run = folder / "killed/log/p/run"
@@ -79,8 +79,10 @@ def resume(folder: Path, precision: str) -> None:
         shutil.rmtree(run / "weights")
     accelerator.wait_for_everyone()
     fit(job(folder / "killed", resume=True), accelerator)
+    accelerator.free_memory()
     outcome = train(job(folder / "parts"), accelerator, stop_after=3, signal="SIGUSR1", rank=1)
     assert (outcome.reason, outcome.counters.step) == ("SIGUSR1", 3)
+    accelerator.free_memory()
     fit(job(folder / "parts", resume=True), accelerator)
     if accelerator.is_main_process:
         (folder / "dtypes").write_text(" ".join(sorted(seen)))
@@ -112,6 +114,7 @@ def uneven(folder: Path, precision: str) -> None:
     """FSDP2: one validation sample, and a NaN that one rank meets in the second step."""
     accelerator = fsdp(precision)
     fit(job(folder / "lone", "-e", "1", samples=2 * accelerator.num_processes, valid=1), accelerator)
+    accelerator.free_memory()
     count = 4 * accelerator.num_processes
     spoiled = KeyedData(count, nan_at=1)
     outcome = fit(job(folder / "nan", "--nan_policy", "skip", train=spoiled), accelerator)

@@ -9,12 +9,13 @@ import inspect
 import os
 import platform
 import time
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
 from torch import nn
 
 from lemamba.datasets.build import build_dataset, check_range, find_entry
@@ -166,7 +167,11 @@ def start_accelerator(settings: config.Config) -> Accelerator:
     """Start accelerate on the device and in the precision of the configuration."""
     precision, device = settings.train.mixed_precision, _chosen_device(settings.train.device)
     try:
-        accelerator = Accelerator(mixed_precision=precision, cpu=device is not None and device.type == "cpu" or None)
+        accelerator = Accelerator(
+            mixed_precision=precision,
+            cpu=device is not None and device.type == "cpu" or None,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=settings.train.rank_wait))],
+        )
     except ValueError as error:  # bf16 on an old GPU
         raise UserError(f"--mixed_precision {precision} does not work here: {error}; use no or bf16") from None
     if device is not None and accelerator.device.type != device.type:
@@ -290,7 +295,7 @@ def run(options: config.TrainOptions) -> int:
     settings, resumed, checkpoint = resolve_config(options)
     use_scan_backend(settings.train.scan_backend)
     accelerator = start_accelerator(settings)
-    ranks = Ranks()
+    ranks = Ranks(settings.train.rank_wait)
     job = build_job(settings, accelerator, resumed or new_folder(settings, ranks), checkpoint)
     check(job, ranks.world)
     lock = claim_folder(job, ranks, options.overwrite)

@@ -1,15 +1,17 @@
-"""What the tests start with several CPU processes that accelerate takes for GPUs: a small LE-Mamba, sharded or not.
+"""What the tests start with several CPU processes: FSDP2 over what accelerate takes for GPUs, and DDP.
 
-``torchrun --nproc_per_node N tests/sharded.py SCENARIO FOLDER [accelerate's mixed precision]``; the scenarios are the
-functions below. A hang shows the stacks of all threads and ends the process.
+``torchrun --nproc_per_node N tests/sharded.py SCENARIO FOLDER [ARGUMENT]``; the scenarios are the functions below. A hang shows the stacks of all threads and ends the process.
 """
 
 from __future__ import annotations
 
 import faulthandler
+import math
 import os
 import shutil
 import sys
+import time
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -20,13 +22,14 @@ sys.path.insert(0, str(ROOT))
 
 import accelerate.state  # noqa: E402
 import tiny_training  # noqa: E402
-from accelerate import Accelerator  # noqa: E402
+from accelerate import Accelerator, InitProcessGroupKwargs  # noqa: E402
 from accelerate.utils import DistributedType  # noqa: E402
 from tiny_training import KeyedData, TinyNet, make_job, train  # noqa: E402
 
 from lemamba.engine.training.fit import Trainer, fit  # noqa: E402
 from lemamba.engine.training.job import StopRequest  # noqa: E402
 from lemamba.model import build_model  # noqa: E402
+from lemamba.utils.errors import UserError  # noqa: E402
 
 SMALL = {"width": 8, "middle_blk_nums": 1, "ssm_enc_blk_nums": [1, 1], "ssm_dec_blk_nums": [1, 1]}
 SMALL |= {"ssm_chan_upscale": [1, 1], "ssm_ratios": [2, 1], "window_sizes": [8, None]}
@@ -44,6 +47,7 @@ def as_gpus() -> None:
 
 def fsdp(precision: str = "no") -> Accelerator:
     """Start accelerate as ``accelerate launch --config_file configs/huggingface/fsdp.yaml`` would."""
+    as_gpus()
     given = yaml.safe_load((ROOT / "configs/huggingface/fsdp.yaml").read_text())["fsdp_config"]
     for key, value in given.items():  # the launcher hands the file over in the environment
         os.environ[key.upper()] = str(value).lower() if isinstance(value, bool) else str(value)
@@ -122,10 +126,81 @@ def uneven(folder: Path, precision: str) -> None:
     assert outcome.reason == "finished"
 
 
+class Stalling(KeyedData):
+    """Rank 1 does not come back with its first sample, or fails there."""
+
+    rank, fails = 0, False
+
+    def __getitem__(self, key):
+        if self.rank == 1 and self.fails:
+            raise UserError("sample 7 cannot be read")
+        if self.rank == 1:
+            time.sleep(60)
+        return super().__getitem__(key)
+
+
+def lost(folder: Path, how: str) -> None:
+    """DDP with a limit of 3 seconds; `how`: rank 1 is "silent" or "fails". Each rank writes the line it ends with."""
+    limit = InitProcessGroupKwargs(timeout=timedelta(seconds=3))
+    accelerator = Accelerator(cpu=True, kwargs_handlers=[limit])
+    data = Stalling(8)
+    data.rank, data.fails = accelerator.process_index, how == "fails"
+    begun = time.monotonic()
+    try:
+        fit(make_job(folder, "--rank_wait", "3", train=data), accelerator)
+    except UserError as error:
+        (folder / f"rank{accelerator.process_index}").write_text(f"{error}\n{time.monotonic() - begun:.1f}")
+    os._exit(0)  # the sleeping rank would be waited for
+
+
+class OneInf(KeyedData):
+    """An Inf in the ground truth of sample 5: the l1 loss is Inf, but its gradient is +-1/N."""
+
+    def __getitem__(self, key):
+        sample = super().__getitem__(key)
+        if key[1] == 5:
+            sample["gt"][0, 0, 0] = math.inf
+        return sample
+
+
+def deferred(folder: Path, _: str) -> None:
+    """DDP, one rank meets an Inf loss in one of two steps: fused AdamW with its deferred guard, then the plain guard."""
+    accelerator = Accelerator(cpu=True)
+    for fused in ("true", "false"):
+        flags = ["--nan_policy", "skip", "--set", "train.ema_decay=0.9", "--set", f"optimizer.args.fused={fused}"]
+        flags += ["--grad_accum_steps", "1", "--log_every", "2", "--checkpoint_every_steps", "1"]
+        data = OneInf(4 * accelerator.num_processes)
+        model = TinyNet(drop=0.0, norm=False)
+        with StopRequest() as stop:
+            trainer = Trainer(make_job(folder / fused, *flags, train=data, model=model), accelerator, stop)
+            assert trainer.deferred == (fused == "true")
+            trainer.run()
+            trainer.log.close()
+        weights = torch.cat([p.detach().flatten() for p in trainer.core.parameters()])
+        averaged = torch.cat([p.detach().flatten() for p in trainer.ema.shadow.values()])
+        facts = {"updates": trainer.ema.updates, "counters": vars(trainer.counters)}
+        name = f"{fused}_rank{accelerator.process_index}.pt"
+        torch.save({"weights": weights, "ema": averaged, **facts}, folder / name)
+
+
+def ddp(folder: Path, _: str) -> None:
+    """DDP with accumulation and EMA, the network plain, with recomputed activations, and compiled."""
+    accelerator = Accelerator(cpu=True)
+    flags = ["--grad_accum_steps", "2"]
+    for way in ("plain", "grad_ckpt"):
+        training = job(folder / way, *flags, samples=16)
+        training.model.set_grad_checkpointing(way == "grad_ckpt")
+        fit(training, accelerator)
+    for way in ("eager", "compiled"):
+        training = make_job(folder / way, *LINE, *flags, model=TinyNet(drop=0.0))
+        if way == "compiled":
+            training.model.compile()
+        fit(training, accelerator)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     faulthandler.dump_traceback_later(100, exit=True)
-    as_gpus()
     scenario, place, *rest = sys.argv[1:]
     globals()[scenario](Path(place), rest[0] if rest else "no")
     torch.distributed.destroy_process_group()

@@ -54,6 +54,8 @@ def fit(job: Job, accelerator: Accelerator) -> Outcome:
         trainer = Trainer(job, accelerator, stop)
         try:
             return trainer.run()
+        except Exception as error:
+            raise trainer.ranks.explain(error) from error
         finally:
             trainer.log.close()
 
@@ -63,7 +65,7 @@ class Trainer:
 
     def __init__(self, job: Job, accelerator: Accelerator, stop: StopRequest) -> None:
         self.job, self.accelerator, self.stop = job, accelerator, stop
-        self.settings, self.ranks = job.config.train, Ranks()
+        self.settings, self.ranks = job.config.train, Ranks(job.config.train.rank_wait)
         s, rank, world, data = self.settings, self.ranks.rank, self.ranks.world, job.config.data
         check(job, world)
 
@@ -171,6 +173,7 @@ class Trainer:
 
     def step(self, group: list[Batch]) -> None:
         """Take one optimizer step; the gradient is the mean over the batches of `group`."""
+        self.ranks.reach(f"step {self.counters.step + 1}")
         rate = self.job.schedule.apply(self.optimizer, self.position(), self.trained())
 
         # forward, loss, backward; processes average their gradients in the last batch only
@@ -282,17 +285,24 @@ class Trainer:
         c.skipped += 1
         message = f"step {c.step}: loss or gradient not finite"
         if c.skipped <= _CULPRITS_SOUGHT:
-            state = whole_state(self.core)  # all ranks gather
-            with torch.random.fork_rng():
-                found = [self.culprit(batch, state) for batch in group]
-            worst = next((i for i, text in enumerate(found) if not text.startswith("not ")), 0)
-            path = self.job.folder / "nan" / f"step_{c.step:08d}_rank{self.ranks.rank}.safetensors"
-            culprit = found[worst]
-            save_batch(path, state, group[worst], self.meta() | {"step": c.step, "culprit": culprit})
-            message += f"; first: {culprit}; reproduce with --replay {path}"
+            message += f"; first: {self.examine(group)}"
         if self.settings.nan_policy == "stop":
             raise UserError(f"{message}; lower the learning rate, or skip such batches with --nan_policy skip")
         self.log.line(f"{message}; step skipped, {c.skipped} so far")
+
+    def examine(self, group: list[Batch]) -> str:
+        """Save this rank's bad batch and return what is first not finite on which rank; all ranks call it."""
+        state = whole_state(self.core)
+        with torch.random.fork_rng():
+            found = [self.culprit(batch, state) for batch in group]
+        worst = next((i for i, text in enumerate(found) if not text.startswith("not ")), 0)
+        name = f"step_{self.counters.step:08d}_rank{{}}.safetensors"
+        path = self.job.folder / "nan" / name.format(self.ranks.rank)
+        save_batch(path, state, group[worst], self.meta() | {"step": self.counters.step, "culprit": found[worst]})
+        texts = self.ranks.gather(found[worst])
+        rank = next((i for i, text in enumerate(texts) if not text.startswith("not ")), self.ranks.rank)
+        where = f"on rank {rank}, " if self.ranks.world > 1 else ""
+        return f"{where}{texts[rank]}; reproduce with --replay {path.with_name(name.format(rank))}"
 
     def culprit(self, batch: Batch, state: Batch) -> str:
         """Return what is first not finite; without an exchange, as the other ranks may find theirs earlier."""
@@ -307,6 +317,7 @@ class Trainer:
         if self.ranks.world > 1:  # batch-norm statistics differ, and the network that is saved is rank 0's
             for buffer in self.core.buffers():
                 torch.distributed.broadcast(buffer, src=0)
+        self.ranks.reach(f"the validation after step {self.counters.step}")
         meter = Meter()
         with self.ema.applied(self.core) if self.ema is not None else nullcontext():
             first = self.measure(meter)

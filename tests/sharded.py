@@ -1,6 +1,7 @@
 """What the tests start with several CPU processes: FSDP2 over what accelerate takes for GPUs, and DDP.
 
-``torchrun --nproc_per_node N tests/sharded.py SCENARIO FOLDER [ARGUMENT]``; the scenarios are the functions below. A hang shows the stacks of all threads and ends the process.
+``torchrun --nproc_per_node N tests/sharded.py SCENARIO FOLDER [ARGUMENT]``; the scenarios are the
+functions below. A hang shows the stacks of all threads and ends the process.
 """
 
 from __future__ import annotations
@@ -140,14 +141,14 @@ class Stalling(KeyedData):
 
 
 def lost(folder: Path, how: str) -> None:
-    """DDP with a limit of 3 seconds; `how`: rank 1 is "silent" or "fails". Each rank writes the line it ends with."""
-    limit = InitProcessGroupKwargs(timeout=timedelta(seconds=3))
+    """DDP with a limit of 10 seconds; `how`: rank 1 is "silent" or "fails". Each rank writes the line it ends with."""
+    limit = InitProcessGroupKwargs(timeout=timedelta(seconds=10))
     accelerator = Accelerator(cpu=True, kwargs_handlers=[limit])
     data = Stalling(8)
     data.rank, data.fails = accelerator.process_index, how == "fails"
     begun = time.monotonic()
     try:
-        fit(make_job(folder, "--rank_wait", "3", train=data), accelerator)
+        fit(make_job(folder, "--rank_wait", "10", train=data), accelerator)
     except UserError as error:
         (folder / f"rank{accelerator.process_index}").write_text(f"{error}\n{time.monotonic() - begun:.1f}")
     os._exit(0)  # the sleeping rank would be waited for
@@ -164,7 +165,7 @@ class OneInf(KeyedData):
 
 
 def deferred(folder: Path, _: str) -> None:
-    """DDP, one rank meets an Inf loss in one of two steps: fused AdamW with its deferred guard, then the plain guard."""
+    """DDP, one rank meets an Inf loss in every other step: fused AdamW and its deferred guard, then the plain one."""
     accelerator = Accelerator(cpu=True)
     for fused in ("true", "false"):
         flags = ["--nan_policy", "skip", "--set", "train.ema_decay=0.9", "--set", f"optimizer.args.fused={fused}"]
@@ -200,7 +201,8 @@ def ddp(folder: Path, _: str) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    faulthandler.dump_traceback_later(100, exit=True)
+    faulthandler.dump_traceback_later(220, exit=True)
     scenario, place, *rest = sys.argv[1:]
     globals()[scenario](Path(place), rest[0] if rest else "no")
     torch.distributed.destroy_process_group()
+    faulthandler.cancel_dump_traceback_later()

@@ -178,7 +178,7 @@ def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple
     names = _names(model, optimizer)
     tensors: Tensors = {}
     values: dict[str, Any] = {}
-    # sorted: after a restore the order is that of the file, which may differ between ranks, and gathering is an exchange
+    # sorted: gathering is an exchange, and after a restore the order is that of the file, which ranks may read apart
     for number, state in sorted(optimizer.state_dict()["state"].items()):
         for key, value in sorted(state.items()):
             place = f"{names[number]}/{key}"

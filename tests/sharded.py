@@ -171,6 +171,7 @@ def deferred(folder: Path, _: str) -> None:
         flags = ["--nan_policy", "skip", "--set", "train.ema_decay=0.9", "--set", f"optimizer.args.fused={fused}"]
         flags += ["--grad_accum_steps", "1", "--log_every", "2", "--checkpoint_every_steps", "1"]
         data = OneInf(4 * accelerator.num_processes)
+        torch.manual_seed(0)
         model = TinyNet(drop=0.0, norm=False)
         with StopRequest() as stop:
             trainer = Trainer(make_job(folder / fused, *flags, train=data, model=model), accelerator, stop)
@@ -193,6 +194,7 @@ def ddp(folder: Path, _: str) -> None:
         training.model.set_grad_checkpointing(way == "grad_ckpt")
         fit(training, accelerator)
     for way in ("eager", "compiled"):
+        torch.manual_seed(0)
         training = make_job(folder / way, *LINE, *flags, model=TinyNet(drop=0.0))
         if way == "compiled":
             training.model.compile()

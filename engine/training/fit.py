@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from typing import Any
 
 import torch
@@ -51,21 +51,24 @@ def fit(job: Job, accelerator: Accelerator) -> Outcome:
             or a final state that could not be saved.
     """
     with StopRequest() as stop:
-        trainer = Trainer(job, accelerator, stop)
+        ranks = Ranks(job.config.train.rank_wait)
         try:
-            return trainer.run()
+            trainer = Trainer(job, accelerator, stop, ranks)
+            with closing(trainer.log):
+                return trainer.run()
         except Exception as error:
-            raise trainer.ranks.explain(error) from error
-        finally:
-            trainer.log.close()
+            lost = ranks.explain(error)
+            if lost is error:
+                raise
+            raise lost from error
 
 
 class Trainer:
     """One training in one process. `run` is the loop, `step` one optimizer step; the rest is in order of use."""
 
-    def __init__(self, job: Job, accelerator: Accelerator, stop: StopRequest) -> None:
+    def __init__(self, job: Job, accelerator: Accelerator, stop: StopRequest, ranks: Ranks | None = None) -> None:
         self.job, self.accelerator, self.stop = job, accelerator, stop
-        self.settings, self.ranks = job.config.train, Ranks(job.config.train.rank_wait)
+        self.settings, self.ranks = job.config.train, ranks or Ranks(job.config.train.rank_wait)
         s, rank, world, data = self.settings, self.ranks.rank, self.ranks.world, job.config.data
         check(job, world)
 

@@ -21,7 +21,15 @@ from lemamba.utils.errors import UserError
 
 WAIT = 600.0  # seconds; longer than one rank alone reads its data, compiles kernels or writes a checkpoint
 # how torch words an exchange that failed; NCCL's own errors are `torch.distributed.DistError`
-_FAILED = ("gloo", "Timed out waiting", "Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL")
+_FAILED = (
+    "gloo",
+    "Timed out waiting",
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "pair closure",
+    "NCCL",
+)
 
 
 class LostRankError(UserError):
@@ -39,11 +47,13 @@ class Ranks:
         LostRankError: from every exchange, if another rank has ended or does not come in time.
     """
 
+    _done = 0  # places reached, by all objects of this process: every rank makes the same ones
+
     def __init__(self, wait: float = WAIT) -> None:
         ready = dist.is_available() and dist.is_initialized()
         self.rank = dist.get_rank() if ready else 0
         self.world = dist.get_world_size() if ready else 1
-        self._wait, self._done = wait, 0
+        self._wait = wait
         if self.world > 1:
             self._store = dist.PrefixStore("lemamba", dist.distributed_c10d._get_default_store())
             self.reach("the start")
@@ -56,7 +66,7 @@ class Ranks:
 
     def reach(self, place: str) -> None:
         """Note that this rank has come to `place`, which all ranks come to in the same order."""
-        self._done += 1
+        Ranks._done += 1
         if self.world > 1:
             self._store.set(str(self.rank), f"{self._done} {place}")
 
@@ -87,7 +97,10 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
-            raise self.explain(error) from error
+            lost = self.explain(error)
+            if lost is error:
+                raise
+            raise lost from error
 
     def maximum(self, *values: float) -> list[float]:
         """Return each value's maximum over the ranks."""

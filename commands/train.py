@@ -172,6 +172,8 @@ def start_accelerator(settings: config.Config) -> Accelerator:
             cpu=device is not None and device.type == "cpu" or None,
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=settings.train.rank_wait))],
         )
+    except ImportError as error:  # accelerate.yaml asks for DeepSpeed
+        raise UserError(f"accelerate cannot start ({error}); pip install deepspeed transformers ninja") from None
     except ValueError as error:  # bf16 on an old GPU
         raise UserError(f"--mixed_precision {precision} does not work here: {error}; use no or bf16") from None
     if device is not None and accelerator.device.type != device.type:

@@ -4,6 +4,7 @@
 # make bench   speed, compared side by side in one run
 # make gpu     tests and benchmarks on a CUDA machine (MAMBA_SSM=its .tar.gz builds that operator to compare with;
 #              PY=python3 uses the environment that is there and needs no network)
+# make sharded FSDP2 and DDP on two and three CPU processes; DeepSpeed ZeRO-2 too, where it is installed
 # make fuzz    long fuzzing and the long kill test             make clean   remove the environment and build/
 # make typing  links by which type checkers and editors find the package    make architecture  draw figs/architecture.svg
 # make lock    write the installed versions to requirements.lock    make matlab-tables  write sensor_table.m
@@ -14,7 +15,7 @@ STAMP  := $(VENV)/.installed
 KERNELS := $(wildcard model/ops/native/*.[ch] tests/*.c benchmarks/*.c)
 FOLDERS := $(filter-out lemamba benchmarks,$(patsubst %/__init__.py,%,$(wildcard */__init__.py)))
 
-.PHONY: venv demo test lint format typing architecture lock matlab-tables bench gpu fuzz clean
+.PHONY: venv demo test lint format typing architecture lock matlab-tables bench gpu sharded fuzz clean
 
 venv: $(STAMP)
 
@@ -36,6 +37,10 @@ bench: $(STAMP)
 	$(PY) -m benchmarks.bench_scan --plain
 	$(PY) -m benchmarks.bench_metrics
 	$(PY) -m benchmarks.bench_step
+
+sharded: $(STAMP)
+	$(PY) -m pytest tests/test_sharded.py tests/test_two_processes.py
+	$(PY) tests/deepspeed_cpu.py $$(mktemp -d)
 
 fuzz: $(STAMP)
 	$(PY) -m pytest -m fuzz -s

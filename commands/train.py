@@ -9,12 +9,13 @@ import inspect
 import os
 import platform
 import time
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
 from torch import nn
 
 from lemamba.datasets.build import build_dataset, check_range, find_entry, names_no_divisor
@@ -29,6 +30,7 @@ from lemamba.engine.training.nan_guard import find_culprit, load_batch
 from lemamba.engine.training.optim import build_optimizer
 from lemamba.engine.training.ranks import Ranks
 from lemamba.engine.training.schedule import Schedule
+from lemamba.engine.training.sharding import check_sharding
 from lemamba.engine.training.state import seed_all
 from lemamba.engine.weights.files import load_strict, load_weights, open_weights
 from lemamba.losses import build_loss
@@ -167,13 +169,20 @@ def start_accelerator(settings: config.Config) -> Accelerator:
     """Start accelerate on the device and in the precision of the configuration."""
     precision, device = settings.train.mixed_precision, _chosen_device(settings.train.device)
     try:
-        accelerator = Accelerator(mixed_precision=precision, cpu=device is not None and device.type == "cpu" or None)
+        accelerator = Accelerator(
+            mixed_precision=precision,
+            cpu=device is not None and device.type == "cpu" or None,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=settings.train.rank_wait))],
+        )
+    except ImportError as error:  # accelerate.yaml asks for DeepSpeed
+        raise UserError(f"accelerate cannot start ({error}); pip install deepspeed transformers ninja") from None
     except ValueError as error:  # bf16 on an old GPU
         raise UserError(f"--mixed_precision {precision} does not work here: {error}; use no or bf16") from None
     if device is not None and accelerator.device.type != device.type:
         raise UserError(f"--device {device}, but accelerate was started for {accelerator.device}; give one of the two")
     if precision == "fp16" and accelerator.device.type == "cpu":  # autocast would run, without loss scaling
         raise UserError("--mixed_precision fp16 needs a GPU, this runs on the CPU; use bf16 or no")
+    check_sharding(accelerator)
     return accelerator
 
 
@@ -297,7 +306,7 @@ def run(options: config.TrainOptions) -> int:
     settings, resumed, checkpoint = resolve_config(options)
     use_scan_backend(settings.train.scan_backend)
     accelerator = start_accelerator(settings)
-    ranks = Ranks()
+    ranks = Ranks(settings.train.rank_wait)
     job = build_job(settings, accelerator, resumed or new_folder(settings, ranks), checkpoint)
     check(job, ranks.world)
     lock = claim_folder(job, ranks, options.overwrite)

@@ -8,7 +8,7 @@ import pytest
 from accelerate.utils import DistributedType
 from tiny_training import make_job
 
-from lemamba.engine.training.fit import prepare
+from lemamba.engine.training.sharding import prepare
 from lemamba.utils.errors import UserError
 
 
@@ -16,6 +16,7 @@ class Accelerator:
     """Stands in for accelerate's: returns what it is given and keeps the configuration DeepSpeed would get."""
 
     is_fsdp2 = False
+    mixed_precision = "no"
 
     def __init__(self, kind: DistributedType) -> None:
         self.distributed_type, self.given = kind, None
@@ -43,3 +44,12 @@ def test_deepspeed_takes_batch_accumulation_and_clipping_from_our_configuration(
 def test_the_first_version_of_fsdp_is_refused_with_the_way_out(tmp_path):
     with pytest.raises(UserError, match="fsdp_version: 2"):
         prepare(make_job(tmp_path), Accelerator(DistributedType.FSDP))
+
+
+def test_deepspeed_with_mixed_precision_is_refused_in_one_line(tmp_path):
+    """DeepSpeed would round every weight to bf16, accelerate turns autocast off, and the first step dies."""
+    accelerator = Accelerator(DistributedType.DEEPSPEED)
+    accelerator.mixed_precision = "bf16"
+    with pytest.raises(UserError, match="--mixed_precision bf16 under DeepSpeed"):
+        prepare(make_job(tmp_path), accelerator)
+    assert accelerator.given is None

@@ -132,6 +132,7 @@ class TrainConfig:
     compile: bool = option(False, "torch.compile the network", "--compile")
     grad_ckpt: bool = option(False, "recompute activations in the backward pass", "--grad_ckpt")
     channels_last: bool = option(False, "channels-last memory format", "--channels_last")
+    rank_wait: float = option(600.0, "seconds to wait for another process before giving up", "--rank_wait", low=1)
     device: str | None = device_option()
     scan_backend: str | None = scan_option()
 

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from lemamba.engine.training.sharding import put_back
+
 
 class EMA:
     """Shadow weights of `model`, by parameter name.
@@ -35,6 +37,7 @@ class EMA:
 
     def update(self, model: nn.Module) -> None:
         """Update the average after one optimizer step."""
+        put_back(model)
         weights = dict(model.named_parameters())
         average = get_ema_multi_avg_fn(self.rate())
         average(list(self.shadow.values()), [weights[n] for n in self.shadow], None)
@@ -51,6 +54,7 @@ class EMA:
 
     @torch.no_grad()
     def _swap(self, model: nn.Module) -> None:
+        put_back(model)
         for name, p in model.named_parameters():
             kept = p.detach().clone()
             p.copy_(self.shadow[name])
@@ -58,6 +62,7 @@ class EMA:
 
     def state_dict(self, model: nn.Module) -> dict[str, Tensor]:
         """Return averaged parameters and the network's current buffers under the names of ``model.state_dict()``."""
+        put_back(model)  # gathered parameters would not be found below, and the raw weights be returned
         by_parameter = {id(p): self.shadow[n] for n, p in model.named_parameters()}  # a tied weight has two names
         return {n: by_parameter.get(id(v), v).detach() for n, v in model.state_dict(keep_vars=True).items()}
 

@@ -13,24 +13,23 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.utils import DistributedType
-from torch import Tensor, nn
+from torch import Tensor
 
 from lemamba.engine.training import validate
 from lemamba.engine.training.checkpoint import Checkpoints
 from lemamba.engine.training.ema import EMA
 from lemamba.engine.training.job import Job, Outcome, StopRequest, check
 from lemamba.engine.training.logger import Logger, Running, panel, summary_table
-from lemamba.engine.training.nan_guard import DeferredFlag, find_culprit, save_batch
+from lemamba.engine.training.nan_guard import DeferredFlag, find_culprit, save_batch, wrong_input
 from lemamba.engine.training.ranks import Ranks
 from lemamba.engine.training.sampler import TrainSampler, build_loader, valid_batches, worker_error
-from lemamba.engine.training.state import Counters, capture, gather_all, start
+from lemamba.engine.training.sharding import gather_all, is_sharded, prepare, whole, whole_state
+from lemamba.engine.training.state import Counters, capture, start
 from lemamba.engine.weights.files import save_weights
 from lemamba.metrics import Meter
 from lemamba.utils.config import to_dict
@@ -52,35 +51,24 @@ def fit(job: Job, accelerator: Accelerator) -> Outcome:
             or a final state that could not be saved.
     """
     with StopRequest() as stop:
-        trainer = Trainer(job, accelerator, stop)
+        ranks = Ranks(job.config.train.rank_wait)
         try:
-            return trainer.run()
-        finally:
-            trainer.log.close()
-
-
-def prepare(job: Job, accelerator: Accelerator) -> tuple[nn.Module, AcceleratedOptimizer]:
-    """Return network and optimizer as accelerate wraps them for DDP, FSDP2 or DeepSpeed; FSDP1 is a `UserError`."""
-    kind, settings = accelerator.distributed_type, job.config.train
-    if kind == DistributedType.FSDP and not accelerator.is_fsdp2:
-        raise UserError(
-            "FSDP version 1 flattens parameters, so EMA and checkpoints cannot name them; set fsdp_version: 2 in "
-            "the accelerate configuration, as configs/huggingface/fsdp.yaml does"
-        )
-    if kind == DistributedType.DEEPSPEED:  # one source of truth: our configuration
-        plugin = accelerator.state.deepspeed_plugin.deepspeed_config
-        plugin["train_micro_batch_size_per_gpu"] = settings.batch_size
-        plugin["gradient_accumulation_steps"] = 1  # the loop accumulates
-        plugin["gradient_clipping"] = settings.clip_norm or 0.0
-    return accelerator.prepare(job.model, job.optimizer)
+            trainer = Trainer(job, accelerator, stop, ranks)
+            with closing(trainer.log):
+                return trainer.run()
+        except Exception as error:
+            lost = ranks.explain(error)
+            if lost is error:
+                raise
+            raise lost from error
 
 
 class Trainer:
     """One training in one process. `run` is the loop, `step` one optimizer step; the rest is in order of use."""
 
-    def __init__(self, job: Job, accelerator: Accelerator, stop: StopRequest) -> None:
+    def __init__(self, job: Job, accelerator: Accelerator, stop: StopRequest, ranks: Ranks | None = None) -> None:
         self.job, self.accelerator, self.stop = job, accelerator, stop
-        self.settings, self.ranks = job.config.train, Ranks()
+        self.settings, self.ranks = job.config.train, ranks or Ranks(job.config.train.rank_wait)
         s, rank, world, data = self.settings, self.ranks.rank, self.ranks.world, job.config.data
         check(job, world)
 
@@ -92,6 +80,7 @@ class Trainer:
         self.valid_loader = build_loader(job.valid_set, batches, min(data.num_workers, 2), pin)
 
         # network, optimizer and EMA, new or as the checkpoint has them
+        self.sharded = is_sharded(accelerator)
         self.model, self.optimizer = prepare(job, accelerator)
         self.core = accelerator.unwrap_model(self.model)  # the bare network
         self.ema = EMA(self.core, s.ema_decay, s.ema_warmup) if s.ema_decay else None
@@ -112,9 +101,10 @@ class Trainer:
         self.started = self.clock() - self.counters.seconds
         raw: Any = self.optimizer.optimizer
         fused = isinstance(raw, _DEFERRABLE) and bool(raw.defaults.get("fused"))
-        self.deferred = fused and accelerator.device.type == "cuda" and accelerator.scaler is None
+        self.deferred = fused and accelerator.scaler is None
         self.flag, self.previous = DeferredFlag(), list[Batch]()  # of the step before, read one step late
         self.running = Running()
+        self.unaveraged = False  # a deferring optimizer has taken a step that is not in the EMA yet
         self.time_is_up = self.stopping = False
         self.scores: dict[str, float] = {}  # of the current weights, {} if they were not validated
 
@@ -167,12 +157,12 @@ class Trainer:
 
             # periodically: save in mid-epoch
             if s.checkpoint_every_steps and c.step % s.checkpoint_every_steps == 0 and c.batch < len(self.sampler):
+                self.settle()
                 self.save()
             if self.time_is_up or self.stopping:
                 break
         self.report()
-        if self.deferred and self.ranks.maximum(self.flag.put(None))[0]:
-            self.not_finite(self.previous)
+        self.settle()
 
     def batches(self) -> Iterator[Batch]:
         """Yield the remaining batches of the epoch, on the device."""
@@ -186,25 +176,29 @@ class Trainer:
 
     def step(self, group: list[Batch]) -> None:
         """Take one optimizer step; the gradient is the mean over the batches of `group`."""
+        self.ranks.reach(f"step {self.counters.step + 1}")
         rate = self.job.schedule.apply(self.optimizer, self.position(), self.trained())
 
         # forward, loss, backward; processes average their gradients in the last batch only
+        losses: list[dict[str, Tensor]] = []
         for i, batch in enumerate(group, start=1):
             self.accelerator.sync_gradients = i == len(group)
             with nullcontext() if i == len(group) else self.accelerator.no_sync(self.model):
                 sr = self.model(batch["ms"], batch["lms"], batch["pan"])
                 parts = self.job.loss(sr.float(), batch["gt"])
                 self.accelerator.backward(parts["total"] / len(group))
-            self.running.add(parts, samples=len(sr) * self.ranks.world)
+            losses.append({name: value.detach() for name, value in parts.items()})
 
         # clip the gradient; no limit still gives its norm
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm or math.inf)
+        norm = whole(norm) if isinstance(norm, Tensor) else norm
 
-        # is everything finite? A fused optimizer on a GPU skips a bad step by itself, and the flag is read a step later
-        bad = ~parts["total"].detach().isfinite()
+        # is everything finite? A fused optimizer skips a bad step by itself, and the flag is read a step later
+        bad = ~torch.stack([parts["total"] for parts in losses]).isfinite().all()
         if norm is not None and self.accelerator.scaler is None:  # under fp16 an overflowing gradient is expected
             bad = bad | ~torch.as_tensor(norm, device=bad.device).detach().isfinite()
         if self.deferred:
+            bad = self.ranks.any_on_device(bad)  # or the ranks' weights would part
             raw: Any = self.optimizer.optimizer
             raw.found_inf, raw.grad_scale = bad.float(), None
             wrong, culprits, self.previous = self.flag.put(bad), self.previous, group
@@ -217,18 +211,48 @@ class Trainer:
         minutes, self.stopping = self.settings.max_minutes, bool(stop)
         self.time_is_up = minutes is not None and self.counters.seconds >= minutes * 60
 
-        # step
-        taken = self.deferred or not any_wrong
-        if taken or self.accelerator.scaler is not None:  # a scaler skips a bad step by itself, and must see it
+        # step; the weights are still those of the step before, whose flag has just been read
+        if self.deferred:
+            self.average(taken=not any_wrong)
             self.optimizer.step()
-        if taken and self.ema is not None:
-            self.ema.update(self.core)
+            self.unaveraged = True
+        else:
+            self.take(skip=bool(any_wrong))
         self.optimizer.zero_grad()
         self.counters.step += 1
         self.scores = {}
-        self.running.add({"grad_norm": 0.0 if norm is None else norm, "lr": rate})
+
+        # means of the log: without what was skipped
+        skipped = bad if self.deferred else torch.tensor(True) if any_wrong else None
+        for parts, batch in zip(losses, group, strict=True):
+            self.running.add(parts, samples=len(batch["gt"]) * self.ranks.world, skipped=skipped)
+        self.running.add({"grad_norm": 0.0 if norm is None else norm}, skipped=skipped)
+        self.running.add({"lr": rate})
         if any_wrong:
             self.not_finite(culprits)
+
+    def take(self, skip: bool) -> None:
+        """Let the optimizer take its step, unless `skip`, and average the weights if it did."""
+        scaled = self.accelerator.scaler is not None
+        if not skip or scaled:  # a scaler skips a bad step by itself, and must see it
+            self.optimizer.step()
+        if not skip and not (scaled and self.optimizer.step_was_skipped) and self.ema is not None:
+            self.ema.update(self.core)
+
+    def average(self, taken: bool) -> None:
+        """Average the weights after the last step of a deferring optimizer, if there was one and it was `taken`."""
+        if self.unaveraged and taken and self.ema is not None:
+            self.ema.update(self.core)
+        self.unaveraged = False
+
+    def settle(self) -> None:
+        """Finish the last step of a deferring optimizer: read its flag, average the weights; all ranks call it."""
+        if not self.deferred:
+            return
+        wrong = bool(self.ranks.maximum(self.flag.put(None))[0])
+        self.average(taken=not wrong)
+        if wrong:
+            self.not_finite(self.previous)
 
     def trained(self) -> float:
         """Return the epochs done, the current one by its share."""
@@ -264,15 +288,30 @@ class Trainer:
         c.skipped += 1
         message = f"step {c.step}: loss or gradient not finite"
         if c.skipped <= _CULPRITS_SOUGHT:
-            with torch.random.fork_rng():
-                found = [find_culprit(self.core, self.job.loss, b) for b in group]
-            worst = next((i for i, text in enumerate(found) if "not reproduced" not in text), 0)
-            path = self.job.folder / "nan" / f"step_{c.step:08d}_rank{self.ranks.rank}.safetensors"
-            save_batch(path, self.core, group[worst], self.meta() | {"step": c.step, "culprit": found[worst]})
-            message += f"; first: {found[worst]}; reproduce with --replay {path}"
+            message += f"; first: {self.examine(group)}"
         if self.settings.nan_policy == "stop":
             raise UserError(f"{message}; lower the learning rate, or skip such batches with --nan_policy skip")
         self.log.line(f"{message}; step skipped, {c.skipped} so far")
+
+    def examine(self, group: list[Batch]) -> str:
+        """Save this rank's bad batch and return what is first not finite on which rank; all ranks call it."""
+        state = whole_state(self.core)
+        with torch.random.fork_rng():
+            found = [self.culprit(batch, state) for batch in group]
+        worst = next((i for i, text in enumerate(found) if not text.startswith("not ")), 0)
+        name = f"step_{self.counters.step:08d}_rank{{}}.safetensors"
+        path = self.job.folder / "nan" / name.format(self.ranks.rank)
+        save_batch(path, state, group[worst], self.meta() | {"step": self.counters.step, "culprit": found[worst]})
+        texts = self.ranks.gather(found[worst])
+        rank = next((i for i, text in enumerate(texts) if not text.startswith("not ")), self.ranks.rank)
+        where = f"on rank {rank}, " if self.ranks.world > 1 else ""
+        return f"{where}{texts[rank]}; reproduce with --replay {path.with_name(name.format(rank))}"
+
+    def culprit(self, batch: Batch, state: Batch) -> str:
+        """Return what is first not finite; without an exchange, as the other ranks may find theirs earlier."""
+        if not self.sharded:
+            return find_culprit(self.core, self.job.loss, batch)
+        return wrong_input(batch, state) or "not in this rank's batch or the weights (--replay runs them again)"
 
     # ------------------------------------------------------------------------------------------ validating, saving
 
@@ -281,6 +320,7 @@ class Trainer:
         if self.ranks.world > 1:  # batch-norm statistics differ, and the network that is saved is rank 0's
             for buffer in self.core.buffers():
                 torch.distributed.broadcast(buffer, src=0)
+        self.ranks.reach(f"the validation after step {self.counters.step}")
         meter = Meter()
         with self.ema.applied(self.core) if self.ema is not None else nullcontext():
             first = self.measure(meter)
@@ -305,8 +345,7 @@ class Trainer:
         """Measure every sample of this rank once; return the first as {"lms", "sr", "gt"} (C, H, W)."""
         facts, every = self.job.train_set.facts, self.job.config.log.log_metric
         first: Batch | None = None
-        done, batch = 0, None
-        sharded = self.accelerator.distributed_type == DistributedType.FSDP
+        done = 0
         self.core.eval()
         for batch in self.valid_loader:
             batch = {k: v.to(self.accelerator.device, non_blocking=True) for k, v in batch.items()}
@@ -315,15 +354,21 @@ class Trainer:
             meter.update({"loss": totals.double(), **validate.measure(sr, gt, facts, every=every)})
             first = first or {"lms": batch["lms"][0], "sr": sr[0], "gt": gt[0]}
             done += 1
-            if self.stop.name and not sharded:  # sharded, the others would wait for this rank's forward passes
+            if self.stop.name and not self.sharded:  # sharded, the others would wait for this rank's forward passes
                 break
-        if sharded and batch is not None:
-            # a forward pass needs all ranks: each makes as many as the one with the most samples
-            size = self.job.config.data.val_batch_size or self.settings.batch_size
-            most = math.ceil(math.ceil(len(self.job.valid_set) / self.ranks.world) / size)
-            for _ in range(done, most):
-                self.core(batch["ms"], batch["lms"], batch["pan"])
+        if self.sharded:
+            self.fill_up(done)
         return first
+
+    def fill_up(self, done: int) -> None:
+        """Make as many forward passes as the rank with the most samples: sharded, each needs all ranks."""
+        size = self.job.config.data.val_batch_size or self.settings.batch_size
+        most = math.ceil(math.ceil(len(self.job.valid_set) / self.ranks.world) / size)
+        if done < most:
+            sample = self.job.valid_set[0, 0]  # this rank may have none of its own
+            ms, lms, pan = (sample[key][None].to(self.accelerator.device) for key in ("ms", "lms", "pan"))
+            for _ in range(done, most):
+                self.core(ms, lms, pan)
 
     def meta(self) -> dict[str, Any]:
         """Return what a weight file holds next to its tensors."""
@@ -334,8 +379,9 @@ class Trainer:
 
     def write_weights(self, name: str) -> None:
         """Write weights/<name>.safetensors (averaged if there is an EMA) and the model card."""
-        state = self.ema.state_dict(self.core) if self.ema is not None else self.core.state_dict()
-        state, path = gather_all(state), self.job.folder / f"weights/{name}.safetensors"  # all ranks gather
+        # all ranks gather
+        state = gather_all(self.ema.state_dict(self.core)) if self.ema is not None else whole_state(self.core)
+        path = self.job.folder / f"weights/{name}.safetensors"
         if self.ranks.main:
             self._guarded(lambda: save_weights(path, state, self.meta(), card=True))
 

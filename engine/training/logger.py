@@ -5,6 +5,7 @@ Only the main process writes; in the others every method of `Logger` does nothin
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -48,20 +49,31 @@ class Running:
     def restart(self) -> None:
         """Clear the sums and restart the clock."""
         self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
+        self._counts: dict[str, Tensor | int] = {}
         self.samples, self._clock = 0, time.monotonic()
 
-    def add(self, values: Mapping[str, Tensor | float], samples: int = 0) -> None:
-        """Add the scalars of one batch or step; nothing is read from the device."""
+    def add(self, values: Mapping[str, Tensor | float], samples: int = 0, *, skipped: Tensor | None = None) -> None:
+        """Add the scalars of one batch or step; nothing is read from the device.
+
+        Args:
+            values: name and scalar.
+            samples: that they are of; these count for the speed also in a skipped step.
+            skipped: scalar boolean; where true, the values are left out of the means. None = false.
+        """
         for name, value in values.items():
             value = value.detach().float() if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+            one: Tensor | int = 1
+            if skipped is not None:
+                one = (~skipped).to(value.device)
+                value = torch.where(one, value, torch.zeros_like(value))
             self._sums[name] = self._sums[name] + value if name in self._sums else value
-            self._counts[name] = self._counts.get(name, 0) + 1
+            self._counts[name] = self._counts.get(name, 0) + one
         self.samples += samples
 
     def read(self) -> tuple[dict[str, float], float]:
-        """Return the means and the samples per second since the last call, and restart."""
-        means = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
+        """Return the means (NaN where all was skipped) and the samples per second since the last call, and restart."""
+        counts = {name: int(count) for name, count in self._counts.items()}
+        means = {n: float(total) / counts[n] if counts[n] else math.nan for n, total in self._sums.items()}
         rate = self.samples / max(time.monotonic() - self._clock, 1e-9)
         self.restart()
         return means, rate

@@ -7,7 +7,7 @@ a hook on every module, forward and then backward, and stops at the first offend
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -70,10 +70,15 @@ def _watch(model: nn.Module) -> Iterator[None]:
             handle.remove()
 
 
+def wrong_input(batch: Batch, parameters: Mapping[str, Tensor]) -> str | None:
+    """Return what is not finite before the network has run: a part of the batch, a parameter, or None."""
+    wrong = first_not_finite([(f'batch["{k}"]', v) for k, v in batch.items()])
+    return wrong or first_not_finite([(f'parameter "{n}"', p.detach()) for n, p in parameters.items()])
+
+
 def find_culprit(model: nn.Module, loss: Callable[[Tensor, Tensor], dict[str, Tensor]], batch: Batch) -> str:
     """Run one batch again and return, as one sentence, what is first not finite; the model's gradients are cleared."""
-    wrong = first_not_finite([(f'batch["{k}"]', v) for k, v in batch.items()])
-    wrong = wrong or first_not_finite([(f'parameter "{n}"', p.detach()) for n, p in model.named_parameters()])
+    wrong = wrong_input(batch, dict(model.named_parameters()))
     if wrong:
         return wrong
     model.zero_grad(set_to_none=True)
@@ -94,9 +99,9 @@ def find_culprit(model: nn.Module, loss: Callable[[Tensor, Tensor], dict[str, Te
         model.zero_grad(set_to_none=True)
 
 
-def save_batch(path: Path, model: nn.Module, batch: Batch, meta: dict[str, Any]) -> None:
-    """Save a batch and the current weights for `--replay`; meta as for weights, plus "step" and "culprit"."""
-    tensors = {f"batch.{k}": v for k, v in batch.items()} | {f"model.{k}": v for k, v in model.state_dict().items()}
+def save_batch(path: Path, state: Mapping[str, Tensor], batch: Batch, meta: dict[str, Any]) -> None:
+    """Save a batch and the current weights (whole) for `--replay`; meta as for weights, plus "step" and "culprit"."""
+    tensors = {f"batch.{k}": v for k, v in batch.items()} | {f"model.{k}": v for k, v in state.items()}
     with renamed(path, fsync=True) as temporary:
         temporary.write_bytes(tensor_bytes(tensors, meta))
 
@@ -117,7 +122,7 @@ def load_batch(path: Path) -> tuple[Batch, dict[str, Tensor], dict[str, Any]]:
 
 
 class DeferredFlag:
-    """A GPU boolean that is read one step later, so that reading it never makes the loop wait for the GPU."""
+    """A boolean that is read one step later, so that reading it never makes the loop wait for a GPU."""
 
     def __init__(self) -> None:
         self._pending: tuple[Tensor, torch.cuda.Event | None] | None = None

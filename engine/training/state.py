@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lemamba.engine.training.checkpoint import read_checkpoint
+from lemamba.engine.training.sharding import cut, gather_all, put_back, whole, whole_state
 from lemamba.engine.weights.files import check_fit
 from lemamba.utils.config import to_dict
 from lemamba.utils.errors import UserError
@@ -76,7 +76,7 @@ def start(trainer: Trainer) -> list[str]:
 def capture(trainer: Trainer) -> tuple[dict[str, Tensors], dict[str, Any]]:
     """Return the state of `trainer` as tensors by file name and JSON values; all ranks call it together."""
     optimizer, scaler = trainer.optimizer.optimizer, trainer.accelerator.scaler
-    tensors = {"model": gather_all(trainer.core.state_dict())}
+    tensors = {"model": whole_state(trainer.core)}
     if trainer.ema is not None:
         tensors["ema"] = gather_all(trainer.ema.state_dict(trainer.core))
     values: dict[str, Any] = {}
@@ -122,7 +122,7 @@ def restore(trainer: Trainer, checkpoint: Path) -> list[str]:
     if trainer.ema is not None:
         if "ema" in tensors:
             check_fit(trainer.core.state_dict(), tensors["ema"], "averaged weights of the checkpoint", _ADVICE)
-            averaged = {n: like(tensors["ema"][n], shadow) for n, shadow in trainer.ema.shadow.items()}
+            averaged = {n: cut(tensors["ema"][n], shadow) for n, shadow in trainer.ema.shadow.items()}
             trainer.ema.load_state_dict(averaged, state["ema_updates"])
         else:
             notes.append("the checkpoint has no EMA: averaging starts from its weights")
@@ -157,31 +157,14 @@ def _shape(trainer: Trainer) -> dict[str, int]:
 # ------------------------------------------------------------------------------------------ network and optimizer
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """Gather a sharded tensor (all ranks call it); return any other tensor unchanged."""
-    tensor = tensor.detach()
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def like(value: Tensor, place: Tensor) -> Tensor:
-    """Move a whole tensor to the device of `place`, sharded as `place` is."""
-    if isinstance(place, DTensor) and value.shape == place.shape:
-        return distribute_tensor(value.to(place.device), place.device_mesh, place.placements)
-    return value.to(place.device)
-
-
-def gather_all(tensors: Tensors) -> Tensors:
-    """Gather every sharded tensor of a state."""
-    return {name: whole(tensor) for name, tensor in tensors.items()}
-
-
 @torch.no_grad()
 def load_model(model: nn.Module, state: Tensors) -> None:
     """Copy `state` into the network's parameters and buffers."""
+    put_back(model)
     own = model.state_dict()
     check_fit(own, state, "weights of the checkpoint", _ADVICE)
     for name, tensor in own.items():
-        tensor.copy_(like(state[name], tensor))
+        tensor.copy_(cut(state[name], tensor))
 
 
 def _names(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
@@ -195,8 +178,9 @@ def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple
     names = _names(model, optimizer)
     tensors: Tensors = {}
     values: dict[str, Any] = {}
-    for number, state in optimizer.state_dict()["state"].items():
-        for key, value in state.items():
+    # sorted: gathering is an exchange, and after a restore the order is that of the file, which ranks may read apart
+    for number, state in sorted(optimizer.state_dict()["state"].items()):
+        for key, value in sorted(state.items()):
             place = f"{names[number]}/{key}"
             if isinstance(value, Tensor):
                 tensors[place] = whole(value)
@@ -213,12 +197,12 @@ def load_optimizer(
     numbers = {name: i for i, name in enumerate(names)}
     parameters = dict(model.named_parameters())
     state: dict[int, dict[str, Any]] = {}
-    for place, value in {**tensors, **values}.items():
+    for place, value in sorted({**tensors, **values}.items()):
         name, _, key = place.rpartition("/")
         if name not in numbers:
             raise UserError(f"the checkpoint's optimizer knows {name}, the network does not; use its own --arch")
         if isinstance(value, Tensor) and value.dim():
-            value = like(value, parameters[name].detach())
+            value = cut(value, parameters[name].detach())
         state.setdefault(numbers[name], {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 

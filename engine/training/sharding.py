@@ -1,0 +1,127 @@
+"""Networks whose parameters are split over processes (FSDP2, DeepSpeed): the one place that gathers and puts back.
+
+Under FSDP2 a parameter is a `DTensor`: each rank holds a part. `whole` gathers one, `cut` is its inverse. Gathering is
+an exchange, so all ranks call it, in the order of the network's state; cutting needs none, because every rank has read
+the whole value from the same file.
+
+A forward pass without backward leaves the parameters of FSDP2's outermost module gathered: plain tensors, of which
+the averaged weights know nothing. Whatever reads or replaces parameters therefore calls `put_back` first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import DistributedType
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Shard
+
+from lemamba.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from lemamba.engine.training.job import Job
+
+
+def is_sharded(accelerator: Accelerator) -> bool:
+    """Return whether one rank alone can run the network: forward and backward passes are exchanges then."""
+    return accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+
+
+def check_sharding(accelerator: Accelerator) -> None:
+    """Refuse what cannot be trained right, before anything is written.
+
+    Raises:
+        UserError: FSDP version 1, FSDP2 with fp16, or DeepSpeed with mixed precision.
+    """
+    kind, precision = accelerator.distributed_type, accelerator.mixed_precision
+    if kind == DistributedType.FSDP and precision == "fp16":
+        raise UserError("--mixed_precision fp16 was never run under FSDP; give bf16 or no, or use DDP (multi_gpu.yaml)")
+    if kind == DistributedType.FSDP and not accelerator.is_fsdp2:
+        raise UserError(
+            "FSDP version 1 flattens parameters, so EMA and checkpoints cannot name them; set fsdp_version: 2 in "
+            "the accelerate configuration, as configs/huggingface/fsdp.yaml does"
+        )
+    if kind == DistributedType.DEEPSPEED and precision != "no":
+        raise UserError(
+            f"--mixed_precision {precision} under DeepSpeed would round all weights, the decays of the scan among "
+            "them; give --mixed_precision no, or use DDP or FSDP2 (multi_gpu.yaml, fsdp.yaml)"
+        )
+
+
+def prepare(job: Job, accelerator: Accelerator) -> tuple[nn.Module, AcceleratedOptimizer]:
+    """Return network and optimizer as accelerate wraps them for one process, DDP, FSDP2 or DeepSpeed.
+
+    Raises:
+        UserError: see `check_sharding`.
+    """
+    settings = job.config.train
+    check_sharding(accelerator)
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:  # one source of truth: our configuration
+        plugin = accelerator.state.deepspeed_plugin.deepspeed_config
+        plugin["train_micro_batch_size_per_gpu"] = settings.batch_size
+        plugin["gradient_accumulation_steps"] = 1  # the loop accumulates
+        plugin["gradient_clipping"] = settings.clip_norm or 0.0
+    if accelerator.distributed_type != DistributedType.FSDP:
+        return accelerator.prepare(job.model, job.optimizer)
+    # accelerate's policy casts every parameter and every input to bf16: the decays would be ruined, and the image to
+    # which details are added rounded to 8 bits. Autocast rounds operands of products only, as without FSDP.
+    accelerator.state.fsdp_plugin.mixed_precision_policy = None
+    wrapped, optimizer = accelerator.prepare(job.model, job.optimizer)
+    if accelerator.mixed_precision != "no":
+        wrapped.forward = _autocast(accelerator, wrapped.forward)
+    return wrapped, optimizer
+
+
+def _autocast(accelerator: Accelerator, forward: Any) -> Any:
+    def run(*args: Any, **named: Any) -> Any:
+        with accelerator.autocast():
+            return forward(*args, **named)
+
+    return run
+
+
+def put_back(model: nn.Module) -> None:
+    """Make each parameter the part of this rank again; does nothing where nothing is sharded. No exchange."""
+    for module in model.modules():
+        reshard = getattr(module, "reshard", None)  # FSDP2 adds it to the modules that it wraps
+        if callable(reshard):
+            reshard()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Gather a sharded tensor (all ranks call it); return any other tensor unchanged."""
+    tensor = tensor.detach()
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def gather_all(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Gather every sharded tensor of a state; all ranks call it with the same names in the same order."""
+    return {name: whole(tensor) for name, tensor in tensors.items()}
+
+
+def whole_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return ``model.state_dict()`` with whole tensors; all ranks call it."""
+    put_back(model)
+    return gather_all(model.state_dict())
+
+
+def cut(value: Tensor, place: Tensor) -> Tensor:
+    """Move a whole tensor to the device of `place`, and take this rank's part if `place` is sharded. No exchange."""
+    value = value.to(place.device)
+    if not isinstance(place, DTensor) or value.shape != place.shape:
+        return value
+    mesh, local = place.device_mesh, value
+    coordinate = mesh.get_coordinate()
+    assert coordinate is not None, "a rank outside the mesh holds no parameters"
+    for axis, placement in enumerate(place.placements):
+        if isinstance(placement, Shard):
+            parts = local.chunk(mesh.size(axis), placement.dim)  # as FSDP2 splits: the last parts may be missing
+            mine = coordinate[axis]
+            local = parts[mine] if mine < len(parts) else local.narrow(placement.dim, 0, 0)
+    local = local.clone()  # contiguous, and the whole value can be freed
+    return DTensor.from_local(
+        local, mesh, place.placements, run_check=False, shape=place.shape, stride=value.contiguous().stride()
+    )

@@ -1,0 +1,210 @@
+"""What the tests start with several CPU processes: FSDP2 over what accelerate takes for GPUs, and DDP.
+
+``torchrun --nproc_per_node N tests/sharded.py SCENARIO FOLDER [ARGUMENT]``; the scenarios are the
+functions below. A hang shows the stacks of all threads and ends the process.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import math
+import os
+import shutil
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import accelerate.state  # noqa: E402
+import tiny_training  # noqa: E402
+from accelerate import Accelerator, InitProcessGroupKwargs  # noqa: E402
+from accelerate.utils import DistributedType  # noqa: E402
+from tiny_training import KeyedData, TinyNet, make_job, train  # noqa: E402
+
+from lemamba.engine.training.fit import Trainer, fit  # noqa: E402
+from lemamba.engine.training.job import StopRequest  # noqa: E402
+from lemamba.model import build_model  # noqa: E402
+from lemamba.utils.errors import UserError  # noqa: E402
+
+SMALL = {"width": 8, "middle_blk_nums": 1, "ssm_enc_blk_nums": [1, 1], "ssm_dec_blk_nums": [1, 1]}
+SMALL |= {"ssm_chan_upscale": [1, 1], "ssm_ratios": [2, 1], "window_sizes": [8, None]}
+SMALL |= {"ssm_enc_d_states": [[4, 4], [None, 4]], "ssm_dec_d_states": [[None, 4], [4, 4]]}
+SMALL |= {"ssm_enc_convs": [[3, 3], [None, 3]], "ssm_dec_convs": [[None, 3], [3, 3]]}
+LINE = ["-e", "2", "--grad_accum_steps", "1", "--set", "train.ema_decay=0.9"]
+
+
+def as_gpus() -> None:
+    """Make accelerate believe that the processes are GPUs of one machine; they exchange through gloo."""
+    state = accelerate.state.PartialState
+    state._prepare_backend = lambda *a, **k: ("gloo", DistributedType.MULTI_GPU)
+    state.set_device = lambda self: setattr(self, "device", torch.device("cpu"))
+
+
+def fsdp(precision: str = "no") -> Accelerator:
+    """Start accelerate as ``accelerate launch --config_file configs/huggingface/fsdp.yaml`` would."""
+    as_gpus()
+    given = yaml.safe_load((ROOT / "configs/huggingface/fsdp.yaml").read_text())["fsdp_config"]
+    for key, value in given.items():  # the launcher hands the file over in the environment
+        os.environ[key.upper()] = str(value).lower() if isinstance(value, bool) else str(value)
+    os.environ["ACCELERATE_USE_FSDP"] = "true"
+    return Accelerator(mixed_precision=precision)
+
+
+def small_mamba() -> torch.nn.Module:
+    """LE-Mamba with blocks, states and a skip, but few channels."""
+    torch.manual_seed(0)
+    return build_model("LEMamba", img_channel=3, condition_channel=1, out_channel=3, **SMALL)
+
+
+def job(folder: Path, *flags: str, samples: int = 8, valid: int = 3, resume: bool = False, train=None):
+    """A training of the small LE-Mamba on samples of 16 x 16."""
+    tiny_training.SIDE = 16
+    sets = {"train": train or KeyedData(samples), "valid": KeyedData(valid, seed=9)}
+    return make_job(folder, *LINE, *flags, model=small_mamba(), resume=resume, **sets)
+
+
+def resume(folder: Path, precision: str) -> None:
+    """FSDP2: an undisturbed run, one killed after its first checkpoint, one stopped by a signal to rank 1."""
+    accelerator = fsdp(precision)
+    seen: set[str] = set()
+    if precision != "no":
+        watch_dtypes(seen)
+    fit(job(folder / "whole"), accelerator)
+    accelerator.free_memory()  # it would compare the parameters of all networks that it has prepared
+    if accelerator.is_main_process:  # what a kill leaves after the first checkpoint
+        shutil.copytree(folder / "whole", folder / "killed")
+        run = folder / "killed/log/p/run"
+        shutil.rmtree(run / "checkpoints/step_00000004")
+        shutil.rmtree(run / "weights")
+    accelerator.wait_for_everyone()
+    fit(job(folder / "killed", resume=True), accelerator)
+    accelerator.free_memory()
+    outcome = train(job(folder / "parts"), accelerator, stop_after=3, signal="SIGUSR1", rank=1)
+    assert (outcome.reason, outcome.counters.step) == ("SIGUSR1", 3)
+    accelerator.free_memory()
+    fit(job(folder / "parts", resume=True), accelerator)
+    if accelerator.is_main_process:
+        (folder / "dtypes").write_text(" ".join(sorted(seen)))
+
+
+def watch_dtypes(seen: set[str]) -> None:
+    """Collect the dtypes of what must stay float32."""
+    from lemamba.model.layers import ss2d
+
+    scan = ss2d.SS2D.scan
+
+    def watched(self, *given):
+        seen.update(f"{name}:{getattr(self, name).dtype}" for name in self.FLOAT32_PARAMETERS)
+        return scan(self, *given)
+
+    ss2d.SS2D.scan = watched
+    from lemamba.model.panMamba import LEMamba
+
+    check = LEMamba._check_inputs
+
+    def inputs(self, lms, pan):
+        seen.add(f"lms:{lms.dtype}")
+        return check(self, lms, pan)
+
+    LEMamba._check_inputs = inputs
+
+
+def uneven(folder: Path, precision: str) -> None:
+    """FSDP2: one validation sample, and a NaN that one rank meets in the second step."""
+    accelerator = fsdp(precision)
+    fit(job(folder / "lone", "-e", "1", samples=2 * accelerator.num_processes, valid=1), accelerator)
+    accelerator.free_memory()
+    count = 4 * accelerator.num_processes
+    spoiled = KeyedData(count, nan_at=1)
+    outcome = fit(job(folder / "nan", "--nan_policy", "skip", train=spoiled), accelerator)
+    assert outcome.counters.skipped == 2, outcome.counters  # once an epoch
+    assert outcome.reason == "finished"
+
+
+class Stalling(KeyedData):
+    """Rank 1 does not come back with its first sample, or fails there."""
+
+    rank, fails = 0, False
+
+    def __getitem__(self, key):
+        if self.rank == 1 and self.fails:
+            raise UserError("sample 7 cannot be read")
+        if self.rank == 1:
+            time.sleep(60)
+        return super().__getitem__(key)
+
+
+def lost(folder: Path, how: str) -> None:
+    """DDP with a limit of 10 seconds; `how`: rank 1 is "silent" or "fails". Each rank writes the line it ends with."""
+    limit = InitProcessGroupKwargs(timeout=timedelta(seconds=10))
+    accelerator = Accelerator(cpu=True, kwargs_handlers=[limit])
+    data = Stalling(8)
+    data.rank, data.fails = accelerator.process_index, how == "fails"
+    begun = time.monotonic()
+    try:
+        fit(make_job(folder, "--rank_wait", "10", train=data), accelerator)
+    except UserError as error:
+        (folder / f"rank{accelerator.process_index}").write_text(f"{error}\n{time.monotonic() - begun:.1f}")
+    os._exit(0)  # the sleeping rank would be waited for
+
+
+class OneInf(KeyedData):
+    """An Inf in the ground truth of sample 5: the l1 loss is Inf, but its gradient is +-1/N."""
+
+    def __getitem__(self, key):
+        sample = super().__getitem__(key)
+        if key[1] == 5:
+            sample["gt"][0, 0, 0] = math.inf
+        return sample
+
+
+def deferred(folder: Path, _: str) -> None:
+    """DDP, one rank meets an Inf loss in every other step: fused AdamW and its deferred guard, then the plain one."""
+    accelerator = Accelerator(cpu=True)
+    for fused in ("true", "false"):
+        flags = ["--nan_policy", "skip", "--set", "train.ema_decay=0.9", "--set", f"optimizer.args.fused={fused}"]
+        flags += ["--grad_accum_steps", "1", "--log_every", "2", "--checkpoint_every_steps", "1"]
+        data = OneInf(4 * accelerator.num_processes)
+        torch.manual_seed(0)
+        model = TinyNet(drop=0.0, norm=False)
+        with StopRequest() as stop:
+            trainer = Trainer(make_job(folder / fused, *flags, train=data, model=model), accelerator, stop)
+            assert trainer.deferred == (fused == "true")
+            trainer.run()
+            trainer.log.close()
+        weights = torch.cat([p.detach().flatten() for p in trainer.core.parameters()])
+        averaged = torch.cat([p.detach().flatten() for p in trainer.ema.shadow.values()])
+        facts = {"updates": trainer.ema.updates, "counters": vars(trainer.counters)}
+        name = f"{fused}_rank{accelerator.process_index}.pt"
+        torch.save({"weights": weights, "ema": averaged, **facts}, folder / name)
+
+
+def ddp(folder: Path, _: str) -> None:
+    """DDP with accumulation and EMA, the network plain, with recomputed activations, and compiled."""
+    accelerator = Accelerator(cpu=True)
+    flags = ["--grad_accum_steps", "2"]
+    for way in ("plain", "grad_ckpt"):
+        training = job(folder / way, *flags, samples=16)
+        training.model.set_grad_checkpointing(way == "grad_ckpt")
+        fit(training, accelerator)
+    for way in ("eager", "compiled"):
+        torch.manual_seed(0)
+        training = make_job(folder / way, *LINE, *flags, model=TinyNet(drop=0.0))
+        if way == "compiled":
+            training.model.compile()
+        fit(training, accelerator)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    faulthandler.dump_traceback_later(220, exit=True)
+    scenario, place, *rest = sys.argv[1:]
+    globals()[scenario](Path(place), rest[0] if rest else "no")
+    torch.distributed.destroy_process_group()
+    faulthandler.cancel_dump_traceback_later()

@@ -1,0 +1,142 @@
+"""Several CPU processes: FSDP2 with EMA in fp32 and bf16, uneven work, a rank that is lost, DDP with its options.
+
+Each case is one start of tests/sharded.py per rank, as a launcher would start it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lemamba.engine.training.checkpoint import Checkpoints, read_checkpoint
+from lemamba.engine.training.logger import Running
+from lemamba.engine.training.nan_guard import load_batch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def launch(processes: int, scenario: str, folder: Path, argument: str = "", outlives: int | None = None) -> None:
+    """Run a scenario to its end on every rank but `outlives`, which is killed then."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
+    command = [sys.executable, "-W", "ignore", "tests/sharded.py", scenario, str(folder)] + [argument] * bool(argument)
+    started = []
+    for rank in range(processes):
+        env = {**os.environ, "OMP_NUM_THREADS": "1", **common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        with (folder / f"output{rank}").open("w") as output:
+            started.append(subprocess.Popen(command, cwd=ROOT, env=env, stdout=output, stderr=output))
+    try:
+        for rank, process in enumerate(started):
+            if rank != outlives:
+                status = process.wait(timeout=240)
+                assert status == 0, "\n".join((folder / f"output{r}").read_text()[-3000:] for r in range(processes))
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+def last(folder: Path):
+    tensors, state = read_checkpoint(Checkpoints(folder / "log/p/run/checkpoints").latest())
+    state["counters"].pop("seconds")
+    return tensors, state
+
+
+def assert_same(one: Path, other: Path) -> None:
+    a, b = last(one), last(other)
+    assert a[0].keys() == b[0].keys()
+    for part, tensors in a[0].items():
+        assert all(torch.equal(t, b[0][part][name]) for name, t in tensors.items()), part
+    for key in ("counters", "generators", "schedule", "ema_updates"):
+        assert a[1][key] == b[1][key], key
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_fsdp2_trains_validates_saves_and_resumes_exactly(tmp_path, precision):
+    launch(2, "resume", tmp_path, precision)
+    assert_same(tmp_path / "whole", tmp_path / "killed")
+    assert_same(tmp_path / "whole", tmp_path / "parts")
+    tensors, _ = last(tmp_path / "whole")
+    written = load_file(tmp_path / "whole/log/p/run/weights/last.safetensors")
+    assert all(torch.equal(written[name], value) for name, value in tensors["ema"].items()), "the averaged weights"
+    assert any(not torch.equal(written[name], value) for name, value in tensors["model"].items()), "not the raw ones"
+    assert (tmp_path / "whole/log/p/run/weights/README.md").is_file()
+    if precision == "bf16":
+        seen = (tmp_path / "dtypes").read_text().split()
+        assert seen == [f"{name}:torch.float32" for name in ("A_log", "D", "dt_bias", "lms")]
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_fsdp2_with_one_validation_sample_and_a_nan_on_one_rank(tmp_path, processes):
+    launch(processes, "uneven", tmp_path)
+    assert "validation after epoch 1" in (tmp_path / "lone/log/p/run/train.log").read_text()
+    log = (tmp_path / "nan/log/p/run/train.log").read_text()
+    named = re.findall(r"on rank (\d), batch\[\"\w+\"\]: \d+ NaN.*--replay (\S+);", log)
+    assert len(named) == 2, log
+    for rank, path in named:
+        batch, state, _ = load_batch(Path(path))
+        assert path.endswith(f"rank{rank}.safetensors") and any(v.isnan().any() for v in batch.values())
+        assert all(v.isfinite().all() for v in state.values())
+    assert all(v.isfinite().all() for v in last(tmp_path / "nan")[0]["model"].values())
+
+
+@pytest.mark.parametrize(
+    ("how", "says"), [("silent", "rank 1 came only to"), ("fails", "rank 1 ended with error: sample 7 cannot be read")]
+)
+def test_a_lost_rank_is_named_in_one_line_after_the_limit(tmp_path, how, says):
+    launch(2, "lost", tmp_path, how, outlives=1 if how == "silent" else None)
+    line, _, seconds = (tmp_path / "rank0").read_text().rpartition("\n")
+    assert says in line and "\n" not in line
+    assert float(seconds) < 100, "torch's own limit is 1800 s"
+
+
+def test_ranks_skip_a_step_together_and_the_average_leaves_it_out(tmp_path):
+    launch(2, "deferred", tmp_path, "x")
+    runs = {
+        (fused, rank): torch.load(tmp_path / f"{fused}_rank{rank}.pt", weights_only=True)
+        for fused in ("true", "false")
+        for rank in (0, 1)
+    }
+    for fused in ("true", "false"):
+        for key in ("weights", "ema"):
+            assert torch.equal(runs[fused, 0][key], runs[fused, 1][key]), "ranks hold the same"
+            torch.testing.assert_close(runs[fused, 0][key], runs["false", 0][key], rtol=0, atol=1e-6)
+        assert runs[fused, 0]["counters"]["skipped"] == 3
+        assert runs[fused, 0]["updates"] == 3, "six steps, one of two skipped"
+        log = (tmp_path / fused / "log/p/run/train.log").read_text()
+        assert "nan l1" not in log and "inf" not in " ".join(re.findall("total .* norm .*", log))
+    # in the middle of an epoch, too, a checkpoint holds the average of the steps that were taken
+    for step in range(1, 7):
+        a, b = (tmp_path / f"{f}/log/p/run/checkpoints/step_{step:08d}" for f in ("true", "false"))
+        (one, state), (other, plain) = read_checkpoint(a), read_checkpoint(b)
+        assert state["ema_updates"] == plain["ema_updates"]
+        assert state["counters"]["skipped"] == plain["counters"]["skipped"]
+        for name, value in one["ema"].items():
+            torch.testing.assert_close(value, other["ema"][name], rtol=0, atol=1e-6)
+
+
+def test_ddp_with_grad_ckpt_and_with_compile_learns_the_same(tmp_path):
+    launch(2, "ddp", tmp_path, "x")
+    for one, other in (("plain", "grad_ckpt"), ("eager", "compiled")):
+        a, b = last(tmp_path / one)[0], last(tmp_path / other)[0]
+        for part in ("model", "ema"):
+            for name, value in a[part].items():
+                torch.testing.assert_close(b[part][name], value, rtol=1e-4, atol=2e-5, msg=f"{other} {part} {name}")
+
+
+def test_means_of_the_log_leave_out_what_was_skipped():
+    running = Running()
+    for value, skipped in ((1.0, False), (torch.nan, True), (4.0, False), (torch.inf, True)):
+        running.add({"total": torch.tensor(value)}, samples=2, skipped=torch.tensor(skipped))
+    assert running.samples == 8
+    assert running.read()[0] == {"total": 2.5}

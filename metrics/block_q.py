@@ -73,7 +73,7 @@ def band_quality(*images: Tensor, published: bool = False, mask: Tensor | None =
     """
     means = []
     for i, image in enumerate(zip(*images, strict=True)):
-        sums, count = [], 0
+        sums, count = [], image[0].new_zeros((), dtype=torch.float64)
         for rows, columns in block_tiles(image[0], block):
             pairs = _pairs(*_moments(tuple(part[:, rows, columns] for part in image), block), published)
             valid = None

@@ -47,7 +47,7 @@ def d_rho(sr: Tensor, pan: Tensor, *, ratio: int, mask: Tensor | None = None) ->
     Returns:
         (B,) float64. Differentiable.
     """
-    sr, _, mask = check_full(sr, sr, ratio=ratio, published=False, mask=mask, block=ratio)
+    sr, _, mask = check_full(sr, sr, ratio=ratio, published=False, mask=mask, block=None)
     return d_rho_from(sr, check_pan(pan, sr, mask), ratio, mask)
 
 

@@ -41,7 +41,7 @@ def d_sr(sr: Tensor, pan: Tensor, *, mask: Tensor | None = None) -> Tensor:
     Returns:
         (B,) float64; NaN where pan is constant.
     """
-    sr, _, mask = check_full(sr, sr, ratio=1, published=False, mask=mask, block=1)
+    sr, _, mask = check_full(sr, sr, ratio=1, published=False, mask=mask, block=None)
     return d_sr_from(sr, check_pan(pan, sr, mask), mask)
 
 

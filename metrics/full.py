@@ -110,7 +110,13 @@ def full_resolution(
     check_geometry(geometry, ratio)
     ms = _check_ms(ms, lms, _mask_of_ms(mask, ratio), ratio)
     mask = _without_border(mask, sr, cut)
-    options = {"ratio": ratio, "sensor": sensor, "const": const, "published": published, "bands": sr.shape[1]}
+    options: dict[str, Any] = {
+        "ratio": ratio,
+        "sensor": sensor,
+        "const": const,
+        "published": published,
+        "bands": sr.shape[1],
+    }
     options |= {"block": block, "geometry": geometry}
     # Those that need images run side by side, image by image; the others follow from their results.
     direct = [index for index in indices.values() if {"sr", "lms", "pan"} & set(index.needs)]
@@ -118,13 +124,17 @@ def full_resolution(
     tasks: list[Callable[[], Tensor]] = []
     for i in range(len(sr)):
         x, y, p = sr[i : i + 1], lms[i : i + 1], pan[i : i + 1]
-        common = {"published": published, "mask": None if mask is None else mask[i : i + 1], "block": block}
+        common: dict[str, Any] = {
+            "published": published,
+            "mask": None if mask is None else mask[i : i + 1],
+            "block": block,
+        }
         known = {"sr": x, "lms": y, "pan": p} | options | common
         tasks += [partial(index.measure, known) for index in direct]
         tasks.append(partial(band_quality, x, p, **common))
         tasks.append(partial(_quality_of_lms, y, p, ratio, geometry, **common))
         if reprojected:
-            tasks.append(partial(reproject, x, gains, ratio, ms.shape[-2:], geometry))
+            tasks.append(partial(reproject, x, gains, ratio, (ms.shape[-2], ms.shape[-1]), geometry))
     values = run_all(tasks, sr, lms, pan)
     names = [*(index.name for index in direct), "q_sr", "q_lms", *(["sr_ms"] if reprojected else [])]
     found: dict[str, Any] = {name: torch.cat(values[k :: len(names)]) for k, name in enumerate(names)}

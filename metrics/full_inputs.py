@@ -37,7 +37,7 @@ def gains_of(sensor: str | Sensor, bands: int, published: bool = False) -> tuple
 
 
 def check_full(
-    sr: Tensor, lms: Tensor, *, ratio: int, published: bool, mask: Tensor | None, block: int = BLOCK
+    sr: Tensor, lms: Tensor, *, ratio: int, published: bool, mask: Tensor | None, block: int | None = BLOCK
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return sr and lms with nodata blanked, and the mask as (B, 1, H, W), after all checks of size."""
     ratio = check_ratio(ratio, published)
@@ -45,8 +45,9 @@ def check_full(
     images = check_images(sr=blank(sr, mask), lms=blank(lms, mask))
     check_same_shape(sr=sr, lms=lms)
     H, W = sr.shape[-2:]
-    if block > 1:
+    if block is not None:
         check_sides(sr, "full resolution", block)
+    block = block or 1
     if not H or not W or H % block or W % block or H % ratio or W % ratio:
         needed = f"multiples of {block}" + (f" and of the ratio {ratio}" if block % ratio else "")
         raise UserError(f"full resolution needs sides that are {needed}, given {H} x {W}; crop the images")

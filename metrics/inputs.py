@@ -76,20 +76,22 @@ def on_pairs(index: Measure) -> Measure:
     return cast(Measure, prepare_and_measure)
 
 
-def each_pair(index: Callable[[Tensor, Tensor, Tensor | None], Tensor], *images: Tensor | None) -> Tensor:
+def each_pair(
+    index: Callable[[Tensor, Tensor, Tensor | None], Tensor], x: Tensor, y: Tensor, mask: Tensor | None
+) -> Tensor:
     """Call `index` with one image of each batch at a time.
 
     Args:
-        index: takes what `images` are, without the batch axis, and the mask as (H, W), and returns one number.
-        images: (B, C, H, W) each; the last is the mask, (B, 1, H, W) or None.
+        index: takes (C, H, W) twice and the mask as (H, W) or None, and returns one number.
+        x, y: (B, C, H, W).
+        mask: (B, 1, H, W) or None.
 
     Returns:
         (B,) float64.
     """
-    *batches, mask = images
-    masks = [None] * len(batches[0]) if mask is None else mask[:, 0].unbind()
-    values = [index(*pair) for pair in zip(*batches, masks, strict=True)]
-    return torch.stack(values) if values else batches[0].new_zeros(0, dtype=torch.float64)
+    masks = [None] * len(x) if mask is None else mask[:, 0].unbind()
+    values = [index(*pair) for pair in zip(x, y, masks, strict=True)]
+    return torch.stack(values) if values else x.new_zeros(0, dtype=torch.float64)
 
 
 def check_same_shape(**images: Tensor) -> None:

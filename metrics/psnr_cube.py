@@ -1,9 +1,8 @@
 """PSNR of the whole cube in decibels: one mean squared error over all bands.
 
 10 log10(const^2 / MSE), as torchmetrics, scikit-image and sewar compute it. Never above the `psnr` of this package,
-which is the mean of the bands' PSNRs; equal only where all bands have one error. Unit dB, larger is better, equal images give
-Inf.
-Legend: B images, C bands, H W size.
+which is the mean of the bands' PSNRs; equal only where all bands have one error. Unit dB, larger is better, equal
+images give Inf. Legend: B images, C bands, H W size.
 """
 
 from __future__ import annotations

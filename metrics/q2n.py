@@ -70,8 +70,8 @@ def mirrored_tile(x: Tensor, rows: slice, columns: slice) -> Tensor:
         first = min(part.start, 2 * n - part.stop)
         indices.append(torch.where(index < n, index, 2 * n - 1 - index) - first if part.stop > n else None)
         x = x.narrow(dim, first, min(part.stop, n) - first)
-    for dim, index in zip((-2, -1), indices, strict=True):
-        x = x if index is None else x.index_select(dim, index)
+    for dim, taken in zip((-2, -1), indices, strict=True):
+        x = x if taken is None else x.index_select(dim, taken)
     return x
 
 
@@ -151,15 +151,15 @@ def mean_score(tiles: Iterable[tuple[Tensor, Tensor, Tensor | None]], factor: fl
     Returns:
         () float64; NaN where no block is valid.
     """
-    sums, count = [], 0
+    sums, counts = [], []
     for gt, sr, mask in tiles:
         products, squares = zip(*_moments(gt, sr, factor, block), strict=True)
         scores = block_scores(torch.cat(products), torch.cat(squares), block)
         valid = None if mask is None else cut_blocks(mask[None], block).flatten(2).all(dim=-1).view(1, -1)
         total, number = add_valid(scores[None], valid)
         sums.append(total)
-        count = count + number
-    return torch.stack(sums).sum() / count
+        counts.append(number)
+    return torch.stack(sums).sum() / torch.stack(counts).sum()
 
 
 def scale_of(const: float | Tensor, published: bool) -> float | Tensor:

@@ -11,7 +11,7 @@ Legend: B images, C bands, H W size.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 
 import torch
 from torch import Tensor
@@ -31,14 +31,13 @@ def slide(x: Tensor, side: int, combine: Callable[[Tensor, Tensor], Tensor] = to
 def _slide_along(x: Tensor, side: int, combine: Callable[[Tensor, Tensor], Tensor], dim: int) -> Tensor:
     """Combine `side` neighbours along an axis from windows of 1, 2, 4, 8, … samples."""
     windows = x.shape[dim] - side + 1
-    result, length, power = None, 0, 1  # `result` covers `length` samples, `x` covers `power`
+    parts, length, power = [], 0, 1  # together, `parts` cover `length` samples; `x` covers `power`
     while True:
         if side & power:
-            part = x.narrow(dim, length, windows)
-            result = part if result is None else combine(result, part)
+            parts.append(x.narrow(dim, length, windows))
             length += power
         if length == side:
-            return result
+            return reduce(combine, parts)
         n = x.shape[dim] - power
         x = combine(x.narrow(dim, 0, n), x.narrow(dim, power, n))
         power *= 2

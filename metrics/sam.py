@@ -56,7 +56,7 @@ def sam(sr: Tensor, gt: Tensor, *, mask: Tensor | None = None) -> Tensor:
 
 def _mean_angle(sr: Tensor, gt: Tensor, mask: Tensor | None) -> Tensor:
     """Mean angle of one image pair (C, H, W), mask (H, W), tile by tile."""
-    total, count = sr.new_zeros((), dtype=torch.float64), 0
+    total, count = sr.new_zeros(2, dtype=torch.float64)
     for rows, columns in tiles(sr):
         angle, defined = sam_map(sr[:, rows, columns].double(), gt[:, rows, columns].double())
         angles, seen = add_valid(angle, defined if mask is None else defined & mask[rows, columns])

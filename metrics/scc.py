@@ -47,7 +47,7 @@ def _cosine(sr: Tensor, gt: Tensor, valid: Tensor | None) -> Tensor:
     for tile in tiles(sr, 3):
         v = None if valid is None else valid[_inner(tile)]
         for planes in plane_groups(sr[:, tile[0], tile[1]]):
-            sums = sums + _products(*(_edges(image[planes], tile) for image in (sr, gt)), v)
+            sums = sums + _products(_edges(sr[planes], tile), _edges(gt[planes], tile), v)
     cross, power_sr, power_gt = sums
     return cross / (power_sr * power_gt).sqrt()
 

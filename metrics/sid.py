@@ -36,7 +36,7 @@ def sid(sr: Tensor, gt: Tensor, *, mask: Tensor | None = None) -> Tensor:
 
 def _mean_divergence(sr: Tensor, gt: Tensor, mask: Tensor | None) -> Tensor:
     """SID of one image pair (C, H, W), mask (H, W), tile by tile."""
-    total, count = sr.new_zeros((), dtype=torch.float64), 0
+    total, count = sr.new_zeros(2, dtype=torch.float64)
     for rows, columns in tiles(sr):
         x, y = (image[:, rows, columns].double().clamp_min(0) for image in (sr, gt))
         sum_x, sum_y = x.sum(dim=0), y.sum(dim=0)

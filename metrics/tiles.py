@@ -62,7 +62,7 @@ def plane_groups(x: Tensor) -> Iterator[slice]:
         yield slice(start, start + step)
 
 
-def add_valid(values: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor | int]:
+def add_valid(values: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
     """Sum over the last two axes of the valid values, and how many they are.
 
     Args:
@@ -70,7 +70,7 @@ def add_valid(values: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor | in
         valid: boolean, broadcasts against `values`; None = all.
     """
     if valid is None:
-        return values.sum(dim=(-2, -1)), values.shape[-2] * values.shape[-1]
+        return values.sum(dim=(-2, -1)), values.new_tensor(values.shape[-2] * values.shape[-1])
     return torch.where(valid, values, 0.0).sum(dim=(-2, -1)), valid.sum(dim=(-2, -1))
 
 
@@ -88,7 +88,7 @@ def mean_of_windows(
     Returns:
         () float64; NaN where no position is valid.
     """
-    total, count = x.new_zeros(len(x), dtype=torch.float64), 0
+    total, count = x.new_zeros(len(x), dtype=torch.float64), x.new_zeros((), dtype=torch.float64)
     for rows, columns in tiles(x, window):
         v = None
         if valid is not None:

@@ -57,6 +57,18 @@ def _without_border(mask: Tensor | None, image: Tensor, cut: int) -> Tensor | No
     return inside if mask is None else inside & mask
 
 
+def _without_border_ms(
+    sr_ms: Tensor, ms: Tensor, mask_ms: Tensor | None, ratio: int, cut: int
+) -> dict[str, Tensor | None]:
+    """Cut MS pixels off whose cells touch the border, so that blocks begin inside it."""
+    if cut:
+        h, w = ms.shape[-2:]
+        first, last = -(-(cut - 1) // ratio), -(-cut // ratio)
+        inside = (..., slice(first, h - last), slice(first, w - last))
+        sr_ms, ms, mask_ms = sr_ms[inside], ms[inside], None if mask_ms is None else mask_ms[inside]
+    return {"sr_ms": sr_ms, "gt_ms": ms, "valid_ms": mask_ms}
+
+
 def _mask_of_ms(mask: Tensor | None, ratio: int) -> Tensor | None:
     """Which MS pixels have no invalid pixel in their cell, (B, 1, H, W) -> (B, 1, h, w)."""
     return None if mask is None else mask.unflatten(-1, (-1, ratio)).unflatten(-3, (-1, ratio)).all(-1).all(-2)
@@ -140,6 +152,8 @@ def full_resolution(
     found: dict[str, Any] = {name: torch.cat(values[k :: len(names)]) for k, name in enumerate(names)}
     found.setdefault("d_lambda_k", found["d_lambda"])
     found |= {"ms": ms, "mask_ms": _mask_of_ms(mask, ratio)}
+    if reprojected:
+        found |= _without_border_ms(found["sr_ms"], ms, found["mask_ms"], ratio, cut)
     for name, index in indices.items():
         if name not in found:
             found[name] = index.measure(found | options)

@@ -59,8 +59,9 @@ class Index:
 
         Reduced resolution: sr, gt, mask, ratio, const, published, block. Full resolution: sr, lms, pan, mask, ratio,
         sensor, const, published, bands, block, geometry; or, where none of the three images is needed, ms and its mask
-        mask_ms; sr_ms, the fused image reduced to the size of ms; q_sr and q_lms, the `band_quality` of (sr, pan) and
-        of (lms, low-passed pan); and names of indices in columns before its own.
+        mask_ms; sr_ms and gt_ms, the fused image reduced to the size of ms, and ms, both without the border that is
+        cut, and their mask valid_ms; q_sr and q_lms, the `band_quality` of (sr, pan) and of (lms, low-passed pan); and
+        names of indices in columns before its own.
         """
         return tuple(inspect.signature(self.function).parameters)
 

@@ -45,18 +45,18 @@ def reproject(
 
 
 @register_index("r_q2n", heading="R-Q2n", direction=+1, protocol="full", column=23, extra=True)
-def r_q2n(sr_ms: Tensor, ms: Tensor, const: float | None, mask_ms: Tensor | None, block: int) -> Tensor:
+def r_q2n(sr_ms: Tensor, gt_ms: Tensor, const: float | None, valid_ms: Tensor | None, block: int) -> Tensor:
     """Q2n at MS size, whose sides must reach `block`."""
-    return q2n(sr_ms, ms, const=const_of(ms, const), mask=mask_ms, block=block)
+    return q2n(sr_ms, gt_ms, const=const_of(gt_ms, const), mask=valid_ms, block=block)
 
 
 @register_index("r_sam", heading="R-SAM", direction=-1, protocol="full", unit="degrees", column=24, extra=True)
-def r_sam(sr_ms: Tensor, ms: Tensor, mask_ms: Tensor | None) -> Tensor:
+def r_sam(sr_ms: Tensor, gt_ms: Tensor, valid_ms: Tensor | None) -> Tensor:
     """SAM at MS size."""
-    return sam(sr_ms, ms, mask=mask_ms)
+    return sam(sr_ms, gt_ms, mask=valid_ms)
 
 
 @register_index("r_ergas", heading="R-ERGAS", direction=-1, protocol="full", column=25, extra=True)
-def r_ergas(sr_ms: Tensor, ms: Tensor, ratio: int, mask_ms: Tensor | None) -> Tensor:
+def r_ergas(sr_ms: Tensor, gt_ms: Tensor, ratio: int, valid_ms: Tensor | None) -> Tensor:
     """ERGAS at MS size, with the factor 100/r."""
-    return ergas(sr_ms, ms, ratio=ratio, mask=mask_ms)
+    return ergas(sr_ms, gt_ms, ratio=ratio, mask=valid_ms)

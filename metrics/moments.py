@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lemamba.metrics.tiles import plane_groups, row_tiles
+from lemamba.metrics.tiles import stretches
 
 Product = Callable[[Tensor, Tensor], Tensor]
 
@@ -31,16 +31,15 @@ def band_means(product: Product, x: Tensor, y: Tensor, mask: Tensor | None) -> T
 
 
 def _sums(product: Product, x: Tensor, y: Tensor) -> Tensor:
-    """`product` of one image pair (C, H, W), tile by tile -> (C,)."""
-    total = x.new_zeros(len(x), dtype=torch.float64)
-    for rows in row_tiles(x):
-        parts = [_of_planes(product, x[planes, rows], y[planes, rows]) for planes in plane_groups(x[:, rows])]
-        total = total + torch.cat(parts)
-    return total
-
-
-def _of_planes(product: Product, x: Tensor, y: Tensor) -> Tensor:
-    return product(x.double().flatten(1), y.double().flatten(1))
+    """`product` of one image pair (C, H, W), a stretch that stays in the cache at a time -> (C,)."""
+    x, y = x.flatten(1), y.flatten(1)
+    planes, pixels = stretches(x)
+    sums = []
+    for group in zip(x.split(planes), y.split(planes), strict=True):
+        parts = zip(*(image.split(pixels, dim=1) for image in group), strict=True)
+        first, *others = (product(a.double(), b.double()) for a, b in parts)
+        sums.append(sum(others, first))
+    return torch.cat(sums)
 
 
 def dot(x: Tensor, y: Tensor) -> Tensor:
@@ -61,4 +60,6 @@ def mean_squared_error(sr: Tensor, gt: Tensor, mask: Tensor | None) -> Tensor:
 
 def band_mean(image: Tensor, mask: Tensor | None) -> Tensor:
     """Mean per band, (B, C) float64; arguments as in `band_means`."""
+    if image.dtype == torch.float64 and mask is None:
+        return image.mean(dim=(2, 3))
     return band_means(lambda x, _: x.sum(dim=1), image, image, mask)

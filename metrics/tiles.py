@@ -25,6 +25,14 @@ def _parts(length: int, window: int, longest: int) -> Iterator[slice]:
         yield slice(i * windows // count, (i + 1) * windows // count + window - 1)
 
 
+def stretches(x: Tensor) -> tuple[int, int]:
+    """Planes and pixels of (C, H * W) to take at a time, for sums without a window."""
+    C, pixels = x.shape
+    if x.device.type != "cpu":
+        return max(C, 1), max(pixels, 1)
+    return max(1, _SAMPLES // max(pixels, 1)), _SAMPLES
+
+
 def row_tiles(image: Tensor) -> Iterator[slice]:
     """Ranges of whole rows of (…, H, W): for indices without a window."""
     H, W = image.shape[-2:]

@@ -49,8 +49,7 @@ def dot(x: Tensor, y: Tensor) -> Tensor:
 
 def squared_error(x: Tensor, y: Tensor) -> Tensor:
     """Sum over pixels of (x - y)^2: (K, P) twice -> (K,)."""
-    difference = x - y
-    return dot(difference, difference)
+    return (x - y).square_().sum(dim=1)
 
 
 def mean_squared_error(sr: Tensor, gt: Tensor, mask: Tensor | None) -> Tensor:

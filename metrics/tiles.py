@@ -14,6 +14,7 @@ from torch import Tensor
 
 _SIDE = 256  # pixels of a tile's side, overlap included
 _SAMPLES = _SIDE * _SIDE  # float64 samples that stay in the cache through a dozen passes
+_FEW = 8  # as many fit where a sum takes two passes only; each call on less costs more than it computes
 Tile = tuple[slice, slice]  # rows, columns
 
 
@@ -30,7 +31,7 @@ def stretches(x: Tensor) -> tuple[int, int]:
     C, pixels = x.shape
     if x.device.type != "cpu":
         return max(C, 1), max(pixels, 1)
-    return max(1, _SAMPLES // max(pixels, 1)), _SAMPLES
+    return max(1, _FEW * _SAMPLES // max(pixels, 1)), _SAMPLES
 
 
 def row_tiles(image: Tensor) -> Iterator[slice]:

@@ -7,14 +7,17 @@ Legend: B images, C bands, H W size.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from lemamba.metrics.full_inputs import check_full, gains_of
 from lemamba.metrics.index import register_index
-from lemamba.metrics.inputs import check_peak
-from lemamba.metrics.q2n import q2n
-from lemamba.operators import mtf_filter
+from lemamba.metrics.inputs import BLOCK, check_peak
+from lemamba.metrics.q2n import mean_score, scale_of
+from lemamba.metrics.tiles import block_tiles
+from lemamba.operators.mtf import mtf_window
 from lemamba.utils.sensors import Sensor
 
 
@@ -35,30 +38,39 @@ def d_lambda_k(
     const: float | None = None,
     published: bool = False,
     mask: Tensor | None = None,
+    block: int = BLOCK,
 ) -> Tensor:
     """Spectral distortion of HQNR.
 
     Args:
-        sr: (B, C, H, W), sides multiples of 32.
+        sr: (B, C, H, W), sides multiples of `block` and of the ratio.
         lms: the same shape.
-        ratio: resolution ratio, a power of two.
+        ratio: resolution ratio, a whole number.
         sensor: name (any case) or `Sensor`; "none" for any number of bands.
         const: peak value; None: decided per image by max(lms) <= 1.
         published: no scaling of data in [0, 1], and the IKONOS gains for QB and GF2.
         mask: (B, 1, H, W), True where valid; only blocks without nodata count (the filter still sees nodata as 0).
+        block: side of a block.
 
     Returns:
         (B,) float64. The rounding makes its gradient zero.
     """
-    sr, lms, mask = check_full(sr, lms, ratio=ratio, published=published, mask=mask)
+    sr, lms, mask = check_full(sr, lms, ratio=ratio, published=published, mask=mask, block=block)
     gains = gains_of(sensor, sr.shape[1], published)
     if const is not None:
         check_peak(const, "lms", lms)
-    peak = const_of(lms, const)
+    factors = torch.as_tensor(scale_of(const_of(lms, const), published)).expand(len(sr)).tolist()
     scores = []
-    for i in range(len(sr)):  # image by image: one image's transforms fit in the cache
-        low = mtf_filter(sr[i : i + 1].detach(), gains, ratio)
-        c = peak[i : i + 1] if isinstance(peak, Tensor) else peak
-        m = None if mask is None else mask[i : i + 1]
-        scores.append(q2n(low, lms[i : i + 1], mask=m, const=c, published=published))
-    return 1 - torch.cat(scores)
+    for i, factor in enumerate(factors):
+        tiles = _tiles(sr[i].detach(), lms[i].detach(), None if mask is None else mask[i, 0], gains, ratio, block)
+        scores.append(mean_score(tiles, factor, block))
+    return 1 - torch.stack(scores)
+
+
+def _tiles(
+    sr: Tensor, lms: Tensor, mask: Tensor | None, gains: tuple[float, ...], ratio: int, block: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """Tiles of lms, of the low-passed sr and of the mask: only one tile is low-passed at a time."""
+    for rows, columns in block_tiles(sr, block):
+        low = mtf_window(sr, gains, ratio, rows, columns)
+        yield lms[:, rows, columns], low, None if mask is None else mask[rows, columns]

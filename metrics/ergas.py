@@ -9,7 +9,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from lemamba.metrics.index import register_index
-from lemamba.metrics.inputs import mean_valid, on_pairs, safe_sqrt
+from lemamba.metrics.inputs import on_pairs, safe_sqrt
+from lemamba.metrics.moments import band_mean, mean_squared_error
 
 
 @on_pairs
@@ -26,6 +27,5 @@ def ergas(sr: Tensor, gt: Tensor, *, ratio: float, mask: Tensor | None = None) -
     Returns:
         (B,) float64; Inf or NaN where a band of gt has mean 0. Differentiable.
     """
-    mse = mean_valid((sr - gt).square(), mask, (2, 3))
-    relative = mse / mean_valid(gt, mask, (2, 3)).square()
+    relative = mean_squared_error(sr, gt, mask) / band_mean(gt, mask).square()
     return 100 / ratio * safe_sqrt(relative.mean(dim=1))

@@ -6,7 +6,7 @@ Legend: B images, C bands, h w H W sizes, r ratio.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,11 +15,13 @@ from torch import Tensor
 
 from lemamba.metrics.block_q import band_quality
 from lemamba.metrics.d_s import low_pass_pan
-from lemamba.metrics.full_inputs import check_full, check_pan, gains_of
-from lemamba.metrics.index import register_index, registered
-from lemamba.metrics.inputs import Image, as_image, check_peak
+from lemamba.metrics.full_inputs import check_full, check_geometry, check_pan, gains_of
+from lemamba.metrics.index import chosen, register_index
+from lemamba.metrics.inputs import BLOCK, Image, as_image, blank, check_images, check_peak, cut_border
 from lemamba.metrics.parallel import run_all
+from lemamba.metrics.reprojection import reproject
 from lemamba.utils.errors import UserError
+from lemamba.utils.geometry import Geometry
 from lemamba.utils.sensors import Sensor
 
 
@@ -35,16 +37,41 @@ def qnr(d_lambda: Tensor, d_s: Tensor) -> Tensor:
     return (1 - d_lambda) * (1 - d_s)
 
 
-def _check_ms(ms: Tensor, lms: Tensor, ratio: int) -> None:
+def _check_ms(ms: Tensor, lms: Tensor, mask_ms: Tensor | None, ratio: int) -> Tensor:
     expected = (*lms.shape[:2], lms.shape[2] // ratio, lms.shape[3] // ratio)
     if tuple(ms.shape) != expected:
         raise UserError(f"expected ms {expected} at ratio {ratio}, given {tuple(ms.shape)}; check --ratio and the file")
-    if not bool(torch.isfinite(ms.detach().double().sum())):
-        raise UserError("expected finite values, ms holds NaN or Inf; fix the data")
+    return check_images(ms=blank(ms, mask_ms))["ms"]
 
 
-def _quality_of_lms(lms: Tensor, pan: Tensor, ratio: int, **common: Any) -> Tensor:
-    return band_quality(lms, low_pass_pan(pan, ratio), **common)
+def _quality_of_lms(lms: Tensor, pan: Tensor, ratio: int, geometry: Geometry | None, **common: Any) -> Tensor:
+    return band_quality(lms, low_pass_pan(pan, ratio, geometry), **common)
+
+
+def _without_border(mask: Tensor | None, image: Tensor, cut: int) -> Tensor | None:
+    """Exclude the border that `cut_border` cuts off from the mask."""
+    if not cut:
+        return mask
+    inside = torch.zeros(len(image), 1, *image.shape[-2:], dtype=torch.bool, device=image.device)
+    cut_border(inside, cut).fill_(True)
+    return inside if mask is None else inside & mask
+
+
+def _without_border_ms(
+    sr_ms: Tensor, ms: Tensor, mask_ms: Tensor | None, ratio: int, cut: int
+) -> dict[str, Tensor | None]:
+    """Cut MS pixels off whose cells touch the border, so that blocks begin inside it."""
+    if cut:
+        h, w = ms.shape[-2:]
+        first, last = -(-(cut - 1) // ratio), -(-cut // ratio)
+        inside = (..., slice(first, h - last), slice(first, w - last))
+        sr_ms, ms, mask_ms = sr_ms[inside], ms[inside], None if mask_ms is None else mask_ms[inside]
+    return {"sr_ms": sr_ms, "gt_ms": ms, "valid_ms": mask_ms}
+
+
+def _mask_of_ms(mask: Tensor | None, ratio: int) -> Tensor | None:
+    """Which MS pixels have no invalid pixel in their cell, (B, 1, H, W) -> (B, 1, h, w)."""
+    return None if mask is None else mask.unflatten(-1, (-1, ratio)).unflatten(-3, (-1, ratio)).all(-1).all(-2)
 
 
 def full_resolution(
@@ -58,19 +85,29 @@ def full_resolution(
     const: float | None = None,
     published: bool = False,
     mask: Image | None = None,
+    extra: str | Sequence[str] = (),
+    geometry: Geometry | None = None,
+    cut: int = 0,
+    block: int = BLOCK,
 ) -> dict[str, Tensor]:
     """All indices without reference.
 
     Args:
-        sr: (B, C, H, W), tensor or NumPy array of any real dtype, sides multiples of 32, in digital numbers or [0, 1].
-        ms: (B, C, h, w), h = H/r; checked, no index needs its values.
+        sr: (B, C, H, W), tensor or NumPy array of any real dtype, in digital numbers or [0, 1], sides multiples of 32
+            (`block`) and of the ratio.
+        ms: (B, C, h, w), h = H/r; only extra indices need its values.
         lms: (B, C, H, W), ms interpolated to the size of pan.
         pan: (B, 1, H, W).
-        ratio: resolution ratio r, a power of two.
+        ratio: resolution ratio r, a whole number: 2, 3, 4, 5, 6, 8, …
         sensor: name (any case) or `Sensor`.
         const: peak value; None: decided per image by max(lms) <= 1.
         published: reproduce the published script where this package corrects a defect; an error at ratios above 4.
         mask: (B, 1, H, W), True where valid; only blocks without nodata count.
+        extra: names of further indices (`metrics.EXTRA`) or "all".
+        geometry: where MS pixels lie under PAN pixels; None = the toolboxes' convention.
+        cut: border that does not count, as in `cut_border`: blocks and windows that touch it are left out, filters see
+            it. 0 for none, as published.
+        block: side of blocks.
 
     Returns:
         {name: (B,) float64} for the names in `metrics.FULL_NAMES`; "d_lambda_k" is that of HQNR, "d_lambda" of QNR.
@@ -80,27 +117,47 @@ def full_resolution(
             not multiples of 32, a sensor with another number of bands.
     """
     sr = as_image("sr", sr)
-    gains_of(sensor, sr.shape[1], published)
-    sr, lms, mask = check_full(sr, lms, ratio=ratio, published=published, mask=mask)
+    gains = gains_of(sensor, sr.shape[1], published)
+    indices = chosen("full", extra)
+    sr, lms, mask = check_full(sr, lms, ratio=ratio, published=published, mask=mask, block=block)
     pan = check_pan(pan, sr, mask)
-    _check_ms(as_image("ms", ms), lms, ratio)
+    check_geometry(geometry, ratio)
     if const is not None:
         check_peak(const, "lms", lms)
-    options = {"ratio": ratio, "sensor": sensor, "const": const, "published": published, "bands": sr.shape[1]}
-    indices = registered("full")
-    # Those that need images and options only run side by side, image by image; the others follow from their results.
+    ms = _check_ms(as_image("ms", ms), lms, _mask_of_ms(mask, ratio), ratio)
+    mask = _without_border(mask, sr, cut)
+    options: dict[str, Any] = {
+        "ratio": ratio,
+        "sensor": sensor,
+        "const": const,
+        "published": published,
+        "bands": sr.shape[1],
+    }
+    options |= {"block": block, "geometry": geometry}
+    # Those that need images run side by side, image by image; the others follow from their results.
     direct = [index for index in indices.values() if {"sr", "lms", "pan"} & set(index.needs)]
+    reprojected = any("sr_ms" in index.needs for index in indices.values())
     tasks: list[Callable[[], Tensor]] = []
     for i in range(len(sr)):
         x, y, p = sr[i : i + 1], lms[i : i + 1], pan[i : i + 1]
-        m = None if mask is None else mask[i : i + 1]
-        known = {"sr": x, "lms": y, "pan": p, "mask": m} | options
+        common: dict[str, Any] = {
+            "published": published,
+            "mask": None if mask is None else mask[i : i + 1],
+            "block": block,
+        }
+        known = {"sr": x, "lms": y, "pan": p} | options | common
         tasks += [partial(index.measure, known) for index in direct]
-        tasks.append(partial(band_quality, x, p, published=published, mask=m))
-        tasks.append(partial(_quality_of_lms, y, p, ratio, published=published, mask=m))
+        tasks.append(partial(band_quality, x, p, **common))
+        tasks.append(partial(_quality_of_lms, y, p, ratio, geometry, **common))
+        if reprojected:
+            tasks.append(partial(reproject, x, gains, ratio, (ms.shape[-2], ms.shape[-1]), geometry))
     values = run_all(tasks, sr, lms, pan)
-    names = [*(index.name for index in direct), "q_sr", "q_lms"]
-    found = {name: torch.cat(values[k :: len(names)]) for k, name in enumerate(names)}
+    names = [*(index.name for index in direct), "q_sr", "q_lms", *(["sr_ms"] if reprojected else [])]
+    found: dict[str, Any] = {name: torch.cat(values[k :: len(names)]) for k, name in enumerate(names)}
+    found.setdefault("d_lambda_k", found["d_lambda"])
+    found |= {"ms": ms, "mask_ms": _mask_of_ms(mask, ratio)}
+    if reprojected:
+        found |= _without_border_ms(found["sr_ms"], ms, found["mask_ms"], ratio, cut)
     for name, index in indices.items():
         if name not in found:
             found[name] = index.measure(found | options)

@@ -13,19 +13,32 @@ from lemamba.metrics.inputs import (
     check_images,
     check_positive,
     check_same_shape,
+    check_sides,
 )
 from lemamba.utils.errors import UserError
+from lemamba.utils.geometry import Geometry
 from lemamba.utils.sensors import Sensor, get_sensor
 
 
 def check_ratio(ratio: int, published: bool) -> int:
-    """Return the ratio, a power of two (at most 4 as published); any other is a `UserError`."""
+    """Return the ratio, a positive whole number (1, 2 or 4 as published); any other is a `UserError`."""
     check_positive("ratio", ratio, "it is H/h, e.g. 4")
-    if int(ratio) != ratio or ratio < 1 or int(ratio) & (int(ratio) - 1):
-        raise UserError(f"full resolution needs a ratio that is a power of two, given {ratio}; correct --ratio")
-    if published and ratio > 4:
+    if not ratio >= 1 or int(ratio) != ratio:
+        raise UserError(f"full resolution needs a ratio that is a whole number, given {ratio}; correct --ratio")
+    if published and ratio not in (1, 2, 4):
         raise UserError(f"expected ratio 2 or 4 with the published behaviour, given {ratio}; leave published out")
     return int(ratio)
+
+
+def check_geometry(geometry: Geometry | None, ratio: int) -> None:
+    """Raise a `UserError` unless the geometry has the ratio that is measured with."""
+    if geometry is not None and geometry.ratio != (ratio, ratio):
+        raise UserError(f"expected a geometry of ratio {ratio}, given {geometry}; correct --ratio")
+
+
+def published_geometry(ratio: int) -> Geometry:
+    """Return the toolboxes' convention: MS pixels lie on PAN pixel r//2 of their cell, where `decimate` takes them."""
+    return Geometry((ratio, ratio), (ratio // 2, ratio // 2))
 
 
 def gains_of(sensor: str | Sensor, bands: int, published: bool = False) -> tuple[float, ...]:
@@ -35,22 +48,26 @@ def gains_of(sensor: str | Sensor, bands: int, published: bool = False) -> tuple
 
 
 def check_full(
-    sr: Image, lms: Image, *, ratio: int, published: bool, mask: Image | None
+    sr: Image, lms: Image, *, ratio: int, published: bool, mask: Image | None, block: int | None = BLOCK
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return sr and lms as float64 with nodata blanked, and the mask as (B, 1, H, W), after all checks of size."""
+    """Return sr and lms with nodata blanked, and the mask as (B, 1, H, W), after all checks of size."""
     ratio = check_ratio(ratio, published)
     sr, lms = as_image("sr", sr), as_image("lms", lms)
     mask = as_mask(mask, sr)
     images = check_images(sr=blank(sr, mask), lms=blank(lms, mask))
     check_same_shape(sr=sr, lms=lms)
     H, W = sr.shape[-2:]
-    if H % BLOCK or W % BLOCK or not H or not W or H % ratio or W % ratio:
-        raise UserError(f"full resolution needs sides that are multiples of {BLOCK}, given {H} x {W}; crop the images")
+    if block is not None:
+        check_sides(sr, "full resolution", block)
+    block = block or 1
+    if not H or not W or H % block or W % block or H % ratio or W % ratio:
+        needed = f"multiples of {block}" + (f" and of the ratio {ratio}" if block % ratio else "")
+        raise UserError(f"full resolution needs sides that are {needed}, given {H} x {W}; crop the images")
     return images["sr"], images["lms"], mask
 
 
 def check_pan(pan: Image, sr: Tensor, mask: Tensor | None) -> Tensor:
-    """Return pan as float64 with nodata blanked; it must have one band and the size of sr."""
+    """Return pan with nodata blanked; it must have one band and the size of sr."""
     pan = as_image("pan", pan)
     expected = (len(sr), 1, *sr.shape[-2:])
     if tuple(pan.shape) != expected:

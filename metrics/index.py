@@ -12,11 +12,13 @@ The function is called by its parameter names; see `Index.needs`.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from torch import Tensor
+
+from lemamba.utils.errors import UserError, nearest
 
 F = TypeVar("F", bound=Callable[..., Tensor])
 Protocol = Literal["reduced", "full"]
@@ -30,12 +32,14 @@ class Index:
         name: key in results, files and options, e.g. ``"sam"``.
         heading: name in tables, e.g. ``"SAM"``.
         direction: +1 if larger is better, -1 if smaller is better.
-        function: computes it on checked float64 images, (B, C, H, W) -> (B,).
+        function: computes it on checked images, float32 or float64, (B, C, H, W) -> (B,) float64. Convert a tile at
+            a time (`tiles.py`).
         column: its place among the indices of its protocol.
         protocol: "reduced" (with reference) or "full" (without).
         unit: "" for none.
         digits: decimals shown of a mean.
         matlab: field name in the results of the MATLAB package.
+        extra: not among the published ones; measured on request only, see `chosen`.
     """
 
     name: str
@@ -47,14 +51,17 @@ class Index:
     unit: str = ""
     digits: int = 4
     matlab: str = ""
+    extra: bool = False
 
     @property
     def needs(self) -> tuple[str, ...]:
         """Names of the function's parameters, which must be among these.
 
-        Reduced resolution: sr, gt, mask, ratio, const, published. Full resolution: sr, lms, pan, mask, ratio, sensor,
-        const, published, bands; q_sr and q_lms, the `band_quality` of (sr, pan) and of (lms, low-passed pan); and names
-        of indices in columns before its own.
+        Reduced resolution: sr, gt, mask, ratio, const, published, block. Full resolution: sr, lms, pan, mask, ratio,
+        sensor, const, published, bands, block, geometry; or, where none of the three images is needed, ms and its mask
+        mask_ms; sr_ms and gt_ms, the fused image reduced to the size of ms, and ms, both without the border that is
+        cut, and their mask valid_ms; q_sr and q_lms, the `band_quality` of (sr, pan) and of (lms, low-passed pan); and
+        names of indices in columns before its own.
         """
         return tuple(inspect.signature(self.function).parameters)
 
@@ -81,7 +88,34 @@ def register_index(name: str, **facts: Any) -> Callable[[F], F]:
     return register
 
 
-def registered(protocol: Protocol) -> dict[str, Index]:
-    """Return the indices of a protocol by name, in the order of their columns."""
-    chosen = (i for i in _registered.values() if i.protocol == protocol)
-    return {i.name: i for i in sorted(chosen, key=lambda i: (i.column, i.name))}
+def registered(protocol: Protocol, extra: bool = False) -> dict[str, Index]:
+    """Return the published (or the extra) indices of a protocol by name, in the order of their columns."""
+    found = (i for i in _registered.values() if i.protocol == protocol and i.extra == extra)
+    return {i.name: i for i in sorted(found, key=lambda i: (i.column, i.name))}
+
+
+def chosen(protocol: Protocol, extra: str | Sequence[str] = ()) -> dict[str, Index]:
+    """Return the published indices of a protocol and the extra ones that are asked for.
+
+    Args:
+        protocol: "reduced" or "full".
+        extra: names, as a sequence or as text with commas; "all" for all. Published names may be among them.
+
+    Raises:
+        UserError: an unknown name, or one of the other protocol.
+    """
+    published, others = registered(protocol), registered(protocol, extra=True)
+    names = [n.strip() for n in extra.split(",") if n.strip()] if isinstance(extra, str) else list(extra)
+    if names == ["all"]:
+        names = list(others)
+    for name in names:
+        if name in published or name in others:
+            continue
+        if name in _registered:
+            raise UserError(f"index {name} is of {_registered[name].protocol} resolution; known here: {_list(others)}")
+        raise UserError(f"unknown index {name!r}{nearest(str(name), _registered)}; known: {_list(others)}, all")
+    return published | {name: index for name, index in others.items() if name in names}
+
+
+def _list(indices: Mapping[str, Index]) -> str:
+    return ", ".join(indices)

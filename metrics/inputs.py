@@ -1,6 +1,7 @@
-"""Input checks shared by all indices: float64, equal shapes, no NaN, the peak, an optional mask of valid pixels.
+"""Input checks shared by all indices: floating point, equal shapes, no NaN, the peak, an optional mask of valid pixels.
 
-The peak `const` and the data are checked against each other: a wrong one would give numbers that look right.
+The peak `const` and the data are checked against each other: a wrong one would give numbers that look right. Nothing is
+converted to float64 here: an index converts a tile at a time (`tiles.py`).
 
 Legend: B images, C bands, H W size; `mask` (B, 1, H, W) or (B, H, W), True = valid.
 """
@@ -8,7 +9,7 @@ Legend: B images, C bands, H W size; `mask` (B, 1, H, W) or (B, H, W), True = va
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar, cast
 
@@ -24,7 +25,7 @@ Image = Tensor | np.ndarray
 BLOCK = 32  # side of blocks and windows in Q2n, Q, D_s, D_lambda
 PEAK_MARGIN = 1.5  # a reference may end at this multiple of the peak; data in [0, 1] end below it
 PEAKS = (1, 255, 1023, 2047, 4095, 16383, 65535)  # of data in [0, 1] and of 8, 10, 11, 12, 14 and 16 bits
-_PLANE_BUDGET = 2**16  # float64 samples of one plane that stay in a core's cache through a dozen passes
+_EXACT_IN_FLOAT32 = (torch.float16, torch.bfloat16, torch.uint8, torch.int8, torch.int16, torch.uint16, torch.bool)
 
 
 def as_image(name: str, image: Any) -> Tensor:
@@ -91,14 +92,28 @@ def check_peak(const: Any, name: str, reference: Tensor) -> None:
 
 
 def check_images(**images: Tensor) -> dict[str, Tensor]:
-    """Return the images as float64 (B, C, H, W); what `as_image` refuses, NaN and Inf are a `UserError`."""
+    """Return the images as (B, C, H, W); what `as_image` refuses, NaN and Inf are a `UserError`.
+
+    float32 and float64 stay what they are, other types become the smaller of the two that holds them exactly.
+    """
     checked = {}
     for name, image in images.items():
-        image = as_image(name, image).double()
-        if not bool(torch.isfinite(image.detach().sum())):
+        image = _floating(as_image(name, image))
+        if not _finite(image.detach()):
             raise UserError(f"expected finite values, {name} holds NaN or Inf; fix the data or mask these pixels")
         checked[name] = image
     return checked
+
+
+def _floating(image: Tensor) -> Tensor:
+    if image.dtype in (torch.float32, torch.float64):
+        return image
+    return image.float() if image.dtype in _EXACT_IN_FLOAT32 else image.double()
+
+
+def _finite(image: Tensor) -> bool:
+    # The sum needs no memory; where it overflows, the values decide.
+    return bool(torch.isfinite(image.sum())) or bool(torch.isfinite(image).all())
 
 
 def check_pair(sr: Tensor, gt: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,7 +124,7 @@ def check_pair(sr: Tensor, gt: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def prepared(sr: Image, gt: Image, mask: Image | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return both images as float64 with nodata blanked and the mask as (B, 1, H, W), after `check_pair`."""
+    """Return both images in floating point with nodata blanked and the mask as (B, 1, H, W), after `check_pair`."""
     sr, gt = as_image("sr", sr), as_image("gt", gt)
     mask = as_mask(mask, sr)
     return *check_pair(blank(sr, mask), blank(gt, mask)), mask
@@ -133,6 +148,24 @@ def on_pairs(index: Measure) -> Measure:
     return cast(Measure, prepare_and_measure)
 
 
+def each_pair(
+    index: Callable[[Tensor, Tensor, Tensor | None], Tensor], x: Tensor, y: Tensor, mask: Tensor | None
+) -> Tensor:
+    """Call `index` with one image of each batch at a time.
+
+    Args:
+        index: takes (C, H, W) twice and the mask as (H, W) or None, and returns one number.
+        x, y: (B, C, H, W).
+        mask: (B, 1, H, W) or None.
+
+    Returns:
+        (B,) float64.
+    """
+    masks = [None] * len(x) if mask is None else mask[:, 0].unbind()
+    values = [index(*pair) for pair in zip(x, y, masks, strict=True)]
+    return torch.stack(values) if values else x.new_zeros(0, dtype=torch.float64)
+
+
 def check_same_shape(**images: Tensor) -> None:
     """Raise a `UserError` unless all images have one shape."""
     if len({tuple(i.shape) for i in images.values()}) > 1:
@@ -140,11 +173,13 @@ def check_same_shape(**images: Tensor) -> None:
         raise UserError(f"expected images of one shape, given {given}; crop or resample them")
 
 
-def check_sides(image: Tensor, index: str) -> None:
-    """Raise a `UserError` where a block of 32 does not fit."""
+def check_sides(image: Tensor, index: str, block: int = BLOCK) -> None:
+    """Raise a `UserError` where a block does not fit, or has no variance (a side under 2)."""
     H, W = image.shape[-2:]
-    if min(H, W) < BLOCK:
-        raise UserError(f"{index} needs sides of at least {BLOCK} pixels, given {H} x {W}; use a larger image")
+    if int(block) != block or block < 2:
+        raise UserError(f"{index} needs a block of at least 2 pixels a side, given {block}; usual is {BLOCK}")
+    if min(H, W) < block:
+        raise UserError(f"{index} needs sides of at least {block} pixels, given {H} x {W}; use a larger image")
 
 
 def as_mask(mask: Image | None, image: Tensor) -> Tensor | None:
@@ -166,6 +201,18 @@ def blank(image: Tensor, mask: Tensor | None) -> Tensor:
     return image if mask is None else torch.where(mask, image, torch.zeros((), dtype=image.dtype, device=image.device))
 
 
+def cut_border(image: Tensor, cut: int) -> Tensor:
+    """Cut the border off as the pansharpening toolbox does, ``I(cut:end-cut, cut:end-cut)``.
+
+    MATLAB counts from 1, so that cut - 1 pixels go at the top and the left, and cut at the bottom and the right:
+    numbers published "with a border of 21" mean this.
+    """
+    H, W = image.shape[-2:]
+    if int(cut) != cut or cut < 0 or 2 * cut > min(H, W):
+        raise UserError(f"expected a cut of 0 to {min(H, W) // 2} pixels for {H} x {W}, given {cut}; choose another")
+    return image[..., cut - 1 : H - cut, cut - 1 : W - cut] if cut else image
+
+
 def windows_valid(mask: Tensor, side: int) -> Tensor:
     """Return which `side` x `side` windows contain only valid pixels: (B, 1, H, W) -> (B, 1, H-side+1, W-side+1)."""
     bad = (~mask).to(torch.float32)
@@ -181,24 +228,9 @@ def mean_valid(values: Tensor, valid: Tensor | None, dim: int | tuple[int, ...])
     return torch.where(valid, values, 0.0).sum(dim=dim) / valid.sum(dim=dim)
 
 
-def plane_chunks(x: Tensor) -> Iterator[slice]:
-    """Slices over the planes of x (K, H, W): on a CPU few enough to stay in its cache, elsewhere all at once."""
-    planes, H, W = x.shape
-    step = max(1, _PLANE_BUDGET // (H * W)) if x.device.type == "cpu" else planes
-    for start in range(0, planes, step):
-        yield slice(start, start + step)
-
-
-def strips(H: int, device: torch.device) -> Iterator[slice]:
-    """Slices over rows, in multiples of a block: on a CPU one row of blocks at a time, elsewhere all at once."""
-    step = BLOCK if device.type == "cpu" else max(H, 1)
-    for start in range(0, H, step):
-        yield slice(start, start + step)
-
-
-def cut_blocks(x: Tensor) -> Tensor:
-    """View (K, H, W), sides multiples of 32, as blocks (rows, columns, K, 32, 32)."""
-    return x.unflatten(-1, (-1, BLOCK)).unflatten(-3, (-1, BLOCK)).permute(1, 3, 0, 2, 4)
+def cut_blocks(x: Tensor, block: int = BLOCK) -> Tensor:
+    """View (K, H, W), sides multiples of `block`, as blocks (rows, columns, K, block, block)."""
+    return x.unflatten(-1, (-1, block)).unflatten(-3, (-1, block)).permute(1, 3, 0, 2, 4)
 
 
 def safe_sqrt(x: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from lemamba.metrics.index import register_index
-from lemamba.metrics.inputs import mean_valid, on_pairs
+from lemamba.metrics.inputs import on_pairs
+from lemamba.metrics.moments import mean_squared_error
 
 
 @on_pairs
@@ -27,5 +28,4 @@ def psnr(sr: Tensor, gt: Tensor, *, const: float, mask: Tensor | None = None) ->
     Returns:
         (B,) float64 in dB; Inf as soon as one band is equal. Differentiable elsewhere.
     """
-    mse = mean_valid(((sr - gt) / const).square(), mask, (2, 3))
-    return (-10 * torch.log10(mse)).mean(dim=1)
+    return (-10 * torch.log10(mean_squared_error(sr, gt, mask) / const**2)).mean(dim=1)

@@ -14,19 +14,20 @@ import torch
 from torch import Tensor
 
 from lemamba.metrics.index import register_index
-from lemamba.metrics.inputs import mean_valid, on_pairs, safe_sqrt
+from lemamba.metrics.inputs import each_pair, on_pairs, safe_sqrt
+from lemamba.metrics.tiles import add_valid, tiles
 
 
 def _dot(x: Tensor, y: Tensor) -> Tensor:
-    """Sum over bands of x*y, (B, C, H, W) -> (B, H, W), without the product cube."""
-    total = x[:, 0] * y[:, 0]
-    for b in range(1, x.shape[1]):
-        total = torch.addcmul(total, x[:, b], y[:, b])
+    """Sum over bands of x*y, (C, h, w) twice -> (h, w), without the product cube."""
+    total = x[0] * y[0]
+    for a, b in zip(x[1:], y[1:], strict=True):
+        total = torch.addcmul(total, a, b)
     return total
 
 
 def sam_map(sr: Tensor, gt: Tensor) -> tuple[Tensor, Tensor]:
-    """Angle per pixel in degrees and where it is defined, both (B, H, W); float64 in, float64 out."""
+    """Angle per pixel in degrees and where it is defined, both (h, w), of two float64 tiles (C, h, w)."""
     norm = safe_sqrt(_dot(sr, sr) * _dot(gt, gt))
     defined = norm != 0
     cosine = _dot(sr, gt) / torch.where(defined, norm, 1.0)
@@ -50,5 +51,14 @@ def sam(sr: Tensor, gt: Tensor, *, mask: Tensor | None = None) -> Tensor:
     Returns:
         (B,) float64 in degrees; NaN where every pixel is black. Differentiable.
     """
-    angle, defined = sam_map(sr, gt)
-    return mean_valid(angle, defined if mask is None else defined & mask[:, 0], (1, 2))
+    return each_pair(_mean_angle, sr, gt, mask)
+
+
+def _mean_angle(sr: Tensor, gt: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean angle of one image pair (C, H, W), mask (H, W), tile by tile."""
+    total, count = sr.new_zeros(2, dtype=torch.float64)
+    for rows, columns in tiles(sr):
+        angle, defined = sam_map(sr[:, rows, columns].double(), gt[:, rows, columns].double())
+        angles, seen = add_valid(angle, defined if mask is None else defined & mask[rows, columns])
+        total, count = total + angles, count + seen
+    return total / count

@@ -6,11 +6,13 @@ No unit, range [-1, 1], 1 is best. Legend: B images, C bands, H W size.
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Callable
+
 from torch import Tensor
 
 from lemamba.metrics.index import register_index
-from lemamba.metrics.inputs import mean_valid, on_pairs, plane_chunks, windows_valid
+from lemamba.metrics.inputs import each_pair, on_pairs, windows_valid
+from lemamba.metrics.tiles import mean_of_windows
 from lemamba.operators.ssim import WINDOW, ssim_map
 from lemamba.utils.errors import UserError
 
@@ -33,15 +35,13 @@ def ssim(sr: Tensor, gt: Tensor, *, const: float, mask: Tensor | None = None) ->
     if min(H, W) < WINDOW:
         raise UserError(f"ssim needs sides of at least {WINDOW} pixels, given {H} x {W}; use a larger image")
     valid = None if mask is None else windows_valid(mask, WINDOW)
-    scores = []
-    for i, (x, y) in enumerate(zip(sr, gt, strict=True)):
-        v = None if valid is None else valid[i]
-        bands = [_band_means(x[c], y[c], const, v) for c in plane_chunks(x)]
-        scores.append(torch.cat(bands).mean())
-    return torch.stack(scores)
+
+    def mean(x: Tensor, y: Tensor, v: Tensor | None) -> Tensor:
+        return mean_of_windows(_map_of(const), WINDOW, x, y, v)
+
+    return each_pair(mean, sr, gt, valid)
 
 
-def _band_means(x: Tensor, y: Tensor, const: float, valid: Tensor | None) -> Tensor:
-    """Mean of the map per band, (K, H, W) twice -> (K,)."""
-    values = ssim_map(x[None], y[None], data_range=const)[0]  # the same as on x / const * 255 with L = 255
-    return mean_valid(values, valid, (1, 2))
+def _map_of(const: float) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the map of planes (K, h, w): the same as on x / const * 255 with L = 255."""
+    return lambda x, y: ssim_map(x[None], y[None], data_range=const)[0]

@@ -10,7 +10,7 @@ Legend: B images, C bands, H W size, r ratio, N = 41 taps per side.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import torch
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 TAPS = 41
 REACH = TAPS // 2
 KAISER_BETA = 0.5
-_CACHED_PIXELS = 2**16
+_TILE = 256  # side of the windows that are transformed at once: with margins they stay in the cache
 
 
 @lru_cache(maxsize=256)
@@ -109,29 +109,76 @@ def mtf_filter(x: Tensor, gains: float | Sequence[float], ratio: float, *, span:
     Raises:
         ValueError: the number of gains is neither 1 nor C.
     """
-    gains = (float(gains),) if isinstance(gains, (int, float)) else tuple(float(g) for g in gains)
+    gains = _checked(gains, x.shape[1])
     H, W = x.shape[-2:]
-    if len(gains) not in (1, x.shape[1]):
-        raise ValueError(f"mtf_filter: {len(gains)} gains for {x.shape[1]} bands")
+    work = x if x.dtype in (torch.float32, torch.float64) else x.float()
+    if work.device.type == "cpu" and H * W > _TILE * _TILE and not (torch.is_grad_enabled() and x.requires_grad):
+        return _by_tiles(work, gains, ratio, span).to(x.dtype)
+    spectrum = _spectrum(gains, float(ratio), span, _padded_size(H, W), work.dtype, work.device)
+    return _convolve(work, spectrum, slice(0, H), slice(0, W)).to(x.dtype)
+
+
+def mtf_window(
+    x: Tensor, gains: float | Sequence[float], ratio: float, rows: slice, columns: slice, *, span: int = TAPS - 1
+) -> Tensor:
+    """Return ``mtf_filter(x, …)[..., rows, columns]`` in float64, computing no more than that.
+
+    Args:
+        x: (..., C, H, W), any real type; what is returned depends on 20 pixels around the window.
+        gains, ratio, span: see `mtf_filter`.
+        rows, columns: ranges inside the image, with start and stop.
+
+    Returns:
+        (..., C, h, w) float64.
+    """
+    gains = _checked(gains, x.shape[-3])
+    size = _padded_size(rows.stop - rows.start, columns.stop - columns.start)
+    return _convolve(x, _spectrum(gains, float(ratio), span, size, torch.float64, x.device), rows, columns)
+
+
+def _checked(gains: float | Sequence[float], bands: int) -> tuple[float, ...]:
+    gains = (float(gains),) if isinstance(gains, (int, float)) else tuple(float(g) for g in gains)
+    if len(gains) not in (1, bands):
+        raise ValueError(f"mtf_filter: {len(gains)} gains for {bands} bands")
     for gain in gains:
         if not 0 < gain < 1:
             raise ValueError(f"mtf_filter: gains must lie in (0, 1), given {gain}")
-    work = x if x.dtype in (torch.float32, torch.float64) else x.float()
-    size = (_fast_length(H + 2 * REACH), _fast_length(W + 2 * REACH))
-    spectrum = _spectrum(gains, float(ratio), span, size, work.dtype, work.device)
-    if work.device.type == "cpu" and H * W > _CACHED_PIXELS:  # band by band, so that a transform stays in the cache
-        spectra = spectrum.expand(x.shape[1], -1, -1)
-        filtered = torch.stack([torch.stack([_convolve(*b) for b in zip(i, spectra, strict=True)]) for i in work])
-    else:
-        filtered = _convolve(work, spectrum)
-    return filtered.to(x.dtype)
+    return gains
 
 
-def _convolve(x: Tensor, spectrum: Tensor) -> Tensor:
-    """Filter (..., H, W) by a kernel given as its real spectrum; the border is repeated."""
+def _padded_size(h: int, w: int) -> tuple[int, int]:
+    return _fast_length(h + 2 * REACH), _fast_length(w + 2 * REACH)
+
+
+def _by_tiles(x: Tensor, gains: tuple[float, ...], ratio: float, span: int) -> Tensor:
+    """Filter (B, C, H, W) tile by tile, so that transforms stay in the cache and need no memory of the image's size."""
     H, W = x.shape[-2:]
+    filtered = torch.empty_like(x)
+    for rows in _ranges(H):
+        for columns in _ranges(W):
+            size = _padded_size(rows.stop - rows.start, columns.stop - columns.start)
+            spectrum = _spectrum(gains, float(ratio), span, size, x.dtype, x.device)
+            filtered[..., rows, columns] = _convolve(x, spectrum, rows, columns)
+    return filtered
+
+
+def _ranges(n: int) -> Iterator[slice]:
+    """Equal parts of 0 … n of at most `_TILE`; equal, because each length has its own spectra."""
+    step = -(-n // -(-n // _TILE))
+    for start in range(0, n, step):
+        yield slice(start, min(start + step, n))
+
+
+def _convolve(x: Tensor, spectrum: Tensor, rows: slice, columns: slice) -> Tensor:
+    """Filter a window of (..., H, W) by kernels given as their real spectra; the border is repeated."""
     size = (spectrum.shape[-2], 2 * spectrum.shape[-1] - 2)
-    rows, columns = (torch.arange(-REACH, n + REACH, device=x.device).clamp(0, n - 1) for n in (H, W))
-    padded = x.index_select(-2, rows).index_select(-1, columns)
+    indices = []
+    for dim, part in ((-2, rows), (-1, columns)):
+        n = x.shape[dim]
+        first, end = max(part.start - REACH, 0), min(part.stop + REACH, n)
+        x = x.narrow(dim, first, end - first)
+        indices.append(torch.arange(part.start - REACH, part.stop + REACH, device=x.device).clamp(0, n - 1) - first)
+    padded = x.index_select(-2, indices[0]).index_select(-1, indices[1]).to(spectrum.dtype)
     filtered = torch.fft.irfft2(torch.fft.rfft2(padded, s=size) * spectrum, s=size)
-    return filtered[..., REACH : REACH + H, REACH : REACH + W]
+    h, w = rows.stop - rows.start, columns.stop - columns.start
+    return filtered[..., REACH : REACH + h, REACH : REACH + w]

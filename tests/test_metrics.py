@@ -22,6 +22,7 @@ from lemamba.metrics.index import register_index
 from lemamba.metrics.parallel import run_all
 from lemamba.metrics.q2n import product_signs, round_to_uint16_
 from lemamba.utils.errors import UserError
+from lemamba.utils.geometry import Geometry
 from lemamba.utils.sensors import get_sensor
 
 PIXELWISE = ("sam", "ergas", "psnr")
@@ -478,7 +479,13 @@ def test_what_reduced_resolution_refuses(change, message):
         (lambda i: {k: v[..., :50, :] if k != "ms" else v for k, v in i.items()}, {}, "multiples of 32"),
         (lambda i: i, {"sensor": "WV3"}, "8 bands"),
         (lambda i: i, {"sensor": "WV5"}, "unknown sensor"),
-        (lambda i: i, {"ratio": 3}, "power of two"),
+        (lambda i: i, {"ratio": 3}, "multiples of 32 and of the ratio 3"),
+        (lambda i: i, {"ratio": 2.5}, "whole number"),
+        (lambda i: i, {"ratio": math.nan}, "whole number"),
+        (lambda i: i, {"geometry": Geometry.corners(2)}, "geometry of ratio 4"),
+        (lambda i: i, {"block": 1}, "at least 2"),
+        (lambda i: i, {"block": 48}, "multiples of 48"),
+        (lambda i: i, {"cut": 33}, "cut of 0 to 32"),
         (lambda i: i, {"ratio": 8, "published": True}, "published"),
         (lambda i: i, {"ratio": 2}, "expected ms"),
         (lambda i: i | {"pan": i["lms"]}, {}, "expected pan"),

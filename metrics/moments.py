@@ -1,0 +1,64 @@
+"""Means per band that several indices share, added up over tiles. Legend: B images, C bands, H W size, P pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lemamba.metrics.tiles import stretches
+
+Product = Callable[[Tensor, Tensor], Tensor]
+
+
+def band_means(product: Product, x: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean per band of a sum over pixels.
+
+    Args:
+        product: the sum over pixels of two stacks of planes, (K, P) float64 twice -> (K,); 0 for planes of zeros.
+        x, y: (B, C, H, W).
+        mask: (B, 1, H, W); both images must be 0 where it is False.
+
+    Returns:
+        (B, C) float64; NaN where no pixel is valid.
+    """
+    sums = [_sums(product, *pair) for pair in zip(x, y, strict=True)]
+    total = torch.stack(sums) if sums else x.new_zeros(x.shape[:2], dtype=torch.float64)
+    if mask is None:
+        return total / (x.shape[-2] * x.shape[-1])
+    return total / mask.sum(dim=(2, 3))
+
+
+def _sums(product: Product, x: Tensor, y: Tensor) -> Tensor:
+    """`product` of one image pair (C, H, W), a stretch that stays in the cache at a time -> (C,)."""
+    x, y = x.flatten(1), y.flatten(1)
+    planes, pixels = stretches(x)
+    sums = []
+    for group in zip(x.split(planes), y.split(planes), strict=True):
+        parts = zip(*(image.split(pixels, dim=1) for image in group), strict=True)
+        first, *others = (product(a.double(), b.double()) for a, b in parts)
+        sums.append(sum(others, first))
+    return torch.cat(sums)
+
+
+def dot(x: Tensor, y: Tensor) -> Tensor:
+    """Scalar products of rows, (K, P) twice -> (K,), without the product itself."""
+    return torch.bmm(x[:, None], y[:, :, None]).flatten()
+
+
+def squared_error(x: Tensor, y: Tensor) -> Tensor:
+    """Sum over pixels of (x - y)^2: (K, P) twice -> (K,)."""
+    return (x - y).square_().sum(dim=1)
+
+
+def mean_squared_error(sr: Tensor, gt: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean squared error per band, (B, C) float64; arguments as in `band_means`."""
+    return band_means(squared_error, sr, gt, mask)
+
+
+def band_mean(image: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean per band, (B, C) float64; arguments as in `band_means`."""
+    if image.dtype == torch.float64 and mask is None:
+        return image.mean(dim=(2, 3))
+    return band_means(lambda x, _: x.sum(dim=1), image, image, mask)

@@ -70,9 +70,11 @@ def fuse_pair(ms: Path, pan: Path) -> None:
     """What inference does: read all of the scene, write as much."""
     with open_pair(ms, pan) as pair:
         assert max(pair.size) < 10_000, "more ground than the undamaged file has"
-        images = pair.read((0, 0, *pair.size))
+        (H, W), grid = pair.size, pair.grid()
+        images = grid.read((0, 0, *grid.size))
         if images is not None:
-            write_scene(ms.parent / "out.tif", pair, [(0, images[1])])
+            top, left = (-first for first in grid.first)
+            write_scene(ms.parent / "out.tif", pair, [(0, 0, images[1][..., top : top + H, left : left + W])])
 
 
 def read_tif(path: Path) -> None:

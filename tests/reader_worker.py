@@ -72,7 +72,7 @@ def fuse_pair(ms: Path, pan: Path) -> None:
         assert max(pair.size) < 10_000, "more ground than the undamaged file has"
         images = pair.read((0, 0, *pair.size))
         if images is not None:
-            write_scene(ms.parent / "out.tif", pair, [(0, images[1])])
+            write_scene(ms.parent / "out.tif", pair, [(0, 0, images[1])])
 
 
 def read_tif(path: Path) -> None:

@@ -125,7 +125,7 @@ def relate(ms: Raster, pan: Raster, aligned: bool = False) -> None:
         _by_clear_size(ms, pan, f"{' and '.join(str(r.path) for r in bare)} without geotransform")
     elif (ms.crs is None) != (pan.crs is None):
         without, other = (ms, pan) if ms.crs is None else (pan, ms)
-        if _share_ground(ms, pan) and 1.5 < abs(ms.transform.a / pan.transform.a) < LARGEST + 0.5:
+        if _share_ground(ms, pan) and 1.5 < abs(ms.transform.a) / (abs(pan.transform.a) or math.inf) < LARGEST + 0.5:
             print(
                 f"note: {without.path} names no coordinate system; that of {other.path} is taken ({_name(other.crs)})"
             )

@@ -103,6 +103,8 @@ def _phase(ms: np.ndarray, low: np.ndarray, inside: np.ndarray) -> np.ndarray | 
 
 def pair_geometry(ms: Raster, pan: Raster) -> Geometry:
     """Return where MS pixels lie under PAN pixels by the transforms of two open north-up images."""
+    if not (pan.transform.a and pan.transform.e):
+        raise UserError(f"{pan.path}: expected a pixel size above 0; correct its geotransform")
     ratio, offset = [], []
     for begin, step, pan_begin, pan_step in (
         (ms.transform.f, ms.transform.e, pan.transform.f, pan.transform.e),

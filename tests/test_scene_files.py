@@ -16,7 +16,7 @@ from small_files import LEFT, PIXEL, TOP, smooth, tif
 from lemamba.commands import fuse, parse, prepare
 from lemamba.datasets.arrays import open_array
 from lemamba.datasets.opening import Relation, open_images
-from lemamba.datasets.readers import inspect_file
+from lemamba.datasets.readers import inspect_file, reader_of
 from lemamba.datasets.registration import estimate_shift, measure_pair
 from lemamba.utils.errors import UserError
 from lemamba.utils.geometry import Geometry
@@ -589,3 +589,17 @@ def test_simulating_without_a_sensor_takes_the_divisor_from_the_data(tmp_path, p
     assert "no sensor is known; divisor 2047" in capsys.readouterr().out  # values of 200 to 1800
     with h5py.File(tmp_path / "train_x.h5") as file:
         assert file.attrs["divisor"] == 2047
+
+
+def test_cave_as_unzipped_and_its_bands_stored_as_colour(tmp_path):
+    """balloons_ms/balloons_ms/, and watercolors, whose bands are grey in four channels."""
+    from PIL import Image
+
+    inner = tmp_path / "watercolors_ms" / "watercolors_ms"
+    inner.mkdir(parents=True)
+    bands = smooth(32, 32, 5, low=0, high=255).astype(np.uint8)
+    for i, band in enumerate(bands, start=1):
+        image = np.dstack([band] * 3 + [np.full_like(band, 255)])
+        Image.fromarray(image).save(inner / f"watercolors_ms_{i:02d}.png")
+    cube = reader_of(tmp_path / "watercolors_ms").load(tmp_path / "watercolors_ms")
+    np.testing.assert_allclose(cube.values, bands / 255)

@@ -122,7 +122,7 @@ def evaluate(options: EvaluateOptions) -> Result:
             raise UserError(f"sample {name} lacks {', '.join(absent)}, which earlier ones have; make the files alike")
         try:
             images = _tensors(sample, settings.protocol, options.device)
-            values = measure(images, **vars(settings))
+            values = measure(images, **vars(settings), extra=options.indices, cut=options.cut, geometry=opened.geometry)
         except UserError as error:
             raise UserError(f"sample {name}: {error}") from error
         meter.update(values)

@@ -281,6 +281,10 @@ class EvaluateOptions:
     )
     full: bool = option(False, "full resolution even if the file holds gt", "--full", "--full_res")
     published: bool = option(False, "reproduce the defects of the published scripts", "--published")
+    indices: tuple[str, ...] = option(
+        (), "further indices, e.g. rmse cc psnr_cube, or all (docs/metrics.md)", "--indices", metavar="NAME", many=True
+    )
+    cut: int = option(0, "border in pixels that does not count; papers use 21 or 30", "--cut", low=0)
     device: str = option("cpu", "cpu (default) or cuda", "--device")
     json: Path | None = option(None, "also write the result as JSON", "--json", metavar="FILE")
     csv: Path | None = option(None, "also write the result as CSV", "--csv", metavar="FILE")

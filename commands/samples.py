@@ -19,6 +19,7 @@ from lemamba.datasets.h5 import H5Dataset, file_sensor
 from lemamba.datasets.pair import open_pair
 from lemamba.utils.errors import UserError
 from lemamba.utils.formats.fused import SMALLEST_SIDE, list_files, read_fused
+from lemamba.utils.geometry import Geometry
 
 Sample = dict[str, np.ndarray]
 GEOTIFF, H5 = (".tif", ".tiff"), (".h5", ".hdf5")
@@ -34,12 +35,14 @@ class Opened:
         samples: per sample, role -> (C, H, W); "valid" (H, W) bool where pixels have no data.
         info: what the files say: "sensor", "divisor", "ratio".
         notes: what the reader must know.
+        geometry: of a scene; None = the toolboxes' convention.
     """
 
     names: list[int | str]
     samples: Iterator[Sample]
     info: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    geometry: Geometry | None = None
 
 
 def open_samples(options: EvaluateOptions) -> Opened:
@@ -218,4 +221,5 @@ def _with_scene(fused: Opened, ms: Path, pan: Path, path: Path) -> Opened:
     notes = (
         [f"Cut from {H} x {W} to {bottom} x {right} pixels, multiples of {step}."] if (bottom, right) != (H, W) else []
     )
-    return Opened(fused.names, iter([cut]), {**fused.info, "ratio": float(ratio)}, fused.notes + notes)
+    info = {**fused.info, "ratio": float(ratio)}
+    return Opened(fused.names, iter([cut]), info, fused.notes + notes, pair.facts.geometry)

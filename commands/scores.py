@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from lemamba.engine.weights.files import PUBLISHED_PREFIX, resolve_weights
-from lemamba.metrics import INDICES, Meter, full_resolution, q2n, reduced_resolution
+from lemamba.metrics import EXTRA, INDICES, Meter, full_resolution, q2n, reduced_resolution
 from lemamba.metrics.inputs import BLOCK
 from lemamba.utils.atomic import sha256
 from lemamba.utils.errors import UserError
 from lemamba.utils.facts import DataFacts
+from lemamba.utils.geometry import Geometry
 from lemamba.utils.sensors import get_sensor
 from lemamba.utils.version import project_version
 
@@ -43,6 +44,9 @@ def measure(
     sensor: str | None = None,
     const: float | None = None,
     published: bool = False,
+    extra: Sequence[str] = (),
+    cut: int = 0,
+    geometry: Geometry | None = None,
 ) -> dict[str, Tensor]:
     """Measure images in the numbers of the sensor.
 
@@ -55,6 +59,9 @@ def measure(
         const: peak value of the data. None = the divisor of the sensor at reduced resolution; at full resolution it is
             found out whether the data lie in [0, 1].
         published: reproduce the defects of the published scripts.
+        extra: names of indices that are not in the published tables, or "all" (`lemamba.metrics.EXTRA`).
+        cut: border in pixels that does not count; 0 as published, papers use 21 and 30.
+        geometry: at full resolution, where MS pixels lie under PAN pixels; None = the toolboxes' convention.
 
     Returns:
         index -> (B,) float64.
@@ -62,12 +69,13 @@ def measure(
     Raises:
         UserError: see `lemamba.metrics.reduced_resolution` and `full_resolution`.
     """
-    used: dict[str, Any] = {role: images[role].double() for role in NEEDED[protocol]}
     common: dict[str, Any] = {"ratio": ratio, "published": published, "mask": images.get("valid")}
+    common |= {"extra": "all" if "all" in extra else tuple(extra), "cut": cut}
     if protocol == "reduced":
         peak = get_sensor(sensor or "none").divisor if const is None else const
-        return reduced_resolution(used["sr"], used["gt"], const=peak, **common)
-    return full_resolution(**used, sensor=sensor or "none", const=const, **common)
+        return reduced_resolution(images["sr"], images["gt"], const=peak, **common)
+    sr, ms, lms, pan = (images[role] for role in NEEDED["full"])
+    return full_resolution(sr, ms, lms, pan, sensor=sensor or "none", const=const, geometry=geometry, **common)
 
 
 def score(images: Mapping[str, Tensor], facts: DataFacts, result: str = "sr") -> Meter:
@@ -85,7 +93,8 @@ def score(images: Mapping[str, Tensor], facts: DataFacts, result: str = "sr") ->
         one = {role: value[i : i + 1] for role, value in images.items()}
         one["sr"] = one[result]
         try:
-            meter.update(measure(one, protocol, ratio=facts.ratio, sensor=facts.sensor, const=const))
+            geometry = None if facts.geometry == Geometry.toolbox(facts.ratio) else facts.geometry
+            meter.update(measure(one, protocol, ratio=facts.ratio, sensor=facts.sensor, const=const, geometry=geometry))
         except UserError as error:  # the peak is the divisor here
             raise UserError(str(error).replace("(--const ", "(--divisor ")) from error
     return meter
@@ -103,10 +112,10 @@ def undefined_notes(per_sample: Mapping[str, Sequence[float]], names: Sequence[i
     for (samples, number, why), indices in by_reason.items():
         others = ""
         if len(samples) < len(names):
-            means = (f"{INDICES[i].heading} {_mean_of_finite(per_sample[i]):.6f}" for i in indices)
+            means = (f"{(INDICES | EXTRA)[i].heading} {_mean_of_finite(per_sample[i]):.6f}" for i in indices)
             others = f"; mean over the other samples: {', '.join(means)}"
         which = f"sample{'s' if len(samples) > 1 else ''} {_listed(samples)}"
-        headings = ", ".join(INDICES[i].heading for i in indices)
+        headings = ", ".join((INDICES | EXTRA)[i].heading for i in indices)
         lines.append(f"{headings}: {number} for {which}{f' ({why})' if why else ''}, and so is the mean{others}.")
     return lines
 

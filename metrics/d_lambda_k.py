@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lemamba.metrics.full_inputs import check_full, gains_of
 from lemamba.metrics.index import register_index
-from lemamba.metrics.inputs import BLOCK, check_peak
+from lemamba.metrics.inputs import BLOCK, as_mask, check_peak
 from lemamba.metrics.q2n import mean_score, scale_of
 from lemamba.metrics.tiles import block_tiles
 from lemamba.operators.mtf import mtf_window
@@ -38,6 +38,7 @@ def d_lambda_k(
     const: float | None = None,
     published: bool = False,
     mask: Tensor | None = None,
+    seen: Tensor | None = None,
     block: int = BLOCK,
 ) -> Tensor:
     """Spectral distortion of HQNR.
@@ -50,12 +51,15 @@ def d_lambda_k(
         const: peak value; None: decided per image by max(lms) <= 1.
         published: no scaling of data in [0, 1], and the IKONOS gains for QB and GF2.
         mask: (B, 1, H, W), True where valid; only blocks without nodata count (the filter still sees nodata as 0).
+        seen: (B, 1, H, W), True where the filter may look; None = `mask`.
         block: side of a block.
 
     Returns:
         (B,) float64. The rounding makes its gradient zero.
     """
-    sr, lms, mask = check_full(sr, lms, ratio=ratio, published=published, mask=mask, block=block)
+    seen = mask if seen is None else seen
+    sr, lms, _ = check_full(sr, lms, ratio=ratio, published=published, mask=seen, block=block)
+    mask = as_mask(mask, sr)
     gains = gains_of(sensor, sr.shape[1], published)
     if const is not None:
         check_peak(const, "lms", lms)

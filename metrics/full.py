@@ -125,7 +125,7 @@ def full_resolution(
     if const is not None:
         check_peak(const, "lms", lms)
     ms = _check_ms(as_image("ms", ms), lms, _mask_of_ms(mask, ratio), ratio)
-    mask = _without_border(mask, sr, cut)
+    filled, mask = mask, _without_border(mask, sr, cut)  # filters see the border, blocks leave it out
     options: dict[str, Any] = {
         "ratio": ratio,
         "sensor": sensor,
@@ -146,6 +146,7 @@ def full_resolution(
             "block": block,
         }
         known = {"sr": x, "lms": y, "pan": p} | options | common
+        known["seen"] = torch.ones_like(p, dtype=torch.bool) if filled is None else filled[i : i + 1]
         tasks += [partial(index.measure, known) for index in direct]
         tasks.append(partial(band_quality, x, p, **common))
         tasks.append(partial(_quality_of_lms, y, p, ratio, geometry, **common))
@@ -154,7 +155,6 @@ def full_resolution(
     values = run_all(tasks, sr, lms, pan)
     names = [*(index.name for index in direct), "q_sr", "q_lms", *(["sr_ms"] if reprojected else [])]
     found: dict[str, Any] = {name: torch.cat(values[k :: len(names)]) for k, name in enumerate(names)}
-    found.setdefault("d_lambda_k", found["d_lambda"])
     found |= {"ms": ms, "mask_ms": _mask_of_ms(mask, ratio)}
     if reprojected:
         found |= _without_border_ms(found["sr_ms"], ms, found["mask_ms"], ratio, cut)

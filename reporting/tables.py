@@ -14,11 +14,12 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from lemamba.metrics import INDICES
+from lemamba.metrics import EXTRA, INDICES
 
 Value = tuple[float, float] | float | None
 Table = Mapping[str, Mapping[str, Value]]
 
+_KNOWN = INDICES | EXTRA
 COSTS = {  # column -> heading; smaller is better
     "parameters": "parameters",
     "gflops": "GFLOPs/Mpx",
@@ -31,12 +32,12 @@ _WHOLE = ("parameters", "peak_mib", "steps")
 
 def direction(column: str) -> int:
     """Return +1 if larger values of a column are better, -1 if smaller ones are, 0 if that is not known."""
-    return INDICES[column].direction if column in INDICES else -(column in COSTS)
+    return _KNOWN[column].direction if column in _KNOWN else -(column in COSTS)
 
 
 def heading(column: str, arrows: Mapping[int, str] | None = None) -> str:
     """Return the heading of a column; followed by ``arrows[direction]``, if there is one."""
-    text = INDICES[column].heading if column in INDICES else (COSTS | EFFORT).get(column, column)
+    text = _KNOWN[column].heading if column in _KNOWN else (COSTS | EFFORT).get(column, column)
     return text + (arrows or {}).get(direction(column), "")
 
 
@@ -64,7 +65,7 @@ def format_value(column: str, value: Value, plus_minus: str = " ± ") -> str:
     if value is None:
         return "–"
     if isinstance(value, tuple | list):
-        digits = INDICES[column].digits if column in INDICES else 4
+        digits = _KNOWN[column].digits if column in _KNOWN else 4
         std_digits = min(digits, 3)  # a deviation needs fewer, and seven indices then fit a terminal of 80 columns
         return f"{value[0]:.{digits}f}{plus_minus}{value[1]:.{std_digits}f}"
     if column in _WHOLE:

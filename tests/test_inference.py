@@ -81,8 +81,10 @@ def test_exp_scores_itself_the_same(tmp_path):
 def test_a_wrong_divisor_is_named_instead_of_numbers_that_look_right(tmp_path, capsys):
     data = write_test_set(tmp_path / "test.h5", count=1)
     arguments = ["--arch", "EXP", "--data", str(data), "--sensor", "none", "--out", str(tmp_path / "x.mat")]
-    assert inference.run(parse("fuse", [*arguments, "--pictures", "0"])) == 0
+    assert inference.run(parse("fuse", [*arguments, "--pictures", "0", "--divisor", "1"])) == 0
     assert "--divisor 2047" in capsys.readouterr().out
+    assert inference.run(parse("fuse", [*arguments, "--pictures", "0"])) == 0  # taken from the data, and said
+    assert "by 2047" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("words", "sensor"), [((), "IKONOS"), (("--sensor", "QB"), "QB")])

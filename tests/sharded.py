@@ -150,6 +150,7 @@ def lost(folder: Path, how: str) -> None:
     try:
         fit(make_job(folder, "--rank_wait", "10", train=data), accelerator)
     except UserError as error:
+        accelerator.end_training()  # as the command does; it must not wait either
         (folder / f"rank{accelerator.process_index}").write_text(f"{error}\n{time.monotonic() - begun:.1f}")
     os._exit(0)  # the sleeping rank would be waited for
 

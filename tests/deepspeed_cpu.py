@@ -17,7 +17,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 
 def train(folder: Path) -> None:
-    """Train in this process, a rank of two."""
+    """Train in this process, a rank of two; resume where there is a checkpoint."""
     from accelerate import Accelerator, DeepSpeedPlugin
     from safetensors.torch import load_file
     from sharded import as_gpus, job
@@ -26,7 +26,10 @@ def train(folder: Path) -> None:
 
     as_gpus()
     accelerator = Accelerator(deepspeed_plugin=DeepSpeedPlugin(zero_stage=2))
-    fit(job(folder, valid=1), accelerator)
+    if not (folder / "log").exists():
+        accelerator.wait_for_everyone()  # neither has made the folder before the other has looked
+        fit(job(folder, valid=1), accelerator)
+        return
     fit(job(folder, "-e", "3", resume=True), accelerator)
     if accelerator.is_main_process:
         state = load_file(folder / "log/p/run/weights/last.safetensors")
@@ -45,11 +48,15 @@ def main() -> int:
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29555", "WORLD_SIZE": "2", "DS_ACCELERATOR": "cpu"}
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # of the ninja next to this Python
     command = [sys.executable, __file__, sys.argv[1]]
-    ranks = [
-        subprocess.Popen(command, env={**os.environ, **common, "PATH": path, "RANK": str(r), "LOCAL_RANK": str(r)})
-        for r in range(2)
-    ]
-    return max(abs(rank.wait()) for rank in ranks)
+    for _ in ("train", "resume"):
+        ranks = [
+            subprocess.Popen(command, env={**os.environ, **common, "PATH": path, "RANK": str(r), "LOCAL_RANK": str(r)})
+            for r in range(2)
+        ]
+        status = max(abs(rank.wait()) for rank in ranks)
+        if status:
+            return status
+    return 0
 
 
 if __name__ == "__main__":

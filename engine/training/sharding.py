@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def is_sharded(accelerator: Accelerator) -> bool:
-    """Return whether one rank alone can run the network: forward and backward passes are exchanges then."""
+    """Return whether no rank can run the network alone, because its passes are exchanges."""
     return accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 

@@ -94,11 +94,21 @@ def run(options: EvaluateOptions) -> int:
     return 0
 
 
-def _tensors(sample: Sample, protocol: str, device: str) -> dict[str, torch.Tensor]:
-    """Return the images that a protocol needs as (1, C, H, W) float64, and "valid" if pixels have no data."""
-    images = {role: torch.from_numpy(sample[role].astype("float64"))[None] for role in NEEDED[protocol]}
-    if "valid" in sample:
-        images["valid"] = torch.from_numpy(sample["valid"])[None, None]
+def _tensors(sample: Sample, protocol: str, device: str, nodata: float | None = None) -> dict[str, torch.Tensor]:
+    """Return the images that a protocol needs as (1, C, H, W), and "valid" if pixels have no data.
+
+    Pixels are missing where all bands of gt (lms at full resolution) are `nodata`.
+    """
+    images = {
+        role: torch.from_numpy(image.astype("float32" if image.dtype == np.float32 else "float64"))[None]
+        for role, image in ((role, sample[role]) for role in NEEDED[protocol])
+    }
+    valid = sample.get("valid")
+    if nodata is not None:
+        marked = (sample["gt" if protocol == "reduced" else "lms"] != nodata).any(0)
+        valid = marked if valid is None else valid & marked
+    if valid is not None:
+        images["valid"] = torch.from_numpy(valid)[None, None]
     if protocol == "reduced" and in_unit_range(images["sr"]) and float(images["gt"].amax()) > 20:
         raise UserError(
             f"sr ends at {float(images['sr'].amax()):.4g} and gt at {float(images['gt'].amax()):.6g}: they are in "
@@ -121,7 +131,7 @@ def evaluate(options: EvaluateOptions) -> Result:
         if absent:
             raise UserError(f"sample {name} lacks {', '.join(absent)}, which earlier ones have; make the files alike")
         try:
-            images = _tensors(sample, settings.protocol, options.device)
+            images = _tensors(sample, settings.protocol, options.device, options.nodata)
             values = measure(images, **vars(settings), extra=options.indices, cut=options.cut, geometry=opened.geometry)
         except UserError as error:
             raise UserError(f"sample {name}: {error}") from error

@@ -367,3 +367,21 @@ def test_further_indices_and_a_border(tmp_path, capsys):
     assert found["rmse"][0] == pytest.approx(np.sqrt(((sr - gt)[inner] ** 2).mean()), rel=1e-9)
     bands = [np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(sr[inner][0], gt[inner][0], strict=True)]
     assert found["cc"][0] == pytest.approx(np.mean(bands), rel=1e-9)
+
+
+def test_nodata_leaves_pixels_out(tmp_path):
+    """Pixels marked in gt count nowhere: the result is that of the rest, whatever sr has there."""
+    rng = np.random.default_rng(0)
+    gt = rng.random((1, 4, 64, 96)) * 2000 + 40
+    sr = gt + rng.normal(0, 20, gt.shape)
+    cut = {"sr": sr[..., 32:].clip(0, 2047), "gt": gt[..., 32:]}
+    marked = {"sr": sr.clip(0, 2047), "gt": gt.copy()}
+    marked["gt"][..., :32] = 0
+    marked["sr"][..., :32] = 1234
+    found = []
+    for name, images, flags in (("cut", cut, []), ("marked", marked, ["--nodata", "0"])):
+        savemat(tmp_path / f"{name}.mat", images)
+        options = parse("evaluate", [str(tmp_path / f"{name}.mat"), "--const", "2047", *flags])
+        found.append(evaluate.evaluate(options).samples)
+    for index in ("sam", "ergas", "psnr", "qn"):
+        assert found[1][index][0] == pytest.approx(found[0][index][0], rel=1e-9), index

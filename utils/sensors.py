@@ -6,9 +6,9 @@ No torch here, so that the command line stays instant. A new sensor is one row o
 Sources: Nyquist gains as used by the pansharpening toolbox of Vivone et al. (GRSM 2015 and 2021); divisors and file
 names as in PanCollection (Deng et al., GRSM 2022). No gains are published for GF2: it uses those of "other".
 Sentinel-2: gains of B5, B6, B7, B8A, B11, B12 and the mean of those of B2, B3, B4, B8, from the list of S2Sharp
-(Ulfarsson et al., TGRS 2019). For the sensors from Landsat 8 to EnMAP no gains of single bands were found; scale and
-order of bands are those of the makers' products (USGS Landsat 8-9 Collection 2, ESA Sentinel-2, Airbus Pleiades and
-SPOT 6/7, Planet, CRESDA, KARI KOMPSAT-3, Maxar, ASI PRISMA L2D, DLR EnMAP L2A).
+(Ulfarsson et al., TGRS 2019). For the sensors from Landsat 8 to EnMAP no gains of single bands were found. Their
+scale and order of bands are the usual ones of the makers' products and were not checked against the makers' guides
+(SPOT 6/7, 12 bits, was): `inspect` compares them with a file, ``--divisor`` overrides them.
 """
 
 from __future__ import annotations

@@ -481,7 +481,7 @@ def test_what_reduced_resolution_refuses(change, message):
         (lambda i: i, {"sensor": "WV5"}, "unknown sensor"),
         (lambda i: i, {"ratio": 3}, "multiples of 32 and of the ratio 3"),
         (lambda i: i, {"ratio": 2.5}, "whole number"),
-        (lambda i: i, {"ratio": math.nan}, "whole number"),
+        (lambda i: i, {"ratio": math.nan}, "positive number"),
         (lambda i: i, {"geometry": Geometry.corners(2)}, "geometry of ratio 4"),
         (lambda i: i, {"block": 1}, "at least 2"),
         (lambda i: i, {"block": 48}, "multiples of 48"),

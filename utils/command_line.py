@@ -161,7 +161,7 @@ def add_options(parser: argparse.ArgumentParser, cls: type, section: str | None 
         if heading not in groups:
             groups[heading] = parser if heading == "options" else parser.add_argument_group(heading)
         required = field.default is REQUIRED and field.default_factory is REQUIRED
-        settings = {"help": meta["help"], "default": argparse.SUPPRESS}
+        settings = {"help": meta["help"].replace("%", "%%"), "default": argparse.SUPPRESS}  # argparse formats it
         settings |= _settings(kinds[field.name], meta, section is not None)
         if meta["choices"]:
             settings |= {"choices": meta["choices"], "metavar": None}

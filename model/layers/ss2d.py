@@ -199,7 +199,7 @@ class SS2D(nn.Module):
         ordered = [part.flatten(0, 1) for part in (*weights[1:], weights[0])]
         sizes = [len(part) for part in ordered]
         fill = -sum(sizes) % _LINE
-        rows = linear_scratch(x, F.pad(torch.cat(ordered), (0, 0, 0, fill)))
+        rows = linear_scratch(x, F.pad(torch.cat(ordered), (0, 0, 0, fill)), fill)
         *others, dt, _ = rows.split((*sizes, fill), dim=-1)
         return self._scan_parts(x, (dt, *others), s, want_last=want_last)
 

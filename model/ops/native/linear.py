@@ -101,9 +101,9 @@ _forward = register(
 )
 _scratch = register(
     "linear_scratch_cpp",
-    "(Tensor x, Tensor weight) -> Tensor",
-    lambda x, weight: _forward_cpu(x, weight, None, [weight.shape[0]], scratch)[0],
-    lambda x, weight: x.new_empty(*x.shape[:-1], weight.shape[0]),
+    "(Tensor x, Tensor weight, int filling) -> Tensor",
+    lambda x, weight, filling: _forward_cpu(x, weight, None, [weight.shape[0]], scratch)[0],
+    lambda x, weight, filling: x.new_empty(*x.shape[:-1], weight.shape[0]),
 )
 _backward = register(
     "linear_cpp_backward", "(Tensor[] grads, Tensor x, Tensor weight) -> Tensor[]", _backward_cpu, _backward_fake
@@ -126,7 +126,12 @@ class _LinearParts(torch.autograd.Function):
         return gx, gweight, gbias if ctx.has_bias else None, None
 
 
-@register_flop_formula([_forward, _scratch])
+@register_flop_formula(_scratch)
+def _scratch_flops(x_shape: torch.Size, weight_shape: torch.Size, filling: int, **_kwargs: Any) -> int:
+    return 2 * x_shape.numel() * (weight_shape[0] - filling)
+
+
+@register_flop_formula(_forward)
 def _flops(x_shape: torch.Size, weight_shape: torch.Size, *_args: Any, out_shape: Any = None, **_kwargs: Any) -> int:
     return 2 * x_shape.numel() * weight_shape[0]
 
@@ -165,6 +170,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return linear_parts(x, weight, bias, [weight.shape[0]])[0]
 
 
-def linear_scratch(x: Tensor, weight: Tensor) -> Tensor:
-    """Apply a linear layer without a gradient, its result in kept memory (`scratch.py`): (…, I) gives (…, O)."""
-    return _scratch(x, weight) if _served(x, weight) else F.linear(x, weight)
+def linear_scratch(x: Tensor, weight: Tensor, filling: int = 0) -> Tensor:
+    """Apply a linear layer without a gradient, its result in kept memory (`scratch.py`): (…, I) gives (…, O).
+
+    The last `filling` rows of the weight only align the result; they are not counted as FLOPs.
+    """
+    return _scratch(x, weight, filling) if _served(x, weight) else F.linear(x, weight)

@@ -43,7 +43,7 @@ def _correlation(sr: Tensor, gt: Tensor, mask: Tensor | None) -> Tensor:
             x, y = x * mask[rows].flatten(), y * mask[rows].flatten()
         sums = sums + torch.stack((dot(x, y), dot(x, x), dot(y, y)))
     cross, power_sr, power_gt = sums
-    # The mean of equal numbers may be off by a rounding: constant bands are told by their values.
+    # The mean of equal numbers may be off by a rounding: so constant bands are detected by their values.
     constant = _constant(sr, mask) | _constant(gt, mask)
     return torch.where(constant, torch.nan, cross / (power_sr * power_gt).sqrt()).mean()
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lemamba.operators.banded import Blocks, apply_to_columns, apply_to_rows, banded_blocks
+from lemamba.operators.resample import mirrored
 
 _BLOCK = 64  # outputs per block
 
@@ -58,8 +59,7 @@ def _taps(n: int, scale: float, method: str) -> tuple[Tensor, Tensor]:
     position = left[:, None] + torch.arange(math.ceil(width) + 2, dtype=torch.float64)
     weight = stretch * kernel(stretch * (centre[:, None] - position))
     weight = weight / weight.sum(dim=1, keepdim=True)
-    wrapped = position.long() % (2 * n)  # mirror: 0 … n-1, n-1 … 0
-    return weight, torch.where(wrapped < n, wrapped, 2 * n - 1 - wrapped)
+    return weight, mirrored(position.long(), n)
 
 
 @lru_cache(maxsize=32)

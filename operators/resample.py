@@ -28,6 +28,12 @@ Border = Literal["mirror", "circular"]
 Positions = tuple[float, float, int]  # first, step, count
 
 
+def mirrored(index: Tensor, n: int) -> Tensor:
+    """Bring indices of an axis of n samples inside: the axis is mirrored, the edge sample repeated."""
+    wrapped = index % (2 * n)
+    return torch.where(wrapped < n, wrapped, 2 * n - 1 - wrapped)
+
+
 def lagrange_weights(fraction: Tensor, taps: int) -> Tensor:
     """Return the weights of the samples around a point.
 
@@ -60,8 +66,7 @@ def _blocks(
     if border == "circular":
         index = index % n
     else:
-        wrapped = index % (2 * n)
-        index = torch.where(wrapped < n, wrapped, 2 * n - 1 - wrapped)
+        index = mirrored(index, n)
     return banded_blocks(lagrange_weights(place - below, taps), index, _BLOCK, dtype, device)
 
 
@@ -116,8 +121,7 @@ def _doubled(ms: Tensor, r: int, before: Sequence[int], size: Sequence[int]) -> 
     for dim, first, count in zip((-2, -1), before, size, strict=True):
         n = ms.shape[dim]
         low, high = (0 - first) // r - MARGIN, -(-(count - first) // r) + MARGIN  # MS samples that enter
-        index = torch.arange(low, high, device=ms.device) % (2 * n)
-        ms = ms.index_select(dim, torch.where(index < n, index, 2 * n - 1 - index))
+        ms = ms.index_select(dim, mirrored(torch.arange(low, high, device=ms.device), n))
         cuts.append(-first - low * r)
     return interp23(ms, r)[..., cuts[0] : cuts[0] + size[0], cuts[1] : cuts[1] + size[1]]
 

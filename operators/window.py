@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lemamba.operators.resample import MARGIN, interpolate
+from lemamba.operators.resample import MARGIN, interpolate, mirrored
 from lemamba.utils.geometry import Geometry
 
 Span = tuple[int, int]  # first, end
@@ -136,9 +136,7 @@ def assemble(
 def take(x: Tensor, rows: Span, columns: Span) -> Tensor:
     """Cut a window out of (..., H, W); what lies outside is mirrored, the edge pixel repeated."""
     for dim, (first, last) in zip((-2, -1), (rows, columns), strict=True):
-        n = x.shape[dim]
-        index = torch.arange(first, last, device=x.device) % (2 * n)
-        x = x.index_select(dim, torch.where(index < n, index, 2 * n - 1 - index))
+        x = x.index_select(dim, mirrored(torch.arange(first, last, device=x.device), x.shape[dim]))
     return x
 
 

@@ -219,7 +219,7 @@ def test_a_fourth_band_that_gdal_takes_for_alpha_is_told(tmp_path, capsys):
 
 
 def test_numbers_that_do_not_fit_the_divisor(tmp_path, capsys):
-    """8 bits are divided by 255; what is divided already is refused; what lies beyond the divisor is told."""
+    """8 bits are divided by 255; what is divided already is refused; values above the divisor are reported."""
     sizes = {"img_channel": 4, "condition_channel": 1, "out_channel": 4}
     described = {"model": {"name": "PNN", "args": {**sizes, "ratio": 4}}, "data": {"sensor": "QB", "divisor": 2047.0}}
     save_weights(tmp_path / "net.safetensors", build_model("PNN", **sizes).state_dict(), described)

@@ -191,7 +191,7 @@ def test_a_sentinel_2_folder(tmp_path, level, capsys):
 
 
 def test_a_guide_of_several_bands(tmp_path, pair, capsys):
-    """Grey stored as RGB is one band, a mask next to PAN is a mask, other bands are averaged; each is told."""
+    """Grey stored as RGB is one band, a mask next to PAN is a mask, other bands are averaged; each is reported."""
     single = expected(pair, tmp_path)
     grey = tif(tmp_path / "grey.tif", np.concatenate([PAN] * 3))
     np.testing.assert_array_equal(run(pair[0], grey, tmp_path / "out.tif"), single)

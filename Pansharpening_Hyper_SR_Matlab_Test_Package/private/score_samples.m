@@ -6,7 +6,7 @@ function [res, samples] = score_samples(numbers, read, measure, options)
 %   measure  [values, notes] = measure(images): a struct of indices, and text for the user; each note is printed once
 %   options  of script_options: printout and save are used
 %   res      res.<index> = [mean, std]; samples  the indices of every sample, a struct array
-%   Runs of more than 10 samples tell every tenth part how far they are. NaN in some samples is told at the end.
+%   Runs of more than 10 samples print their progress after every tenth. Samples with NaN are listed at the end.
 
 count = numel(numbers);
 seen = {''};

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lemamba.operators import imresize, interpolate, mtf_filter, sample
 from lemamba.operators.mtf import REACH as MTF_REACH
-from lemamba.operators.resample import MARGIN
+from lemamba.operators.resample import MARGIN, mirrored
 from lemamba.utils.geometry import Geometry
 
 _IDEAL_GAIN = 0.3
@@ -66,8 +66,7 @@ def resize_margin(ratio: int) -> int:
 def _mirror(x: Tensor, dim: int, margin: int) -> Tensor:
     """Extend axis `dim` by `margin` on both sides, mirrored with the edge sample repeated."""
     n = x.shape[dim]
-    index = torch.arange(-margin, n + margin, device=x.device) % (2 * n)
-    return x.index_select(dim, torch.where(index < n, index, 2 * n - 1 - index))
+    return x.index_select(dim, mirrored(torch.arange(-margin, n + margin, device=x.device), n))
 
 
 def _binomial_valid(x: Tensor, dim: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Small least-squares problems with constraints on the signs, from normal equations that were gathered over an image."""
+"""Small least-squares problems with constraints on the signs, also from normal equations gathered over an image."""
 
 from __future__ import annotations
 

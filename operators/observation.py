@@ -30,7 +30,7 @@ _ROUNDS = 2
 _SMOOTH_RESPONSE = 3e-4  # weight of squared differences of neighbouring bands, share of the mean energy of a band
 _WIDTHS = tuple(0.05 * i for i in range(2, 21))  # sigma of the Gaussian PSF in MS pixels: gains 0.99 to 0.007
 _FULL_UP_TO = 8  # ratio; above, a PSF of (2r + 1)^2 free values asks for more pixels than images have
-_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+_PENALTIES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 _LARGEST_SAMPLE = 20_000  # equations of the PSF, taken evenly over the image
 
 
@@ -72,7 +72,9 @@ def whole_ratio(geometry: Geometry) -> tuple[int, int]:
         UserError: it is not whole, so no single PSF holds for all pixels.
     """
     if not all(float(r).is_integer() for r in geometry.ratio):
-        raise UserError(f"expected a whole ratio of guide and hyperspectral image, given {geometry}; resample the guide")
+        raise UserError(
+            f"expected a whole ratio of guide and hyperspectral image, given {geometry}; resample the guide"
+        )
     return int(geometry.ratio[0]), int(geometry.ratio[1])
 
 
@@ -221,7 +223,9 @@ def estimate_psf(windows: Callable[[], Iterable[Window]], response: Tensor) -> O
 
     def free(A: Tensor, b: Tensor, penalty: float) -> Tensor:
         weight = penalty * A.diagonal().mean()
-        change = torch.linalg.solve(A + weight * (slope + 0.01 * torch.eye(len(A), dtype=A.dtype)), b - A @ gaussian.flatten())
+        change = torch.linalg.solve(
+            A + weight * (slope + 0.01 * torch.eye(len(A), dtype=A.dtype)), b - A @ gaussian.flatten()
+        )
         kernel = (gaussian.flatten() + change).clamp_min(0)
         return (kernel / kernel.sum()).view(side, side)
 

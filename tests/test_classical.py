@@ -63,7 +63,9 @@ def test_equal_to_the_published_toolbox(name, dtype, tolerance, ikonos):
 
 
 def test_every_classical_method_is_tested():
-    in_folder = [n for n in list_models("pansharpening", family="classical") if "classical" in model_entry(n).path.parts]
+    in_folder = [
+        n for n in list_models("pansharpening", family="classical") if "classical" in model_entry(n).path.parts
+    ]
     assert sorted(NAMES) == sorted(in_folder)
 
 

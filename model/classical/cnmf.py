@@ -87,11 +87,17 @@ def _factorise(X: Tensor, W: Tensor, A: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def purest(X: Tensor, count: int) -> Tensor:
-    """Pick pixels (C, count) by the successive projection algorithm: each is farthest from the span of those before."""
-    rest, chosen = X.clone(), []
+    """Pick pixels (C, up to count) by successive projection: each is farthest from the span of those before.
+
+    It ends where the rest is rounding.
+    """
+    rest, chosen, first = X.clone(), [], 0.0
     for _ in range(count):
         length = rest.square().sum(0)
         best = int(length.argmax())
+        first = first or float(length[best])
+        if chosen and float(length[best]) <= 1e-12 * first:
+            break
         chosen.append(best)
         direction = rest[:, best] / length[best].sqrt().clamp_min(_TINY)
         rest = rest - torch.outer(direction, direction @ rest)

@@ -17,14 +17,19 @@ _LEAST_NOISE = 1e-5  # share of a signal's mean square: 50 dB
 
 
 @register_model(
-    "FUSE", tasks=("hmif",), ratios=(2, 3, 4, 5, 6, 7, 8, 16, 32), family="classical", tileable=False, paper="Wei et al., TIP 24(11), 2015"
+    "FUSE",
+    tasks=("hmif",),
+    ratios=(2, 3, 4, 5, 6, 7, 8, 16, 32),
+    family="classical",
+    tileable=False,
+    paper="Wei et al., TIP 24(11), 2015",
 )
 class FUSE(Coupled):
     """The mean of the posterior of ``X = E U``.
 
-    The prior of U is Gaussian around the interpolated image, with the covariance of the details that interpolation
-    misses, taken one scale down from what it misses of ms's own variance. Noise variances are those that the pair shows: what the
-    subspace leaves of ms, and what the response leaves of the guide at MS size, at least 50 dB below the signal.
+    The prior of U is Gaussian around the interpolated image; its covariance is that of the details that interpolation
+    misses (`prior_covariance`). Noise variances are those that the pair shows: what the subspace leaves of ms, and what
+    the response leaves of the guide at MS size, at least 50 dB below the signal.
     """
 
     components = 20

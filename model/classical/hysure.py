@@ -20,10 +20,15 @@ _STOP = 1e-4  # relative change of the components
 
 
 @register_model(
-    "HySure", tasks=("hmif",), ratios=(2, 3, 4, 5, 6, 7, 8, 16, 32), family="classical", tileable=False, paper="Simoes et al., TGRS 53(6), 2015"
+    "HySure",
+    tasks=("hmif",),
+    ratios=(2, 3, 4, 5, 6, 7, 8, 16, 32),
+    family="classical",
+    tileable=False,
+    paper="Simoes et al., TGRS 53(6), 2015",
 )
 class HySure(Coupled):
-    """``min |ms - E U B S|^2 / 2 + |guide - R E U|^2 / 2 + lambda VTV(U)``; data are scaled to [0, 1] for the weights."""
+    """``min |ms - E U B S|^2 / 2 + |guide - R E U|^2 / 2 + lambda VTV(U)``, data scaled to [0, 1] for the weights."""
 
     def solve(self, images: Images, fitted: Fitted) -> Tensor:
         """Return sr (C, H, W)."""
@@ -45,9 +50,7 @@ class HySure(Coupled):
         r, q = blur.ratio
         for step in range(_ITERATIONS):
             before = U
-            total = sum(
-                torch.fft.rfft2(v + d) * s.conj() for v, d, s in zip(splits, duals, operators, strict=True)
-            )
+            total = sum(torch.fft.rfft2(v + d) * s.conj() for v, d, s in zip(splits, duals, operators, strict=True))
             U = torch.fft.irfft2(total * inverse, s=blur.size)
             images_of = [blur.filter(U, s) for s in operators]
             targets = [x - d for x, d in zip(images_of, duals, strict=True)]

@@ -11,6 +11,7 @@ from lemamba.model import build_model, list_models, model_entry
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "methods.md"
 SETTINGS = {"pansharpening": (8, 1), "hmif": (31, 3)}  # bands and guide bands of the two parameter columns
+_GUIDES = {("pansharpening",): "PAN", ("hmif",): "several bands", ("pansharpening", "hmif"): "any"}
 
 
 def _parameters(network: nn.Module) -> str:
@@ -24,7 +25,7 @@ def method_table(family: str) -> str:
         headings += [f"parameters, {C} bands + {'PAN' if P == 1 else 'RGB'}" for C, P in SETTINGS.values()]
         headings += ["published weights"]
     else:
-        headings += ["in tiles"]
+        headings += ["guide", "in tiles"]
     rows = [headings, ["---"] * len(headings)]
     for entry in map(model_entry, list_models(family=family)):
         row = [entry.name, entry.paper, ", ".join(map(str, entry.ratios))]
@@ -34,6 +35,7 @@ def method_table(family: str) -> str:
                 row.append(_parameters(build_model(entry.name, **arguments)) if task in entry.tasks else "-")
             row.append(entry.published_weights)
         else:
+            row.append(_GUIDES[entry.tasks])
             row.append("yes" if entry.traits.tileable else "no")
         rows.append(row)
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)

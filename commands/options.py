@@ -193,6 +193,13 @@ class FuseOptions(DeviceOptions, DataOptions):
     arch: str | None = option(
         None, "network or classical method (default: the network that the weights name)", "--arch", group="method"
     )
+    adapt_steps: int | None = option(
+        None,
+        "steps that A-PNN-FT, Z-PNN, lambda-PNN or ZS-Pan trains on each image (default: those of its paper)",
+        "--adapt_steps",
+        low=0,
+        group="method",
+    )
     split: str = option(
         "test", "file of --dataset (default test)", "--split", choices=("valid", "test", "test_full"), group="data"
     )

@@ -71,7 +71,6 @@ class _Block(nn.Module):
     published_weights="yes",
     needs_weights=False,
     trained=False,
-    tileable=False,
     adapts=True,
 )
 class LambdaPNN(nn.Module):

@@ -114,6 +114,7 @@ def fuse(
     overlap: int = OVERLAP,
     batch_size: int | None = None,
     mixed_precision: str = "no",
+    adapt_steps: int | None = None,
     device: str | None = None,
     clip: bool = True,
 ) -> Any:
@@ -159,9 +160,9 @@ def fuse(
         model = method if mixed_precision == "no" else copy.deepcopy(method)  # that of the caller is not cast
         device = device or next((str(parameter.device) for parameter in method.parameters()), None)
         if getattr(method, "model_name", None) in STEPS:
-            model = Adapting(copy.deepcopy(method), facts, pretrained=True)
+            model = Adapting(copy.deepcopy(method), facts, pretrained=True, steps=adapt_steps)
     else:
-        model = load_method(method, weights, facts)
+        model = load_method(method, weights, facts, adapt_steps)
     kind = _array(ms).dtype
     facts = replace(facts, divisor=_divisor(divisor, facts, known, kind, max(coarse.max(), fine.max()), model))
     tiling = Tiling(tile, overlap, batch_size, mixed_precision)

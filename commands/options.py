@@ -325,7 +325,10 @@ class BoardOptions(DataOptions):
     dataset: str = option(REQUIRED, "name of the data set: sensor, divisor, ratio, files", "--dataset", group="data")
     full: Path | None = option(None, "H5 file at full resolution, for D_lambda_K, D_s, HQNR", "--full", group="data")
     methods: str = option(
-        "all", "all, classical, learned, or names separated by commas (default all)", "--methods", group="methods"
+        "all",
+        "all (without those that train on each image), classical, learned, or names separated by commas (default all)",
+        "--methods",
+        group="methods",
     )
     weights: tuple[str, ...] = option(
         (), "weights of a network; repeat for others", "--weights", metavar="NAME=PATH", group="methods"

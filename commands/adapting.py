@@ -290,7 +290,7 @@ def reduced(target: Target, gains: Iterable[float], pan_gain: float) -> Lesson:
         h, w = target.ms.shape[-2:]
         raise UserError(
             f"expected an MS image of at least {4 * r} x {4 * r} pixels to train on at reduced resolution, given "
-            f"{h} x {w}; give --weights of a method that only fuses"
+            f"{h} x {w}; fuse a larger image"
         )
     rows, columns = (r * n for n in size)
     low = Geometry((r, r), (r // 2, r // 2))

@@ -17,6 +17,7 @@ from lemamba.commands.methods import load_method
 from lemamba.datasets.pair import open_pair
 from lemamba.engine.fusing.stages import train_stage
 from lemamba.engine.weights.files import save_weights
+from lemamba.losses.spectral import downgrade
 from lemamba.model import build_model, model_entry
 from lemamba.model.convert import convert_state_dict
 from lemamba.operators import interp23
@@ -121,20 +122,29 @@ def test_crops_of_a_lesson_cover_it():
         assert set(torch.cat([c.ms.flatten() for c in crops]).tolist()) == set(range(side * side))
 
 
-def target(side: int = 64, bands: int = 4) -> Target:
-    """A scene in which PAN is sharper than MS by plain averaging."""
-    truth = torch.from_numpy(smooth(side, side, bands, seed=2).astype(np.float32))[None] / 2047
-    ms = truth[..., 2::4, 2::4]
-    return Target(ms, interp23(ms, 4), truth.mean(1, keepdim=True), Geometry.toolbox(4))
+def scene(side: int = 64) -> tuple[Target, torch.Tensor]:
+    """A scene of four bands that show the same fine structure with other gains and colours, and its truth."""
+    g = torch.Generator().manual_seed(4)
+    fine = sum(  # structure at all scales, so that what is learnt at one helps at the next
+        torch.nn.functional.interpolate(
+            torch.rand(1, 1, side // s, side // s, generator=g), size=(side, side), mode="bilinear"
+        )
+        for s in (2, 4, 8, 16)
+    )
+    fine = fine / 4
+    colour = torch.nn.functional.interpolate(torch.rand(1, 4, 4, 4, generator=g), size=(side, side), mode="bilinear")
+    truth = 0.2 * colour + fine * torch.tensor([0.2, 0.4, 0.6, 0.5])[:, None, None]
+    ms = downgrade(truth, (0.26, 0.28, 0.29, 0.28), Geometry.toolbox(4), (side // 4, side // 4))
+    return Target(ms, interp23(ms, 4), truth.mean(1, keepdim=True), Geometry.toolbox(4)), truth
 
 
 @pytest.mark.parametrize("arch", STEPS)
 def test_every_method_learns_and_repeats_itself(arch):
-    facts, one = DataFacts("IKONOS", 2047, 4, 4, 1), target()
+    facts, one = DataFacts("IKONOS", 2047, 4, 4, 1), scene()[0]
     titles = []
     results = []
     for _ in range(2):
-        method = load_method(arch, None, facts, 24)
+        method = load_method(arch, None, facts, 9)
         state = torch.get_rng_state()
         losses = method.adapt([one], lambda title, step, loss: titles.append((title, step)))
         assert torch.equal(torch.get_rng_state(), state), "the user's random numbers are left alone"
@@ -142,19 +152,18 @@ def test_every_method_learns_and_repeats_itself(arch):
     assert torch.equal(*results) and torch.isfinite(results[0]).all() and losses
     stages = list(dict.fromkeys(title for title, _ in titles))
     assert len(stages) == {"ZS-Pan": 3}.get(arch, 2) and stages[-2] == "reduced resolution"
-    assert [step for _, step in titles] == [*range(1, 25)] * 2
+    assert [step for _, step in titles] == [*range(1, 10)] * 2
     method.adapt([one])
     assert torch.equal(method(one.ms, one.lms, one.pan), results[0]), "each adaptation starts anew"
 
 
 def test_training_at_reduced_resolution_beats_interpolation():
-    """ZS-Pan on a scene whose truth is known; a third of its steps."""
-    one = target()
-    truth = torch.from_numpy(smooth(64, 64, 4, seed=2).astype(np.float32))[None] / 2047
-    method = load_method("ZS-Pan", None, DataFacts("IKONOS", 2047, 4, 4, 1), 1200)
+    """On a scene whose truth is known, in an eighth of the steps."""
+    one, truth = scene(128)
+    method = load_method("A-PNN-FT", None, DataFacts("IKONOS", 2047, 4, 4, 1), 200)
     method.adapt([one])
     errors = [(x - truth)[..., 8:-8, 8:-8].square().mean() for x in (method(one.ms, one.lms, one.pan), one.lms)]
-    assert errors[0] < 0.8 * errors[1]
+    assert errors[0] < 0.6 * errors[1]
 
 
 def run(*arguments: object) -> int:
@@ -171,8 +180,8 @@ def test_every_image_of_a_set_is_adapted_to_by_itself(tmp_path, capsys):
     two, one, tiles = (loadmat(tmp_path / f"{name}.mat") for name in ("two", "one", "tiles"))
     shared_images = np.array_equal(two["ms"][:1], one["ms"])
     assert not shared_images or np.array_equal(two["sr"][:1], one["sr"])
-    # 16 of 32 shared pixels are out of reach of the tile's rim (8), the blend lets 1e-6 of the rest through
-    np.testing.assert_allclose(tiles["sr"], two["sr"], atol=0.5)
+    # within 8 pixels of its rim a tile sees the rim; the blend lets at most (8 / 33)^4 of that through
+    np.testing.assert_allclose(tiles["sr"], two["sr"], atol=2)
     sr = lemamba.fuse(two["ms"][0], two["pan"][0], "Z-PNN", sensor="IKONOS", adapt_steps=6, device="cpu")
     assert sr.shape == (4, 64, 64) and np.isfinite(sr).all()
 
@@ -238,7 +247,14 @@ def test_what_cannot_be_is_refused_in_one_line(tmp_path):
     cases = {
         f"EXP takes no --adapt_steps, {only}": (*given, "--arch", "EXP", *few),
         "has no weights and would not train; give": (*given, "--arch", "Z-PNN", "--adapt_steps", 0),
-        "expected an image of at least 60 x 60 pixels, given 48 x 48": (*little, "--arch", "Z-PNN", *few),
+        "expected an image of at least 60 x 60 pixels, given 48 x 48": (
+            *little,
+            *few,
+            "--arch",
+            "Z-PNN",
+            "--weights",
+            weights_of("A-PNN", tmp_path / "start.safetensors"),
+        ),
         "expected an MS image of at least 16 x 16 pixels .* given 12 x 12": (*little, "--arch", "ZS-Pan", *few),
         "one PAN band, given 3 guide bands": ("--data", guide, "--out", out, "--arch", "Z-PNN"),
     }

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from lemamba.datasets.pair import ScenePair
-from lemamba.engine.fusing.stages import train_stage
+from lemamba.engine.fusing.stages import Terms, train_stage
 from lemamba.losses.lambda_pnn import LambdaPNNLoss
 from lemamba.losses.spectral import downgrade, nominal_ratio
 from lemamba.losses.structural import correlation_threshold
@@ -187,7 +187,7 @@ class Adapting(nn.Module):
         """Train the network at reduced resolution on the crops of every target, in turns."""
         crops = [crop for target in targets for crop in crops_of(reduced(target, self.gains, self.pan_gain))]
 
-        def terms(step: int) -> list[Callable[[], Tensor]]:
+        def terms(step: int) -> Terms:
             crop = crops[turn(step, len(crops))]
             return [lambda: loss(self.network(crop.ms, crop.lms, crop.pan), crop.ms)]
 
@@ -212,9 +212,12 @@ class Adapting(nn.Module):
 
     def _lambda_pnn(self, targets: list[Target]) -> list[Stage]:
         weights, rate = LAMBDA_PNN.get(self.sensor, LAMBDA_PNN["WV3" if len(self.gains) > 4 else "GeoEye1"])
-        settings = dict(zip(("alpha", "beta", "gamma"), weights, strict=True))
+        alpha, beta, gamma = weights
         parts = [
-            self._full_resolution(target, LambdaPNNLoss(self.gains, target.geometry, **settings)) for target in targets
+            self._full_resolution(
+                target, LambdaPNNLoss(self.gains, target.geometry, alpha=alpha, beta=beta, gamma=gamma)
+            )
+            for target in targets
         ]
         run = partial(_run, self.network, lambda step: parts, rate, 1e-4, 1)
         return [Stage("full resolution", STEPS["lambda-PNN"], run)]
@@ -236,7 +239,7 @@ class Adapting(nn.Module):
         mse = nn.MSELoss()
         crops = [crop for target in targets for crop in crops_of(reduced(target, self.gains, self.pan_gain))]
 
-        def seen(step: int) -> list[Callable[[], Tensor]]:
+        def seen(step: int) -> Terms:
             crop = crops[turn(step, len(crops))]
             return [lambda: mse(response(crop.ms), crop.pan)]
 
@@ -259,7 +262,7 @@ class Adapting(nn.Module):
 
 def _run(
     module: nn.Module,
-    terms: Callable[[int], list[Callable[[], Tensor]]],
+    terms: Callable[[int], Terms],
     rate: float,
     decay: float,
     period: int,
@@ -347,8 +350,8 @@ def scene_targets(pair: ScenePair, device: torch.device) -> list[Target]:
     for i in range(min(WINDOWS, len(filled))):
         window = pair.window(filled[i * len(filled) // min(WINDOWS, len(filled))], 0)
         if window is not None:
-            images = (x.float().to(device) for x in (window.ms, window.lms, window.pan))
-            targets.append(Target(*images, window.geometry))
+            ms, lms, pan = (x.float().to(device) for x in (window.ms, window.lms, window.pan))
+            targets.append(Target(ms, lms, pan, window.geometry))
     if not targets:
         raise UserError(f"no part of {pair.ms.raster.path} has data in more than half of its pixels; crop it")
     return targets

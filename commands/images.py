@@ -105,8 +105,8 @@ def adapt_to(
     """Adapt a method to one image in memory, (1, ·, ·, ·); the bar moves from `done` towards `done` + 1."""
     method = runner.network
     if isinstance(method, Adapting):
-        images = (x.float().to(runner.device) for x in (ms, lms, pan))
-        method.adapt([Target(*images, geometry)], _shown(bar, method.steps, done))
+        ms, lms, pan = (x.float().to(runner.device) for x in (ms, lms, pan))
+        method.adapt([Target(ms, lms, pan, geometry)], _shown(bar, method.steps, done))
 
 
 def _shown(bar: ProgressBar, steps: int, done: float = 0.0) -> Callable[[str, int, float], None]:

@@ -36,10 +36,10 @@ class Khan(nn.Module):
 
     def forward(self, low: Tensor, ms: Tensor) -> dict[str, Tensor]:
         """Return {"total", "khan"}, scalars, from the downgraded fused image and MS, both (B, C, h, w)."""
-        images = (low, ms)
         if self.rounded:
-            images = (torch.round(low.detach() * self.divisor), torch.round(ms * self.divisor))
-        value = 1 - _q2n(*(self._blocks(x) for x in images), flat=_FLAT_DEVIATION if self.rounded else 1.0).mean()
+            low, ms = (torch.round(x.detach() * self.divisor) for x in (low, ms))
+        flat = _FLAT_DEVIATION if self.rounded else 1.0
+        value = 1 - _q2n(self._blocks(low), self._blocks(ms), flat).mean()
         return {"total": value, "khan": value}
 
     def _blocks(self, x: Tensor) -> Tensor:

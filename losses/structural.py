@@ -81,7 +81,7 @@ class Structural(nn.Module):
 
     def __init__(self, geometry: Geometry, *, border: int = 0) -> None:
         super().__init__()
-        self.half = math.ceil(geometry.nominal / 2)
+        self.half_width = math.ceil(geometry.nominal / 2)
         self.border = border
 
     def forward(self, sr: Tensor, pan: Tensor, threshold: Tensor | None = None) -> dict[str, Tensor]:
@@ -93,7 +93,7 @@ class Structural(nn.Module):
             threshold: (B, C, H, W), see `correlation_threshold`; None = every pixel counts, as in D_rho.
         """
         sr, pan = self._inside(sr), self._inside(pan)
-        apart = 1 - local_correlation(sr, pan, self.half)
+        apart = 1 - local_correlation(sr, pan, self.half_width)
         if threshold is not None:
             apart = apart * (apart > self._inside(threshold))
         value = apart.mean()

@@ -29,6 +29,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lemamba.commands.adapting import STEPS, Adapting
+from lemamba.commands.images import adapt_to
 from lemamba.commands.methods import check_sizes, load_method, load_network, sizes_of, trained_on
 from lemamba.engine.fusing.runner import Runner
 from lemamba.engine.fusing.tiles import fuse as fuse_tensors
@@ -45,6 +47,7 @@ from lemamba.utils.facts import DataFacts
 from lemamba.utils.formats.bounds import BEYOND, DIVIDED
 from lemamba.utils.geometry import Geometry
 from lemamba.utils.numbers import to_numbers
+from lemamba.utils.progress import ProgressBar
 from lemamba.utils.sensors import get_sensor
 
 RATIOS = (2, 3, 4, 5, 6, 7, 8, 16)
@@ -111,6 +114,7 @@ def fuse(
     overlap: int = OVERLAP,
     batch_size: int | None = None,
     mixed_precision: str = "no",
+    adapt_steps: int | None = None,
     device: str | None = None,
     clip: bool = True,
 ) -> Any:
@@ -155,8 +159,10 @@ def fuse(
         check_sizes("the network", getattr(method, "sizes", {}), sizes_of(facts))
         model = method if mixed_precision == "no" else copy.deepcopy(method)  # that of the caller is not cast
         device = device or next((str(parameter.device) for parameter in method.parameters()), None)
+        if getattr(method, "model_name", None) in STEPS:
+            model = Adapting(copy.deepcopy(method), facts, pretrained=True, steps=adapt_steps)
     else:
-        model = load_method(method, weights, facts)
+        model = load_method(method, weights, facts, adapt_steps)
     kind = _array(ms).dtype
     facts = replace(facts, divisor=_divisor(divisor, facts, known, kind, max(coarse.max(), fine.max()), model))
     tiling = Tiling(tile, overlap, batch_size, mixed_precision)
@@ -167,7 +173,11 @@ def fuse(
         if isinstance(model, Classical):
             sr = _classical(model, inputs[0], inputs[2], facts.geometry, runner.device)
         else:
-            sr = fuse_tensors(runner, *inputs, runner.plan((fine.shape[2], fine.shape[3]), facts.ratio))
+            plan = runner.plan((fine.shape[2], fine.shape[3]), facts.ratio)
+            if isinstance(model, Adapting):
+                sr = _adapted(runner, coarse, inputs, facts, plan)
+            else:
+                sr = fuse_tensors(runner, *inputs, plan)
     finally:
         model.train(training)
     numbers = to_numbers(sr.double(), facts.divisor, clip=clip and runner.traits.clipped).numpy()
@@ -214,6 +224,19 @@ def _inputs(ms: np.ndarray, pan: np.ndarray, facts: DataFacts, dtype: torch.dtyp
 
 def _only(window: Window) -> list[Window]:
     return [window]
+
+
+def _adapted(
+    runner: Runner, ms: np.ndarray, inputs: tuple[Tensor, Tensor, Tensor], facts: DataFacts, tiling: Tiling
+) -> Tensor:
+    """Fuse image by image with a method that trains on each; `ms` is where `facts.geometry` says, not resampled."""
+    fused = []
+    with ProgressBar("fusing", len(ms)) as bar:
+        for i, (image, lms, pan) in enumerate(zip(ms, *inputs[1:], strict=True)):
+            own = torch.from_numpy(image[None] / facts.divisor)
+            adapt_to(runner, own, lms[None], pan[None], facts.geometry, bar, i)
+            fused.append(fuse_tensors(runner, inputs[0][i : i + 1], lms[None], pan[None], tiling))
+    return torch.cat(fused)
 
 
 @torch.inference_mode()

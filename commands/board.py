@@ -63,14 +63,18 @@ def run(options: BoardOptions) -> int:
 
 
 def chosen_methods(wanted: str, task: str, ratio: int) -> list[str]:
-    """Resolve --methods to registered names; of all, classical or learned, those defined for the task and the ratio."""
+    """Resolve --methods to registered names; of all, classical or learned, those defined for the task and the ratio.
+
+    "all" leaves out methods that train on every image: they take minutes for each.
+    """
     if wanted not in ("all", "classical", "learned"):
         return [model_entry(name.strip()).name for name in wanted.split(",") if name.strip()]
     names = []
     for name in list_models(task=task):
         entry = model_entry(name)
         learned = entry.traits.trained or entry.traits.adapts
-        if ratio in entry.ratios and wanted in ("all", "learned" if learned else "classical"):
+        groups = ("learned" if learned else "classical", "" if entry.traits.adapts else "all")
+        if ratio in entry.ratios and wanted in groups:
             names.append(name)
     return names
 

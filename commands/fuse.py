@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from lemamba.commands.adapting import TILE, Adapting
 from lemamba.commands.images import (
     WRITERS,
     check_ending,
@@ -54,7 +55,7 @@ def run(options: FuseOptions) -> int:
 def fuse_test_set(options: FuseOptions, device: torch.device) -> None:
     """Fuse an H5 file, write images and pictures, measure the result and print the scores."""
     dataset, name = open_data(options)
-    model = load_method(options.arch, options.weights, dataset.facts)
+    model = load_method(options.arch, options.weights, dataset.facts, options.adapt_steps)
     method = str(model.model_name)
     out = options.out or default_output(method, name, dataset.facts, options.per_image)
     if not options.per_image:
@@ -62,6 +63,8 @@ def fuse_test_set(options: FuseOptions, device: torch.device) -> None:
     check_writable(out / "output_mulExm_0.mat" if options.per_image else out, options.json)  # before the work
     if options.tile and not traits_of(model).tileable:
         print(f"note: {method} uses statistics of the whole image, so --tile is not applied")
+    if isinstance(model, Adapting):
+        print(f"note: {model.plan}")
     runner = Runner(model, device, options.tiling(), compile=options.compile)
     images, seconds = fuse_set(runner, dataset, clip=not options.no_clip)
 
@@ -112,7 +115,7 @@ def fuse_pair(options: FuseOptions, device: torch.device) -> None:
         output = Output(options.compress, options.cog, options.bands, options.dtype)
         if options.rgb_png:
             output = replace(output, rgb=get_sensor(facts.sensor).rgb_for(facts.bands))
-        model = load_method(options.arch, options.weights, facts)
+        model = load_method(options.arch, options.weights, facts, options.adapt_steps)
         out = options.out or OUT / f"{model.model_name}_{ms[0].stem}.tif"
         check_output(out, pair, output)
         check_writable(out, options.rgb_png)
@@ -123,7 +126,10 @@ def fuse_pair(options: FuseOptions, device: torch.device) -> None:
         if options.dtype and options.dtype != pair.ms.dtype.name:
             print(f"note: values are kept as {options.dtype}: rounded and clipped to its range, not scaled")
         facts = pair.facts  # the divisor may have been taken from the data
-        runner = Runner(model, device, options.tiling(SCENE_TILE), compile=options.compile)
+        if isinstance(model, Adapting):
+            print(f"note: {model.plan}")
+        tile = TILE if isinstance(model, Adapting) else SCENE_TILE
+        runner = Runner(model, device, options.tiling(tile), compile=options.compile)
         trained = trained_geometry(options.weights, facts)
         picture = fuse_scene(runner, pair, out, clip=not options.no_clip, trained=trained, output=output)
         if options.rgb_png and picture is not None:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lemamba.commands.adapting import Adapting, Target, scene_targets
 from lemamba.datasets.h5 import H5Dataset
 from lemamba.datasets.pair import ScenePair
 from lemamba.datasets.writers import Output, Pieces, check_output, write_scene
@@ -29,7 +30,7 @@ from lemamba.utils.formats.fused import INFO
 from lemamba.utils.formats.mat import write_mat
 from lemamba.utils.geometry import Geometry
 from lemamba.utils.numbers import to_numbers
-from lemamba.utils.progress import ProgressBar, track
+from lemamba.utils.progress import ProgressBar
 from lemamba.utils.sensors import get_sensor
 
 # A further output format is a function and a line here: ending of the file -> writer.
@@ -58,7 +59,7 @@ def check_ending(out: Path, writers: Mapping[str, object]) -> None:
 
 
 def fuse_set(runner: Runner, dataset: H5Dataset, *, clip: bool = True) -> tuple[dict[str, Tensor], float]:
-    """Fuse every sample of a data set in memory, in batches or in tiles.
+    """Fuse every sample of a data set in memory, in batches or in tiles; a method that adapts starts anew for each.
 
     Args:
         runner: the method; its tiling sets batch and tiles.
@@ -75,22 +76,41 @@ def fuse_set(runner: Runner, dataset: H5Dataset, *, clip: bool = True) -> tuple[
     facts = dataset.facts
     H, W = dataset[0]["lms"].shape[-2:]
     tiling = runner.plan((H, W), facts.ratio)
-    together = 1 if tiling.tile else tiling.batch or 1
+    adapts = isinstance(runner.network, Adapting)
+    together = 1 if tiling.tile or adapts else tiling.batch or 1
     clipped = clip and runner.traits.clipped
     images: dict[str, list[Tensor]] = {}
     seconds = 0.0
-    for first in track(range(0, len(dataset), together), "fusing"):
-        samples = [dataset[i] for i in range(first, min(first + together, len(dataset)))]
-        sample = {role: torch.stack([one[role] for one in samples]) for role in samples[0]}
-        started = time.perf_counter()
-        fused = fuse(runner, sample["ms"], sample["lms"], sample["pan"], tiling)
-        seconds += time.perf_counter() - started
-        for i, image in enumerate(fused):
-            numbers = to_numbers(image, facts.divisor, clip=clipped, where=f"sample {first + i}: ")
-            images.setdefault("sr", []).append(numbers[None])
-        for role, value in sample.items():
-            images.setdefault(role, []).append(value * facts.divisor)
+    with ProgressBar("fusing", len(dataset)) as bar:
+        for first in range(0, len(dataset), together):
+            samples = [dataset[i] for i in range(first, min(first + together, len(dataset)))]
+            sample = {role: torch.stack([one[role] for one in samples]) for role in samples[0]}
+            started = time.perf_counter()
+            if adapts:
+                adapt_to(runner, sample["ms"], sample["lms"], sample["pan"], facts.geometry, bar, first)
+            fused = fuse(runner, sample["ms"], sample["lms"], sample["pan"], tiling)
+            seconds += time.perf_counter() - started
+            for i, image in enumerate(fused):
+                numbers = to_numbers(image, facts.divisor, clip=clipped, where=f"sample {first + i}: ")
+                images.setdefault("sr", []).append(numbers[None])
+            for role, value in sample.items():
+                images.setdefault(role, []).append(value * facts.divisor)
+            bar.update(first + len(samples))
     return {role: torch.cat(parts) for role, parts in images.items()}, seconds
+
+
+def adapt_to(
+    runner: Runner, ms: Tensor, lms: Tensor, pan: Tensor, geometry: Geometry, bar: ProgressBar, done: float = 0.0
+) -> None:
+    """Adapt a method to one image in memory, (1, ·, ·, ·); the bar moves from `done` towards `done` + 1."""
+    method = runner.network
+    if isinstance(method, Adapting):
+        ms, lms, pan = (x.float().to(runner.device) for x in (ms, lms, pan))
+        method.adapt([Target(ms, lms, pan, geometry)], _shown(bar, method.steps, done))
+
+
+def _shown(bar: ProgressBar, steps: int, done: float = 0.0) -> Callable[[str, int, float], None]:
+    return lambda title, step, loss: bar.update(done + step / (steps + 1), f"{title}, loss {loss:.4g}")
 
 
 def fuse_scene(
@@ -106,7 +126,8 @@ def fuse_scene(
     """Fuse a scene that is read by windows into a file that is written by windows, with a progress bar.
 
     Args:
-        runner: the method. A classical one looks at the scene for its statistics first; a network fuses tiles.
+        runner: the method. A classical one looks at the scene for its statistics first, one that adapts trains on the
+            scene, or windows of it; a network fuses tiles.
         pair: the scene.
         out: the file.
         clip: clip to [0, 1] the result of a method that is clipped.
@@ -121,8 +142,15 @@ def fuse_scene(
         UserError: an impossible tiling, or what reading and writing refuse.
     """
     check_output(out, pair, output or Output())
+    method = runner.network
+    if isinstance(method, Adapting):
+        targets = scene_targets(pair, runner.device)
+        with ProgressBar("training on the scene", 1.0, show) as bar:
+            losses = method.adapt(targets, _shown(bar, method.steps))
+        if losses:
+            place = "the scene" if len(targets) == 1 else f"{len(targets)} windows of the scene"
+            print(f"note: trained on {place}: loss {losses[0]:.4g} -> {min(losses):.4g} in the last stage")
     with ProgressBar("fusing", 1.0, show) as bar:
-        method = runner.network
         pieces = _classical(method, pair, bar) if isinstance(method, Classical) else _tiles(runner, pair, trained, bar)
         return write_scene(out, pair, pieces, clip=clip and runner.traits.clipped, output=output)
 
@@ -148,7 +176,7 @@ def _classical(method: Classical, pair: ScenePair, bar: ProgressBar) -> Pieces:
 def _tiles(runner: Runner, pair: ScenePair, trained: Geometry | None, bar: ProgressBar) -> Pieces:
     """Fuse in tiles on the network's grid and cut the result to the scene."""
     grid, (H, W) = pair.grid(trained), pair.size
-    if grid.resampled:
+    if grid.resampled and not isinstance(runner.network, Adapting):  # these do not look at ms when they fuse
         print(f"note: the scene has {pair.facts.geometry}; its MS pixels are resampled to where the network knows them")
     top, left = (-first for first in grid.first)
     strips = fuse_rows(

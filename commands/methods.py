@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
+from lemamba.commands.adapting import STEPS, Adapting
 from lemamba.engine.weights.files import load_weights, open_weights, weights_meta
 from lemamba.model import build_model, model_class, model_entry
 from lemamba.model.convert import convert_state_dict
@@ -16,18 +18,30 @@ from lemamba.utils.errors import UserError
 from lemamba.utils.facts import DataFacts
 
 
-def load_method(name: str | None, weights: str | None, facts: DataFacts) -> nn.Module:
+def load_method(name: str | None, weights: str | None, facts: DataFacts, adapt_steps: int | None = None) -> nn.Module:
     """Build a method for some data; return it in evaluation mode. Its registered name is its `model_name`.
 
     Args:
         name: registered name; None = the one that the weights name.
         weights: run, file or ``dlpan:FILE``; None for methods that need none.
         facts: bands, guide bands, ratio and sensor of the data.
+        adapt_steps: of a method that trains on the images that it fuses, see `Adapting`; None = as in its paper.
 
     Raises:
-        UserError: neither a name nor weights, a network without weights, or weights that fit neither the name nor the
-            data.
+        UserError: neither a name nor weights, a network without weights, weights that fit neither the name nor the
+            data, or steps for a method that does not adapt.
     """
+    method = _load_method(name, weights, facts)
+    if str(method.model_name) in STEPS:
+        return Adapting(method, facts, pretrained=weights is not None, steps=adapt_steps).eval()
+    if adapt_steps is not None:
+        raise UserError(
+            f"{method.model_name} takes no --adapt_steps, only {', '.join(STEPS)} do; drop it or choose one of these"
+        )
+    return method
+
+
+def _load_method(name: str | None, weights: str | None, facts: DataFacts) -> nn.Module:
     if weights is not None:
         return load_network(name, weights, sizes_of(facts))
     if name is None:
@@ -39,7 +53,9 @@ def load_method(name: str | None, weights: str | None, facts: DataFacts) -> nn.M
         raise UserError(f"{entry.name} is a learned network and needs --weights; train it or give a weight file")
     known = {**sizes_of(facts), "sensor": facts.sensor, "geometry": facts.geometry}
     taken = inspect.signature(model_class(name)).parameters
-    return build_model(name, **{key: value for key, value in known.items() if key in taken}).eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # a method that starts from drawn weights gives the same image every time
+        return build_model(name, **{key: value for key, value in known.items() if key in taken}).eval()
 
 
 def load_network(name: str | None, weights: str, wanted: Mapping[str, int] | None = None) -> nn.Module:
@@ -59,10 +75,11 @@ def load_network(name: str | None, weights: str, wanted: Mapping[str, int] | Non
     name_there = described.get("name") or name
     if name_there is None:
         raise UserError(f"{file.path} does not name its network; add --arch")
-    if name is not None and model_entry(name).name != model_entry(name_there).name:
+    if name is not None and not issubclass(model_class(name), model_class(name_there)):
         raise UserError(
             f"{file.path} holds weights of {name_there}, given the name {name}; drop the name or use other weights"
         )
+    name_there = name or name_there  # Z-PNN adapts weights of A-PNN: their networks are the same
     arguments = described.get("args") or wanted
     if arguments is None:
         raise UserError(f"{file.path} does not name its number of bands; give bands, guide_bands and ratio")

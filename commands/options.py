@@ -196,6 +196,13 @@ class FuseOptions(DeviceOptions, DataOptions):
     arch: str | None = option(
         None, "network or classical method (default: the network that the weights name)", "--arch", group="method"
     )
+    adapt_steps: int | None = option(
+        None,
+        "steps that A-PNN-FT, Z-PNN, lambda-PNN or ZS-Pan trains on each image (default: those of its paper)",
+        "--adapt_steps",
+        low=0,
+        group="method",
+    )
     split: str = option(
         "test", "file of --dataset (default test)", "--split", choices=("valid", "test", "test_full"), group="data"
     )
@@ -321,7 +328,10 @@ class BoardOptions(DataOptions):
     dataset: str = option(REQUIRED, "name of the data set: sensor, divisor, ratio, files", "--dataset", group="data")
     full: Path | None = option(None, "H5 file at full resolution, for D_lambda_K, D_s, HQNR", "--full", group="data")
     methods: str = option(
-        "all", "all, classical, learned, or names separated by commas (default all)", "--methods", group="methods"
+        "all",
+        "all (without those that train on each image), classical, learned, or names separated by commas (default all)",
+        "--methods",
+        group="methods",
     )
     weights: tuple[str, ...] = option(
         (), "weights of a network; repeat for others", "--weights", metavar="NAME=PATH", group="methods"

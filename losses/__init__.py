@@ -2,6 +2,10 @@
 
 "total" is what is minimised; the parts are logged and, weighted as each file says, add up to it. A new loss is one
 file here, or in a folder named in ``LEMAMBA_MODEL_PATH``, with a class under ``@register_loss("name")``.
+
+Losses without ground truth compare sr with the pair it was fused from, `loss(sr, ms, pan, …)`; as they know sensor and
+geometry of the pair, they are built in code and have no name: `spectral`, `structural`, `khan` are terms, `zpnn`,
+`lambda_pnn`, `zspan` the losses of the methods that adapt.
 """
 
 from __future__ import annotations

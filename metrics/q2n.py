@@ -17,7 +17,6 @@ No unit, range [0, 1], 1 is best. Legend: B images, C bands, K = 2^n components,
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -27,38 +26,13 @@ from lemamba.metrics.index import register_index
 from lemamba.metrics.inputs import BLOCK, check_sides, cut_blocks, on_pairs
 from lemamba.metrics.moments import dot
 from lemamba.metrics.tiles import add_valid, block_tiles
+from lemamba.operators.hypercomplex import conjugate_table
 
 _UINT16 = 65535
 _BELOW_HALF = 0.49999999999999994  # the double before 0.5: floor(x + this) rounds half up, 0.4999… down
 _FLAT_DEVIATION = 2.2e-16
 _GROUP = 2**17  # samples of the blocks that are multiplied at once
 Moments = tuple[Tensor, Tensor]
-
-
-def product_signs(components: int) -> Tensor:
-    """Signs S of the hypercomplex product: e_i * e_j = S[i, j] e_(i xor j), (K, K) int64.
-
-    From (a, b)(c, d) = (a c - conj(d) b, d a + b conj(c)), halves split recursively, e_0 = 1.
-    """
-    signs = torch.ones(1, 1, dtype=torch.int64)
-    while len(signs) < components:
-        conjugate = torch.full((len(signs),), -1)
-        conjugate[0] = 1
-        upper = torch.cat([signs, signs.T], dim=1)  # a c | d a
-        lower = torch.cat([signs * conjugate, -signs.T * conjugate], dim=1)  # b conj(c) | -conj(d) b
-        signs = torch.cat([upper, lower])
-    return signs
-
-
-@lru_cache(maxsize=32)
-@torch.inference_mode(False)
-def _table(components: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Signs (K, K) of x_i * conj(y)_j and the index i xor k that makes component k from row i."""
-    conjugate = torch.full((components,), -1)
-    conjugate[0] = 1
-    signs = product_signs(components) * conjugate
-    i = torch.arange(components)
-    return signs.double().to(device), (i[:, None] ^ i[None, :]).to(device)
 
 
 def mirrored_tile(x: Tensor, rows: slice, columns: slice) -> Tensor:
@@ -132,7 +106,7 @@ def block_scores(products: Tensor, squares: Tensor, block: int) -> Tensor:
     luminance = 2 * (norm_x * norm_y).sqrt() / (norm_x + norm_y)
     unit = M * (M - 1)
     contrast = ((power_x + power_y) / deviation**2).sum(dim=-1) / unit
-    signs, partner = _table(K, products.device)
+    signs, partner = conjugate_table(K, products.device)
     scaled = F.pad(cross / (deviation[..., :, None] * deviation[..., None, :]), (0, K - C, 0, K - C)) * signs
     components = scaled.gather(-1, partner.expand_as(scaled)).sum(dim=-2) / unit
     modulus = components.square().sum(dim=-1).sqrt()

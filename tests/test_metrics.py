@@ -20,7 +20,8 @@ from lemamba import metrics
 from lemamba.metrics import index as index_module
 from lemamba.metrics.index import register_index
 from lemamba.metrics.parallel import run_all
-from lemamba.metrics.q2n import product_signs, round_to_uint16_
+from lemamba.metrics.q2n import round_to_uint16_
+from lemamba.operators.hypercomplex import product_signs
 from lemamba.utils.errors import UserError
 from lemamba.utils.geometry import Geometry
 from lemamba.utils.sensors import get_sensor

@@ -288,6 +288,13 @@ class EvaluateOptions:
     nodata: float | None = option(
         None, "pixels are missing where all bands of gt (lms at full resolution) have this value", "--nodata"
     )
+    mask: Path | None = option(
+        None,
+        "only pixels count where this image is not 0: .npy, .npz, .mat, .h5 or GeoTIFF, (H,W) or one per sample; "
+        "variable mask or valid",
+        "--mask",
+        metavar="FILE",
+    )
     device: str = option("cpu", "cpu (default) or cuda", "--device")
     json: Path | None = option(None, "also write the result as JSON", "--json", metavar="FILE")
     csv: Path | None = option(None, "also write the result as CSV", "--csv", metavar="FILE")

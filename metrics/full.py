@@ -125,7 +125,7 @@ def full_resolution(
     if const is not None:
         check_peak(const, "lms", lms)
     ms = _check_ms(as_image("ms", ms), lms, _mask_of_ms(mask, ratio), ratio)
-    filled, mask = mask, _without_border(mask, sr, cut)  # filters see the border, blocks leave it out
+    mask = _without_border(mask, sr, cut)  # filters see the border, blocks leave it out
     options: dict[str, Any] = {
         "ratio": ratio,
         "sensor": sensor,
@@ -146,7 +146,6 @@ def full_resolution(
             "block": block,
         }
         known = {"sr": x, "lms": y, "pan": p} | options | common
-        known["seen"] = torch.ones_like(p, dtype=torch.bool) if filled is None else filled[i : i + 1]
         tasks += [partial(index.measure, known) for index in direct]
         tasks.append(partial(band_quality, x, p, **common))
         tasks.append(partial(_quality_of_lms, y, p, ratio, geometry, **common))

@@ -285,6 +285,9 @@ class EvaluateOptions:
         (), "further indices, e.g. rmse cc psnr_cube, or all (docs/metrics.md)", "--indices", metavar="NAME", many=True
     )
     cut: int = option(0, "border in pixels that does not count; papers use 21 or 30", "--cut", low=0)
+    coregister: bool = option(
+        False, "r_q2n, r_sam, r_ergas: sample each band where it fits PAN best (Scarpa, Ciotola)", "--coregister"
+    )
     nodata: float | None = option(
         None, "pixels are missing where all bands of gt (lms at full resolution) have this value", "--nodata"
     )

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lemamba.engine.weights.files import PUBLISHED_PREFIX, resolve_weights
 from lemamba.metrics import EXTRA, INDICES, Meter, full_resolution, q2n, reduced_resolution
+from lemamba.metrics.coregistration import check_wanted
 from lemamba.metrics.inputs import BLOCK
 from lemamba.utils.atomic import sha256
 from lemamba.utils.errors import UserError
@@ -47,6 +48,7 @@ def measure(
     extra: Sequence[str] = (),
     cut: int = 0,
     geometry: Geometry | None = None,
+    coregister: bool = False,
 ) -> dict[str, Tensor]:
     """Measure images in the numbers of the sensor.
 
@@ -62,6 +64,7 @@ def measure(
         extra: names of indices that are not in the published tables, or "all" (`lemamba.metrics.EXTRA`).
         cut: border in pixels that does not count; 0 as published, papers use 21 and 30.
         geometry: at full resolution, where MS pixels lie under PAN pixels; None = the toolboxes' convention.
+        coregister: see `lemamba.metrics.full_resolution`; at reduced resolution there is nothing to co-register.
 
     Returns:
         index -> (B,) float64.
@@ -72,10 +75,12 @@ def measure(
     common: dict[str, Any] = {"ratio": ratio, "published": published, "mask": images.get("valid")}
     common |= {"extra": "all" if "all" in extra else tuple(extra), "cut": cut}
     if protocol == "reduced":
+        check_wanted(coregister, measured=False)
         peak = get_sensor(sensor or "none").divisor if const is None else const
         return reduced_resolution(images["sr"], images["gt"], const=peak, **common)
     sr, ms, lms, pan = (images[role] for role in NEEDED["full"])
-    return full_resolution(sr, ms, lms, pan, sensor=sensor or "none", const=const, geometry=geometry, **common)
+    common |= {"sensor": sensor or "none", "const": const, "geometry": geometry, "coregister": coregister}
+    return full_resolution(sr, ms, lms, pan, **common)
 
 
 def score(images: Mapping[str, Tensor], facts: DataFacts, result: str = "sr") -> Meter:

@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from scipy.io import loadmat, savemat
 
 from lemamba import metrics
@@ -491,3 +492,19 @@ def test_notes_on_flat_bands_see_valid_pixels_only(tmp_path):
     assert notes == [
         f"Sample 1: flat band 2 of gt; Q2n is {0:.6f} with it, {rest:.6f} over the other bands.",
     ]
+
+
+def test_coregistration_on_the_command_line(tmp_path):
+    rng = np.random.default_rng(0)
+    pan = rng.random((1, 1, 128, 128)) * 1500 + 200
+    sr = pan * np.array([1, 0.7, 0.5])[:, None, None]
+    images = {"sr": sr, "lms": sr, "ms": ndimage.uniform_filter(sr, (0, 0, 4, 4))[..., 1::4, 3::4], "pan": pan}
+    savemat(tmp_path / "x.mat", images)
+    flags = ["--sensor", "none", "--indices", "r_sam", "r_ergas"]
+    found = measured(tmp_path / "x.mat", *flags, "--coregister").samples
+    expected = metrics.full_resolution(**images, ratio=4, sensor="none", extra="r_sam,r_ergas", coregister=True)
+    assert found["r_ergas"] == pytest.approx(expected["r_ergas"].tolist(), rel=1e-9)
+    assert measured(tmp_path / "x.mat", *flags).samples["r_ergas"][0] > 3 * found["r_ergas"][0]
+    refused("expected r_q2n, r_sam or r_ergas among the indices", tmp_path / "x.mat", *flags[:2], "--coregister")
+    savemat(tmp_path / "y.mat", {"sr": sr, "gt": sr + 1})
+    refused("expected r_q2n, r_sam or r_ergas", tmp_path / "y.mat", "--const", 2047, "--coregister")

@@ -504,7 +504,7 @@ def test_coregistration_on_the_command_line(tmp_path):
     found = measured(tmp_path / "x.mat", *flags, "--coregister").samples
     expected = metrics.full_resolution(**images, ratio=4, sensor="none", extra="r_sam,r_ergas", coregister=True)
     assert found["r_ergas"] == pytest.approx(expected["r_ergas"].tolist(), rel=1e-9)
-    assert measured(tmp_path / "x.mat", *flags).samples["r_ergas"][0] > 3 * found["r_ergas"][0]
+    assert measured(tmp_path / "x.mat", *flags).samples["r_ergas"][0] > 1.1 * found["r_ergas"][0]
     refused("expected r_q2n, r_sam or r_ergas among the indices", tmp_path / "x.mat", *flags[:2], "--coregister")
     savemat(tmp_path / "y.mat", {"sr": sr, "gt": sr + 1})
     refused("expected r_q2n, r_sam or r_ergas", tmp_path / "y.mat", "--const", 2047, "--coregister")

@@ -364,7 +364,7 @@ end
 
 
 def octave_cell(row: Row) -> dict[str, Cell]:
-    """Time and memory of the MATLAB package in Octave, memory of a first, time of a second call; nothing where Octave is missing."""
+    """Return time (of a second call) and memory (of the first) in Octave; nothing where it is missing."""
     if find_octave() is None:
         return {}
     call = OCTAVE[row.octave]

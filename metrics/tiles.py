@@ -14,7 +14,7 @@ from torch import Tensor
 
 _SIDE = 256  # pixels of a tile's side, overlap included
 _SAMPLES = _SIDE * _SIDE  # float64 samples that stay in the cache through a dozen passes
-_FEW = 8  # as many fit where a sum takes two passes only; each call on less costs more than it computes
+_FEW = 2  # as many are worth one call where a sum takes two passes only
 _NARROW = 11  # windows up to this side cost little overlap: lower tiles, whose intermediate images are smaller
 _COPIES = 3  # float64 arrays that such a sum needs of float32 images, two of them the images themselves
 Tile = tuple[slice, slice]  # rows, columns

@@ -112,31 +112,18 @@ PRINTED = {"q_ave": "qave", "qnr_index": "hqnr", "d_lambda": "d_lambda_k"}  # MA
 
 def fused_files(folder: Path) -> dict[str, Path]:
     """Run prepare and fuse as a user does: pansharpening at reduced and full resolution, and a hyperspectral cube."""
-    prepare.run(
-        parse("prepare", ["synthetic", "--out", str(folder), "--name", "demo", "--size", "128", "--sensor", "QB"])
-    )
+    options = ["synthetic", "--name", "mine", "--size", "128", "--sensor", "QB"]
+    prepare.run(parse("prepare", [*options, "--out", str(folder)]))
     rng = np.random.default_rng(0)
     cube = (rng.random((31, 12, 8)).repeat(8, 1).repeat(8, 2) + 0.1 * rng.random((31, 96, 64))) / 1.2
     savemat(folder / "cube.mat", {"Y": cube.transpose(0, 2, 1).reshape(31, -1), "nRow": 96, "nCol": 64})
     options = ["simulate", str(folder / "cube.mat"), "--name", "lab_x4", "--test_only", "--scale", "1"]
     prepare.run(parse("prepare", [*options, "--out", str(folder)]))
     files = {}
-    for name, data in (
-        ("ref", "test_demo_multiExm1"),
-        ("unref", "test_demo_OrigScale_multiExm1"),
-        ("hmif", "test_lab_x4"),
-    ):
+    sets = {"ref": "test_mine_multiExm1", "unref": "test_mine_OrigScale_multiExm1", "hmif": "test_lab_x4"}
+    for name, data in sets.items():
         files[name] = folder / f"{name} (fusioniert für MATLAB).mat"
-        arguments = [
-            "--data",
-            folder / f"{data}.h5",
-            "--dataset",
-            "lab_x4" if name == "hmif" else "demo",
-            "--arch",
-            "EXP",
-            "--out",
-            files[name],
-        ]
+        arguments = ["--data", folder / f"{data}.h5", "--arch", "EXP", "--out", files[name]]
         fuse.run(parse("fuse", [str(a) for a in (*arguments, "--pictures", 0)]))
     return files
 

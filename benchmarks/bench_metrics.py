@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import re
 import statistics
 import tempfile
@@ -420,12 +419,12 @@ def markdown(lines: list[list[str]]) -> str:
 
 
 def fits(row: Row) -> bool:
-    """Return whether the machine has the memory for a row's images and twice their size."""
+    """Return whether the machine has the memory for a row's two images and as much again."""
     try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):
+        available = re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())
+    except OSError:
         return True
-    return free > 4 * row.samples * 3
+    return available is None or 1024 * int(available[1]) > 4 * row.samples * 4
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ function [res, samples] = analysis_unref_batched_images(file, ratio, sensor, var
 %   'nodata', V           pixels of lms or pan whose bands all are V do not count
 %   'block', N            side of the blocks of all indices, 32
 %   'indices', 'all'      adds d_rho, d_sr, rqnr, r_q2n, r_sam, r_ergas and d_lambda_ms to res
+%   'coregister', 1       r_q2n, r_sam and r_ergas sample each band where it fits PAN best
 %   'printout', 0         no line per sample
 %   'published'           the published behaviour where this package corrects a defect (see README.md)
 %

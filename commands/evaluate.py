@@ -132,7 +132,8 @@ def evaluate(options: EvaluateOptions) -> Result:
             raise UserError(f"sample {name} lacks {', '.join(absent)}, which earlier ones have; make the files alike")
         try:
             images = _tensors(sample, settings.protocol, options.device, options.nodata)
-            values = measure(images, **vars(settings), extra=options.indices, cut=options.cut, geometry=opened.geometry)
+            how: dict[str, Any] = {"extra": options.indices, "cut": options.cut, "coregister": options.coregister}
+            values = measure(images, **vars(settings), **how, geometry=opened.geometry)
         except UserError as error:
             raise UserError(f"sample {name}: {error}") from error
         meter.update(values)

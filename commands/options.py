@@ -295,8 +295,18 @@ class EvaluateOptions:
         (), "further indices, e.g. rmse cc psnr_cube, or all (docs/metrics.md)", "--indices", metavar="NAME", many=True
     )
     cut: int = option(0, "border in pixels that does not count; papers use 21 or 30", "--cut", low=0)
+    coregister: bool = option(
+        False, "r_q2n, r_sam, r_ergas: sample each band where it fits PAN best (Scarpa, Ciotola)", "--coregister"
+    )
     nodata: float | None = option(
         None, "pixels are missing where all bands of gt (lms at full resolution) have this value", "--nodata"
+    )
+    mask: Path | None = option(
+        None,
+        "only pixels count where this image is not 0: .npy, .npz, .mat, .h5 or GeoTIFF, (H,W) or one per sample; "
+        "variable mask or valid",
+        "--mask",
+        metavar="FILE",
     )
     device: str = option("cpu", "cpu (default) or cuda", "--device")
     json: Path | None = option(None, "also write the result as JSON", "--json", metavar="FILE")

@@ -87,6 +87,7 @@ def _cubes(options: SimulateOptions, cubes: list) -> dict[str, int]:
     return prepare_cubes(
         cubes,
         response,
+        wavelengths,
         options.out,
         _checked_name(options.name or default),
         ratio=ratio,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from lemamba.datasets.geotiff import open_geotiff
 from lemamba.datasets.h5 import H5Dataset, file_sensor
 from lemamba.datasets.pair import open_pair
 from lemamba.utils.errors import UserError
-from lemamba.utils.formats.fused import SMALLEST_SIDE, list_files, read_fused
+from lemamba.utils.formats.fused import SMALLEST_SIDE, list_files, read_fused, read_mask, two_values
 from lemamba.utils.geometry import Geometry
 
 Sample = dict[str, np.ndarray]
@@ -57,6 +57,8 @@ def open_samples(options: EvaluateOptions) -> Opened:
     if options.ms and options.gt:
         raise UserError("expected --gt or --ms with --pan, given both; reduced resolution needs --gt, full the others")
     fused = _open(path, "sr")
+    if options.mask:
+        fused = _masked(fused, options.mask)
     if options.ms and options.pan:
         return _with_scene(fused, options.ms, options.pan, path)
     if options.gt is None:
@@ -131,6 +133,45 @@ def _read_geotiff(path: Path, role: str) -> Sample:
         raster.check_window(((0, raster.shape[0]), (0, raster.shape[1])))
         image, valid = raster.read()
     return {role: image} if valid.all() else {role: np.where(valid, image, 0), "valid": valid}
+
+
+def _masked(fused: Opened, path: Path) -> Opened:
+    """Leave out the pixels of every sample where the mask in `path` is 0."""
+    mask = _read_mask(path)
+    if mask.ndim == 3 and len(mask) != len(fused.names):
+        raise UserError(
+            f'expected one mask, or one for each of the {len(fused.names)} samples, "{path}" has {len(mask)}; '
+            "write it again"
+        )
+
+    def images() -> Iterator[Sample]:
+        for i, sample in enumerate(fused.samples):
+            valid = mask if mask.ndim == 2 else mask[i]
+            for role in (role for role in ("sr", "gt") if role in sample):
+                size = sample[role].shape[-2:]
+                if valid.shape != size:
+                    raise UserError(
+                        f"expected a mask of {size[0]} x {size[1]} pixels, the size of {role}, "
+                        f'"{path}" has {valid.shape[0]} x {valid.shape[1]}; cut it or name another'
+                    )
+            yield _joined({**sample}, {"valid": valid})
+
+    return replace(fused, samples=images())
+
+
+def _read_mask(path: Path) -> np.ndarray:
+    """Return where pixels are valid, (H, W) or (B, H, W) bool."""
+    if not path.is_file():
+        raise UserError(f'expected a mask, "{path}" is {"a folder" if path.is_dir() else "not there"}; name a file')
+    suffix = path.suffix.lower()
+    if suffix not in (*SUFFIXES, *H5):
+        raise UserError(f'expected a mask as {", ".join((*SUFFIXES, *H5))}, given "{path}"; convert it')
+    if suffix not in GEOTIFF:
+        return read_mask(path)
+    sample = _read_geotiff(path, "mask")
+    if len(sample["mask"]) != 1:
+        raise UserError(f'expected a mask of one band, "{path}" has {len(sample["mask"])}; name another file')
+    return two_values(sample["mask"][0], path)
 
 
 def _transform(path: Path) -> Any:

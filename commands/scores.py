@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lemamba.engine.weights.files import PUBLISHED_PREFIX, resolve_weights
 from lemamba.metrics import EXTRA, INDICES, Meter, full_resolution, q2n, reduced_resolution
+from lemamba.metrics.coregistration import check_wanted
 from lemamba.metrics.inputs import BLOCK
 from lemamba.utils.atomic import sha256
 from lemamba.utils.errors import UserError
@@ -47,6 +48,7 @@ def measure(
     extra: Sequence[str] = (),
     cut: int = 0,
     geometry: Geometry | None = None,
+    coregister: bool = False,
 ) -> dict[str, Tensor]:
     """Measure images in the numbers of the sensor.
 
@@ -62,6 +64,7 @@ def measure(
         extra: names of indices that are not in the published tables, or "all" (`lemamba.metrics.EXTRA`).
         cut: border in pixels that does not count; 0 as published, papers use 21 and 30.
         geometry: at full resolution, where MS pixels lie under PAN pixels; None = the toolboxes' convention.
+        coregister: see `lemamba.metrics.full_resolution`; at reduced resolution there is nothing to co-register.
 
     Returns:
         index -> (B,) float64.
@@ -72,10 +75,12 @@ def measure(
     common: dict[str, Any] = {"ratio": ratio, "published": published, "mask": images.get("valid")}
     common |= {"extra": "all" if "all" in extra else tuple(extra), "cut": cut}
     if protocol == "reduced":
+        check_wanted(coregister, measured=False)
         peak = get_sensor(sensor or "none").divisor if const is None else const
         return reduced_resolution(images["sr"], images["gt"], const=peak, **common)
     sr, ms, lms, pan = (images[role] for role in NEEDED["full"])
-    return full_resolution(sr, ms, lms, pan, sensor=sensor or "none", const=const, geometry=geometry, **common)
+    common |= {"sensor": sensor or "none", "const": const, "geometry": geometry, "coregister": coregister}
+    return full_resolution(sr, ms, lms, pan, **common)
 
 
 def score(images: Mapping[str, Tensor], facts: DataFacts, result: str = "sr") -> Meter:
@@ -135,38 +140,45 @@ def notes_of(meter: Meter) -> list[str]:
     return undefined_notes(values, range(1, len(next(iter(values.values()))) + 1))
 
 
-def flat_bands(image: Tensor) -> list[int]:
-    """Return the bands of an image (1, C, H, W) that hold one value, 1-based."""
-    flat = image.amax(dim=(2, 3)) == image.amin(dim=(2, 3))
+def flat_bands(image: Tensor, valid: Tensor | None = None) -> list[int]:
+    """Return the bands of an image (1, C, H, W) that hold one value, 1-based; `valid` (1, 1, H, W) bool."""
+    pixels = image.flatten(2) if valid is None else image[:, :, valid[0, 0]]
+    flat = pixels.amax(dim=2) == pixels.amin(dim=2) if pixels.shape[2] else pixels.new_zeros(pixels.shape[:2])
     return [band + 1 for band in torch.nonzero(flat[0]).flatten().tolist()]
 
 
-def flat_blocks(sr: Tensor, gt: Tensor) -> int:
+def flat_blocks(sr: Tensor, gt: Tensor, valid: Tensor | None = None) -> int:
     """Return in how many blocks of 32 a band is flat in gt or sr and not equal in both, which lowers Q2n.
 
-    A block in which all bands are flat (one colour) does not count: Q2n compares its means only.
+    A block in which all bands are flat (one colour) does not count: Q2n compares its means only. Nor does one with a
+    pixel that is not `valid`, (1, 1, H, W) bool.
     """
     H, W = (side - side % BLOCK for side in gt.shape[-2:])
-    sr, gt = (x[0, :, :H, :W].unflatten(-1, (-1, BLOCK)).unflatten(-3, (-1, BLOCK)) for x in (sr, gt))
-    flat = torch.stack([x.amax(dim=(-1, -3)) == x.amin(dim=(-1, -3)) for x in (sr, gt)])
-    differs = (sr != gt).any(dim=-1).any(dim=-2)
-    return int(((flat.any(0) & differs).any(0) & ~flat.all(1).any(0)).sum())
+
+    def blocks(x: Tensor) -> Tensor:
+        return x[0, :, :H, :W].unflatten(-1, (-1, BLOCK)).unflatten(-3, (-1, BLOCK))
+
+    x, y = blocks(sr), blocks(gt)
+    flat = torch.stack([i.amax(dim=(-1, -3)) == i.amin(dim=(-1, -3)) for i in (x, y)])
+    differs = (x != y).any(dim=-1).any(dim=-2)
+    lower = (flat.any(0) & differs).any(0) & ~flat.all(1).any(0)
+    return int((lower if valid is None else lower & blocks(valid).all(dim=-1).all(dim=-2)[0]).sum())
 
 
 def dead_band_note(name: int | str, images: Mapping[str, Tensor], qn: float, const: float, published: bool) -> str:
     """Return a line on flat bands of a sample and what they do to Q2n, or ""."""
-    sr, gt = images["sr"], images["gt"]
-    bands = {role: flat for role in ("gt", "sr") if (flat := flat_bands(images[role]))}
+    sr, gt, valid = images["sr"], images["gt"], images.get("valid")
+    bands = {role: flat for role in ("gt", "sr") if (flat := flat_bands(images[role], valid))}
     dead = {band for flat in bands.values() for band in flat}
     alive = [band for band in range(gt.shape[1]) if band + 1 not in dead]
     if dead and alive:
-        without = float(q2n(sr[:, alive], gt[:, alive], const=const, published=published))
+        without = float(q2n(sr[:, alive], gt[:, alive], const=const, published=published, mask=valid))
         which = " and ".join(f"{_listed(flat)} of {role}" for role, flat in bands.items())
         return (
             f"Sample {name}: flat band{'s' if len(dead) > 1 else ''} {which}; Q2n is {qn:.6f} with "
             f"{'them' if len(dead) > 1 else 'it'}, {without:.6f} over the other bands."
         )
-    blocks = 0 if dead else flat_blocks(sr, gt)
+    blocks = 0 if dead else flat_blocks(sr, gt, valid)
     where = f"{blocks} block{'s' if blocks > 1 else ''}"
     return f"Sample {name}: a band is flat in {where} of {BLOCK} x {BLOCK}, which lowers Q2n there." if blocks else ""
 

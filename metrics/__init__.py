@@ -11,6 +11,7 @@ import pkgutil
 
 from lemamba.metrics.cc import cc
 from lemamba.metrics.consistency import consistency
+from lemamba.metrics.coregistration import coregistration
 from lemamba.metrics.d_lambda import d_lambda
 from lemamba.metrics.d_lambda_k import d_lambda_k
 from lemamba.metrics.d_rho import d_rho
@@ -53,6 +54,7 @@ __all__ = [
     "cc",
     "chosen",
     "consistency",
+    "coregistration",
     "d_lambda",
     "d_lambda_k",
     "d_rho",

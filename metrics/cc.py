@@ -35,10 +35,10 @@ def cc(sr: Tensor, gt: Tensor, *, mask: Tensor | None = None) -> Tensor:
 def _correlation(sr: Tensor, gt: Tensor, mask: Tensor | None) -> Tensor:
     """CC of one image pair (C, H, W), mask (H, W)."""
     valid = None if mask is None else mask[None, None]
-    means = [band_mean(image[None], valid)[0, :, None] for image in (sr, gt)]
+    mean_sr, mean_gt = (band_mean(image[None], valid)[0, :, None] for image in (sr, gt))
     sums = sr.new_zeros(3, len(sr), dtype=torch.float64)
     for rows in row_tiles(sr):
-        x, y = (image[:, rows].double().flatten(1) - m for image, m in zip((sr, gt), means, strict=True))
+        x, y = sr[:, rows].flatten(1).double() - mean_sr, gt[:, rows].flatten(1).double() - mean_gt
         if mask is not None:
             x, y = x * mask[rows].flatten(), y * mask[rows].flatten()
         sums = sums + torch.stack((dot(x, y), dot(x, x), dot(y, y)))

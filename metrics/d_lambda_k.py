@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lemamba.metrics.full_inputs import check_full, gains_of
 from lemamba.metrics.index import register_index
-from lemamba.metrics.inputs import BLOCK, as_mask, check_peak
+from lemamba.metrics.inputs import BLOCK, check_peak
 from lemamba.metrics.q2n import mean_score, scale_of
 from lemamba.metrics.tiles import block_tiles
 from lemamba.operators.mtf import mtf_window
@@ -28,7 +28,6 @@ def const_of(lms: Tensor, const: float | None) -> float | Tensor:
     return torch.where(lms.amax(dim=(1, 2, 3)) <= 1, 1.0, 2.0)
 
 
-@register_index("d_lambda_k", heading="D_lambda_K", direction=-1, protocol="full", column=1, matlab="d_lambda")
 def d_lambda_k(
     sr: Tensor,
     lms: Tensor,
@@ -38,7 +37,6 @@ def d_lambda_k(
     const: float | None = None,
     published: bool = False,
     mask: Tensor | None = None,
-    seen: Tensor | None = None,
     block: int = BLOCK,
 ) -> Tensor:
     """Spectral distortion of HQNR.
@@ -51,18 +49,30 @@ def d_lambda_k(
         const: peak value; None: decided per image by max(lms) <= 1.
         published: no scaling of data in [0, 1], and the IKONOS gains for QB and GF2.
         mask: (B, 1, H, W), True where valid; only blocks without nodata count (the filter still sees nodata as 0).
-        seen: (B, 1, H, W), True where the filter may look; None = `mask`.
         block: side of a block.
 
     Returns:
         (B,) float64. The rounding makes its gradient zero.
     """
-    seen = mask if seen is None else seen
-    sr, lms, _ = check_full(sr, lms, ratio=ratio, published=published, mask=seen, block=block)
-    mask = as_mask(mask, sr)
-    gains = gains_of(sensor, sr.shape[1], published)
+    sr, lms, mask = check_full(sr, lms, ratio=ratio, published=published, mask=mask, block=block)
     if const is not None:
         check_peak(const, "lms", lms)
+    return d_lambda_k_from(sr, lms, ratio, sensor, const, published, mask, block)
+
+
+@register_index("d_lambda_k", heading="D_lambda_K", direction=-1, protocol="full", column=1, matlab="d_lambda")
+def d_lambda_k_from(
+    sr: Tensor,
+    lms: Tensor,
+    ratio: int,
+    sensor: str | Sensor,
+    const: float | None,
+    published: bool,
+    mask: Tensor | None,
+    block: int,
+) -> Tensor:
+    """`d_lambda_k` of checked images; `mask` says which blocks count, what the filter sees is sr as it is."""
+    gains = gains_of(sensor, sr.shape[1], published)
     factors = torch.as_tensor(scale_of(const_of(lms, const), published)).expand(len(sr)).tolist()
     scores = []
     for i, factor in enumerate(factors):

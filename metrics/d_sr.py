@@ -15,7 +15,7 @@ from torch import Tensor
 from lemamba.metrics.full_inputs import check_full, check_pan
 from lemamba.metrics.index import register_index
 from lemamba.metrics.inputs import each_pair
-from lemamba.metrics.tiles import tiles
+from lemamba.metrics.tiles import row_tiles
 
 
 @register_index("d_sr", heading="D_sR", direction=-1, protocol="full", column=21, extra=True)
@@ -51,11 +51,11 @@ def _unexplained(sr: Tensor, pan: Tensor, mask: Tensor | None) -> Tensor:
     C = len(sr)
     triangle = sr.new_zeros(0, C + 2, dtype=torch.float64)  # columns: bands, ones, pan
     count = 0
-    for rows, columns in tiles(sr):
-        parts = (sr[:, rows, columns], torch.ones_like(pan[:, rows, columns]), pan[:, rows, columns])
+    for rows in row_tiles(sr):
+        parts = (sr[:, rows], torch.ones_like(pan[:, rows]), pan[:, rows])
         samples = torch.cat([part.double() for part in parts]).flatten(1)
         if mask is not None:
-            samples = samples[:, mask[rows, columns].flatten()]
+            samples = samples[:, mask[rows].flatten()]
         triangle = torch.linalg.qr(torch.cat((triangle, samples.T)), mode="r").R
         count += samples.shape[1]
     if not count:

@@ -8,13 +8,14 @@ Legend: B images, C bands, H W size.
 from __future__ import annotations
 
 from torch import Tensor
+from torch.nn import functional as F
 
 from lemamba.metrics.index import register_index
-from lemamba.metrics.inputs import on_pairs
+from lemamba.metrics.inputs import on_moments
 from lemamba.metrics.moments import band_means
 
 
-@on_pairs
+@on_moments
 @register_index("dd", heading="DD", direction=-1, column=25, extra=True)
 def dd(sr: Tensor, gt: Tensor, *, mask: Tensor | None = None) -> Tensor:
     """Mean absolute deviation.
@@ -27,4 +28,9 @@ def dd(sr: Tensor, gt: Tensor, *, mask: Tensor | None = None) -> Tensor:
     Returns:
         (B,) float64 in the unit of the data.
     """
-    return band_means(lambda x, y: (x - y).abs().sum(dim=1), sr, gt, mask).mean(dim=1)
+    return band_means(_deviation, sr, gt, mask).mean(dim=1)
+
+
+def _deviation(x: Tensor, y: Tensor) -> Tensor:
+    """Sum over pixels of |x - y|: (K, P) twice -> (K,)."""
+    return F.l1_loss(x, y, reduction="none").sum(dim=1)

@@ -9,11 +9,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from lemamba.metrics.index import register_index
-from lemamba.metrics.inputs import on_pairs, safe_sqrt
+from lemamba.metrics.inputs import on_moments, safe_sqrt
 from lemamba.metrics.moments import band_mean, mean_squared_error
 
 
-@on_pairs
+@on_moments
 @register_index("ergas", heading="ERGAS", direction=-1, column=2)
 def ergas(sr: Tensor, gt: Tensor, *, ratio: float, mask: Tensor | None = None) -> Tensor:
     """Relative global error.

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lemamba.metrics.block_q import band_quality
+from lemamba.metrics.coregistration import check_wanted, places
 from lemamba.metrics.d_s import low_pass_pan
 from lemamba.metrics.full_inputs import check_full, check_geometry, check_pan, gains_of
 from lemamba.metrics.index import chosen, register_index
@@ -46,6 +47,21 @@ def _check_ms(ms: Tensor, lms: Tensor, mask_ms: Tensor | None, ratio: int) -> Te
 
 def _quality_of_lms(lms: Tensor, pan: Tensor, ratio: int, geometry: Geometry | None, **common: Any) -> Tensor:
     return band_quality(lms, low_pass_pan(pan, ratio, geometry), **common)
+
+
+def _reprojected(
+    sr: Tensor,
+    gains: tuple[float, ...],
+    ratio: int,
+    size: tuple[int, int],
+    geometry: Geometry | None,
+    observed: tuple[Tensor, Tensor, Tensor | None] | None,
+) -> Tensor:
+    """Reproject one image, each band where ms fits pan best if they are `observed`: (ms, pan, mask of ms)."""
+    if observed is None:
+        return reproject(sr, gains, ratio, size, geometry)
+    ms, pan, mask = observed
+    return reproject(sr, gains, ratio, size, at=places(ms, pan, gains[0], ratio, mask)[0])
 
 
 def _without_border(mask: Tensor | None, image: Tensor, cut: int) -> Tensor | None:
@@ -89,6 +105,7 @@ def full_resolution(
     geometry: Geometry | None = None,
     cut: int = 0,
     block: int = BLOCK,
+    coregister: bool = False,
 ) -> dict[str, Tensor]:
     """All indices without reference.
 
@@ -108,6 +125,8 @@ def full_resolution(
         cut: border that does not count, as in `cut_border`: blocks and windows that touch it are left out, filters see
             it. 0 for none, as published.
         block: side of blocks.
+        coregister: r_q2n, r_sam and r_ergas sample each band of sr where that of ms fits pan best, see
+            `coregistration`, instead of where the geometry says.
 
     Returns:
         {name: (B,) float64} for the names in `metrics.FULL_NAMES`; "d_lambda_k" is that of HQNR, "d_lambda" of QNR.
@@ -125,7 +144,7 @@ def full_resolution(
     if const is not None:
         check_peak(const, "lms", lms)
     ms = _check_ms(as_image("ms", ms), lms, _mask_of_ms(mask, ratio), ratio)
-    filled, mask = mask, _without_border(mask, sr, cut)  # filters see the border, blocks leave it out
+    mask = _without_border(mask, sr, cut)  # filters see the border, blocks leave it out
     options: dict[str, Any] = {
         "ratio": ratio,
         "sensor": sensor,
@@ -137,6 +156,8 @@ def full_resolution(
     # Those that need images run side by side, image by image; the others follow from their results.
     direct = [index for index in indices.values() if {"sr", "lms", "pan"} & set(index.needs)]
     reprojected = any("sr_ms" in index.needs for index in indices.values())
+    check_wanted(coregister, reprojected)
+    mask_ms = _mask_of_ms(mask, ratio)
     tasks: list[Callable[[], Tensor]] = []
     for i in range(len(sr)):
         x, y, p = sr[i : i + 1], lms[i : i + 1], pan[i : i + 1]
@@ -146,16 +167,17 @@ def full_resolution(
             "block": block,
         }
         known = {"sr": x, "lms": y, "pan": p} | options | common
-        known["seen"] = torch.ones_like(p, dtype=torch.bool) if filled is None else filled[i : i + 1]
         tasks += [partial(index.measure, known) for index in direct]
         tasks.append(partial(band_quality, x, p, **common))
         tasks.append(partial(_quality_of_lms, y, p, ratio, geometry, **common))
         if reprojected:
-            tasks.append(partial(reproject, x, gains, ratio, (ms.shape[-2], ms.shape[-1]), geometry))
+            low = None if mask_ms is None else mask_ms[i : i + 1]
+            found_at = (ms[i : i + 1], p, low) if coregister else None
+            tasks.append(partial(_reprojected, x, gains, ratio, (ms.shape[-2], ms.shape[-1]), geometry, found_at))
     values = run_all(tasks, sr, lms, pan)
     names = [*(index.name for index in direct), "q_sr", "q_lms", *(["sr_ms"] if reprojected else [])]
     found: dict[str, Any] = {name: torch.cat(values[k :: len(names)]) for k, name in enumerate(names)}
-    found |= {"ms": ms, "mask_ms": _mask_of_ms(mask, ratio)}
+    found |= {"ms": ms, "mask_ms": mask_ms}
     if reprojected:
         found |= _without_border_ms(found["sr_ms"], ms, found["mask_ms"], ratio, cut)
     for name, index in indices.items():

@@ -83,7 +83,9 @@ def check_peak(const: Any, name: str, reference: Tensor) -> None:
         return
     check_positive("const", const, "it is the peak of the data, e.g. 2047")
     top = float(reference.detach().amax()) if reference.numel() else 0.0
-    if top > PEAK_MARGIN * const or (const > PEAK_MARGIN and in_unit_range(reference)):
+    if not math.isfinite(top):
+        return  # refused as such
+    if top > PEAK_MARGIN * const or (top <= PEAK_MARGIN < const and in_unit_range(reference)):
         peak = f"{nearest_peak(top):g}"
         raise UserError(
             f"{name} ends at {top:.6g}, which does not fit the peak const {const:g}; give the peak of these data: "
@@ -91,15 +93,16 @@ def check_peak(const: Any, name: str, reference: Tensor) -> None:
         )
 
 
-def check_images(**images: Tensor) -> dict[str, Tensor]:
+def check_images(*, finite: bool = True, **images: Tensor) -> dict[str, Tensor]:
     """Return the images as (B, C, H, W); what `as_image` refuses, NaN and Inf are a `UserError`.
 
-    float32 and float64 stay what they are, other types become the smaller of the two that holds them exactly.
+    float32 and float64 stay what they are, other types become the smaller of the two that holds them exactly. NaN and
+    Inf are not looked for without `finite`.
     """
     checked = {}
     for name, image in images.items():
         image = _floating(as_image(name, image))
-        if not _finite(image.detach()):
+        if finite and not _finite(image.detach()):
             raise UserError(f"expected finite values, {name} holds NaN or Inf; fix the data or mask these pixels")
         checked[name] = image
     return checked
@@ -116,18 +119,18 @@ def _finite(image: Tensor) -> bool:
     return bool(torch.isfinite(image.sum())) or bool(torch.isfinite(image).all())
 
 
-def check_pair(sr: Tensor, gt: Tensor) -> tuple[Tensor, Tensor]:
+def check_pair(sr: Tensor, gt: Tensor, *, finite: bool = True) -> tuple[Tensor, Tensor]:
     """`check_images` for two images that must have one shape."""
-    pair = check_images(sr=sr, gt=gt)
+    pair = check_images(finite=finite, sr=sr, gt=gt)
     check_same_shape(sr=sr, gt=gt)
     return pair["sr"], pair["gt"]
 
 
-def prepared(sr: Image, gt: Image, mask: Image | None) -> tuple[Tensor, Tensor, Tensor | None]:
+def prepared(sr: Image, gt: Image, mask: Image | None, *, finite: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return both images in floating point with nodata blanked and the mask as (B, 1, H, W), after `check_pair`."""
     sr, gt = as_image("sr", sr), as_image("gt", gt)
     mask = as_mask(mask, sr)
-    return *check_pair(blank(sr, mask), blank(gt, mask)), mask
+    return *check_pair(blank(sr, mask), blank(gt, mask), finite=finite), mask
 
 
 def on_pairs(index: Measure) -> Measure:
@@ -135,17 +138,28 @@ def on_pairs(index: Measure) -> Measure:
 
     `register_index` goes below this decorator: a protocol prepares a pair once and calls the bare function.
     """
+    return _prepare_and_measure(index, finite=True)
 
+
+def on_moments(index: Measure) -> Measure:
+    """`on_pairs` for an index whose result is NaN or Inf if any sample is: only then are they looked for."""
+    return _prepare_and_measure(index, finite=False)
+
+
+def _prepare_and_measure(index: Measure, finite: bool) -> Measure:
     @wraps(index)
-    def prepare_and_measure(sr: Tensor, gt: Tensor, *, mask: Tensor | None = None, **options: Any) -> Tensor:
-        sr, gt, mask = prepared(sr, gt, mask)
+    def measure(sr: Tensor, gt: Tensor, *, mask: Tensor | None = None, **options: Any) -> Tensor:
+        sr, gt, mask = prepared(sr, gt, mask, finite=finite)
         if "const" in options:
             check_peak(options["const"], "gt", gt)
         if "ratio" in options:
             check_positive("ratio", options["ratio"], "it is H/h, e.g. 4")
-        return index(sr, gt, mask=mask, **options)
+        value = index(sr, gt, mask=mask, **options)
+        if not finite and not math.isfinite(value.detach().sum()):
+            check_pair(sr, gt)
+        return value
 
-    return cast(Measure, prepare_and_measure)
+    return cast(Measure, measure)
 
 
 def each_pair(

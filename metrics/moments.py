@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from lemamba.metrics.tiles import stretches
 
@@ -24,7 +25,10 @@ def band_means(product: Product, x: Tensor, y: Tensor, mask: Tensor | None) -> T
         (B, C) float64; NaN where no pixel is valid.
     """
     sums = [_sums(product, *pair) for pair in zip(x, y, strict=True)]
-    total = torch.stack(sums) if sums else x.new_zeros(x.shape[:2], dtype=torch.float64)
+    if len(sums) == 1:
+        total = sums[0][None]
+    else:
+        total = torch.stack(sums) if sums else x.new_zeros(x.shape[:2], dtype=torch.float64)
     if mask is None:
         return total / (x.shape[-2] * x.shape[-1])
     return total / mask.sum(dim=(2, 3))
@@ -34,6 +38,8 @@ def _sums(product: Product, x: Tensor, y: Tensor) -> Tensor:
     """`product` of one image pair (C, H, W), a stretch that stays in the cache at a time -> (C,)."""
     x, y = x.flatten(1), y.flatten(1)
     planes, pixels = stretches(x)
+    if planes >= len(x) and pixels >= x.shape[1]:  # each call on a small image costs more than its arithmetic
+        return product(x.double(), y.double())
     sums = []
     for group in zip(x.split(planes), y.split(planes), strict=True):
         parts = zip(*(image.split(pixels, dim=1) for image in group), strict=True)
@@ -49,7 +55,7 @@ def dot(x: Tensor, y: Tensor) -> Tensor:
 
 def squared_error(x: Tensor, y: Tensor) -> Tensor:
     """Sum over pixels of (x - y)^2: (K, P) twice -> (K,)."""
-    return (x - y).square_().sum(dim=1)
+    return F.mse_loss(x, y, reduction="none").sum(dim=1)  # difference and square in one pass
 
 
 def mean_squared_error(sr: Tensor, gt: Tensor, mask: Tensor | None) -> Tensor:

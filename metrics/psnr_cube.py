@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from lemamba.metrics.index import register_index
-from lemamba.metrics.inputs import on_pairs
+from lemamba.metrics.inputs import on_moments
 from lemamba.metrics.moments import mean_squared_error
 
 
-@on_pairs
+@on_moments
 @register_index("psnr_cube", heading="PSNR (cube)", direction=+1, unit="dB", digits=2, column=22, extra=True)
 def psnr_cube(sr: Tensor, gt: Tensor, *, const: float, mask: Tensor | None = None) -> Tensor:
     """PSNR from the error over all bands.

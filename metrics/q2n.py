@@ -7,7 +7,8 @@ the hypercomplex correlation times the usual mean and contrast terms.
 
 Speed: the product is bilinear, so the mean product needs only the covariances between the bands of the two images and
 one table of signs. As the samples are integers below 2^16, these covariances are *exact* in float64 without centring.
-Cost grows with the square of the bands: every band of one image meets every band of the other.
+Cost grows with the square of the bands: every band of one image meets every band of the other, once; the signs rule out
+the Walsh-Hadamard transform, which would make such a product C log C.
 
 Defect of the published index: data in [0, 1] become a 0/1 image by the rounding. Here such data (const <= 1) are
 multiplied by 65535 first; `published=True` gives the published number.

@@ -10,11 +10,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from lemamba.metrics.index import register_index
-from lemamba.metrics.inputs import on_pairs, safe_sqrt
+from lemamba.metrics.inputs import on_moments, safe_sqrt
 from lemamba.metrics.moments import band_mean, mean_squared_error
 
 
-@on_pairs
+@on_moments
 @register_index("rase", heading="RASE", direction=-1, unit="%", column=26, extra=True)
 def rase(sr: Tensor, gt: Tensor, *, mask: Tensor | None = None) -> Tensor:
     """Relative average spectral error.

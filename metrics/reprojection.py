@@ -2,7 +2,8 @@
 
 The fused bands are low-passed by the sensor's MTF (normalised to sum 1, as the authors do; D_lambda_K's filter is not)
 and sampled where MS pixels lie; then R-SAM, R-ERGAS and R-Q2n are the indices of those names, MS as reference.
-The authors' tool also shifts each band to where it fits best ("co-registration"); here the geometry decides.
+The authors' tool samples each band where it fits PAN best; here the geometry decides unless that is asked for, see
+`coregistration`.
 Legend: B images, C bands, h w size of MS, H W size of PAN, r ratio.
 """
 
@@ -22,7 +23,12 @@ from lemamba.utils.geometry import Geometry
 
 
 def reproject(
-    sr: Tensor, gains: tuple[float, ...], ratio: int, size: tuple[int, int], geometry: Geometry | None = None
+    sr: Tensor,
+    gains: tuple[float, ...],
+    ratio: int,
+    size: tuple[int, int],
+    geometry: Geometry | None = None,
+    at: Tensor | None = None,
 ) -> Tensor:
     """Reduce a fused image to the size of MS.
 
@@ -32,14 +38,18 @@ def reproject(
         ratio: r, a whole number.
         size: (h, w) of MS.
         geometry: where MS pixels lie; None = the toolboxes' convention, PAN pixel r//2 of each cell.
+        at: instead of it, PAN pixel of each band in its cell, (C, 2), one for all images.
 
     Returns:
         (B, C, h, w) float64.
     """
     geometry = geometry or published_geometry(ratio)
     bands = []
-    for gain, band in zip(gains, sr.split(1, dim=1), strict=True):
+    for b, (gain, band) in enumerate(zip(gains, sr.split(1, dim=1), strict=True)):
         low = mtf_filter(band.double(), gain, ratio) / float(mtf_kernel(gain, ratio).sum())
+        if at is not None:
+            rows, columns = at[b].tolist()
+            geometry = Geometry((ratio, ratio), (rows, columns))
         bands.append(sample(low, geometry, size).clone())  # a view would keep the filtered band
     return torch.cat(bands, dim=1)
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from lemamba.metrics.index import register_index
-from lemamba.metrics.inputs import on_pairs, safe_sqrt
+from lemamba.metrics.inputs import on_moments, safe_sqrt
 from lemamba.metrics.moments import mean_squared_error
 
 
-@on_pairs
+@on_moments
 @register_index("rmse", heading="RMSE", direction=-1, column=20, extra=True)
 def rmse(sr: Tensor, gt: Tensor, *, mask: Tensor | None = None) -> Tensor:
     """Root mean squared error of the whole cube.

@@ -18,20 +18,29 @@ from lemamba.metrics.inputs import each_pair, on_pairs, safe_sqrt
 from lemamba.metrics.tiles import add_valid, tiles
 
 
-def _dot(x: Tensor, y: Tensor) -> Tensor:
-    """Sum over bands of x*y, (C, h, w) twice -> (h, w), without the product cube."""
-    total = x[0] * y[0]
-    for a, b in zip(x[1:], y[1:], strict=True):
-        total = torch.addcmul(total, a, b)
-    return total
+def _products(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums over bands of x*x, y*y and x*y in float64, (C, h, w) twice -> (h, w) each, a band at a time."""
+    sums = None
+    for a, b in zip(x, y, strict=True):
+        a, b = a.double(), b.double()
+        if sums is None:
+            sums = [a * a, b * b, a * b]
+            continue
+        for total, u, v in zip(sums, (a, b, a), (a, b, b), strict=True):
+            total.addcmul_(u, v)
+    xx, yy, xy = sums if sums is not None else x.new_zeros(3, *x.shape[1:], dtype=torch.float64)
+    return xx, yy, xy
 
 
 def sam_map(sr: Tensor, gt: Tensor) -> tuple[Tensor, Tensor]:
-    """Angle per pixel in degrees and where it is defined, both (h, w), of two float64 tiles (C, h, w)."""
-    norm = safe_sqrt(_dot(sr, sr) * _dot(gt, gt))
+    """Angle per pixel in degrees (float64) and where it is defined, both (h, w), of two tiles (C, h, w)."""
+    xx, yy, xy = _products(sr, gt)
+    norm = safe_sqrt(xx * yy)
     defined = norm != 0
-    cosine = _dot(sr, gt) / torch.where(defined, norm, 1.0)
+    cosine = xy / torch.where(defined, norm, 1.0)
     # Rounding can carry the cosine past 1; there the angle is 0 (or 180) and its gradient is set to 0, not Inf.
+    if not cosine.requires_grad:
+        return torch.rad2deg_(cosine.clamp_(-1, 1).acos_()), defined
     inside = cosine.abs() < 1
     beyond = torch.where(cosine > 0, torch.zeros_like(cosine), math.pi)  # two bare numbers would be float32
     angle = torch.where(inside, torch.where(inside, cosine, 0.0).acos(), beyond)
@@ -58,7 +67,7 @@ def _mean_angle(sr: Tensor, gt: Tensor, mask: Tensor | None) -> Tensor:
     """Mean angle of one image pair (C, H, W), mask (H, W), tile by tile."""
     total, count = sr.new_zeros(2, dtype=torch.float64)
     for rows, columns in tiles(sr):
-        angle, defined = sam_map(sr[:, rows, columns].double(), gt[:, rows, columns].double())
+        angle, defined = sam_map(sr[:, rows, columns], gt[:, rows, columns])
         angles, seen = add_valid(angle, defined if mask is None else defined & mask[rows, columns])
         total, count = total + angles, count + seen
     return total / count

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lemamba.metrics.index import register_index
 from lemamba.metrics.inputs import each_pair, on_pairs
-from lemamba.metrics.tiles import add_valid, tiles
+from lemamba.metrics.tiles import add_valid, row_tiles
 
 _SMALLEST = 2.0**-52  # keeps the logarithm of an empty band finite, as pysptools does
 
@@ -37,12 +37,12 @@ def sid(sr: Tensor, gt: Tensor, *, mask: Tensor | None = None) -> Tensor:
 def _mean_divergence(sr: Tensor, gt: Tensor, mask: Tensor | None) -> Tensor:
     """SID of one image pair (C, H, W), mask (H, W), tile by tile."""
     total, count = sr.new_zeros(2, dtype=torch.float64)
-    for rows, columns in tiles(sr):
-        x, y = (image[:, rows, columns].double().clamp_min(0) for image in (sr, gt))
+    for rows in row_tiles(sr):
+        x, y = (image[:, rows].double().clamp_min(0) for image in (sr, gt))
         sum_x, sum_y = x.sum(dim=0), y.sum(dim=0)
         seen = (sum_x > 0) & (sum_y > 0)
         p, q = (i / torch.where(seen, s, 1.0) + _SMALLEST for i, s in ((x, sum_x), (y, sum_y)))
         divergence = ((p - q) * (p.log() - q.log())).sum(dim=0)
-        sums, number = add_valid(divergence, seen if mask is None else seen & mask[rows, columns])
+        sums, number = add_valid(divergence, seen if mask is None else seen & mask[rows])
         total, count = total + sums, count + number
     return total / count

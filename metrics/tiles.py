@@ -14,7 +14,9 @@ from torch import Tensor
 
 _SIDE = 256  # pixels of a tile's side, overlap included
 _SAMPLES = _SIDE * _SIDE  # float64 samples that stay in the cache through a dozen passes
-_FEW = 8  # as many fit where a sum takes two passes only; each call on less costs more than it computes
+_FEW = 2  # as many are worth one call where a sum takes two passes only
+_NARROW = 11  # windows up to this side cost little overlap: lower tiles, whose intermediate images are smaller
+_COPIES = 3  # float64 arrays that such a sum needs of float32 images, two of them the images themselves
 Tile = tuple[slice, slice]  # rows, columns
 
 
@@ -31,13 +33,14 @@ def stretches(x: Tensor) -> tuple[int, int]:
     C, pixels = x.shape
     if x.device.type != "cpu":
         return max(C, 1), max(pixels, 1)
-    return max(1, _FEW * _SAMPLES // max(pixels, 1)), _SAMPLES
+    samples = _FEW * _SAMPLES // (1 if x.dtype == torch.float64 else _COPIES)
+    return max(1, samples // max(pixels, 1)), _SAMPLES
 
 
 def row_tiles(image: Tensor) -> Iterator[slice]:
-    """Ranges of whole rows of (…, H, W): for indices without a window."""
-    H, W = image.shape[-2:]
-    step = max(1, _SAMPLES // max(W, 1)) if image.device.type == "cpu" else max(H, 1)
+    """Ranges of whole rows of (C, H, W), all bands of which stay in the cache: for indices without a window."""
+    C, H, W = image.shape
+    step = max(1, _SAMPLES // max(C * W, 1)) if image.device.type == "cpu" else max(H, 1)
     for start in range(0, H, step):
         yield slice(start, min(start + step, H))
 
@@ -48,6 +51,8 @@ def tiles(image: Tensor, window: int = 1) -> Iterator[Tile]:
     whole = image.device.type != "cpu"
     width = W if whole else min(W, _SIDE)
     height = H if whole else max(_SIDE, _SAMPLES // max(width, 1))
+    if 1 < window <= _NARROW and not whole:
+        height = 3 * height // 4
     for rows in _parts(H, window, height):
         for columns in _parts(W, window, width):
             yield rows, columns

@@ -89,7 +89,7 @@ def _fast_length(n: int) -> int:
         n += 2
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=64)
 @torch.inference_mode(False)  # a cached inference tensor could not be used in training later
 def _spectrum(
     gains: tuple[float, ...],
@@ -149,8 +149,18 @@ def mtf_window(
         (..., C, h, w) float64.
     """
     gains = _checked(gains, x.shape[-3])
-    size = _padded_size(rows.stop - rows.start, columns.stop - columns.start)
-    return _convolve(x, _spectrum(gains, float(ratio), span, False, size, torch.float64, x.device), rows, columns)
+    h, w = rows.stop - rows.start, columns.stop - columns.start
+
+    def filtered(bands: Tensor, gains: tuple[float, ...]) -> Tensor:
+        spectrum = _spectrum(gains, float(ratio), span, False, _padded_size(h, w), torch.float64, x.device)
+        return _convolve(bands, spectrum, rows, columns)
+
+    if x.device.type != "cpu" or (torch.is_grad_enabled() and x.requires_grad):
+        return filtered(x, gains)
+    low = x.new_empty(*x.shape[:-2], h, w, dtype=torch.float64)
+    for band, gain in enumerate(gains if len(gains) > 1 else gains * x.shape[-3]):  # transforms of one band at a time
+        low[..., band : band + 1, :, :] = filtered(x[..., band : band + 1, :, :], (gain,))
+    return low
 
 
 def _checked(gains: float | Sequence[float], bands: int) -> tuple[float, ...]:
@@ -195,7 +205,8 @@ def _convolve(x: Tensor, spectrum: Tensor, rows: slice, columns: slice) -> Tenso
         first, end = max(part.start - REACH, 0), min(part.stop + REACH, n)
         x = x.narrow(dim, first, end - first)
         indices.append(torch.arange(part.start - REACH, part.stop + REACH, device=x.device).clamp(0, n - 1) - first)
-    padded = x.index_select(-2, indices[0]).index_select(-1, indices[1]).to(spectrum.dtype)
-    filtered = torch.fft.irfft2(torch.fft.rfft2(padded, s=size) * spectrum, s=size)
+    x = x.index_select(-2, indices[0]).index_select(-1, indices[1]).to(spectrum.dtype)
+    x = torch.fft.rfft2(x, s=size).mul_(spectrum)
+    filtered = torch.fft.irfft2(x, s=size)
     h, w = rows.stop - rows.start, columns.stop - columns.start
     return filtered[..., REACH : REACH + h, REACH : REACH + w]

@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from scipy.io import loadmat, savemat
 
 from lemamba import metrics
@@ -385,3 +386,125 @@ def test_nodata_leaves_pixels_out(tmp_path):
         found.append(evaluate.evaluate(options).samples)
     for index in ("sam", "ergas", "psnr", "qn"):
         assert found[1][index][0] == pytest.approx(found[0][index][0], rel=1e-9), index
+
+
+def write_mask(path: Path, valid: np.ndarray) -> Path:
+    """Write a mask as its suffix says; a .mat holds 8-bit numbers, as MATLAB users save them."""
+    if path.suffix == ".npy":
+        np.save(path, valid)
+    elif path.suffix == ".mat":
+        savemat(path, {"valid": 255 * valid.astype(np.uint8), "note": "drawn by hand"})
+    elif path.suffix == ".h5":
+        with h5py.File(path, "w") as file:
+            file["mask"] = valid
+    else:
+        write_tif(path, valid[None].astype(np.uint8), 1.0)
+    return path
+
+
+@pytest.mark.parametrize("kind", [".npy", ".mat", ".h5", ".tif"])
+def test_a_mask_leaves_pixels_out(tmp_path, kind):
+    """Pixels outside the mask count nowhere: the result is that of the rest, whatever the images have there."""
+    sr, gt = pair(1)
+    savemat(tmp_path / "cut.mat", {"sr": sr[..., 32:], "gt": gt[..., 32:]})
+    sr[..., :32] = np.nan
+    gt[:, 0, :, :32] = 7
+    savemat(tmp_path / "x.mat", {"sr": sr, "gt": gt})
+    valid = np.ones((H, W), dtype=bool)
+    valid[:, :32] = False
+    found = measured(tmp_path / "x.mat", "--const", 2047, "--mask", write_mask(tmp_path / f"m{kind}", valid))
+    expected = measured(tmp_path / "cut.mat", "--const", 2047)
+    for index in ("sam", "ergas", "scc", "qn", "qave", "psnr", "ssim"):
+        tolerance = 0.02 if index == "scc" else 1e-9  # a crop has zeros outside, a mask leaves its neighbours out
+        assert found.samples[index][0] == pytest.approx(expected.samples[index][0], rel=tolerance), index
+    assert found.notes == expected.notes
+
+
+def test_a_mask_for_each_sample_and_one_for_all(tmp_path):
+    sr, gt = pair()
+    savemat(tmp_path / "x.mat", {"sr": sr, "gt": gt})
+    valid = np.random.default_rng(1).random((B, 1, H, W)) > 0.001
+    np.save(tmp_path / "each.npy", valid)
+    np.save(tmp_path / "one.npy", valid[1, 0])
+    each = measured(tmp_path / "x.mat", "--const", 2047, "--mask", tmp_path / "each.npy").samples
+    one = measured(tmp_path / "x.mat", "--const", 2047, "--mask", tmp_path / "one.npy").samples
+    expected = metrics.reduced_resolution(sr, gt, ratio=4, const=2047, mask=valid)
+    for index, values in expected.items():
+        assert each[index] == pytest.approx(values.tolist(), rel=1e-9), index
+        assert one[index][1] == pytest.approx(values[1].item(), rel=1e-9), index
+        assert one[index][0] != pytest.approx(values[0].item(), rel=1e-9), index
+
+
+def test_a_mask_at_full_resolution_and_with_nodata(tmp_path):
+    rng = np.random.default_rng(0)
+    lms = rng.random((1, 4, 64, 96)) * 1500 + 100
+    images = {"sr": lms + 5, "lms": lms, "ms": lms[..., 2::4, 2::4], "pan": lms.mean(1, keepdims=True)}
+    images["lms"] = lms.copy()
+    images["lms"][..., :9, :9] = 0
+    savemat(tmp_path / "x.mat", images)
+    valid = np.ones((64, 96), dtype=bool)
+    valid[40:, 40:] = False
+    np.save(tmp_path / "m.npy", valid)
+    found = measured(tmp_path / "x.mat", "--sensor", "QB", "--mask", tmp_path / "m.npy", "--nodata", 0).samples
+    valid[:9, :9] = False
+    expected = metrics.full_resolution(**images, ratio=4, sensor="QB", mask=valid[None, None])
+    for index, values in expected.items():
+        assert found[index] == pytest.approx(values.tolist(), rel=1e-9), index
+
+
+@pytest.mark.parametrize(
+    ("name", "mask", "message"),
+    [
+        ("m.npy", np.ones((H, W - 1), bool), "expected a mask of 64 x 96 pixels, the size of sr"),
+        ("m.npy", np.ones((2, H, W), bool), "expected one mask, or one for each of the 3 samples"),
+        ("m.npy", np.ones(H * W, bool), "it holds no array"),
+        ("m.npy", np.zeros((H, W), bool), "is 0 everywhere, so that no pixel counts"),
+        ("m.npy", np.arange(H * W).reshape(H, W), "expected a mask of 0 (missing) and one other value (valid)"),
+        ("m.npy", np.full((H, W), np.nan), "expected a mask of 0 (missing) and one other value (valid)"),
+        ("m.npz", {"a": np.ones((H, W)), "b": np.ones((H, W))}, "as the variable mask or valid, it holds a, b"),
+        ("m.png", np.ones((H, W), np.uint8), "expected a mask as .mat"),
+        ("none.npy", None, "is not there; name a file"),
+    ],
+)
+def test_what_is_no_mask_is_one_line(tmp_path, name, mask, message):
+    sr, gt = pair()
+    savemat(tmp_path / "x.mat", {"sr": sr, "gt": gt})
+    if isinstance(mask, dict):
+        np.savez(tmp_path / name, **mask)
+    elif mask is not None:
+        with (tmp_path / name).open("wb") as file:
+            np.save(file, mask)
+    refused(message, tmp_path / "x.mat", "--const", 2047, "--mask", tmp_path / name)
+
+
+def test_notes_on_flat_bands_see_valid_pixels_only(tmp_path):
+    """A band that is flat where pixels count is named; blocks with a missing pixel are not."""
+    sr, gt = pair(1)
+    gt[:, 1], sr[:, 1] = 500, sr[:, 1]
+    gt[:, 1, :, :3] = 9
+    valid = np.ones((H, W), dtype=bool)
+    valid[:, :3] = False
+    np.save(tmp_path / "m.npy", valid)
+    savemat(tmp_path / "x.mat", {"sr": sr, "gt": gt})
+    notes = measured(tmp_path / "x.mat", "--const", 2047, "--mask", tmp_path / "m.npy").notes
+    alive = [0, 2, 3]
+    rest = metrics.q2n(sr[:, alive], gt[:, alive], const=2047, mask=valid[None, None]).item()
+    assert notes == [
+        f"Sample 1: flat band 2 of gt; Q2n is {0:.6f} with it, {rest:.6f} over the other bands.",
+    ]
+
+
+def test_coregistration_on_the_command_line(tmp_path):
+    rng = np.random.default_rng(0)
+    pan = rng.random((1, 1, 128, 128)) * 1500 + 200
+    sr = pan * np.array([1, 0.7, 0.5])[:, None, None]
+    images = {"sr": sr, "lms": sr, "ms": ndimage.uniform_filter(sr, (0, 0, 4, 4))[..., 1::4, 3::4], "pan": pan}
+    savemat(tmp_path / "x.mat", images)
+    flags = ["--sensor", "none", "--indices", "r_sam", "r_ergas"]
+    found = measured(tmp_path / "x.mat", *flags, "--coregister").samples
+    expected = metrics.full_resolution(**images, ratio=4, sensor="none", extra="r_sam,r_ergas", coregister=True)
+    assert found["r_ergas"] == pytest.approx(expected["r_ergas"].tolist(), rel=1e-9)
+    assert measured(tmp_path / "x.mat", *flags).samples["r_ergas"][0] > 1.1 * found["r_ergas"][0]
+    refused("expected r_q2n, r_sam or r_ergas among the indices", tmp_path / "x.mat", *flags[:2], "--coregister")
+    savemat(tmp_path / "y.mat", {"sr": sr, "gt": sr + 1})
+    refused("expected r_q2n, r_sam or r_ergas", tmp_path / "y.mat", "--const", 2047, "--coregister")

@@ -51,6 +51,10 @@ def _calls() -> dict[str, str]:
         "full, mask": f"{full}, 'mask', f.mask)",
         "full, cut": f"{full}, 'cut', 5)",
         "full, block": f"{full}, 'block', 16)",
+        "full, coregister": f"{full}, 'coregister', 1)",
+        "full, coregister and mask": f"{full}, 'coregister', 1, 'mask', f.mask)",
+        "ratio 6, coregister": "full_resolution(s.sr, s.ms, s.lms, s.pan, 6, 'QB', [], 'indices', 'all', 'block', 24, "
+        "'coregister', 1)",
         "ratio 6": "full_resolution(s.sr, s.ms, s.lms, s.pan, 6, 'QB', [], 'indices', 'all', 'block', 24)",
     }
 
@@ -257,14 +261,14 @@ def test_index_without_reference(octave: dict[str, Values], key: str, case, side
 
 def _python(key: str) -> Values:
     """The Python package on the same images with the same options, under the names of MATLAB."""
-    case = SIXTHS if key == "ratio 6" else REDUCED if key.startswith("reduced") else FULL
+    case = SIXTHS if key.startswith("ratio 6") else REDUCED if key.startswith("reduced") else FULL
     images = {name: torch.from_numpy(image) for name, image in case.images.items()}
     options: dict = {"extra": "all"} if hasattr(metrics, "EXTRA") else {}
-    if key == "ratio 6":
+    if key.startswith("ratio 6"):
         options |= {"block": 24}
-    elif "," in key:
-        option = key.partition(", ")[2]
-        options |= {option: {"mask": torch.from_numpy(_mask(case))[None], "cut": 5, "block": 16}[option]}
+    given = {"mask": torch.from_numpy(_mask(case))[None], "cut": 5, "block": 16, "coregister": True}
+    for option in key.partition(", ")[2].split(" and ") if "," in key else ():
+        options[option] = given[option]
     if case is REDUCED:
         values = reduced_resolution(**images, ratio=4, const=CONST, **options)
     else:

@@ -75,6 +75,14 @@ ERRORS = {
     "no multiple of 32": ("analysis_unref_batched_images('odd.mat', 4, 'none')", "size"),
     "unknown sensor": ("analysis_unref_batched_images('unref.mat', 4, 'IKNOS')", "sensor"),
     "too few bands": ("analysis_unref_batched_images('unref.mat', 4, 'WV3')", "bands"),
+    "co-registration without its indices": (
+        "analysis_unref_batched_images('unref.mat', 4, 'none', 'coregister', 1)",
+        "arguments",
+    ),
+    "co-registration with an image": (
+        "analysis_unref_batched_images('unref.mat', 4, 'none', 'indices', 'all', 'coregister', [1 2])",
+        "arguments",
+    ),
     "too many bands": ("analysis_unref_batched_images('eight.mat', 4, 'IKONOS')", "bands"),
 }
 

@@ -115,6 +115,25 @@ def edge_cases() -> dict[str, tuple[Tensor, Tensor, float]]:
     cases["over 65535"] = (sr * 60, gt * 60, 2047.0 * 60)
     cases["equal"] = (gt, gt, 2047.0)
     cases["halves to round"] = ((sr * 2).round() / 2, (gt * 2).round() / 2, 2047.0)
+    for name, bands in (("a constant band in gt", {"gt": 500}), ("a constant band in both", {"gt": 500, "sr": 510})):
+        images = {"sr": sr.clone(), "gt": gt.clone()}
+        for role, value in bands.items():
+            images[role][:, 2] = value
+        cases[name] = (images["sr"], images["gt"], 2047.0)
+    cloud_gt, cloud_sr = gt.clone(), sr.clone()
+    cloud_gt[:, 1, :32, :32] = 2047
+    cloud_sr[:, 1, :32, :32] = 2047 - (fused(gt)[:, 1, :32, :32] % 4).round()
+    cases["a saturated block"] = (cloud_sr, cloud_gt, 2047.0)
+    cases["all below 0"] = (torch.full_like(gt, -900), torch.full_like(gt, -900), 2047.0)
+    lost, dim = gt.clone(), sr.clone()
+    lost[:, 0], dim[:, 0] = 0, 1
+    cases["a band lost in gt"] = (dim, lost, 2047.0)
+    lost_too = sr.clone()
+    lost_too[:, 0] = 0
+    cases["a band lost in both"] = (lost_too, lost, 2047.0)
+    for C in (2, 70):
+        gt = scene(C, 32, 33, seed=C)
+        cases[f"{C} bands"] = (fused(gt), gt, 2047.0)
     return cases
 
 
@@ -255,6 +274,40 @@ def test_input_types_do_not_matter_and_results_are_float64():
         ours = reduced(sr.to(dtype), gt.to(dtype))
         assert all(v.dtype == torch.float64 and v.shape == (1,) for v in ours.values())
         assert_same(ours, expected, 1e-14)
+
+
+def test_views_modes_and_half_precision_change_nothing():
+    """Transposed views, inference mode, autocast, and the one image of another type than the other."""
+    gt = scene(3, 64, 45).round()
+    sr = fused(gt).round()
+    expected = as_numbers(reduced(sr, gt))
+    views = [x.transpose(-1, -2).contiguous().transpose(-1, -2) for x in (sr, gt)]
+    assert not views[0].is_contiguous()
+    assert_same(reduced(*views), expected, 1e-12)
+    with torch.inference_mode():
+        assert_same(reduced(sr, gt), expected, 1e-12)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_same(reduced(sr, gt), expected, 1e-12)
+    assert_same(reduced(sr.float(), gt.to(torch.uint16)), expected, 1e-12)
+    ones = torch.ones(1, 1, 32, 32, dtype=torch.float16)
+    assert float(metrics.ssim(ones, ones, const=1)) == 1
+
+
+def test_small_images_have_the_indices_that_fit():
+    """Without blocks of 32: SAM and PSNR at any side, SSIM from 11; an empty batch has no values."""
+    gt = scene(3, 10, 31)
+    sr = fused(gt)
+    x, y = (i[0].numpy() for i in (sr, gt))
+    assert float(metrics.sam(sr, gt)) == pytest.approx(plain.sam(x, y), rel=1e-12)
+    assert float(metrics.psnr(sr, gt, const=2047)) == pytest.approx(plain.psnr(x, y, 2047), rel=1e-12)
+    with pytest.raises(UserError, match="at least 11 pixels, given 10 x 31"):
+        metrics.ssim(sr, gt, const=2047)
+    gt = scene(3, 11, 31)
+    sr = fused(gt)
+    expected = plain.ssim(sr[0].numpy(), gt[0].numpy(), 2047)
+    assert float(metrics.ssim(sr, gt, const=2047)) == pytest.approx(expected, rel=1e-10)
+    empty = torch.zeros(0, 3, 40, 40)
+    assert all(v.shape == (0,) for v in reduced(empty, empty).values())
 
 
 @pytest.fixture

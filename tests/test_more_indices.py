@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from scipy import ndimage
 from torch import Tensor
 
+from benchmarks import bench_metrics
 from benchmarks import plain_numpy_metrics as plain
 from lemamba import metrics
 from lemamba.metrics import tiles as tiles_module
@@ -20,6 +22,7 @@ from lemamba.metrics.qave import slide
 from lemamba.operators import mtf_filter
 from lemamba.operators.mtf import mtf_window
 from lemamba.utils.errors import UserError
+from lemamba.utils.formats.mat import read_mat
 from lemamba.utils.geometry import Geometry
 from lemamba.utils.sensors import get_sensor
 
@@ -503,3 +506,94 @@ def test_float32_images_are_not_copied_to_float64_and_lose_no_digit():
     images = {k: v.float() for k, v in full_scene(4, 128, 128, 4).items()}
     wide = measured_full({k: v.double() for k, v in images.items()}, extra="all")
     assert measured_full(images, extra="all") == pytest.approx(wide, rel=1e-12)
+
+
+# Co-registration
+
+
+def tool_field(x: Array, y: Array, w: int) -> Array:
+    """The correlation field of fr-pansh-eval-tool by its definition: sums over 2w x 2w pixels of the image padded with
+    zeros by w on either side, from 1 pixel above and left of the pixel; deviations from the running mean, padded again.
+    """
+
+    def sums(image: Array) -> Array:
+        padded = np.pad(image, ((w, w), (w, w)))[1:, 1:]
+        return sliding_window_view(padded, (2 * w, 2 * w)).sum(axis=(2, 3))[: x.shape[0], : x.shape[1]]
+
+    dx, dy = (i - sums(i) / (4 * w * w) for i in (x, y))
+    return sums(dx * dy) / np.sqrt(np.maximum(sums(dx * dx), 1e-20) * np.maximum(sums(dy * dy), 1e-20))
+
+
+def tool_places(ms: Array, pan: Array, gain: float, ratio: int) -> list[tuple[int, int]]:
+    kernel = np.maximum(plain.mtf_kernel(gain, ratio), 0)
+    low = ndimage.correlate(pan, kernel / kernel.sum(), mode="nearest")
+    found = []
+    for band in ms:
+        fit = np.array(
+            [[tool_field(band, low[i::ratio, j::ratio], 2).mean() for j in range(ratio)] for i in range(ratio)]
+        )
+        found.append(divmod(int(fit.argmax()), ratio))
+    return found
+
+
+def test_coregistration_finds_the_places_of_the_authors_tool(shared):
+    """On the golden IKONOS scene, and so R-SAM and R-ERGAS of the tool, which has ms and sr at these places."""
+    images = {k: v[:1] for k, v in read_mat(shared("golden/metrics/full_ikonos.mat")).items()}
+    ms, pan, sr = (images[k][0].astype(np.float64) for k in ("ms", "pan", "sr"))
+    gains = get_sensor("IKONOS").gains(4)
+    at = tool_places(ms, pan[0], gains[0], 4)
+    assert metrics.coregistration(images["ms"], images["pan"], gain=gains[0], ratio=4)[0].tolist() == [*map(list, at)]
+    low = []
+    for band, gain, (i, j) in zip(sr, gains, at, strict=True):
+        kernel = plain.mtf_kernel(gain, 4)
+        low.append(ndimage.correlate(band, kernel / kernel.sum(), mode="nearest")[i::4, j::4])
+    options = {"ratio": 4, "sensor": "IKONOS", "extra": "r_sam,r_ergas,r_q2n"}
+    found = metrics.full_resolution(**images, **options, coregister=True)
+    assert found["r_sam"].item() == pytest.approx(plain.sam(np.stack(low), ms), rel=1e-9)
+    assert found["r_ergas"].item() == pytest.approx(plain.ergas(np.stack(low), ms, 4), rel=1e-9)
+    assert found["r_q2n"].item() == pytest.approx(plain.q2n(np.stack(low), ms, 2.0), rel=1e-9)
+
+
+@pytest.mark.parametrize("ratio", [2, 3, 4])
+def test_coregistration_finds_known_shifts_band_by_band(ratio):
+    """MS sampled from the low-passed pan at places that differ from band to band; with a mask over what is wrong."""
+    pan = torch.rand(2, 1, 32 * ratio, 32 * ratio, dtype=torch.float64, generator=torch.manual_seed(1))
+    low = mtf_filter(pan, 0.3, ratio)
+    at = [(0, 0), (ratio - 1, 1), (1, ratio - 1), (ratio // 2, ratio // 2)]
+    ms = torch.cat([low[:, :, i::ratio, j::ratio] * (b + 1) for b, (i, j) in enumerate(at)], dim=1)
+    ms[0, :, :8] = ms[0, :, :8].flip(-1)
+    mask = torch.ones(2, 1, 32, 32, dtype=torch.bool)
+    mask[0, :, :8] = False
+    found = metrics.coregistration(ms, pan, gain=0.3, ratio=ratio, mask=mask)
+    assert found.tolist() == [[list(place) for place in at]] * 2
+    gt = pan.expand(-1, 4, -1, -1) * torch.tensor([1.0, 2, 3, 4], dtype=torch.float64)[:, None, None]
+    lms, wide = torch.rand_like(gt), mask.repeat_interleave(ratio, -1).repeat_interleave(ratio, -2)
+    values = metrics.full_resolution(
+        gt, ms, lms, pan, ratio=ratio, sensor="none", extra="r_sam,r_ergas", coregister=True, mask=wide
+    )
+    assert values["r_ergas"][1].item() < 1 and values["r_sam"][1].item() < 0.5  # kernel of sum 0.99 against its own
+    plainly = metrics.full_resolution(gt, ms, lms, pan, ratio=ratio, sensor="none", extra="r_ergas", mask=wide)
+    assert plainly["r_ergas"][1].item() > 5 * values["r_ergas"][1].item()
+
+
+def test_coregistration_of_flat_bands_keeps_the_convention_and_unused_it_is_refused():
+    images = full_scene(3, 64, 64, 4)
+    images["ms"][:, 1] = 500
+    pan = images["pan"]
+    assert metrics.coregistration(images["ms"], pan, gain=0.3, ratio=4)[0, 1].tolist() == [2, 2]
+    assert metrics.coregistration(images["ms"], torch.ones_like(pan), gain=0.3, ratio=4).eq(2).all()
+    with pytest.raises(UserError, match="expected r_q2n, r_sam or r_ergas among the indices"):
+        measured_full(images, coregister=True)
+    with pytest.raises(UserError, match="expected pan"):
+        metrics.coregistration(images["ms"], pan[..., :-4], gain=0.3, ratio=4)
+
+
+def test_what_an_index_needs_above_its_inputs_is_a_few_images():
+    """Memory that torch allocates at its peak, in multiples of one float32 image of 256 x 256 x 8 (docs/metrics.md)."""
+    images = bench_metrics.make_large(256, 8)
+    image = 4 * images["sr"].numel()
+    reduced = partial(metrics.reduced_resolution, images["sr"], images["gt"], ratio=4, const=2047)
+    full = partial(bench_metrics.ours_full, images, sensor="none")
+    for call, most in ((reduced, 3), (full, 3.1)):
+        call()  # filters are kept
+        assert bench_metrics.peak_allocated(call) < most * image

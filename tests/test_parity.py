@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.io import savemat
 
-from benchmarks.parity_cases import Case, full_case, golden_cases, reduced_case, seeded_cases, shared_golden
+from benchmarks.parity_cases import ROOT, Case, golden_cases, seeded_cases, shared_golden
 from benchmarks.parity_metrics import (
     INSTALL_OCTAVE,
     case_difference,
@@ -22,9 +23,8 @@ from benchmarks.parity_metrics import (
     python_values,
     run_octave,
 )
-from lemamba.commands import evaluate, parse
-from lemamba.metrics import INDICES
-from lemamba.utils.formats.mat import write_mat
+from lemamba.commands import evaluate, fuse, parse, prepare
+from lemamba.metrics import INDICES, REDUCED_NAMES
 
 TOLERANCE = 1e-9
 _SEEDED = seeded_cases()
@@ -103,25 +103,72 @@ def test_every_index_is_compared() -> None:
     assert {i for c in _SEEDED for i in c.indices} == set(INDICES)
 
 
-def test_evaluate_and_octave_print_the_same_digits(tmp_path: Path) -> None:
-    """The same file through the two commands a user types."""
+# The lines of the published README of LE-Mamba ("Testing"), word for word; its comments say what the names stand for.
+ENTER = "cd Pansharpening_Hyper_SR_Matlab_Test_Package"
+REDUCED = "analysis_ref_batched_images(path, ratio, full_res, const)"
+FULL = "analysis_unref_batched_images(path, ratio, sensor)"
+PRINTED = {"q_ave": "qave", "qnr_index": "hqnr", "d_lambda": "d_lambda_k"}  # MATLAB's name -> ours, where they differ
+
+
+def fused_files(folder: Path) -> dict[str, Path]:
+    """Run prepare and fuse as a user does: pansharpening at reduced and full resolution, and a hyperspectral cube."""
+    options = ["synthetic", "--name", "mine", "--size", "128", "--sensor", "QB"]
+    prepare.run(parse("prepare", [*options, "--out", str(folder)]))
+    rng = np.random.default_rng(0)
+    cube = (rng.random((31, 12, 8)).repeat(8, 1).repeat(8, 2) + 0.1 * rng.random((31, 96, 64))) / 1.2
+    savemat(folder / "cube.mat", {"Y": cube.transpose(0, 2, 1).reshape(31, -1), "nRow": 96, "nCol": 64})
+    options = ["simulate", str(folder / "cube.mat"), "--name", "lab_x4", "--test_only", "--scale", "1"]
+    prepare.run(parse("prepare", [*options, "--out", str(folder)]))
+    files = {}
+    sets = {"ref": "test_mine_multiExm1", "unref": "test_mine_OrigScale_multiExm1", "hmif": "test_lab_x4"}
+    for name, data in sets.items():
+        files[name] = folder / f"{name} (fusioniert für MATLAB).mat"
+        arguments = ["--data", folder / f"{data}.h5", "--arch", "EXP", "--out", files[name]]
+        fuse.run(parse("fuse", [str(a) for a in (*arguments, "--pictures", 0)]))
+    return files
+
+
+def printed_by_evaluate(file: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, list[str]]:
+    """Column -> the texts of the samples, the mean and the std in the table of `evaluate.py FILE`."""
+    capsys.readouterr()
+    evaluate.run(parse("evaluate", [str(file)]))
+    lines = [line.split() for line in capsys.readouterr().out.replace("± std", "std").splitlines()]
+    names = next(line for line in lines if line[:1] == ["sample"])
+    table = [line for line in lines if len(line) == len(names) and (line[0].isdigit() or line[0] in ("mean", "std"))]
+    return {name: [line[k] for line in table] for k, name in enumerate(names) if k}
+
+
+def printed_by_octave(output: str) -> dict[str, list[str]]:
+    """Index -> the texts of the samples, the mean and the std that a script printed."""
+    found: dict[str, list[str]] = {}
+    for line in output.splitlines():
+        if not line.startswith(("sample ", "mean of ")):
+            continue
+        for pair in line.split(" - ", 1)[1].split(", "):
+            name, numbers = pair.split(": ")
+            found.setdefault(name, []).extend(numbers.split(" +- "))
+    return found
+
+
+def test_the_published_lines_print_the_digits_of_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The published MATLAB lines, on files that inference.py wrote, print the numbers that evaluate.py prints."""
     if find_octave() is None:
         pytest.skip(INSTALL_OCTAVE)
-    pair = [reduced_case("", seed, 4, 64, 64) for seed in (21, 22)]
-    full = [full_case("", seed, 4, 64, 64) for seed in (23, 24)]
-    for name, cases in (("ref", pair), ("unref", full)):
-        write_mat(tmp_path / f"{name}.mat", {k: np.concatenate([c.images[k] for c in cases]) for k in cases[0].images})
-    calls = "analysis_ref_batched_images('ref.mat', 4, 0, 2047); analysis_unref_batched_images('unref.mat', 4, 'QB');"
-    printed = [line.split(" - ")[1] for line in run_octave(calls, tmp_path).splitlines() if line.startswith("sample")]
-    reduced = _evaluated(tmp_path / "ref.mat", "--const", "2047")
-    unref = _evaluated(tmp_path / "unref.mat", "--sensor", "QB")
-    names = {"q_ave": "qave", "qnr_index": "hqnr", "d_lambda": "d_lambda_k"}  # printed -> ours
-    for samples, lines in ((reduced, printed[:2]), (unref, printed[2:])):
-        for k, line in enumerate(lines):
-            for pair_of_text in line.split(", "):
-                name, digits = pair_of_text.split(": ")
-                assert f"{samples[names.get(name, name)][k]:.6f}" == digits, name
-
-
-def _evaluated(file: Path, *flags: str) -> dict[str, list[float]]:
-    return evaluate.evaluate(parse("evaluate", [str(file), "--ratio", "4", *flags])).samples
+    files = fused_files(tmp_path)
+    script = ["rmpath(fileparts(which('analysis_ref_batched_images')));", ENTER]
+    for name, values, call in (
+        ("ref", "ratio = 4; full_res = 1; const = 2047;", REDUCED),
+        ("unref", "ratio = 4; sensor = 'QB';", FULL),
+        ("hmif", "ratio = 4; full_res = 1; const = 1;", REDUCED),
+    ):
+        script += [f"path = '{files[name]}'; {values}", f"disp('--- {name}');", f"{call};"]
+    output = run_octave("\n".join(script), ROOT)
+    for name, part in zip(files, output.split("--- ")[1:], strict=True):
+        octave, ours = printed_by_octave(part), printed_by_evaluate(files[name], capsys)
+        published = (
+            ["d_lambda", "qnr_index", "d_s"] if name == "unref" else [*REDUCED_NAMES[:4], "q_ave", "psnr", "ssim"]
+        )
+        assert list(octave) == published
+        for index, texts in octave.items():
+            assert texts == ours[PRINTED.get(index, index)][: len(texts)], (name, index)
+            assert len(texts) == (1 if name == "hmif" else 6), "four samples, mean and std; one sample has no mean"

@@ -12,12 +12,13 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from lemamba.commands import parse, prepare
+from lemamba.commands import fuse, parse, prepare
 from lemamba.datasets.build import build_dataset
 from lemamba.datasets.inspect import spread
 from lemamba.datasets.pair import load_pair
 from lemamba.datasets.simulation.sources import cube_from_png
 from lemamba.utils.errors import UserError
+from lemamba.utils.formats.fused import read_fused
 from lemamba.utils.formats.mat import read_mat
 from lemamba.utils.geometry import Geometry
 from lemamba.utils.startup import run_cli
@@ -150,7 +151,22 @@ def test_cube_with_a_response_table(call, tmp_path):
     assert (facts.bands, facts.guide_bands, facts.ratio, facts.divisor) == (6, 2, 4, 1)
     np.testing.assert_allclose(dataset[0]["gt"].numpy(), cube[:, :32, :32], rtol=1e-5)
     np.testing.assert_allclose(dataset[0]["pan"].numpy(), cube[[3, 1], :32, :32], rtol=1e-5)
-    assert build_dataset("lab_x4", "test", root=tmp_path).facts.has_gt
+    test = build_dataset("lab_x4", "test", root=tmp_path)
+    assert test.facts.has_gt
+    np.testing.assert_allclose(test.contents.attributes["wavelengths"], np.linspace(400, 900, 6))
+
+
+def test_wavelengths_reach_the_fused_file(call, tmp_path):
+    """`prepare` stores them, `inference` writes them next to the images."""
+    cube = np.random.default_rng(0).random((5, 96, 64))
+    savemat(tmp_path / "c.mat", {"Y": cube.transpose(0, 2, 1).reshape(5, -1), "nRow": 96, "nCol": 64})
+    options = ["--wavelengths", "450:850", "--name", "lab_x4", "--test_only", "--scale", 1]
+    assert call("simulate", tmp_path / "c.mat", *options, "--out", tmp_path)[0] == 0
+    data, out = tmp_path / "test_lab_x4.h5", tmp_path / "x.mat"
+    arguments = ["--data", data, "--dataset", "lab_x4", "--arch", "EXP", "--out", out, "--pictures", 0]
+    assert fuse.run(parse("fuse", [str(a) for a in arguments])) == 0
+    info = read_fused(out).info
+    assert info["wavelengths"] == [450, 550, 650, 750, 850] and info["guide"] == "gaussian RGB"
 
 
 def test_cave_folder_at_ratio_8(call, tmp_path):

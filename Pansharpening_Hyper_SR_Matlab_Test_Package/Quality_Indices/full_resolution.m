@@ -17,6 +17,7 @@ function [values, notes] = full_resolution(sr, ms, lms, pan, ratio, sensor, cons
 %   'block', N        side of the blocks of all indices, 32; H and W must be multiples of it
 %   'indices', 'all'  adds d_rho, d_sr, rqnr, r_q2n (NaN where ms is smaller than a block), r_sam (degrees),
 %                     r_ergas and d_lambda_ms (NaN where a block of ms has fewer than 2 x 2 pixels)
+%   'coregister', 1   r_q2n, r_sam and r_ergas sample each band of sr where that of ms fits pan best
 %   'published'       the published behaviour where this package corrects a defect
 %   values  struct: d_lambda (D_lambda_K), d_s, qnr_index (HQNR), d_lambda_qnr, qnr
 %   notes   cell array of text for the user
@@ -32,9 +33,10 @@ check_arguments(nargin, 6, 'full_resolution(sr, ms, lms, pan, ratio, sensor)');
 if nargin < 7
     const = [];
 end
-allowed = {'published', 'mask', 'nodata', 'cut', 'block', 'indices'};
+allowed = {'published', 'mask', 'nodata', 'cut', 'block', 'indices', 'coregister'};
 options = index_options(varargin, allowed, 'full_resolution');
 side = default_to(options.block, 32);
+options.coregister = check_coregister(options);
 ratio = check_whole_ratio(ratio, options.published);
 check_shapes(sr, ms, lms, pan, ratio);
 mask = valid_pixels(options, lms, pan);
@@ -57,24 +59,43 @@ values.d_lambda_qnr = d_lambda(sr, lms, blocks{:});
 values.qnr = (1 - values.d_lambda_qnr) * (1 - values.d_s);
 if options.extra
     ms_scale = uint16_scale(const, ms, false);
-    values = add_extra(values, sr, ms, pan, ratio, gains, ms_scale, border, side, options.published);
+    aligned = {};
+    if options.coregister
+        aligned = {'coregister', pan};
+    end
+    values = add_extra(values, sr, ms, pan, ratio, gains, ms_scale, border, side, options.published, aligned);
 end
 end
 
-function values = add_extra(values, sr, ms, pan, ratio, gains, scale, border, side, published)
+function values = add_extra(values, sr, ms, pan, ratio, gains, scale, border, side, published, aligned)
 values.d_rho = d_rho(sr, pan, ratio, border{:});
 values.d_sr = d_sr(sr, pan, border{:});
 values.rqnr = (1 - values.d_lambda) * (1 - values.d_sr);
 values.r_q2n = NaN;
 inner = inner_cells(ms(:, :, 1), border{4}, ratio);
 if min(size(inner)) >= side
-    values.r_q2n = r_q2n(sr, ms, gains, ratio, scale, border{:}, 'block', side);
+    values.r_q2n = r_q2n(sr, ms, gains, ratio, scale, border{:}, 'block', side, aligned{:});
 end
-values.r_sam = r_sam(sr, ms, gains, ratio, border{:});
-values.r_ergas = r_ergas(sr, ms, gains, ratio, border{:});
+values.r_sam = r_sam(sr, ms, gains, ratio, border{:}, aligned{:});
+values.r_ergas = r_ergas(sr, ms, gains, ratio, border{:}, aligned{:});
 values.d_lambda_ms = NaN;
 if mod(side, ratio) == 0 && side >= 2 * ratio
     values.d_lambda_ms = d_lambda_ms(sr, ms, ratio, published, border{:}, 'block', side);
+end
+end
+
+function yes = check_coregister(options)
+value = options.coregister;
+if isempty(value)
+    value = false;
+end
+if ~isscalar(value) || ~any(value == [0, 1])
+    error('lemamba:arguments', 'expected 0 or 1 after ''coregister'', given an array or another number; correct it');
+end
+yes = value == 1;
+if yes && ~options.extra
+    error('lemamba:arguments', ['expected ''indices'', ''all'' with ''coregister'', 1: the published indices do ' ...
+        'not use it; add it']);
 end
 end
 

@@ -24,7 +24,7 @@ end
 end
 
 function options = set_named(options, args, usage)
-known = {'const', 'save', 'printout', 'mask', 'nodata', 'cut', 'block', 'indices'};
+known = {'const', 'save', 'printout', 'mask', 'nodata', 'cut', 'block', 'indices', 'coregister'};
 name = lower(char(args{1}));
 if ~any(strcmp(name, known))
     error('lemamba:arguments', ['expected after %s a number (const) or the options ''published'', ''%s'', ' ...

@@ -115,6 +115,7 @@ def _divisor(scene: Scene, sensor: Sensor) -> float:
 def prepare_cubes(
     cubes: Sequence[Cube],
     response: np.ndarray,
+    wavelengths: np.ndarray,
     folder: Path,
     name: str,
     *,
@@ -131,6 +132,7 @@ def prepare_cubes(
     Args:
         cubes: one or more with the same bands.
         response: (P, C), see `lemamba.datasets.simulation.response`.
+        wavelengths: of the bands in nm, (C,); written as attribute.
         folder: output folder.
         name: name of the data set.
         ratio: 4 or 8 (a power of two).
@@ -165,6 +167,7 @@ def prepare_cubes(
         "blur_size": size,
         "guide": guide,
         "response": response,
+        "wavelengths": wavelengths,
     }
     shapes = [cube.values.shape[1:] for cube in cubes]
     return _write(jobs, shapes, ratio, folder, attributes | _provenance(cubes), "hmif", stride, test_only)

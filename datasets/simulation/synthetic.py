@@ -131,6 +131,7 @@ def write_dataset(
             "sensor": sensor.name,
             "divisor": sensor.divisor,
             "gains": sensor.gains(sensor.bands),
+            "wavelengths": spectra.band_centres(sensor.bands),
             "ratio": ratio,
             "offset": ratio // 2,
             "seed": ground_seed,

@@ -67,6 +67,52 @@ def read_fused(path: Path, role: str = "sr") -> FusedFile:
     return FusedFile(*_batch(path, arrays), info)
 
 
+def read_mask(path: Path) -> np.ndarray:
+    """Read a mask of valid pixels from a `.mat`, `.h5`, `.npz` or `.npy` file.
+
+    Args:
+        path: its array is the variable `mask` or `valid`, or the only one of the file: (H, W), or (B, H, W) or
+            (B, 1, H, W) with one for each sample.
+
+    Returns:
+        (H, W) or, for more than one sample, (B, H, W) bool; True = valid.
+
+    Raises:
+        UserError: no such array, another number of axes, values that are no mask (see `two_values`).
+    """
+    arrays = {k: v for k, v in _read(path, "mask").items() if v.ndim > 1 and v.size > 1 and v.dtype.kind in "biuf"}
+    name = next((n for n in ("mask", "valid") if n in arrays), next(iter(arrays)) if len(arrays) == 1 else None)
+    if name is None:
+        raise UserError(
+            f'expected a mask in "{path}" as the variable mask or valid, it holds {", ".join(arrays) or "no array"}; '
+            "name the array so, or another file"
+        )
+    mask = arrays[name]
+    if path.suffix.lower() not in (".npy", ".npz") and is_plain_hdf5(path):
+        mask = mask.transpose()  # not written by MATLAB: undo what `read_mat` does
+    mask = mask.reshape([n for n in mask.shape if n > 1])
+    if mask.ndim not in (2, 3):
+        raise UserError(f'expected a mask (H,W) or (B,H,W), {name} in "{path}" is {arrays[name].shape}; write it again')
+    return two_values(mask, path)
+
+
+def two_values(mask: np.ndarray, path: Path) -> np.ndarray:
+    """Return where a mask is not 0.
+
+    Raises:
+        UserError: it is 0 everywhere, or has values other than 0 and one more, so that it is an image, not a mask.
+    """
+    top = mask.max()
+    if not ((mask == 0) | (mask == top)).all():
+        raise UserError(
+            f'expected a mask of 0 (missing) and one other value (valid), "{path}" has others; write it as boolean'
+        )
+    valid: np.ndarray = mask != 0
+    if not valid.any():
+        raise UserError(f'the mask "{path}" is 0 everywhere, so that no pixel counts; valid pixels are not 0')
+    return valid
+
+
 def list_files(folder: Path, suffixes: tuple[str, ...]) -> dict[int | str, Path]:
     """Return the images of a folder in natural order: number -> file if named output_mulExm_<i>, else name -> file.
 

@@ -6,10 +6,12 @@ function options = index_options(args, allowed, call)
 %   nodata     after 'nodata': pixels whose bands all have this value are invalid; [] = none
 %   cut        after 'cut': width of the border that is left out, 0
 %   block      after 'block': side of blocks and windows; [] = the index's own
+%   coregister after 'coregister': PAN in a single index, 0 or 1 in a protocol; [] = not
 %   extra      true after 'indices', 'all'
 %   allowed    the names that this function takes; call  its name, for messages
 
-options = struct('published', false, 'mask', [], 'nodata', [], 'cut', 0, 'block', [], 'extra', false);
+options = struct('published', false, 'mask', [], 'nodata', [], 'cut', 0, 'block', [], 'extra', false, ...
+    'coregister', []);
 if ~isempty(args) && islogical(args{1}) && isscalar(args{1})
     options.published = args{1};
     args(1) = [];
@@ -57,6 +59,12 @@ switch name
             error('lemamba:arguments', 'expected one number after ''nodata'' (NaN is one); correct it');
         end
         options.nodata = double(value);
+    case 'coregister'
+        if ~(isnumeric(value) || islogical(value))
+            error('lemamba:arguments', 'expected an image or 0 or 1 after ''coregister'', given a %s; correct it', ...
+                class(value));
+        end
+        options.coregister = value;
     otherwise
         options.mask = value;
 end

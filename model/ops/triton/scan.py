@@ -122,14 +122,13 @@ def _cross_backward(gy: Tensor, glast: Tensor | None, saved: Tensor, inputs: Cro
 
 
 # `everywhere`: the interpreter runs on the CPU.
-scan = register_scan(
-    "scan_triton",
-    ScanKernel(ScanInputs, _scan_forward, _scan_backward, _scan_outputs, _scan_gradients, "cuda", everywhere=True),
+SCAN = ScanKernel(
+    ScanInputs, _scan_forward, _scan_backward, _scan_outputs, _scan_gradients, "cuda", everywhere=True
 )
-cross_scan = register_scan(
-    "cross_scan_triton",
-    ScanKernel(CrossInputs, _cross_forward, _cross_backward, _cross_outputs, _cross_gradients, "cuda", everywhere=True),
+CROSS = ScanKernel(
+    CrossInputs, _cross_forward, _cross_backward, _cross_outputs, _cross_gradients, "cuda", everywhere=True
 )
+scan, cross_scan = register_scan("scan_triton", SCAN), register_scan("cross_scan_triton", CROSS)
 BACKEND = Backend(
     "triton",
     probe,

@@ -22,6 +22,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -129,6 +130,8 @@ class Counter(TorchDispatchMode):
         if func.namespace == registration.NAMESPACE:
             return self._scan(name, args)
         result = func(*args, **kwargs)
+        if name.startswith("convolution"):  # on a GPU its results are channels last where the map is
+            result = tree_map(partial(_laid_out_as, args[0]), result)
         self.hold(result)
         if func.is_view or name in _FREE or name.startswith("lift"):
             return result
@@ -167,12 +170,18 @@ class Counter(TorchDispatchMode):
                 if name.endswith("_backward"):
                     inputs = kernel.inputs(*args[3:])
                     gradients = kernel.backward(*args[:3], inputs)
-                    return [gradients[n] for n in registration.given(inputs)]
+                    names = [n for n in registration.given(inputs) if n not in kernel.joined]
+                    return [gradients[n] for n in (*names, *(["rows"] if kernel.joined else []))]
                 inputs = kernel.inputs(*args)
                 self.budget.lines["scan"].flops += 3 * registration._flops(kernel.inputs, tree_map(_shape, inputs))
                 return kernel.forward(inputs, name.endswith("_saving"))
         finally:
             self.group = before
+
+
+def _laid_out_as(like: Tensor, result: Any) -> Any:
+    last = isinstance(result, Tensor) and result.dim() == 4 and like.stride(1) == 1
+    return result.contiguous(memory_format=torch.channels_last) if last else result
 
 
 def _shape(value: Any) -> Any:

@@ -65,6 +65,8 @@ class ScanKernel(Generic[Inputs]):
         device: device type it works on ("cpu", "cuda"); autocast is disabled there.
         everywhere: it accepts any device (a kernel that an interpreter runs on the CPU).
         state_gradient: a gradient may come back through the last state.
+        joined: inputs whose gradients `backward` and `gradients` return as one tensor, under the name "rows".
+        cut: (inputs, rows) -> these gradients by name, as views.
     """
 
     inputs: type[Inputs]
@@ -75,6 +77,8 @@ class ScanKernel(Generic[Inputs]):
     device: str
     everywhere: bool = False
     state_gradient: bool = True
+    joined: tuple[str, ...] = ()
+    cut: Callable[[Inputs, Tensor], dict[str, Tensor]] = lambda inputs, rows: {}
 
 
 def _half(value: object) -> bool:
@@ -123,18 +127,28 @@ def register_scan(name: str, kernel: ScanKernel[Inputs]) -> Callable[[Inputs], t
         empty = inputs[0].numel() == 0  # no sample: nothing to launch
         return kernel.outputs(inputs, save) if empty else kernel.forward(inputs, save)
 
+    def names(inputs: Inputs) -> list[str]:
+        """Return what the operator of backward returns, in order."""
+        return [n for n in given(inputs) if n not in kernel.joined] + (["rows"] if kernel.joined else [])
+
     def run_backward(gy: Tensor, glast: Tensor | None, saved: Tensor, *arguments: Any) -> list[Tensor]:
         inputs = kernel.inputs(*arguments)
         if inputs[0].numel() == 0:
-            return [gradient.zero_() for gradient in kernel.gradients(inputs).values()]
+            empty = kernel.gradients(inputs)
+            return [empty[name].zero_() for name in names(inputs)]
         gradients = kernel.backward(gy, glast, saved, inputs)
-        return [gradients[field] for field in given(inputs)]
+        return [gradients[name] for name in names(inputs)]
+
+    def fake_backward(gy: Tensor, glast: Tensor | None, saved: Tensor, *arguments: Any) -> list[Tensor]:
+        inputs = kernel.inputs(*arguments)
+        gradients = kernel.gradients(inputs)
+        return [gradients[name] for name in names(inputs)]
 
     backward = register(
         f"{name}_backward",
         f"(Tensor gy, Tensor? glast, Tensor saved, {fields}) -> Tensor[]",
         run_backward,
-        lambda gy, glast, saved, *a: list(kernel.gradients(kernel.inputs(*a)).values()),
+        fake_backward,
         key,
     )
     saving = register(
@@ -165,8 +179,10 @@ def register_scan(name: str, kernel: ScanKernel[Inputs]) -> Callable[[Inputs], t
         # `scan_x` called by itself has kept nothing: once more forward
         saved = next(tensors) if gsaved else saving(*(a.detach() if isinstance(a, Tensor) else a for a in inputs))[2]
         gy = torch.zeros_like(inputs[0]) if gy is None else gy  # y has the first argument's shape
-        gradients = iter(backward(gy, glast, saved, *inputs))
-        return tuple(next(gradients) if isinstance(a, Tensor) else None for a in inputs)
+        gradients = dict(zip(names(inputs), backward(gy, glast, saved, *inputs), strict=True))
+        if kernel.joined:
+            gradients |= kernel.cut(inputs, gradients["rows"])
+        return tuple(gradients.get(field) for field in inputs._fields)
 
     for qualified, packet in ((name, operator), (f"{name}_saving", saving)):
         register_autograd(f"{NAMESPACE}::{qualified}", backpropagate, setup_context=setup, lib=_LIBRARY)

@@ -79,8 +79,8 @@ def _read(path: Path) -> dict[str, list]:
 def _kept(path: Path, name: str) -> Config | None:
     """Return the choice that the file has for a class, or None."""
     try:
-        RN, RD, chunks, merge = _read(path)[name]
-        return Config(int(RN), int(RD), int(chunks), bool(merge))
+        RN, RD, chunks, merge, PW = _read(path)[name]
+        return Config(int(RN), int(RD), int(chunks), bool(merge), int(PW))
     except (KeyError, TypeError, ValueError):
         return None
 

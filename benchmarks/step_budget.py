@@ -37,7 +37,8 @@ from lemamba.engine.training.ema import EMA
 from lemamba.losses import build_loss
 from lemamba.model import build_model
 from lemamba.model.ops import registration
-from lemamba.model.ops.triton import launch, scan, tune
+from lemamba.model.ops.native import linear
+from lemamba.model.ops.triton import gate, launch, scan, tune
 from lemamba.utils import config
 from lemamba.utils.errors import UserError
 from lemamba.utils.startup import run_cli
@@ -126,7 +127,7 @@ class Counter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operator and count it."""
         kwargs = kwargs or {}
-        name = func._schema.name.partition("::")[2]
+        name = func._schema.name.partition("::")[2].rstrip("_")
         if func.namespace == registration.NAMESPACE:
             return self._scan(name, args)
         result = func(*args, **kwargs)
@@ -208,13 +209,13 @@ KERNELS: dict[str, Any] = {}
 class _Kernel:
     """A Triton kernel that only counts: every tensor it gets is read or written once."""
 
-    def __init__(self, budget: Budget) -> None:
-        self.budget = budget
+    def __init__(self, counter: Counter) -> None:
+        self.counter = counter
 
     def __getitem__(self, grid: Any) -> Callable[..., None]:
         def launched(*args: Any, **_flags: Any) -> None:
             unique = {id(t): t for t in args if isinstance(t, Tensor)}
-            self.budget.lines["scan"].add(1, sum(map(memory_of, unique.values())))
+            self.counter.budget.lines[self.counter.group or "norms and element-wise"].add(1, sum(map(memory_of, unique.values())))
 
         return launched
 
@@ -246,15 +247,23 @@ class _Autocast(TorchFunctionMode):
 
 
 @contextmanager
-def as_gpu(budget: Budget) -> Iterator[Counter]:
+def as_gpu(budget: Budget, half: torch.dtype | None) -> Iterator[Counter]:
     """Let the meta device take the code path of a GPU with 132 multiprocessors, its kernels counted."""
-    from lemamba.model.ops.triton import backward, forward
+    from lemamba.model.ops.triton import backward, forward, gate_kernels
 
-    counter, kernel = Counter(budget), _Kernel(budget)
+    counter = Counter(budget)
+    kernel = _Kernel(counter)
     with ExitStack() as stack:
-        for module, names in ((forward, ("forward_kernel", "carry_kernel", "reverse_kernel")), (backward, ("backward_kernel",))):
+        for module, names in (
+            (forward, ("forward_kernel", "carry_kernel", "reverse_kernel")),
+            (backward, ("backward_kernel",)),
+            (gate_kernels, ("gelu_forward", "gelu_backward", "norm_forward", "norm_backward")),
+        ):
             for name in names:
                 stack.enter_context(mock.patch.object(module, name, kernel))
+        stack.enter_context(mock.patch.object(gate, "served", lambda x: x.device.type == "meta"))
+        for module in (gate, linear):
+            stack.enter_context(mock.patch.object(module, "autocast_dtype", lambda device: half))
         stack.enter_context(mock.patch.object(tune, "processors", lambda: 132))
         stack.enter_context(mock.patch.object(launch, "interpreted", lambda: False))
         yield counter
@@ -290,7 +299,7 @@ def budget_of(variant: str = "base", precision: str = "no", batch: int = 32, sid
             kept[storage] = storage.nbytes()
         return tensor
 
-    with as_gpu(budget) as counter:
+    with as_gpu(budget, torch.bfloat16 if precision == "bf16" else None) as counter:
         counter.hold([parameters, list(ema.shadow.values()), list(images.values())])
         counter.alive += 8 * budget.parameters  # AdamW's moments
         with counter, ExitStack() as stack:

@@ -17,15 +17,15 @@ import pytest
 triton = pytest.importorskip("triton", reason="triton is not installed (requirements-dev.txt)")
 
 from lemamba.model.ops.triton.launch import OPTIONS  # noqa: E402
-from lemamba.model.ops.triton.plan import Config, Shape, candidates, heuristic, steps, tile, vector  # noqa: E402
+from lemamba.model.ops.triton.plan import Config, Shape, candidates, heuristic, kept_steps, steps, tile, vector  # noqa: E402
 
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("this process interprets kernels", allow_module_level=True)
 if not hasattr(triton.language, "gather"):
     pytest.skip(f"triton {triton.__version__} lacks what the kernels use", allow_module_level=True)
 
-INTEGERS = ("L", "H", "W", "length", "chunks")
-ROWS = ("x", "dt", "Bt", "Ct", "gate", "gy")
+INTEGERS = ("L", "H", "W", "length", "chunks", "to_t")
+ROWS = ("x", "dt", "Bt", "Ct", "gate", "gy", "gdt", "gBt", "gCt", "ggate")
 BIN = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
@@ -36,7 +36,7 @@ def options(shape: Shape, config: Config) -> dict:
     return {
         **(ones if shape is not MAP else {}),
         "K": shape.K, "CH": shape.D, "N": shape.N, "R": shape.R,
-        "CROSS": shape.cross, "SOFTPLUS": True, "WIDE": False, **sizes, "BT": steps(shape.L), "SHARE": shape.share,
+        "CROSS": shape.cross, "SOFTPLUS": True, "WIDE": False, **sizes, "BT": steps(shape.L), "KEEP": kept_steps(shape.L), "SHARE": shape.share,
         "MASK_N": sizes["RN"] * sizes["PN"] != shape.N, "MASK_D": shape.D % (sizes["RD"] * sizes["PD"]) != 0,
         "VEC_N": vector(shape.N), "VEC_D": vector(shape.D), "VEC_S": 1 if shape.R else vector(shape.D),
     }  # fmt: skip
@@ -53,14 +53,15 @@ def compiled(kernel, constants: dict, arch: int, rows: str):
     for i, name in enumerate(names):
         if name in constants:
             signature[name] = "constexpr"
-        elif name in INTEGERS or re.fullmatch(r"[a-zA-Z]_[bkl]", name):
+        elif name in INTEGERS or re.fullmatch(r"([a-zA-Z]|to_[sn])_[obkl]", name):
             signature[name] = "i32"
         else:
-            signature[name] = f"*{rows}" if name in ROWS else "*bf16" if name == "saved" and rows != "fp32" else "*fp32"
+            half = rows != "fp32" and name in ("saved", "scratch")
+            signature[name] = f"*{rows}" if name in ROWS else "*bf16" if half else "*fp32"
             attributes[(i,)] = [["tt.divisibility", 16]]
     places = {(names.index(k),): v for k, v in constants.items()}
     source = ASTSource(fn=kernel, signature=signature, constexprs=places, attrs=attributes)
-    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=OPTIONS)
+    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options={"num_warps": constants.get("PW", 1), **OPTIONS})
 
 
 def resources(result, folder: Path) -> tuple[int, int, int, str]:

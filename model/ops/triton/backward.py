@@ -59,7 +59,7 @@ def backward_kernel(  # noqa: C901 - a kernel is one function: its registers are
     scratch (programs, KEEP / BT, CH, N). arriving, leaving (tasks, CH, N): gradient of the state after and before the
     chunk. gx (B, K, L, CH), with SUM (B, L, CH); gdt (B, K, L, CH). Sums over the channels of a block are written by
     their strides between blocks, samples, directions and pixels: with R gdt (blocks, B, K, L, R) by to_s, gBt, gCt,
-    ggate (blocks, B, K, L, N) by to_n in units of VEC_N. Summed afterwards over samples and chunks, to_t apart from task
+    ggate (blocks, B, K, L, N) by to_n in units of VEC_N. Summed afterwards over samples and chunks, to_t (in units of VEC_D) apart from task
     to task: gA (CH, N), gD, gdt_bias, grho (CH), gdt_weight (R, CH); gshared_state (tasks, CH, N). All in the order of
     memory, not of the path.
     """
@@ -247,7 +247,7 @@ def backward_kernel(  # noqa: C901 - a kernel is one function: its registers are
                         into_u += tl.load(gx_row + here * CH, mask=on & (lane * 0 + k > 0), other=0.0)
                     tl.store(gx_row + here * CH, into_u.to(gx.dtype.element_ty), mask=on)
         tl.store(leaving + state, g, mask=on_dn)
-        at_t = at_task * to_t
+        at_t = at_task * (to_t * VEC_D)
         tl.store(gA + at_t + dn, sum_A, mask=on_dn)
         # the lanes of a channel have the sums of their own steps
         first_lane = on_d & (lane % PN == 0)

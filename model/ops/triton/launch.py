@@ -306,7 +306,7 @@ def _backward(plan: Plan, gy: Tensor, glast: Tensor | None, saved: Tensor) -> di
     scratch = saved.new_empty(programs, kept_steps(s.L) // steps(s.L), s.D, s.N)
     backward_kernel[plan.grid(merge)](
         *call.pointers(), saved, scratch, gy, unused if arriving is None else arriving, *parts, leaving,
-        *plan.rows(), *_strides(gy, plan.unit_d), *sums.strides("dt", 1), *sums.strides("Bt", plan.unit_n), width,
+        *plan.rows(), *_strides(gy, plan.unit_d), *sums.strides("dt", 1), *sums.strides("Bt", plan.unit_n), width // plan.unit_d,
         **plan.path, **plan.flags, **plan.options,
         SHARE=s.share, ARRIVING=arriving is not None, SUM=merge,
     )  # fmt: skip

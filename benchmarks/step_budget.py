@@ -57,7 +57,16 @@ GROUPS = (
 # GPU: bytes a second of a copy, float32 and bf16 FLOPs a second at 80 % of the data sheet's (no TF32)
 GPUS = {"A100": (1.6e12, 15.6e12, 250e12), "H100": (2.7e12, 53.6e12, 790e12)}
 _PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "linear", "matmul", "linear_backward")
-_FREE = ("empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided", "detach", "is_same_size", "_unsafe_view")
+_FREE = (
+    "empty",
+    "empty_strided",
+    "empty_like",
+    "new_empty",
+    "new_empty_strided",
+    "detach",
+    "is_same_size",
+    "_unsafe_view",
+)
 _TWO_KERNELS = ("native_layer_norm_backward", "convolution_backward")
 # tensors that one launch of a foreach kernel takes, by the number of its lists (ATen/native/cuda/MultiTensorApply.cuh)
 _PER_LAUNCH = {1: 110, 2: 64, 3: 48, 4: 36, 5: 30}
@@ -159,7 +168,9 @@ class Counter(TorchDispatchMode):
         if name in _PRODUCTS:
             return "matrix products"
         if name.startswith("convolution"):
-            return "depth-wise convolutions" if args[-2 if name.endswith("backward") else -1] > 1 else "other convolutions"
+            return (
+                "depth-wise convolutions" if args[-2 if name.endswith("backward") else -1] > 1 else "other convolutions"
+            )
         return "norms and element-wise"
 
     def _scan(self, name: str, args: Any) -> Any:
@@ -215,7 +226,9 @@ class _Kernel:
     def __getitem__(self, grid: Any) -> Callable[..., None]:
         def launched(*args: Any, **_flags: Any) -> None:
             unique = {id(t): t for t in args if isinstance(t, Tensor)}
-            self.counter.budget.lines[self.counter.group or "norms and element-wise"].add(1, sum(map(memory_of, unique.values())))
+            self.counter.budget.lines[self.counter.group or "norms and element-wise"].add(
+                1, sum(map(memory_of, unique.values()))
+            )
 
         return launched
 

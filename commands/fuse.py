@@ -62,7 +62,7 @@ def fuse_test_set(options: FuseOptions, device: torch.device) -> None:
     check_writable(out / "output_mulExm_0.mat" if options.per_image else out, options.json)  # before the work
     if options.tile and not traits_of(model).tileable:
         print(f"note: {method} uses statistics of the whole image, so --tile is not applied")
-    runner = Runner(model, device, options.tiling(), compile=options.compile)
+    runner = Runner(model, device, options.tiling(), compile=options.compile, tf32=options.tf32)
     images, seconds = fuse_set(runner, dataset, clip=not options.no_clip)
 
     save_images(images, out, options.per_image, facts_to_write(dataset))
@@ -123,7 +123,7 @@ def fuse_pair(options: FuseOptions, device: torch.device) -> None:
         if options.dtype and options.dtype != pair.ms.dtype.name:
             print(f"note: values are kept as {options.dtype}: rounded and clipped to its range, not scaled")
         facts = pair.facts  # the divisor may have been taken from the data
-        runner = Runner(model, device, options.tiling(SCENE_TILE), compile=options.compile)
+        runner = Runner(model, device, options.tiling(SCENE_TILE), compile=options.compile, tf32=options.tf32)
         trained = trained_geometry(options.weights, facts)
         picture = fuse_scene(runner, pair, out, clip=not options.no_clip, trained=trained, output=output)
         if options.rgb_png and picture is not None:

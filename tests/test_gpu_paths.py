@@ -35,9 +35,7 @@ def test_parts_have_the_gradients_of_linear_and_split(apart, biased):
     together = torch.randn(2, 3, 9, dtype=torch.float64)
     for grads in (way, together.split(sizes, -1), [*way[:2], None]):  # apart, side by side, an unused part
         pairs = [[(y, g) for y, g in zip(ys, grads, strict=True) if g is not None] for ys in (given, expected)]
-        results = [
-            torch.autograd.grad([y for y, _ in p], leaves, [g for _, g in p], retain_graph=True) for p in pairs
-        ]
+        results = [torch.autograd.grad([y for y, _ in p], leaves, [g for _, g in p], retain_graph=True) for p in pairs]
         for a, b in zip(*results, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
     assert all(y.is_contiguous() for y in given) == apart

@@ -61,7 +61,9 @@ def compiled(kernel, constants: dict, arch: int, rows: str):
             attributes[(i,)] = [["tt.divisibility", 16]]
     places = {(names.index(k),): v for k, v in constants.items()}
     source = ASTSource(fn=kernel, signature=signature, constexprs=places, attrs=attributes)
-    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options={"num_warps": constants.get("PW", 1), **OPTIONS})
+    return triton.compile(
+        source, target=GPUTarget("cuda", arch, 32), options={"num_warps": constants.get("PW", 1), **OPTIONS}
+    )
 
 
 def resources(result, folder: Path) -> tuple[int, int, int, str]:

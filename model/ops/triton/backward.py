@@ -212,7 +212,9 @@ def backward_kernel(  # noqa: C901 - a kernel is one function: its registers are
                     if R > 0:
                         sums = ()
                         for r in tl.static_range(R):
-                            sums = sums + (sum_ranks[r] + to_raw * load(dt_row + here * (s_l * VEC_S) + r, on_d, False),)
+                            sums = sums + (
+                                sum_ranks[r] + to_raw * load(dt_row + here * (s_l * VEC_S) + r, on_d, False),
+                            )
                             to_dt = plain_sum(tl.sum(to_raw * ranks[r], 1, keep_dims=True), lane, PN, 1, PD)
                             to_dt = over_warps(to_dt, PW).to(gdt.dtype.element_ty)
                             at1, on1 = wide(places1[q], WIDE), (lane1 < Q) & (base + q * Q + i1 < end)
@@ -229,7 +231,9 @@ def backward_kernel(  # noqa: C901 - a kernel is one function: its registers are
                         there = wide(from_lane(places[s // Q], home + s % Q), WIDE)
                         to_mixed = from_lane(to_u[s // Q] * by, home + s % Q)
                         sum_shared += to_mixed * load(gate_row + there * (g_l * VEC_N), on_n, MASK_N)
-                        gates = push(gates, tl.sum(to_mixed * mixing, 1, keep_dims=True), lane, BT - 1 - s, PN, QD, True)
+                        gates = push(
+                            gates, tl.sum(to_mixed * mixing, 1, keep_dims=True), lane, BT - 1 - s, PN, QD, True
+                        )
                 for m in tl.static_range(BT // QD):
                     on = once_n & (base + BT - QD - m * QD + j1 < end)
                     here = wide(tl.where(base + BT - QD - m * QD + j1 < end, place_n, 0), WIDE) * (to_n_l * VEC_N)

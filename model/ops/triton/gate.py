@@ -88,9 +88,7 @@ class NormGate(torch.autograd.Function):
     """LayerNorm(y) * SiLU(z) in `dtype`; y, z (…, D), weight and bias (D)."""
 
     @staticmethod
-    def forward(
-        ctx: Any, y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype
-    ) -> Tensor:
+    def forward(ctx: Any, y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
         """Return the product, packed."""
         from lemamba.model.ops.triton.gate_kernels import norm_forward
 

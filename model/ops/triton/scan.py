@@ -132,9 +132,7 @@ def _cross_backward(gy: Tensor, glast: Tensor | None, saved: Tensor, inputs: Cro
 
 
 # `everywhere`: the interpreter runs on the CPU.
-SCAN = ScanKernel(
-    ScanInputs, _scan_forward, _scan_backward, _scan_outputs, _scan_gradients, "cuda", everywhere=True
-)
+SCAN = ScanKernel(ScanInputs, _scan_forward, _scan_backward, _scan_outputs, _scan_gradients, "cuda", everywhere=True)
 CROSS = ScanKernel(
     CrossInputs,
     _cross_forward,

@@ -37,6 +37,7 @@ from lemamba.utils.startup import run_cli
 
 SHAPES = [(32, 256, 4096, 32), (2048, 256, 64, 16), (8, 512, 16384, 32)]  # B, KD, L, N; four groups
 GROUPS, RANK = 4, 2
+COPIED = 1 << 28  # floats, far beyond the caches
 EXP_LIMIT = 4.17e12  # exponentials per second of the special-function units: the floor's unit, whatever the GPU
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Calls = dict[str, Callable[[dict], torch.Tensor]]
@@ -164,7 +165,7 @@ def measure(call: Callable[[dict], torch.Tensor], inputs: dict, backward: bool) 
 
 def copy_speed() -> float:
     """Return bytes read and written a second by a large copy."""
-    source = torch.empty(1 << 28, device="cuda")
+    source = torch.empty(COPIED, device="cuda")
     target = torch.empty_like(source)
     return 2 * source.numel() * 4 / (milliseconds(lambda: target.copy_(source)) / 1e3)
 

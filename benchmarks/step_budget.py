@@ -1,4 +1,6 @@
-"""What one training step of LE-Mamba on a GPU moves, keeps and launches, counted without one: `python -m benchmarks.step_budget`.
+"""What a training step of LE-Mamba on a GPU moves, keeps and launches, counted without one.
+
+`python -m benchmarks.step_budget`
 
 The step (forward, loss, backward, clipping, AdamW, EMA) runs on torch's meta device, where tensors have shapes and
 no memory, down the code path of a GPU: every operator is one kernel and is counted when it is called. The Triton
@@ -18,7 +20,6 @@ from __future__ import annotations
 import argparse
 import math
 import weakref
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -182,8 +183,7 @@ class Counter(TorchDispatchMode):
                 if name.endswith("_backward"):
                     inputs = kernel.inputs(*args[3:])
                     gradients = kernel.backward(*args[:3], inputs)
-                    names = [n for n in registration.given(inputs) if n not in kernel.joined]
-                    return [gradients[n] for n in (*names, *(["rows"] if kernel.joined else []))]
+                    return [gradients[n] for n in kernel.returned(inputs)]
                 inputs = kernel.inputs(*args)
                 self.budget.lines["scan"].flops += 3 * registration._flops(kernel.inputs, tree_map(_shape, inputs))
                 return kernel.forward(inputs, name.endswith("_saving"))

@@ -1,4 +1,4 @@
-"""What training on a GPU does otherwise than on a CPU, on a CPU: layers without concatenations, gates, one-pass residuals.
+"""What training on a GPU does in another way than on a CPU: parts without concatenations, gates, residuals.
 
 The Triton kernels of the gates run in Triton's interpreter (`interpreted`, see `test_scan_triton.py`), the rest by
 torch's operators.

@@ -78,7 +78,19 @@ def test_a_candidate_that_fails_is_passed_over(cache):
     assert triton_tune.choose(WINDOWS, never, clock) == heuristic(WINDOWS, 132)
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"x": 1}', "NAME[9, 9, 9, true, 1]", "NAME[4, 2, 100000, false, 1]", "NAME[4, 2, 1, false]", "NAME[4, 2, 1, false, 3]", "NAME7"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        '{"x": 1}',
+        "NAME[9, 9, 9, true, 1]",
+        "NAME[4, 2, 100000, false, 1]",
+        "NAME[4, 2, 1, false]",
+        "NAME[4, 2, 1, false, 3]",
+        "NAME7",
+    ],
+)
 def test_a_broken_file_is_measured_anew(cache, content):
     path = triton_tune.table_path()
     path.parent.mkdir(parents=True)

@@ -18,7 +18,7 @@ microseconds less per call than `register_autograd`. Source: torch's documentati
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, get_type_hints
 
@@ -80,6 +80,15 @@ class ScanKernel(Generic[Inputs]):
     joined: tuple[str, ...] = ()
     cut: Callable[[Inputs, Tensor], dict[str, Tensor]] = lambda inputs, rows: {}
 
+    def returned(self, inputs: Inputs) -> list[str]:
+        """Return the names of what `backward` returns, in order."""
+        return [n for n in given(inputs) if n not in self.joined] + (["rows"] if self.joined else [])
+
+    def by_name(self, inputs: Inputs, gradients: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Return the gradients by name of the inputs, from what `backward` returns."""
+        named = dict(zip(self.returned(inputs), gradients, strict=True))
+        return named | self.cut(inputs, named["rows"]) if self.joined else named
+
 
 def _half(value: object) -> bool:
     return isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
@@ -127,22 +136,18 @@ def register_scan(name: str, kernel: ScanKernel[Inputs]) -> Callable[[Inputs], t
         empty = inputs[0].numel() == 0  # no sample: nothing to launch
         return kernel.outputs(inputs, save) if empty else kernel.forward(inputs, save)
 
-    def names(inputs: Inputs) -> list[str]:
-        """Return what the operator of backward returns, in order."""
-        return [n for n in given(inputs) if n not in kernel.joined] + (["rows"] if kernel.joined else [])
-
     def run_backward(gy: Tensor, glast: Tensor | None, saved: Tensor, *arguments: Any) -> list[Tensor]:
         inputs = kernel.inputs(*arguments)
         if inputs[0].numel() == 0:
             empty = kernel.gradients(inputs)
-            return [empty[name].zero_() for name in names(inputs)]
+            return [empty[name].zero_() for name in kernel.returned(inputs)]
         gradients = kernel.backward(gy, glast, saved, inputs)
-        return [gradients[name] for name in names(inputs)]
+        return [gradients[name] for name in kernel.returned(inputs)]
 
     def fake_backward(gy: Tensor, glast: Tensor | None, saved: Tensor, *arguments: Any) -> list[Tensor]:
         inputs = kernel.inputs(*arguments)
         gradients = kernel.gradients(inputs)
-        return [gradients[name] for name in names(inputs)]
+        return [gradients[name] for name in kernel.returned(inputs)]
 
     backward = register(
         f"{name}_backward",
@@ -179,9 +184,7 @@ def register_scan(name: str, kernel: ScanKernel[Inputs]) -> Callable[[Inputs], t
         # `scan_x` called by itself has kept nothing: once more forward
         saved = next(tensors) if gsaved else saving(*(a.detach() if isinstance(a, Tensor) else a for a in inputs))[2]
         gy = torch.zeros_like(inputs[0]) if gy is None else gy  # y has the first argument's shape
-        gradients = dict(zip(names(inputs), backward(gy, glast, saved, *inputs), strict=True))
-        if kernel.joined:
-            gradients |= kernel.cut(inputs, gradients["rows"])
+        gradients = kernel.by_name(inputs, backward(gy, glast, saved, *inputs))
         return tuple(gradients.get(field) for field in inputs._fields)
 
     for qualified, packet in ((name, operator), (f"{name}_saving", saving)):

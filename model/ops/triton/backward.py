@@ -59,9 +59,9 @@ def backward_kernel(  # noqa: C901 - a kernel is one function: its registers are
     scratch (programs, KEEP / BT, CH, N). arriving, leaving (tasks, CH, N): gradient of the state after and before the
     chunk. gx (B, K, L, CH), with SUM (B, L, CH); gdt (B, K, L, CH). Sums over the channels of a block are written by
     their strides between blocks, samples, directions and pixels: with R gdt (blocks, B, K, L, R) by to_s, gBt, gCt,
-    ggate (blocks, B, K, L, N) by to_n in units of VEC_N. Summed afterwards over samples and chunks, to_t (in units of VEC_D) apart from task
-    to task: gA (CH, N), gD, gdt_bias, grho (CH), gdt_weight (R, CH); gshared_state (tasks, CH, N). All in the order of
-    memory, not of the path.
+    ggate (blocks, B, K, L, N) by to_n in units of VEC_N. Summed afterwards over samples and chunks, to_t (in units of
+    VEC_D) apart from task to task: gA (CH, N), gD, gdt_bias, grho (CH), gdt_weight (R, CH); gshared_state (tasks, CH,
+    N). All in the order of memory, not of the path.
     """
     blocks = tl.cdiv(CH, RD * PD * PW)
     program = tl.program_id(0)
@@ -134,7 +134,7 @@ def backward_kernel(  # noqa: C901 - a kernel is one function: its registers are
             ahead, fallen = path_start(kept_at + i, k, H, W, L, CROSS, False)
             for t in range(1, tiles):  # all steps of these tiles exist
                 places, values, steps, mixes = (), (), (), ()
-                for q in tl.static_range(0, BT, Q):
+                for _q in tl.static_range(0, BT, Q):
                     places = places + (ahead,)
                     ahead, fallen = path_next(ahead, fallen, forth, H, CROSS)
                 if SHARE:

@@ -5,8 +5,8 @@ results. Here forward keeps its inputs only, and what backward needs is computed
 side by side, so that the gradient of the layer that made both is one product without a concatenation
 (`native/linear.py`).
 
-Everything is computed in float32; statistics of a norm in two passes over registers. Rows are pixels; a row of a, b and z
-may be a slice of a wider one. On other devices, under torch.compile (which fuses these itself) and with
+Everything is computed in float32; statistics of a norm in two passes over registers. Rows are pixels; a row of a, b
+and z may be a slice of a wider one. On other devices, under torch.compile (which fuses these itself) and with
 LEMAMBA_GATE=torch, torch's operators are used.
 """
 

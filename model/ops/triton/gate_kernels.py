@@ -1,4 +1,4 @@
-"""Triton kernels of the gates; shapes and what they compute: `gate.py`. M, D: length of a row; rows of `a_row`, …"""
+"""Triton kernels of the gates; what they compute: `gate.py`. M, D: length of a row; a_row, …: distance of rows."""
 
 from __future__ import annotations
 

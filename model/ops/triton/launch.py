@@ -17,9 +17,9 @@ from torch import Tensor
 
 from lemamba.model.ops.scan.interface import SEQUENCES, CrossInputs, given, replace_tensors
 from lemamba.model.ops.triton.plan import (
+    VECTOR,
     Config,
     Shape,
-    VECTOR,
     channel_blocks,
     chunk_length,
     interpreted,
@@ -31,8 +31,8 @@ from lemamba.model.ops.triton.plan import (
 from lemamba.model.ops.triton.tune import choose
 
 # Fuse products and sums, whatever this version of Triton does by default: half the arithmetic of these kernels.
-# One stage: loads of the next steps overlapped by the compiler would need shared memory and registers that these kernels
-# do not have.
+# One stage: overlapping the loads of the next steps would need shared memory and registers that these kernels do not
+# have, and pipelined loops with varying bounds gave wrong results in silence on sm_100 (triton-lang/triton#9871).
 OPTIONS = {"num_stages": 1, "enable_fp_fusion": True}
 _FAR = 2**31 - 1  # distances beyond this need 64-bit arithmetic in the kernels
 
@@ -306,7 +306,8 @@ def _backward(plan: Plan, gy: Tensor, glast: Tensor | None, saved: Tensor) -> di
     scratch = saved.new_empty(programs, kept_steps(s.L) // steps(s.L), s.D, s.N)
     backward_kernel[plan.grid(merge)](
         *call.pointers(), saved, scratch, gy, unused if arriving is None else arriving, *parts, leaving,
-        *plan.rows(), *_strides(gy, plan.unit_d), *sums.strides("dt", 1), *sums.strides("Bt", plan.unit_n), width // plan.unit_d,
+        *plan.rows(), *_strides(gy, plan.unit_d), *sums.strides("dt", 1),
+        *sums.strides("Bt", plan.unit_n), width // plan.unit_d,
         **plan.path, **plan.flags, **plan.options,
         SHARE=s.share, ARRIVING=arriving is not None, SUM=merge,
     )  # fmt: skip

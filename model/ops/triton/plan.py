@@ -41,8 +41,8 @@ class Shape:
 class Config:
     """How a shape is cut.
 
-    RN, RD: states and channels per lane; chunks of the sequence; merge: one program takes all directions; PW: warps of a
-    program, each with channels of its own.
+    RN, RD: states and channels per lane; chunks of the sequence; merge: one program takes all directions; PW: warps of
+    a program, each with channels of its own.
     """
 
     RN: int

@@ -127,6 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--arch", type=int, nargs="+", help="default: those of 80, 90 and 100 that the assembler knows")
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=list(SHAPES))
+    parser.add_argument("--rows", nargs="+", default=["fp32", "bf16"], choices=["fp32", "bf16", "fp16"])
     options = parser.parse_args()
     import triton
 
@@ -134,7 +135,7 @@ def main() -> None:
     print("| kernel | shape | rows | GPU | warps | registers | stack | spills | shared |\n" + "|---" * 9 + "|")
     bad = 0
     for name in options.shapes:
-        for rows in ("fp32", "bf16"):
+        for rows in options.rows:
             for backward in (False, True):
                 for arch in options.arch or architectures():
                     text, good = row(name, SHAPES[name], rows, backward, arch)

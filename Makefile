@@ -5,6 +5,7 @@
 # make gpu     tests and benchmarks on a CUDA machine (MAMBA_SSM=its .tar.gz builds that operator to compare with;
 #              PY=python3 uses the environment that is there and needs no network)
 # make sharded FSDP2 and DDP on two and three CPU processes; DeepSpeed ZeRO-2 too, where it is installed
+# make kernels the Triton kernels compiled for sm_80, sm_90 and sm_100: registers, stack, spills; 10 minutes, no GPU
 # make fuzz    long fuzzing and the long kill test             make clean   remove the environment and build/
 # make typing  links by which type checkers and editors find the package    make architecture  draw figs/architecture.svg
 # make lock    write the installed versions to requirements.lock    make matlab-tables  write sensor_table.m
@@ -15,7 +16,7 @@ STAMP  := $(VENV)/.installed
 KERNELS := $(wildcard model/ops/native/*.[ch] tests/*.c benchmarks/*.c)
 FOLDERS := $(filter-out lemamba benchmarks,$(patsubst %/__init__.py,%,$(wildcard */__init__.py)))
 
-.PHONY: venv demo test lint format typing architecture lock matlab-tables bench gpu sharded fuzz clean
+.PHONY: venv demo test lint format typing architecture lock matlab-tables bench gpu sharded kernels fuzz clean
 
 venv: $(STAMP)
 
@@ -41,6 +42,9 @@ bench: $(STAMP)
 sharded: $(STAMP)
 	$(PY) -m pytest tests/test_sharded.py tests/test_two_processes.py
 	$(PY) tests/deepspeed_cpu.py $$(mktemp -d)
+
+kernels: $(STAMP)
+	$(PY) -m benchmarks.kernel_matrix
 
 fuzz: $(STAMP)
 	$(PY) -m pytest -m fuzz -s

@@ -6,7 +6,7 @@ scan alone, and the four-direction scan of an image against cross-scan + scan + 
 the others go on. Where mamba_ssm is missing and nvcc is here, `--build DIST` compiles only the selective-scan sources
 of its source distribution (fetched elsewhere: `pip download --no-deps --no-binary :all: mamba-ssm`). The first run of
 a shape compiles and measures configurations (`model/ops/triton/tune.py`): minutes, fewer after `benchmarks.gpu_warm`.
-Writes scan_gpu.json and scan_gpu.md into benchmarks/results/ after every row.
+Writes scan_gpu.json and scan_gpu.md into benchmarks/results/ after every row; what training calls comes first.
 
 Floors: the exponentials of the scan at 4.17e12 a second (special-function units), and the bytes that an operator must
 read and write at the copying speed measured on this GPU. Backward counts the exponentials once more.
@@ -25,6 +25,7 @@ import tarfile
 import tempfile
 import traceback
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -36,6 +37,7 @@ from lemamba.utils.startup import run_cli
 
 SHAPES = [(32, 256, 4096, 32), (2048, 256, 64, 16), (8, 512, 16384, 32)]  # B, KD, L, N; four groups
 GROUPS, RANK = 4, 2
+COPIED = 1 << 28  # floats, far beyond the caches
 EXP_LIMIT = 4.17e12  # exponentials per second of the special-function units: the floor's unit, whatever the GPU
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Calls = dict[str, Callable[[dict], torch.Tensor]]
@@ -59,7 +61,8 @@ def build(distribution: Path) -> None:
     folder = unpacked(distribution)
     if shutil.which("nvcc") is None:
         raise UserError("expected nvcc on PATH to build mamba-ssm's operator, found none; leave out --build")
-    sources = sorted(str(p) for p in (folder / "csrc" / "selective_scan").glob("selective_scan*.c*"))
+    found = (folder / "csrc" / "selective_scan").glob("selective_scan*")
+    sources = sorted(str(p) for p in found if p.suffix in (".cpp", ".cu"))  # nvcc refuses headers (.cuh)
     if not sources:
         raise UserError(f"expected {folder}/csrc/selective_scan with sources, found none; give mamba-ssm's sdist")
     from torch.utils.cpp_extension import load
@@ -162,7 +165,7 @@ def measure(call: Callable[[dict], torch.Tensor], inputs: dict, backward: bool) 
 
 def copy_speed() -> float:
     """Return bytes read and written a second by a large copy."""
-    source = torch.empty(1 << 28, device="cuda")
+    source = torch.empty(COPIED, device="cuda")
     target = torch.empty_like(source)
     return 2 * source.numel() * 4 / (milliseconds(lambda: target.copy_(source)) / 1e3)
 
@@ -192,16 +195,27 @@ def one(call: Callable, make: Callable, shape: tuple, dtype: str, backward: bool
         torch.cuda.empty_cache()
 
 
-def table(kind: str, calls: Calls, make: Callable[..., dict], speed: float, results: dict) -> None:
-    """Measure `calls` over shapes, dtypes and directions; print the rows, add them to the results and save these."""
-    for shape in SHAPES:
-        for dtype in DTYPES:
-            for backward in (False, True):
-                row = {"kind": kind, "shape": list(shape), "dtype": dtype, "backward": backward}
-                row |= {name: one(call, make, shape, dtype, backward, speed) for name, call in calls.items()}
-                results["rows"].append(row)
-                print(json.dumps(row), flush=True)
-                save(results)  # a run that is cut short leaves what it has
+def order() -> list[tuple[str, tuple[int, ...], str, bool]]:
+    """Return kind, shape, dtype and direction of every row, the most important first.
+
+    That is what a training step of the network calls: the four directions with backward, in float32, of its maps and
+    windows; then the same in bfloat16, then forward, then the scan alone, then the longest maps.
+    """
+    kinds, shapes, dtypes = ("four directions", "scan"), range(len(SHAPES)), tuple(DTYPES)
+    rows = product(kinds, shapes, dtypes, (True, False))
+    important = sorted(rows, key=lambda r: (r[1] == 2, r[0] == "scan", not r[3], dtypes.index(r[2]), r[1]))
+    return [(kind, SHAPES[index], dtype, backward) for kind, index, dtype, backward in important]
+
+
+def table(calls: dict[str, tuple[Calls, Callable[..., dict]]], speed: float, results: dict) -> None:
+    """Measure the calls of every kind, in `order`; print each row, add it to the results and save these at once."""
+    for kind, shape, dtype, backward in order():
+        named, make = calls[kind]
+        row = {"kind": kind, "shape": list(shape), "dtype": dtype, "backward": backward}
+        row |= {name: one(call, make, shape, dtype, backward, speed) for name, call in named.items()}
+        results["rows"].append(row)
+        print(json.dumps(row), flush=True)
+        save(results)  # a run that is cut short leaves what it has
 
 
 def _cell(result: dict) -> str:
@@ -283,8 +297,7 @@ def main() -> None:
         "device": torch.cuda.get_device_name(), "torch": torch.__version__, "cuda": torch.version.cuda,
         "triton": triton.__version__, "copy_gb_per_s": round(speed / 1e9), "rows": [],
     }  # fmt: skip
-    for kind, calls, make in (("scan", scans, draw), ("four directions", crosses, draw_image)):
-        table(kind, calls, make, speed, results)
+    table({"scan": (scans, draw), "four directions": (crosses, draw_image)}, speed, results)
     failed = sum("failed" in cell for row in results["rows"] for cell in row.values() if isinstance(cell, dict))
     if failed:
         raise UserError(f"expected every measurement to work, {failed} failed; the reasons stand in {RESULTS}")

@@ -65,7 +65,7 @@ def fuse_test_set(options: FuseOptions, device: torch.device) -> None:
         print(f"note: {method} uses statistics of the whole image, so --tile is not applied")
     if isinstance(model, Adapting):
         print(f"note: {model.plan}")
-    runner = Runner(model, device, options.tiling(), compile=options.compile)
+    runner = Runner(model, device, options.tiling(), compile=options.compile, tf32=options.tf32)
     images, seconds = fuse_set(runner, dataset, clip=not options.no_clip)
 
     save_images(images, out, options.per_image, facts_to_write(dataset))
@@ -129,7 +129,7 @@ def fuse_pair(options: FuseOptions, device: torch.device) -> None:
         if isinstance(model, Adapting):
             print(f"note: {model.plan}")
         tile = TILE if isinstance(model, Adapting) else SCENE_TILE
-        runner = Runner(model, device, options.tiling(tile), compile=options.compile)
+        runner = Runner(model, device, options.tiling(tile), compile=options.compile, tf32=options.tf32)
         trained = trained_geometry(options.weights, facts)
         picture = fuse_scene(runner, pair, out, clip=not options.no_clip, trained=trained, output=output)
         if options.rgb_png and picture is not None:

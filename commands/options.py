@@ -18,6 +18,7 @@ from lemamba.utils.command_line import (
     option,
     precision_option,
     scan_option,
+    tf32_option,
 )
 
 
@@ -43,6 +44,7 @@ class DeviceOptions:
         None, "images or tiles at once (default: by their size and the device)", group="run"
     )
     mixed_precision: str = precision_option(group="run")
+    tf32: bool = tf32_option(group="run")
     scan_backend: str | None = scan_option(group="run")
 
 

@@ -39,7 +39,7 @@ from lemamba.model.convert import convert_state_dict
 from lemamba.model.ops.scan.backends import choose, state_of
 from lemamba.reporting.pictures import choose_bands
 from lemamba.utils import config
-from lemamba.utils.device import usable_device, use_scan_backend
+from lemamba.utils.device import usable_device, use_scan_backend, use_tf32
 from lemamba.utils.errors import UserError
 from lemamba.utils.geometry import Geometry
 from lemamba.utils.sensors import get_sensor
@@ -118,7 +118,7 @@ def describe(
     sample = {key: value[None] for key, value in train[0].items()}
     height, width = sample["lms"].shape[-2:]
     model.to(device)
-    flops = count_flops(model, {key: value.to(device) for key, value in sample.items()})
+    flops = count_flops(model, sample)
     batch = settings.train.batch_size * world * settings.train.grad_accum_steps
     data = train.facts
     rows = {
@@ -305,6 +305,7 @@ def run(options: config.TrainOptions) -> int:
         return replay(options.replay)
     settings, resumed, checkpoint = resolve_config(options)
     use_scan_backend(settings.train.scan_backend)
+    use_tf32(settings.train.tf32)
     accelerator = start_accelerator(settings)
     ranks = Ranks(settings.train.rank_wait)
     job = build_job(settings, accelerator, resumed or new_folder(settings, ranks), checkpoint)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lemamba.operators.autocast import no_autocast
+
 Blocks = tuple[tuple[int, int, Tensor], ...]  # (first input, number of inputs, matrix (outputs, inputs))
 
 
@@ -40,11 +42,11 @@ def banded_blocks(weight: Tensor, index: Tensor, outputs: int, dtype: torch.dtyp
 
 def apply_to_rows(x: Tensor, blocks: Blocks) -> Tensor:
     """Filter along the second last axis: (..., n, W) -> (..., m, W). Autocast is off: it would round the weights."""
-    with torch.autocast(x.device.type, enabled=False):
+    with no_autocast(x.device.type):
         return torch.cat([matrix @ x.narrow(-2, low, n) for low, n, matrix in blocks], dim=-2)
 
 
 def apply_to_columns(x: Tensor, blocks: Blocks) -> Tensor:
     """Filter along the last axis: (..., H, n) -> (..., H, m)."""
-    with torch.autocast(x.device.type, enabled=False):
+    with no_autocast(x.device.type):
         return torch.cat([x.narrow(-1, low, n) @ matrix.T for low, n, matrix in blocks], dim=-1)

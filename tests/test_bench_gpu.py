@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import tarfile
 import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -81,8 +83,33 @@ def test_every_row_is_saved_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "one", lambda *_: {"failed": "x"})
     monkeypatch.setattr(gpu, "save", lambda results: counts.append(len(results["rows"])))
     counts, results = [], {"rows": []}
-    gpu.table("scan", {"triton": None}, None, 1e12, results)
-    assert counts == list(range(1, 13))
+    calls = {kind: ({"triton": None}, None) for kind in ("scan", "four directions")}
+    gpu.table(calls, 1e12, results)
+    assert counts == list(range(1, 25))
+    rows = [(r["kind"], r["shape"][1:], r["dtype"], r["backward"]) for r in results["rows"]]
+    assert len(set(map(str, rows))) == 24
+    assert rows[0] == ("four directions", [256, 4096, 32], "float32", True)
+    assert rows[1] == ("four directions", [256, 64, 16], "float32", True)
+    assert all(row[1] == [512, 16384, 32] for row in rows[-8:])
+
+
+def test_headers_are_not_given_to_nvcc(tmp_path, monkeypatch):
+    """mamba-ssm's folder holds .cuh files, and nvcc ends with "Don't know what to do with" them."""
+    folder = tmp_path / "csrc" / "selective_scan"
+    folder.mkdir(parents=True)
+    names = ("selective_scan.cpp", "selective_scan_fwd_fp32.cu", "selective_scan_fwd_kernel.cuh", "selective_scan.h")
+    for name in names:
+        (folder / name).write_text("")
+    nvcc = tmp_path / "nvcc"
+    nvcc.write_text("#!/bin/sh\n")
+    nvcc.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    built = []
+    monkeypatch.setattr("torch.utils.cpp_extension.load", lambda name, sources, **_: built.extend(sources))
+    monkeypatch.delitem(sys.modules, "selective_scan_cuda", raising=False)
+    gpu.build(tmp_path)
+    monkeypatch.delitem(sys.modules, "selective_scan_cuda", raising=False)
+    assert [Path(source).name for source in built] == sorted(names[:2])
 
 
 def test_warming_runs_every_cell_apart_from_the_kept_choices(monkeypatch):

@@ -205,6 +205,23 @@ def test_compiled_equals_eager(precision, capsys):
     assert capsys.readouterr().out == ""  # it did not fall back
 
 
+@pytest.mark.parametrize("wanted", [False, True])
+def test_tf32_is_as_asked_and_afterwards_as_before(wanted):
+    """torch's own default rounds the operands of a GPU's convolutions to 10 bits."""
+
+    class Look(torch.nn.Module):
+        def forward(self, ms, lms, pan):
+            seen.append((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
+            return lms
+
+    seen: list = []
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    Runner(Look().eval(), CPU, tf32=wanted)(*images(1))
+    assert seen == [("high", True) if wanted else ("highest", False)]
+    assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == before
+    assert parse("fuse", ["--tf32"] if wanted else []).tf32 is wanted
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("compiled", [False, True])

@@ -127,6 +127,12 @@ def test_an_initial_state_is_refused():
         mamba_ssm_backend.scan(ScanInputs(*inputs.values(), True, torch.zeros(2, 6, 4)))
 
 
+def test_more_states_than_it_has_are_refused(stand_in):
+    u, states = torch.randn(1, 2, 3), torch.randn(1, 1, 257, 3)
+    with pytest.raises(UserError, match="at most 256 states a channel, given 257; use triton or torch"):
+        mamba_ssm_backend.scan(ScanInputs(u, u, -torch.rand(2, 257), states, states))
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_the_real_operator(dtype):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,34 @@ def test_counting_leaves_generators_and_mode_as_they_were():
     before = torch.get_rng_state()
     count_flops(model, inputs)
     assert torch.equal(torch.get_rng_state(), before) and model.training
+
+
+def test_counting_runs_no_kernel(monkeypatch):
+    """A training on a GPU compiles none that it does not use: the network is counted by its shapes."""
+    from lemamba.model import build_model
+    from lemamba.model.ops.scan import backends
+
+    def fail(*_):
+        raise AssertionError("a kernel ran")
+
+    model = build_model("LEMamba", img_channel=4, condition_channel=1, out_channel=4, width=8)
+    counted = count_flops(model, sample(4, 16))
+    for name, backend in backends.BACKENDS.items():
+        broken = dataclasses.replace(backend, scan=fail, cross_scan=fail)
+        monkeypatch.setitem(backends.BACKENDS, name, backend if name == "triton" else broken)
+    assert count_flops(model, sample(4, 16)) == counted > 0
+    assert next(model.parameters()).device.type == "cpu"
+
+
+class ReadsValues(Mix):
+    """A network that cannot run on shapes alone."""
+
+    def forward(self, ms, lms, pan):
+        return super().forward(ms, lms * float(lms.max()), pan)
+
+
+def test_a_network_that_reads_values_is_counted_where_it_is():
+    assert count_flops(ReadsValues(), sample(4, 8)) == count_flops(Mix(), sample(4, 8))
 
 
 FIRST = """

@@ -8,25 +8,19 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 triton = pytest.importorskip("triton", reason="triton is not installed (requirements-dev.txt)")
 
-from lemamba.model.ops.triton.launch import OPTIONS  # noqa: E402
-from lemamba.model.ops.triton.plan import Config, Shape, candidates, heuristic, steps, tile, vector  # noqa: E402
+from benchmarks.kernel_matrix import compiled, resources  # noqa: E402
+from lemamba.model.ops.triton.plan import Config, Shape, candidates, heuristic, kept_steps, steps, tile, vector  # noqa: E402
 
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("this process interprets kernels", allow_module_level=True)
 if not hasattr(triton.language, "gather"):
     pytest.skip(f"triton {triton.__version__} lacks what the kernels use", allow_module_level=True)
-
-INTEGERS = ("L", "H", "W", "length", "chunks")
-ROWS = ("x", "dt", "Bt", "Ct", "gate", "gy")
-BIN = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
 def options(shape: Shape, config: Config) -> dict:
@@ -36,41 +30,11 @@ def options(shape: Shape, config: Config) -> dict:
     return {
         **(ones if shape is not MAP else {}),
         "K": shape.K, "CH": shape.D, "N": shape.N, "R": shape.R,
-        "CROSS": shape.cross, "SOFTPLUS": True, "WIDE": False, **sizes, "BT": steps(shape.L), "SHARE": shape.share,
+        "CROSS": shape.cross, "SOFTPLUS": True, "WIDE": False, **sizes, "BT": steps(shape.L),
+        "KEEP": kept_steps(shape.L), "SHARE": shape.share,
         "MASK_N": sizes["RN"] * sizes["PN"] != shape.N, "MASK_D": shape.D % (sizes["RD"] * sizes["PD"]) != 0,
         "VEC_N": vector(shape.N), "VEC_D": vector(shape.D), "VEC_S": 1 if shape.R else vector(shape.D),
     }  # fmt: skip
-
-
-def compiled(kernel, constants: dict, arch: int, rows: str):
-    """Compile a kernel for an NVIDIA architecture and a type of the rows; pointers aligned, strides of any value."""
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    names = kernel.arg_names
-    constants = {k: v for k, v in constants.items() if k in names}
-    signature, attributes = {}, {}
-    for i, name in enumerate(names):
-        if name in constants:
-            signature[name] = "constexpr"
-        elif name in INTEGERS or re.fullmatch(r"[a-zA-Z]_[bkl]", name):
-            signature[name] = "i32"
-        else:
-            signature[name] = f"*{rows}" if name in ROWS else "*bf16" if name == "saved" and rows != "fp32" else "*fp32"
-            attributes[(i,)] = [["tt.divisibility", 16]]
-    places = {(names.index(k),): v for k, v in constants.items()}
-    source = ASTSource(fn=kernel, signature=signature, constexprs=places, attrs=attributes)
-    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=OPTIONS)
-
-
-def resources(result, folder: Path) -> tuple[int, int, int, str]:
-    """Return registers, bytes of stack (spills) and of shared memory of a compiled kernel, and its instructions."""
-    cubin = folder / "kernel.cubin"
-    cubin.write_bytes(result.asm["cubin"])
-    usage = subprocess.run([BIN / "cuobjdump", "-res-usage", cubin], capture_output=True, text=True, check=True)
-    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+)", usage.stdout + usage.stderr)
-    code = subprocess.run([BIN / "nvdisasm", "-c", cubin], capture_output=True, text=True, check=True).stdout
-    return (*map(int, found.groups()), code)
 
 
 def loop_instructions(code: str) -> int:
@@ -103,7 +67,7 @@ FORWARD = {"INITIAL": False, "SAVE": True, "OUT": True, "SUM": False}
 ENDS = {"INITIAL": False, "SAVE": False, "OUT": False, "SUM": False}
 MERGED = {"INITIAL": False, "SAVE": True, "OUT": True, "SUM": True}
 BACKWARD = {"ARRIVING": True, "SUM": False}
-MOST = {"forward_kernel": 11, "backward_kernel": 27}  # instructions a state and step, MAP with outputs (9.0 and 23.8)
+MOST = {"forward_kernel": 11, "backward_kernel": 30}  # instructions a state and step, MAP with outputs (9.0 and 27.4)
 CASES = [  # kernel, shape, flags, architecture, bytes of stack allowed
     ("forward_kernel", MAP, FORWARD, 90, 0),
     ("forward_kernel", MAP, ENDS, 80, 16),
@@ -120,12 +84,11 @@ CASES = [  # kernel, shape, flags, architecture, bytes of stack allowed
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "shape", "flags", "arch", "stack"), CASES)
-def test_compiles_without_spills_or_exchanges(name, shape, flags, arch, stack, tmp_path, record_property):
+def test_compiles_without_spills_or_exchanges(name, shape, flags, arch, stack, record_property):
     config = heuristic(replace(shape, backward=name == "backward_kernel"), 132)
     constants = {**options(shape, config), **flags}
-    registers, spilled, shared, code = resources(
-        compiled(kernel_of(name), constants, arch, "bf16" if shape.half else "fp32"), tmp_path
-    )
+    result = compiled(kernel_of(name), constants, arch, "bf16" if shape.half else "fp32")
+    registers, spilled, _stores, shared, code = resources(result)
     record_property("registers", registers)
     record_property("stack", spilled)
     print(f"{name} sm_{arch} {shape}: {registers} registers, {spilled} bytes of stack, {shared} of shared memory")
@@ -136,7 +99,8 @@ def test_compiles_without_spills_or_exchanges(name, shape, flags, arch, stack, t
     if shape is MAP and flags in (FORWARD, BACKWARD):
         assert each <= MOST[name]
     if shape is not ODD and shape.D % 4 == 0 and shape.N % 4 == 0:
-        assert shared == 0, "a tile is converted through shared memory"
+        # sums over warps: a value per lane and state, in two halves at most; else a tile is converted there
+        assert shared <= 4 * config.RN * 32 * config.PW * (config.PW > 1)
         assert "LDG.E.128" in code or shape.half, "no vector loads"
 
 
@@ -151,12 +115,14 @@ def test_carry_compiles():
 @pytest.mark.parametrize("arch", [80, 90])
 @pytest.mark.parametrize("rows", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("shape", [MAP, WINDOWS, PLAIN, ODD], ids=["map", "windows", "plain", "odd"])
-def test_every_candidate_compiles(shape, rows, arch, tmp_path):
+def test_every_candidate_compiles(shape, rows, arch):
     for backward in (False, True):
-        for config in {(c.RN, c.RD, c.merge): c for c in candidates(replace(shape, backward=backward), 132)}.values():
+        for config in {
+            (c.RN, c.RD, c.merge, c.PW): c for c in candidates(replace(shape, backward=backward), 132)
+        }.values():
             flags = {**(BACKWARD if backward else FORWARD), "SUM": config.merge}
             kernel = kernel_of("backward_kernel" if backward else "forward_kernel")
             result = compiled(kernel, {**options(shape, config), **flags}, arch, rows)
-            registers, spilled, shared, _ = resources(result, tmp_path)
+            registers, spilled, _stores, shared, _ = resources(result)
             way = "backward" if backward else "forward"
             print(f"{way} sm_{arch} {rows} {config}: {registers} registers, {spilled} bytes of stack, {shared} shared")

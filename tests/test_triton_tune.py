@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from lemamba.model.ops.triton import tune as triton_tune
 from lemamba.model.ops.triton.plan import Config, Shape, candidates, chunk_length, fits, heuristic, steps
@@ -44,7 +45,7 @@ def test_the_fastest_candidate_is_kept_and_not_measured_again(cache, monkeypatch
     assert triton_tune.choose(MAP, clock.run, clock) == best
     assert set(clock.ran) == set(candidates(MAP, 132))
     (path,) = cache.iterdir()
-    assert list(json.loads(path.read_text()).values()) == [[best.RN, best.RD, best.chunks, best.merge]]
+    assert list(json.loads(path.read_text()).values()) == [[best.RN, best.RD, best.chunks, best.merge, best.PW]]
     count = len(clock.ran)
     assert triton_tune.choose(MAP, clock.run, clock) == best
     monkeypatch.setattr(triton_tune, "_CHOSEN", {})  # another process
@@ -77,7 +78,19 @@ def test_a_candidate_that_fails_is_passed_over(cache):
     assert triton_tune.choose(WINDOWS, never, clock) == heuristic(WINDOWS, 132)
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"x": 1}', "NAME[9, 9, 9, true]", "NAME[4, 2, 100000, false]", "NAME7"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        '{"x": 1}',
+        "NAME[9, 9, 9, true, 1]",
+        "NAME[4, 2, 100000, false, 1]",
+        "NAME[4, 2, 1, false]",
+        "NAME[4, 2, 1, false, 3]",
+        "NAME7",
+    ],
+)
 def test_a_broken_file_is_measured_anew(cache, content):
     path = triton_tune.table_path()
     path.parent.mkdir(parents=True)
@@ -92,6 +105,26 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path, cache, monkeypatch
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("LEMAMBA_CACHE", str(tmp_path / "file" / "cache"))
     clock = Clock(candidates(MAP, 132)[-1])
+    assert triton_tune.choose(MAP, clock.run, clock) == clock.best
+
+
+def test_several_processes_take_the_choice_of_the_first(cache, monkeypatch):
+    """The second rank, by whose clock another configuration is the fastest, measures nothing and takes the first's."""
+    store, tried = torch.distributed.HashStore(), candidates(MAP, 132)
+    first, second = Clock(tried[-1]), Clock(tried[0])
+    for rank, clock in ((1, first), (0, second)):  # whichever comes first
+        monkeypatch.setattr(triton_tune, "_store", lambda rank=rank: (store, rank))
+        monkeypatch.setenv("LEMAMBA_CACHE", str(cache / str(rank)))  # as on two machines
+        monkeypatch.setattr(triton_tune, "_CHOSEN", {})
+        assert triton_tune.choose(MAP, clock.run, clock) == tried[-1]
+    assert first.ran and not second.ran
+
+
+def test_a_process_whose_measurement_never_comes_is_not_waited_for_long(cache, monkeypatch):
+    store, clock = torch.distributed.HashStore(), Clock(candidates(MAP, 132)[-1])
+    monkeypatch.setattr(triton_tune, "_store", lambda: (store, 0))
+    monkeypatch.setattr(triton_tune, "WAIT", 0.1)
+    store.set(f"{triton_tune.table_path().name} {triton_tune.shape_class(MAP)} owner", "1")
     assert triton_tune.choose(MAP, clock.run, clock) == clock.best
 
 

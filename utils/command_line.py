@@ -85,6 +85,12 @@ def precision_option(**more: Any) -> Any:
     return option("no", text, *flags, choices=words, read=lambda word: "no" if word == "float32" else word, **more)
 
 
+def tf32_option(**more: Any) -> Any:
+    """Declare `--tf32`."""
+    text = "float32 products and convolutions of a GPU in TF32, 10 bits of mantissa: faster, docs/performance.md"
+    return option(False, text, "--tf32", **more)
+
+
 def scan_option(**more: Any) -> Any:
     """Declare `--scan_backend`."""
     return option(None, "use this scan backend (docs/performance.md; default: the fastest)", "--scan_backend", **more)

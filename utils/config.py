@@ -34,6 +34,7 @@ from lemamba.utils.command_line import (
     precision_option,
     read_options,
     scan_option,
+    tf32_option,
 )
 from lemamba.utils.errors import UserError, nearest
 from lemamba.utils.registry import normalise, scan_folder
@@ -118,6 +119,7 @@ class TrainConfig:
     ema_decay: float | None = option(0.995, "EMA of the weights; null: off", "--ema_decay", low=0)
     ema_warmup: bool = option(True, "let the decay start as (1 + n)/(10 + n)")
     mixed_precision: str = precision_option()
+    tf32: bool = tf32_option()
     seed: int = option(3407, "seed of weights, order and augmentation", "--seed", low=0)
     max_minutes: float | None = option(None, "time budget; the schedule is compressed to fit", "--max_minutes", low=0)
     clock: str = option("wall", "what max_minutes counts: wall time, or CPU-core time", choices=("wall", "core"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -25,6 +27,28 @@ def usable_device(name: str | None = None) -> torch.device:
     if device.type == "meta":  # shapes without values
         raise UserError('expected a --device that holds values, given "meta"; use --device cpu')
     return device
+
+
+def use_tf32(wanted: bool) -> None:
+    """Set what a GPU of compute capability 8 or later computes float32 products and convolutions in.
+
+    TF32 has 10 bits of mantissa. torch's own default is TF32 for convolutions only; here both are full float32 unless
+    `wanted`.
+    """
+    torch.set_float32_matmul_precision("high" if wanted else "highest")
+    torch.backends.cudnn.allow_tf32 = wanted
+
+
+@contextmanager
+def tf32(wanted: bool) -> Iterator[None]:
+    """The same inside the block; afterwards as it was."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    use_tf32(wanted)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 def use_scan_backend(name: str | None) -> None:

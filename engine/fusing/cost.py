@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,16 +43,28 @@ def count_flops(model: nn.Module, sample: dict[str, Tensor]) -> int:
     """Return the operations (2 per multiply-add) of one forward pass over a sample of batch 1.
 
     Counts matrix products, convolutions and custom operators that carry a formula; elementwise work is left out.
-    Random generators and the training mode are left as found.
+    Nothing is computed: a copy of the network runs on the meta device, so no kernel is compiled or measured for it. A
+    network that reads values, and so cannot run without them, is counted where it is. Model and random generators are
+    left as found.
     """
-    was_training = model.training
-    model.eval()
+    shapes = copy.deepcopy(model).to("meta").eval()
+    try:
+        return _flops(shapes, {name: image.to("meta") for name, image in sample.items()})
+    except (RuntimeError, NotImplementedError):
+        was_training = model.training
+        model.eval()
+        try:
+            return _flops(model, sample)
+        finally:
+            model.train(was_training)
+
+
+def _flops(model: nn.Module, sample: dict[str, Tensor]) -> int:
     known = -1
     while len(flop_registry) > known:  # the first pass may create operators whose formulas its counter did not know yet
         known = len(flop_registry)
         with torch.random.fork_rng(), FlopCounterMode(display=False) as counter:
             model(sample["ms"], sample["lms"], sample["pan"])
-    model.train(was_training)
     return counter.get_total_flops()
 
 

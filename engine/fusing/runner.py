@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from lemamba.engine.fusing.tiles import traits_of
 from lemamba.engine.fusing.tiling import Tiling
+from lemamba.utils import device as devices
 from lemamba.utils.errors import UserError
 from lemamba.utils.registry import Traits
 
@@ -42,6 +43,7 @@ class Runner(nn.Module):
         model: a network in evaluation mode, or a classical method, perhaps with `model_name` and `traits`.
         device: where it runs.
         tiling: how images are cut; its precision is that of weights and activations (the scan stays in float32).
+        tf32: float32 products and convolutions of a GPU in TF32; see `lemamba.utils.device.use_tf32`.
         compile: run it through `torch.compile`, once for each shape; on a GPU the result is kept as a CUDA graph.
             If that fails, the network runs uncompiled and one line is printed.
 
@@ -56,6 +58,7 @@ class Runner(nn.Module):
         tiling: Tiling | None = None,
         *,
         compile: bool = False,  # noqa: A002 - torch's own word
+        tf32: bool = False,
     ) -> None:
         super().__init__()
         self.tiling = tiling or Tiling()
@@ -67,7 +70,7 @@ class Runner(nn.Module):
             kind = "computes in float64" if self.traits.float64 else "trains on the images"
             print(f"note: {self.model_name} {kind}: it keeps its precision and is not compiled")
             precision, compile = "no", False
-        self.device = device
+        self.device, self.tf32 = device, tf32
         # Compiled networks always see this many images: fewer are padded with copies of the last one, so that an
         # incomplete last batch costs no second compilation. None = any number.
         self.batch = self.tiling.batch
@@ -95,7 +98,8 @@ class Runner(nn.Module):
         inputs = [t.to(self.device) for t in (ms, lms, pan)]
         # Autocast besides half-precision weights: operations that a network forces into float32 still find matching
         # weights, and the images to which a network adds its details are not rounded.
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+        autocast = torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None)
+        with autocast, devices.tf32(self.tf32):
             return self._run(inputs).to(lms.dtype)
 
     def _run(self, inputs: list[Tensor]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 
@@ -20,11 +21,21 @@ class DropPath(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` (B, …) with the branch of some samples set to zero and the others scaled."""
-        if self.rate == 0.0 or not self.training:
-            return x
+        return x if self._off() else x * self._factors(x)
+
+    def add(self, x: Tensor, branch: Tensor) -> Tensor:
+        """Return x + the branch, both (B, …), as `forward` changes it; on a GPU in one pass over memory."""
+        if self._off() or x.device.type == "cpu":
+            return x + self(branch)
+        return torch.addcmul(x, branch, self._factors(branch))
+
+    def _off(self) -> bool:
+        return self.rate == 0.0 or not self.training
+
+    def _factors(self, x: Tensor) -> Tensor:
+        """Draw 0 or 1 / (1 - rate) for each sample of x: (B, 1, …)."""
         keep = 1.0 - self.rate
-        mask = x.new_empty((x.shape[0],) + (1,) * (x.dim() - 1)).bernoulli_(keep)
-        return x * (mask / keep)
+        return x.new_empty((x.shape[0],) + (1,) * (x.dim() - 1)).bernoulli_(keep) / keep
 
     def extra_repr(self) -> str:
         """Show the rate when the network is printed."""

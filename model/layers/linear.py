@@ -16,6 +16,6 @@ class Linear(nn.Linear):
         """Map x (…, I) to (…, O)."""
         return linear(x, self.weight, self.bias)
 
-    def parts(self, x: Tensor, sizes: Sequence[int]) -> list[Tensor]:
-        """Map x (…, I) to tensors (…, O_i) of the given sizes, which add up to O."""
-        return linear_parts(x, self.weight, self.bias, sizes)
+    def parts(self, x: Tensor, sizes: Sequence[int], *, apart: bool = False) -> list[Tensor]:
+        """Map x (…, I) to tensors (…, O_i) of the given sizes, which add up to O; `apart` as in `linear_parts`."""
+        return linear_parts(x, self.weight, self.bias, sizes, apart=apart)

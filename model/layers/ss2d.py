@@ -27,6 +27,7 @@ from lemamba.model.ops.native.depthwise import depthwise_silu
 from lemamba.model.ops.native.gate import gelu_gate
 from lemamba.model.ops.native.linear import linear_parts, linear_scratch
 from lemamba.model.ops.scan.cross import cross_selective_scan
+from lemamba.model.ops.triton.gate import norm_gate
 
 K = 4
 _LINE = 16  # floats of a cache line
@@ -205,10 +206,10 @@ class SS2D(nn.Module):
 
     def forward(self, x: Tensor, prev: Tensor | None = None, skip: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map x (B, H, W, c) to the same shape; also return the last state (B, K * D, N)."""
-        x, z = self.in_proj.parts(x, (self.inner, self.inner))
+        x, z = self.in_proj.parts(x, (self.inner, self.inner), apart=True)
         x = F.silu(self.conv(self.conv_norm(x)))
         y, last = self.scan(x, prev, skip)
-        return self.out_proj(self.out_norm(y) * F.silu(z)), last
+        return self.out_proj(norm_gate(self.out_norm, y, z)), last
 
 
 class VSSBlock(nn.Module):
@@ -234,8 +235,8 @@ class VSSBlock(nn.Module):
         if self._inferring(x):
             return self._infer(x, 0, prev, skip, None, want_last=True)
         y, state = self.ss2d(self.norm1(x), prev, skip)
-        x = x + self.drop_path(y)
-        x = x + self.drop_path(self.mlp(self.norm2(x)))
+        x = self.drop_path.add(x, y)
+        x = self.drop_path.add(x, self.mlp(self.norm2(x)))
         return x, state
 
     def windows(

@@ -18,7 +18,7 @@ microseconds less per call than `register_autograd`. Source: torch's documentati
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, get_type_hints
 
@@ -65,6 +65,8 @@ class ScanKernel(Generic[Inputs]):
         device: device type it works on ("cpu", "cuda"); autocast is disabled there.
         everywhere: it accepts any device (a kernel that an interpreter runs on the CPU).
         state_gradient: a gradient may come back through the last state.
+        joined: inputs whose gradients `backward` and `gradients` return as one tensor, under the name "rows".
+        cut: (inputs, rows) -> these gradients by name, as views.
     """
 
     inputs: type[Inputs]
@@ -75,6 +77,17 @@ class ScanKernel(Generic[Inputs]):
     device: str
     everywhere: bool = False
     state_gradient: bool = True
+    joined: tuple[str, ...] = ()
+    cut: Callable[[Inputs, Tensor], dict[str, Tensor]] = lambda inputs, rows: {}
+
+    def returned(self, inputs: Inputs) -> list[str]:
+        """Return the names of what `backward` returns, in order."""
+        return [n for n in given(inputs) if n not in self.joined] + (["rows"] if self.joined else [])
+
+    def by_name(self, inputs: Inputs, gradients: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Return the gradients by name of the inputs, from what `backward` returns."""
+        named = dict(zip(self.returned(inputs), gradients, strict=True))
+        return named | self.cut(inputs, named["rows"]) if self.joined else named
 
 
 def _half(value: object) -> bool:
@@ -126,15 +139,21 @@ def register_scan(name: str, kernel: ScanKernel[Inputs]) -> Callable[[Inputs], t
     def run_backward(gy: Tensor, glast: Tensor | None, saved: Tensor, *arguments: Any) -> list[Tensor]:
         inputs = kernel.inputs(*arguments)
         if inputs[0].numel() == 0:
-            return [gradient.zero_() for gradient in kernel.gradients(inputs).values()]
+            empty = kernel.gradients(inputs)
+            return [empty[name].zero_() for name in kernel.returned(inputs)]
         gradients = kernel.backward(gy, glast, saved, inputs)
-        return [gradients[field] for field in given(inputs)]
+        return [gradients[name] for name in kernel.returned(inputs)]
+
+    def fake_backward(gy: Tensor, glast: Tensor | None, saved: Tensor, *arguments: Any) -> list[Tensor]:
+        inputs = kernel.inputs(*arguments)
+        gradients = kernel.gradients(inputs)
+        return [gradients[name] for name in kernel.returned(inputs)]
 
     backward = register(
         f"{name}_backward",
         f"(Tensor gy, Tensor? glast, Tensor saved, {fields}) -> Tensor[]",
         run_backward,
-        lambda gy, glast, saved, *a: list(kernel.gradients(kernel.inputs(*a)).values()),
+        fake_backward,
         key,
     )
     saving = register(
@@ -165,8 +184,8 @@ def register_scan(name: str, kernel: ScanKernel[Inputs]) -> Callable[[Inputs], t
         # `scan_x` called by itself has kept nothing: once more forward
         saved = next(tensors) if gsaved else saving(*(a.detach() if isinstance(a, Tensor) else a for a in inputs))[2]
         gy = torch.zeros_like(inputs[0]) if gy is None else gy  # y has the first argument's shape
-        gradients = iter(backward(gy, glast, saved, *inputs))
-        return tuple(next(gradients) if isinstance(a, Tensor) else None for a in inputs)
+        gradients = kernel.by_name(inputs, backward(gy, glast, saved, *inputs))
+        return tuple(gradients.get(field) for field in inputs._fields)
 
     for qualified, packet in ((name, operator), (f"{name}_saving", saving)):
         register_autograd(f"{NAMESPACE}::{qualified}", backpropagate, setup_context=setup, lib=_LIBRARY)

@@ -1,6 +1,7 @@
-"""The gate of a gated MLP on a CPU, a * GELU(b), forward and backward in one pass over memory each.
+"""The gate of a gated MLP, a * GELU(b), forward and backward in one pass over memory each.
 
-`gate.c` serves float32; everything else is torch's GELU and product. `LEMAMBA_GATE=cpp` or `torch` forces one.
+On a CPU `gate.c` serves float32, on a CUDA GPU a Triton kernel (`triton/gate.py`); everything else is torch's GELU and
+product. `LEMAMBA_GATE=cpp` or `torch` forces one.
 
 Shapes: a, b and the result have the same shape.
 """
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from lemamba.model.ops.native.build import fill, run, serves
 from lemamba.model.ops.registration import register
+from lemamba.model.ops.triton import gate as gpu
 
 VARIABLE = "LEMAMBA_GATE"
 _WIDE_LANES = 8
@@ -74,6 +76,8 @@ class _GeluGate(torch.autograd.Function):
 
 def gelu_gate(a: Tensor, b: Tensor) -> Tensor:
     """Return a * GELU(b) with the exact GELU, b Phi(b); a and b of one shape, any floating dtype and device."""
+    if gpu.served(a) and a.dtype == b.dtype and a.shape == b.shape and a.numel():
+        return gpu.gelu_gate(a, b)
     served = (
         a.device.type == "cpu"
         and a.dtype == b.dtype == torch.float32

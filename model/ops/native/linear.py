@@ -19,11 +19,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import register_flop_formula
 
 from lemamba.model.ops.native.build import fill, run, serves
 from lemamba.model.ops.native.scratch import scratch
 from lemamba.model.ops.registration import register
+from lemamba.operators.autocast import autocast_dtype, no_autocast
 
 VARIABLE = "LEMAMBA_LINEAR"
 _WIDE_LANES = 16  # float32 lanes of the vectors from which the kernel beats torch's product
@@ -152,17 +154,78 @@ def _served(x: Tensor, weight: Tensor) -> bool:
     )
 
 
-def linear_parts(x: Tensor, weight: Tensor, bias: Tensor | None, sizes: Sequence[int]) -> list[Tensor]:
+def _side_by_side(grads: Sequence[Tensor]) -> Tensor | None:
+    """Return tensors (…, O_i) that are neighbouring slices of one (…, O) as that one, or None if they are not."""
+    first, end = grads[0], grads[0].storage_offset()
+    for grad in grads:
+        same = grad.untyped_storage() is first.untyped_storage() and grad.stride() == first.stride()
+        if not same or grad.storage_offset() != end or grad.dtype != first.dtype:
+            return None
+        end += grad.shape[-1]
+    width = end - first.storage_offset()
+    if first.stride(-1) != 1 or first.dim() < 2 or first.stride(-2) < width:
+        return None
+    return first.as_strided((*first.shape[:-1], width), first.stride())
+
+
+class _PartsWithoutCat(torch.autograd.Function):
+    """`torch.nn.functional.linear` and split; backward does not put the parts' gradients together by a copy.
+
+    Either they already lie side by side (the scan and the gate of a GPU write them so), or each part has its products.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, sizes: Sequence[int], apart: bool
+    ) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(x, weight)
+        ctx.bias, ctx.sizes = None if bias is None else bias.dtype, sizes
+        ctx.set_materialize_grads(False)
+        if not apart:
+            return tuple(F.linear(x, weight, bias).split(sizes, dim=-1))
+        biases: Sequence[Tensor | None] = [None] * len(sizes) if bias is None else bias.split(sizes)
+        return tuple(F.linear(x, w, b) for w, b in zip(weight.split(sizes), biases, strict=True))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        grads = [x.new_zeros(*x.shape[:-1], n) if g is None else g for g, n in zip(given, ctx.sizes, strict=True)]
+        joined = _side_by_side(grads)
+        grads = grads if joined is None else [joined]
+        rows, gweight = x.flatten(0, -2), torch.empty_like(weight)
+        gx, first = rows.new_empty(rows.shape), 0
+        for grad in grads:
+            flat, last = grad.flatten(0, -2).to(x.dtype), first + grad.shape[-1]
+            torch.mm(flat.T, rows, out=gweight[first:last])
+            gx = torch.mm(flat, weight[first:last]) if first == 0 else gx.addmm_(flat, weight[first:last])
+            first = last
+        gbias = None
+        if ctx.bias is not None:
+            gbias = torch.cat([grad.flatten(0, -2).sum(0) for grad in grads]).to(ctx.bias)
+        return gx.view(x.shape), gweight, gbias, None, None
+
+
+def linear_parts(
+    x: Tensor, weight: Tensor, bias: Tensor | None, sizes: Sequence[int], *, apart: bool = False
+) -> list[Tensor]:
     """Apply a linear layer and split its result: x (…, I) gives len(sizes) tensors (…, O_i), sum of O_i = O.
 
-    The parts are contiguous where the kernel serves the call, and views of one tensor where torch does. Any floating
-    dtype and device; under autocast torch casts.
+    The parts are contiguous where the kernel serves the call, and views of one tensor where torch does; with `apart`
+    they are contiguous on a GPU too, for a layer that would copy a view. Any floating dtype and device; under autocast
+    torch casts.
     """
     if _served(x, weight):
         if torch.is_grad_enabled():
             return list(_LinearParts.apply(x, weight, bias, list(sizes)))
         return _forward(x, weight, bias, list(sizes))
-    return list(F.linear(x, weight, bias).split(list(sizes), dim=-1))
+    elsewhere = x.device.type != "cpu" and len(sizes) > 1 and torch.is_grad_enabled()
+    if not elsewhere or torch.compiler.is_compiling():  # the compiler joins what it can by itself
+        return list(F.linear(x, weight, bias).split(list(sizes), dim=-1))
+    half = autocast_dtype(x.device.type)
+    x, weight, bias = (t if t is None or half is None else t.to(half) for t in (x, weight, bias))
+    with no_autocast(x.device.type):
+        return list(_PartsWithoutCat.apply(x, weight, bias, list(sizes), apart))
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

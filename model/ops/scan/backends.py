@@ -60,7 +60,7 @@ def choose(requested: str | None, device: str, dtype: torch.dtype, state_grad: b
 
     Args:
         requested: `backend=` of the call: a name, "auto" or None.
-        device: device type of the tensors, e.g. "cpu".
+        device: device type of the tensors, e.g. "cpu"; "meta" where only shapes or FLOPs are wanted.
         dtype: dtype the call computes in, float32 or float64.
         state_grad: an initial state is given, or a gradient may flow through the last state.
 
@@ -68,6 +68,8 @@ def choose(requested: str | None, device: str, dtype: torch.dtype, state_grad: b
         UserError: an unknown name, or a forced backend that does not work here or for this call.
     """
     name = _forced(requested)
+    if device == "meta":  # shapes only, no kernel runs: one operator of known FLOPs, whatever serves a real call
+        return triton.BACKEND.name
     if name is None:  # `torch` serves every call, so there is always one
         return next(
             backend.name

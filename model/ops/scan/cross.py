@@ -24,6 +24,7 @@ from torch import Tensor
 from lemamba.model.ops.scan.backends import BACKENDS, choose
 from lemamba.model.ops.scan.interface import CrossInputs, ScanInputs, cast, given
 from lemamba.model.ops.scan.selective import compute_dtype
+from lemamba.operators.autocast import no_autocast
 from lemamba.utils.errors import UserError
 
 
@@ -147,6 +148,6 @@ def cross_selective_scan(
     if not want_last and not torch.is_grad_enabled() and backend_used.cross_output is not None:
         fused = backend_used.cross_output
     inputs = cast(inputs, dtype, keep_sequences=backend_used.half_inputs and fused is not None)
-    with torch.autocast(x.device.type, enabled=False):  # a recurrence in a half type would lose the state
+    with no_autocast(x.device.type):  # a recurrence in a half type would lose the state
         y, last = _composed(backend_used.scan, inputs) if fused is None else fused(inputs)
     return y.to(x.dtype), last

@@ -18,6 +18,7 @@ from lemamba.model.ops.registration import ScanKernel, register_scan
 from lemamba.model.ops.scan.interface import Backend, ScanInputs, given
 from lemamba.utils.errors import UserError
 
+MOST_STATES = 256  # MAX_DSTATE of its csrc/selective_scan/selective_scan.h
 CHUNK = 2048  # steps between the states that the package's forward keeps
 
 
@@ -25,7 +26,10 @@ CHUNK = 2048  # steps between the states that the package's forward keeps
 def probe() -> tuple[bool, str]:
     """Return whether the package's CUDA operator can be called here, and why not."""
     if importlib.util.find_spec("selective_scan_cuda") is None:
-        return False, "selective_scan_cuda is not installed (requirements-gpu.txt; needs nvcc and a CUDA torch)"
+        return False, (
+            "selective_scan_cuda is not installed (MAMBA_KEEP_CUDA_BUILD=TRUE pip install --no-build-isolation "
+            "-r requirements-gpu.txt; needs nvcc and a CUDA torch)"
+        )
     if not torch.cuda.is_available():
         return False, "torch finds no CUDA GPU"
     try:
@@ -51,6 +55,11 @@ def _forward(inputs: ScanInputs, save: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Return y (B, KD, L) in u's dtype, the last state (B, KD, N) and, where `save`, the chunks' states."""
     if inputs.initial_state is not None:
         raise UserError("backend mamba_ssm takes no initial state, one was given; use triton or torch")
+    if inputs.A.shape[1] > MOST_STATES:
+        raise UserError(
+            f"backend mamba_ssm takes at most {MOST_STATES} states a channel, given {inputs.A.shape[1]}; "
+            "use triton or torch"
+        )
     *_, D, delta_bias, delta_softplus, _ = inputs
     y, states, *_ = _extension().fwd(*_sequences(inputs), D, None, delta_bias, delta_softplus)
     last = states[:, :, -1, 1::2].contiguous()  # (B, KD, chunks, 2N): decay products and states alternate

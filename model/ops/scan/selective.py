@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lemamba.model.ops.scan.backends import BACKENDS, available_backends, choose
 from lemamba.model.ops.scan.interface import ScanInputs, cast, given
+from lemamba.operators.autocast import no_autocast
 from lemamba.utils.errors import UserError
 
 __all__ = ["available_backends", "compute_dtype", "selective_scan"]
@@ -93,7 +94,7 @@ def selective_scan(
     dtype = compute_dtype(u.dtype)
     state_grad = initial_state is not None or (torch.is_grad_enabled() and return_last_state)
     backend_used = BACKENDS[choose(backend, u.device.type, dtype, state_grad)]
-    with torch.autocast(u.device.type, enabled=False):  # a recurrence in a half type would lose the state
+    with no_autocast(u.device.type):  # a recurrence in a half type would lose the state
         y, last = backend_used.scan(cast(inputs, dtype, backend_used.half_inputs))
     y = y.to(u.dtype)
     return (y, last) if return_last_state else y

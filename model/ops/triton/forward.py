@@ -1,6 +1,6 @@
 """Triton kernels of the selective scan: forward, the carry from chunk to chunk, and the ends of chunks backwards.
 
-A program (one warp, see `parts.py`) walks BT steps at a time through one chunk of one sample, one group k and a
+A program (see `parts.py`) walks BT steps at a time through one chunk of one sample, one group k and a
 block of its channels, the recurrence in registers. Inputs have their channels side by side in memory; B and C are read
 once for all channels of a block. With CROSS, step t of direction k reads and writes the pixel that this direction
 visits: nothing is reordered in memory. With SUM the program takes all directions in turn and adds into y; no other
@@ -44,25 +44,26 @@ def forward_kernel(  # noqa: C901 - a kernel is one function: its registers are 
     OUT: tl.constexpr, SUM: tl.constexpr,
     WIDE: tl.constexpr, MASK_N: tl.constexpr, MASK_D: tl.constexpr,
     VEC_N: tl.constexpr, VEC_D: tl.constexpr, VEC_S: tl.constexpr,
-    BT: tl.constexpr, RN: tl.constexpr, RD: tl.constexpr, PD: tl.constexpr, PN: tl.constexpr,
+    BT: tl.constexpr, KEEP: tl.constexpr,
+    RN: tl.constexpr, RD: tl.constexpr, PD: tl.constexpr, PN: tl.constexpr, PW: tl.constexpr,
 ):  # fmt: skip
     """Forward over chunks of `length` steps.
 
-    y is written by its strides; last, initial_state (tasks, CH, N); saved (B, K, cdiv(L, BT), CH, N): the state before
-    every BT steps; sums (tasks, CH): a chunk's step sizes added up (written where OUT is off).
+    y is written by its strides; last, initial_state (tasks, CH, N); saved (B, K, cdiv(L, KEEP), CH, N): the state
+    before every KEEP steps; sums (tasks, CH): a chunk's step sizes added up (written where OUT is off).
     """
-    blocks = tl.cdiv(CH, RD * PD)
+    blocks = tl.cdiv(CH, RD * PD * PW)
     program = tl.program_id(0)
     block, task = program % blocks, program // blocks
     chunk, b = task % chunks, (task // chunks).to(tl.int64)
     first, directions = 0, K
     if not SUM:
         first, b, directions = (b % K).to(tl.int32), b // K, 1
-    n, d, lane = tile(block, RN, RD, PD, PN)
+    n, d, lane = tile(block, RN, RD, PD, PN, PW)
     # the lane's own steps of a tile are i, i + Q, ...; its channels' lanes begin at `home`
     Q: tl.constexpr = BT if BT < PN else PN
     i, home = lane % Q, lane // PN * PN
-    dn = tl.max_contiguous(d * N + n, [RN, 1, 2])
+    dn = tl.max_contiguous(d * N + n, [RN, 1, 1, 2])
     on_n, on_d, on_dn, once = n < N, d < CH, (n < N) & (d < CH), lane % PN < Q
     begin = chunk * length
     end = tl.minimum(begin + length, L)
@@ -83,16 +84,16 @@ def forward_kernel(  # noqa: C901 - a kernel is one function: its registers are 
             gate_row = gate + (b * g_b + kk * g_k) * VEC_N + n
             mixing = tl.load(shared_state + bk * CH * N + dn, mask=on_dn, other=0.0)
             mixing *= tl.load(rho + row, mask=on_d, other=0.0)
-        h = tl.zeros((RN, RD, PD * PN), tl.float32)
+        h = tl.zeros((RN, RD, PW, PD * PN), tl.float32)
         if INITIAL:
             h = tl.load(initial_state + state, mask=on_dn, other=0.0)
-        total = tl.zeros((1, RD, PD * PN), tl.float32)
+        total = tl.zeros((1, RD, PW, PD * PN), tl.float32)
         place, down = path_start(begin + i, k, H, W, L, CROSS, False)
         stride = path_stride(k, H, W, L, Q, CROSS, False)
         for base in range(begin, end, BT):
             if SAVE:
-                at = (bk * tl.cdiv(L, BT) + base // BT) * CH * N
-                tl.store(saved + at + dn, h.to(saved.dtype.element_ty), mask=on_dn)
+                at = (bk * tl.cdiv(L, KEEP) + base // KEEP) * CH * N
+                tl.store(saved + at + dn, h.to(saved.dtype.element_ty), mask=on_dn & (base % KEEP == 0))
             places, values, steps, mixes, outs = (), (), (), (), ()
             for q in tl.static_range(0, BT, Q):
                 places = places + (tl.where(base + q + i < end, place, 0),)  # past the end: a pixel that exists
@@ -168,17 +169,18 @@ def reverse_kernel(
     CROSS: tl.constexpr, SOFTPLUS: tl.constexpr,
     WIDE: tl.constexpr, MASK_N: tl.constexpr, MASK_D: tl.constexpr,
     VEC_N: tl.constexpr, VEC_D: tl.constexpr, VEC_S: tl.constexpr,
-    BT: tl.constexpr, RN: tl.constexpr, RD: tl.constexpr, PD: tl.constexpr, PN: tl.constexpr,
+    BT: tl.constexpr, KEEP: tl.constexpr,
+    RN: tl.constexpr, RD: tl.constexpr, PD: tl.constexpr, PN: tl.constexpr, PW: tl.constexpr,
 ):  # fmt: skip
     """Gradient that leaves each chunk at its beginning where none enters at its end: ends (tasks, CH, N)."""
-    blocks = tl.cdiv(CH, RD * PD)
+    blocks = tl.cdiv(CH, RD * PD * PW)
     program = tl.program_id(0)
     block, task = program % blocks, program // blocks
     chunk, b, k = task % chunks, (task // chunks // K).to(tl.int64), task // chunks % K
-    n, d, lane = tile(block, RN, RD, PD, PN)
+    n, d, lane = tile(block, RN, RD, PD, PN, PW)
     Q: tl.constexpr = BT if BT < PN else PN
     i, home = lane % Q, lane // PN * PN
-    dn = tl.max_contiguous(d * N + n, [RN, 1, 2])
+    dn = tl.max_contiguous(d * N + n, [RN, 1, 1, 2])
     on_n, on_d, on_dn = n < N, d < CH, (n < N) & (d < CH)
     begin = chunk * length
     end = tl.minimum(begin + length, L)
@@ -191,8 +193,8 @@ def reverse_kernel(
     kk = b * 0 + k  # in 64 bits
     dt_row = dt + (b * s_b + kk * s_k) * VEC_S + (lane * 0 if R > 0 else d)
     y_row, C_row = gy + (b * y_b + kk * y_k) * VEC_D + d, Ct + (b * C_b + kk * C_k) * VEC_N + n
-    g = tl.zeros((RN, RD, PD * PN), tl.float32)
-    total = tl.zeros((1, RD, PD * PN), tl.float32)
+    g = tl.zeros((RN, RD, PW, PD * PN), tl.float32)
+    total = tl.zeros((1, RD, PW, PD * PN), tl.float32)
     rounds = tl.cdiv(end - begin, BT)
     # the last of the lane's own steps; from there Q steps back at a time
     place, down = path_start(begin + rounds * BT - Q + i, k, H, W, L, CROSS, True)

@@ -17,11 +17,13 @@ from torch import Tensor
 
 from lemamba.model.ops.scan.interface import SEQUENCES, CrossInputs, given, replace_tensors
 from lemamba.model.ops.triton.plan import (
+    VECTOR,
     Config,
     Shape,
     channel_blocks,
     chunk_length,
     interpreted,
+    kept_steps,
     steps,
     tile,
     vector,
@@ -29,7 +31,9 @@ from lemamba.model.ops.triton.plan import (
 from lemamba.model.ops.triton.tune import choose
 
 # Fuse products and sums, whatever this version of Triton does by default: half the arithmetic of these kernels.
-OPTIONS = {"num_warps": 1, "num_stages": 1, "enable_fp_fusion": True}
+# One stage: overlapping the loads of the next steps would need shared memory and registers that these kernels do not
+# have, and pipelined loops with varying bounds gave wrong results in silence on sm_100 (triton-lang/triton#9871).
+OPTIONS = {"num_stages": 1, "enable_fp_fusion": True}
 _FAR = 2**31 - 1  # distances beyond this need 64-bit arithmetic in the kernels
 
 
@@ -93,7 +97,7 @@ class Call:
 
 def saved_shape(shape: Shape) -> tuple[int, ...]:
     """Return the shape of what forward keeps."""
-    return (shape.B, shape.K, -(-shape.L // steps(shape.L)), shape.D, shape.N)
+    return (shape.B, shape.K, -(-shape.L // kept_steps(shape.L)), shape.D, shape.N)
 
 
 def saved_type(x: Tensor) -> torch.dtype:
@@ -127,11 +131,12 @@ class Plan:
         self.path = {"L": shape.L, "H": max(height, 1), "W": max(width, 1)}
         self.path |= {"length": self.length, "chunks": self.chunks}
         self.flags = {"K": shape.K, "CH": shape.D, "N": shape.N, "R": shape.R, **sizes, "BT": steps(shape.L)}
+        self.flags["KEEP"] = kept_steps(shape.L)
         self.flags |= {"CROSS": shape.cross, "SOFTPLUS": call.softplus, "WIDE": far}
         self.flags["MASK_N"] = sizes["RN"] * sizes["PN"] != shape.N
         self.flags["MASK_D"] = shape.D % (sizes["RD"] * sizes["PD"]) != 0
         self.flags |= {"VEC_N": self.unit_n, "VEC_D": self.unit_d, "VEC_S": self.unit_s}
-        self.options = {} if interpreted() else OPTIONS
+        self.options = {} if interpreted() else {"num_warps": config.PW, **OPTIONS}
 
     def rows(self, *names: str) -> list[int]:
         """Return the strides of inputs: of all that have rows, or of those named."""
@@ -219,56 +224,110 @@ def _arriving(plan: Plan, gy: Tensor, glast: Tensor | None) -> Tensor | None:
     return ends
 
 
+def row_sizes(inputs: CrossInputs) -> dict[str, int]:
+    """Return what a pixel has of each input that comes with N or R values per direction: dt, Bt, Ct and the gate."""
+    K, R, N = inputs.dt.shape[1], inputs.dt.shape[2], inputs.Bt.shape[2]
+    return {"dt": K * R, "Bt": K * N, "Ct": K * N} | ({} if inputs.gate is None else {"gate": K * N})
+
+
+class _Sums:
+    """Where backward writes what it sums over channels: final gradients, or parts of channel blocks to be added.
+
+    Of an image all gradients of a pixel's dt, Bt, Ct and gate lie side by side in `rows` (B, L, sum of `row_sizes`), in
+    the order in which one matrix product makes the inputs: its gradient needs no concatenation.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        call, s, self.blocks = plan.call, plan.shape, plan.blocks
+        inputs, self.dtype = call.inputs, call.inputs.Bt.dtype
+        self.rows: Tensor | None = None
+        kinds = {"Bt": s.N, "Ct": s.N} | ({"gate": s.N} if s.share else {})
+        if s.R:
+            kinds = {"dt": s.R} | kinds
+            self.rows = inputs.x.new_empty((s.B, s.L, sum(row_sizes(inputs).values())), dtype=self.dtype)
+            parts = self.rows.split(list(row_sizes(inputs).values()), dim=-1)
+            views = [p.unflatten(-1, (s.K, -1)).transpose(1, 2) for p in parts]
+        else:
+            views = [inputs.x.new_empty((s.B, s.K, s.L, n), dtype=self.dtype) for n in kinds.values()]
+        self.final: dict[str, Tensor] = dict(zip(kinds, views, strict=True))  # (B, K, L, ·)
+        whole = all(v.stride(i) % plan.unit_n == 0 for n, v in self.final.items() if n != "dt" for i in range(3))
+        whole = whole and all(v.storage_offset() % plan.unit_n == 0 for n, v in self.final.items() if n != "dt")
+        self.direct = self.blocks == 1 and whole
+        self.written = {
+            name: view[None] if self.direct else call.new(self.blocks, s.B, s.K, s.L, view.shape[-1])
+            for name, view in self.final.items()
+        }
+
+    def strides(self, name: str, unit: int) -> list[int]:
+        """Return the distances between blocks, samples, directions and pixels in units; zeros for what is not there."""
+        return [stride // unit for stride in self.written[name].stride()[:4]] if name in self.written else [0] * 4
+
+    def add_up(self) -> None:
+        """Add the parts of the channel blocks."""
+        for name, final in {} if self.direct else self.final.items():
+            if final.dtype == torch.float32:
+                torch.sum(self.written[name], 0, out=final)
+            else:
+                final.copy_(self.written[name].sum(0))
+
+
 def _backward(plan: Plan, gy: Tensor, glast: Tensor | None, saved: Tensor) -> dict[str, Tensor]:
-    """Return the gradients by name, in the shapes of the call's inputs; `initial_state` too where there is one."""
+    """Return the gradients by name, in the shapes of the call's inputs; `initial_state` too where there is one.
+
+    Of an image, `rows` (B, L, sum of `row_sizes`) in place of dt, Bt, Ct and gate.
+    """
     from lemamba.model.ops.triton.backward import backward_kernel
 
-    call, s, merge, blocks, inputs = plan.call, plan.shape, plan.config.merge, plan.blocks, plan.call.inputs
-    arriving = _arriving(plan, gy, glast)
-    steps, tasks, unused = (s.B, s.K, s.L), plan.tasks, inputs.A
-
-    def per_state() -> Tensor:  # of every step, summed over the channels of a block
-        return call.new(blocks, *steps, s.N)
-
+    call, s, merge, inputs = plan.call, plan.shape, plan.config.merge, plan.call.inputs
+    arriving, sums = _arriving(plan, gy, glast), _Sums(plan)
+    pixels, tasks, unused = (s.B, s.K, s.L), plan.tasks, inputs.A
+    # per task, to be added over samples and chunks: one buffer, so that one sum adds all
+    sizes = {"A": s.D * s.N, "dt_weight": s.R * s.D, "D": s.D, "dt_bias": s.D} | ({"rho": s.D} if s.share else {})
+    width = -(-sum(sizes.values()) // VECTOR) * VECTOR
+    each = call.new(*tasks, width)
+    per_task = dict(zip(sizes, each[..., : sum(sizes.values())].split(list(sizes.values()), dim=-1), strict=True))
     parts = CrossInputs(
-        x=gy.new_empty((s.B, s.L, s.D) if merge else (*steps, s.D), dtype=torch.float32 if s.cross else inputs.x.dtype),
-        dt=call.new(blocks, *steps, s.R) if s.R else gy.new_empty((*steps, s.D), dtype=inputs.dt.dtype),
-        Bt=per_state(),
-        Ct=per_state(),
-        A=call.new(*tasks, s.D, s.N),
-        D=call.new(*tasks, s.D),
-        dt_weight=call.new(*tasks, s.R, s.D) if s.R else unused,
-        dt_bias=call.new(*tasks, s.D),
+        x=gy.new_empty(
+            (s.B, s.L, s.D) if merge else (*pixels, s.D), dtype=torch.float32 if s.cross else inputs.x.dtype
+        ),
+        dt=sums.written["dt"] if s.R else gy.new_empty((*pixels, s.D), dtype=inputs.dt.dtype),
+        Bt=sums.written["Bt"],
+        Ct=sums.written["Ct"],
+        A=per_task["A"],
+        D=per_task["D"],
+        dt_weight=per_task["dt_weight"],
+        dt_bias=per_task["dt_bias"],
         shared_state=call.new(*tasks, s.D, s.N) if s.share else unused,
-        gate=per_state() if s.share else unused,
-        rho=call.new(*tasks, s.D) if s.share else unused,
+        gate=sums.written["gate"] if s.share else unused,
+        rho=per_task["rho"] if s.share else unused,
     )
     leaving = call.new(*tasks, s.D, s.N)
+    programs = s.B * (1 if merge else s.K) * plan.chunks
+    scratch = saved.new_empty(programs, kept_steps(s.L) // steps(s.L), s.D, s.N)
     backward_kernel[plan.grid(merge)](
-        *call.pointers(), saved, gy, unused if arriving is None else arriving, *parts, leaving,
-        *plan.rows(), *_strides(gy, plan.unit_d), **plan.path, **plan.flags, **plan.options,
+        *call.pointers(), saved, scratch, gy, unused if arriving is None else arriving, *parts, leaving,
+        *plan.rows(), *_strides(gy, plan.unit_d), *sums.strides("dt", 1),
+        *sums.strides("Bt", plan.unit_n), width // plan.unit_d,
+        **plan.path, **plan.flags, **plan.options,
         SHARE=s.share, ARRIVING=arriving is not None, SUM=merge,
     )  # fmt: skip
-
-    def total(part: Tensor, like: Tensor) -> Tensor:
-        """Add up the channel blocks (blocks, B, K, L, C) and return (B, K, C, L)."""
-        return (part[0] if blocks == 1 else part.sum(0)).to(like.dtype).transpose(-1, -2)
-
+    sums.add_up()
     gx = parts.x.sum(1) if s.cross and not merge else parts.x
     gradients = {
         "x": gx.to(inputs.x.dtype).transpose(-1, -2),
-        "dt": total(parts.dt, inputs.dt) if s.R else parts.dt.transpose(-1, -2),
-        "Bt": total(parts.Bt, inputs.Bt),
-        "Ct": total(parts.Ct, inputs.Ct),
-        "A": parts.A.sum((0, 2)).view_as(inputs.A),
-        "D": parts.D.sum((0, 2)).flatten(),
-        "dt_weight": parts.dt_weight.sum((0, 2)).transpose(1, 2).contiguous() if s.R else unused,
-        "dt_bias": parts.dt_bias.sum((0, 2)).flatten(),
     }
-    if parts.shared_state is not None and inputs.gate is not None and parts.gate is not None and parts.rho is not None:
-        gradients["shared_state"] = parts.shared_state.sum(2).flatten(1, 2)
-        gradients["gate"] = total(parts.gate, inputs.gate)
-        gradients["rho"] = parts.rho.sum((0, 2)).flatten()
+    added = each.sum((0, 2))[:, : sum(sizes.values())].split(list(sizes.values()), dim=-1)  # (K, ·) each
+    gradients |= {name: value.flatten() for name, value in zip(sizes, added, strict=True)}
+    gradients["A"] = gradients["A"].view_as(inputs.A)
+    gradients["dt_weight"] = gradients["dt_weight"].view(s.K, s.R, s.D).transpose(1, 2).contiguous()
+    if sums.rows is not None:
+        gradients["rows"] = sums.rows
+    else:
+        gradients |= {name: final.transpose(-1, -2) for name, final in sums.final.items()}
+        gradients["dt"] = parts.dt.transpose(-1, -2)
+    if s.share and parts.shared_state is not None:
+        shared = parts.shared_state
+        gradients["shared_state"] = (shared[:, :, 0] if plan.chunks == 1 else shared.sum(2)).flatten(1, 2)
     if call.initial_state is not None:
         gradients["initial_state"] = leaving[:, :, 0].reshape(s.B, s.K * s.D, s.N)
     return gradients

@@ -1,14 +1,17 @@
 """Building blocks of the Triton kernels: the tile of a program, sums over lanes, the path through an image, steps.
 
-A program is one warp. It holds the states of BD channels times BN state indices in registers as a tensor
-(RN, RD, lane): the first two axes are registers of a lane, and with PD * PN = 32
+A program is PW warps, one unless channels are summed over in backward. It holds the states of PW * BD channels times
+BN state indices in registers as a tensor (RN, RD, warp, lane): the first two axes are registers of a lane, and with
+PD * PN = 32
 
-    n = (PN-1 - lane % PN) * RN + rn,   d = block * BD + (PD-1 - lane // PN) * RD + rd,   BN = RN * PN, BD = RD * PD
+    n = (PN-1 - lane % PN) * RN + rn,   d = (block * PW + warp) * BD + (PD-1 - lane // PN) * RD + rd
+    BN = RN * PN, BD = RD * PD
 
 A lane's n (and d) are neighbours in memory and are loaded as one vector; lanes count down because the compiler
-would put lanes along ascending addresses. All tensors have all 32 lanes on their last axis: whatever order of axes the
-compiler prefers, a lane's part is the same and nothing is exchanged between layouts. For the same reason offsets of
-whole tiles are declared contiguous along the lane axis: the compiler then orders RD last.
+would put lanes along ascending addresses. All tensors have all warps and all 32 lanes on their last axes: whatever
+order of axes the compiler prefers, a lane's part is the same and nothing is exchanged between layouts. For the same
+reason offsets of whole tiles are declared contiguous along the lane axis: the compiler then orders RD last. Only sums
+over warps (`over_warps`) go through shared memory.
 
 What depends on step and channel only (step sizes, softplus, the input, addresses) is not computed by all PN lanes of a
 channel: BT steps are processed together, lane i loads and computes step i and passes its values on (`from_lane`) when
@@ -45,18 +48,27 @@ def exp2(x):
 
 
 @triton.jit
-def tile(block, RN: tl.constexpr, RD: tl.constexpr, PD: tl.constexpr, PN: tl.constexpr):
-    """Return n (RN, 1, 32), d (1, RD, 32) of the program's tile, and each lane's number (1, 1, 32)."""
-    lane = tl.arange(0, PD * PN)[None, None, :]
-    n = (PN - 1 - lane % PN) * RN + tl.arange(0, RN)[:, None, None]
-    d = (PD - 1 - lane // PN) * RD + tl.arange(0, RD)[None, :, None] + block * (RD * PD)
+def tile(block, RN: tl.constexpr, RD: tl.constexpr, PD: tl.constexpr, PN: tl.constexpr, PW: tl.constexpr):
+    """Return n (RN, 1, PW, 32), d (1, RD, PW, 32) of the program's tile, and each lane's number (1, 1, PW, 32)."""
+    warp = tl.arange(0, PW)[None, None, :, None]
+    lane = tl.arange(0, PD * PN)[None, None, None, :] + warp * 0
+    n = (PN - 1 - lane % PN) * RN + tl.arange(0, RN)[:, None, None, None]
+    d = (PD - 1 - lane // PN) * RD + tl.arange(0, RD)[None, :, None, None] + (block * PW + warp) * (RD * PD)
     return n, d, lane
+
+
+@triton.jit
+def over_warps(x, PW: tl.constexpr):
+    """Sum (…, PW, 32) over the program's warps, in a fixed order: (…, 1, 32)."""
+    if PW > 1:
+        x = tl.sum(x, 2, keep_dims=True)
+    return x
 
 
 @triton.jit
 def from_lane(x, lane):
     """Return, in each lane, x of the lane whose number is given there."""
-    return tl.gather(x, tl.broadcast_to(lane, x.shape), 2)
+    return tl.gather(x, tl.broadcast_to(lane, x.shape), 3)
 
 
 @triton.jit
@@ -170,9 +182,10 @@ def softplus(x):
 
 @triton.jit
 def step_size(pointers, on, ranks, shift, R: tl.constexpr, SOFTPLUS: tl.constexpr, MASK: tl.constexpr):
-    """Return the step sizes (1, RD, 32) and their derivative with respect to the input of the softplus.
+    """Return the step sizes (1, RD, PW, 32) and their derivative with respect to the input of the softplus.
 
-    Pointers are to step sizes (1, RD, 32) or, with R > 0, to dt (1, 1, 32), expanded by R weights `ranks` (1, RD, 32).
+    Pointers are to step sizes (1, RD, PW, 32) or, with R > 0, to dt (1, 1, PW, 32), expanded by R weights `ranks`
+    (1, RD, PW, 32).
     """
     if R > 0:
         raw = shift

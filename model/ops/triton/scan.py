@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lemamba.model.ops.registration import ScanKernel, register_scan
 from lemamba.model.ops.scan.interface import SEQUENCES, Backend, CrossInputs, ScanInputs, given
-from lemamba.model.ops.triton.launch import Call, backward, forward, saved_shape, saved_type
+from lemamba.model.ops.triton.launch import Call, backward, forward, row_sizes, saved_shape, saved_type
 from lemamba.model.ops.triton.plan import Shape, interpreted
 
 
@@ -106,8 +106,18 @@ def _cross_outputs(inputs: CrossInputs, save: bool) -> tuple[Tensor, Tensor, Ten
 
 
 def _cross_gradients(inputs: CrossInputs) -> dict[str, Tensor]:
-    named = given(inputs).items()
-    return {name: _empty_image(t) if name in SEQUENCES else t.new_empty(t.shape) for name, t in named}
+    sizes, (batch, _, height, width) = row_sizes(inputs), inputs.x.shape
+    named = {name: t for name, t in given(inputs).items() if name not in sizes}
+    gradients = {name: _empty_image(t) if name == "x" else t.new_empty(t.shape) for name, t in named.items()}
+    return gradients | {"rows": inputs.Bt.new_empty(batch, height, width, sum(sizes.values()))}
+
+
+def _cross_cut(inputs: CrossInputs, rows: Tensor) -> dict[str, Tensor]:
+    """Cut `rows` (B, H, W, K * ·) into the gradients of dt, Bt, Ct and the gate, (B, K, ·, H, W): views."""
+    sizes, K = row_sizes(inputs), inputs.dt.shape[1]
+    parts = rows.split(list(sizes.values()), dim=-1)
+    views = {name: part.unflatten(-1, (K, -1)).permute(0, 3, 4, 1, 2) for name, part in zip(sizes, parts, strict=True)}
+    return {name: view.to(getattr(inputs, name).dtype) for name, view in views.items()}
 
 
 def _cross_forward(inputs: CrossInputs, save: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -117,19 +127,24 @@ def _cross_forward(inputs: CrossInputs, save: bool) -> tuple[Tensor, Tensor, Ten
 
 def _cross_backward(gy: Tensor, glast: Tensor | None, saved: Tensor, inputs: CrossInputs) -> dict[str, Tensor]:
     found, pixels = backward(_cross_call(inputs), gy.flatten(-2), glast, saved), inputs.x.shape[2:]
-    gradients = {name: found[name].to(t.dtype) for name, t in given(inputs).items()}
-    return {name: g.unflatten(-1, pixels) if name in SEQUENCES else g for name, g in gradients.items()}
+    gradients = {name: found[name].to(t.dtype) for name, t in given(inputs).items() if name in found}
+    return gradients | {"x": gradients["x"].unflatten(-1, pixels), "rows": found["rows"].unflatten(1, pixels)}
 
 
 # `everywhere`: the interpreter runs on the CPU.
-scan = register_scan(
-    "scan_triton",
-    ScanKernel(ScanInputs, _scan_forward, _scan_backward, _scan_outputs, _scan_gradients, "cuda", everywhere=True),
+SCAN = ScanKernel(ScanInputs, _scan_forward, _scan_backward, _scan_outputs, _scan_gradients, "cuda", everywhere=True)
+CROSS = ScanKernel(
+    CrossInputs,
+    _cross_forward,
+    _cross_backward,
+    _cross_outputs,
+    _cross_gradients,
+    "cuda",
+    everywhere=True,
+    joined=("dt", "Bt", "Ct", "gate"),
+    cut=_cross_cut,
 )
-cross_scan = register_scan(
-    "cross_scan_triton",
-    ScanKernel(CrossInputs, _cross_forward, _cross_backward, _cross_outputs, _cross_gradients, "cuda", everywhere=True),
-)
+scan, cross_scan = register_scan("scan_triton", SCAN), register_scan("cross_scan_triton", CROSS)
 BACKEND = Backend(
     "triton",
     probe,

@@ -2,6 +2,7 @@
 
 Shapes of one class (same sizes but batch and length, and these in powers of two) share a choice. Choices are kept in
 the cache folder (`native.build.cache_folder`), in a file named by GPU, Triton version and kernel sources.
+Of several processes one measures and all take its choice, so that their results round alike.
 `LEMAMBA_TUNE=0`, `torch.use_deterministic_algorithms(True)` and the interpreter use the heuristic instead; while a
 CUDA graph is recorded, only choices made before are used. The same configuration gives the same bits.
 """
@@ -15,15 +16,19 @@ import statistics
 import tempfile
 from collections.abc import Callable
 from dataclasses import astuple
+from datetime import timedelta
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from lemamba.model.ops.native.build import cache_folder
 from lemamba.model.ops.triton.plan import Config, Shape, candidates, fits, heuristic
 
 VARIABLE = "LEMAMBA_TUNE"
+WAIT = 300.0  # seconds that a process waits for another's measurement: longer than compiling all candidates
 _SOURCES = ("parts.py", "forward.py", "backward.py", "plan.py", "launch.py")
 _CHOSEN: dict[tuple[str, str], Config] = {}  # (file, class) -> choice of this process
 
@@ -79,8 +84,8 @@ def _read(path: Path) -> dict[str, list]:
 def _kept(path: Path, name: str) -> Config | None:
     """Return the choice that the file has for a class, or None."""
     try:
-        RN, RD, chunks, merge = _read(path)[name]
-        return Config(int(RN), int(RD), int(chunks), bool(merge))
+        RN, RD, chunks, merge, PW = _read(path)[name]
+        return Config(int(RN), int(RD), int(chunks), bool(merge), int(PW))
     except (KeyError, TypeError, ValueError):
         return None
 
@@ -123,6 +128,33 @@ def _measured(shape: Shape, run: Callable[[Config], object], timer: Callable[[Ca
     return min(times, key=times.__getitem__) if times else heuristic(shape, processors())
 
 
+def _store() -> tuple[Any, int] | None:
+    """Return the store that all processes of a training have, and this one's rank; None for a single process."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return None
+    return dist.PrefixStore("lemamba-tune", dist.distributed_c10d._get_default_store()), dist.get_rank()
+
+
+def _agreed(key: str, measure: Callable[[], Config]) -> Config:
+    """Return the choice of the process that comes to this class first, which measures while the others wait.
+
+    Not of rank 0 always: a shape that only one rank meets would make it wait for a process that never comes.
+    """
+    found = _store()
+    if found is None:
+        return measure()
+    store, rank = found
+    if store.compare_set(f"{key} owner", "", str(rank)).decode() == str(rank):
+        chosen = measure()
+        store.set(key, json.dumps(astuple(chosen)))
+        return chosen
+    try:
+        store.wait([key], timedelta(seconds=WAIT))
+        return Config(*json.loads(store.get(key)))
+    except RuntimeError:  # it has ended or hangs; the training's own exchanges will say so
+        return measure()
+
+
 def choose(
     shape: Shape, run: Callable[[Config], object], timer: Callable[[Callable[[], object]], float] | None = None
 ) -> Config:
@@ -142,7 +174,7 @@ def choose(
     if key not in _CHOSEN:
         known = _kept(path, name)
         if known is None or not fits(shape, known):
-            known = _measured(shape, run, timer or milliseconds)
+            known = _agreed(f"{path.name} {name}", lambda: _measured(shape, run, timer or milliseconds))
             _remember(path, name, known)
         _CHOSEN[key] = known
     chosen = _CHOSEN[key]

@@ -21,6 +21,7 @@ from small_files import HMIF, LEFT, PIXEL, TOP, smooth, tif, values, write_h5
 
 from lemamba.commands import evaluate, fuse, parse, prepare
 from lemamba.datasets.h5 import H5Dataset
+from lemamba.datasets.opening import inspect_pair
 from lemamba.datasets.readers import inspect_file, reader_of
 from lemamba.operators import interp23
 from lemamba.utils.errors import UserError
@@ -283,6 +284,18 @@ def test_20_21_pan_larger_or_smaller_than_ms(tmp_path):
     cut_of_whole(part, whole, 18, 21)
     with rasterio.open(tmp_path / "o.tif") as file:
         assert (file.transform.c, file.transform.f) == (place["left"], place["top"])
+
+
+def test_a_cut_pair_that_kept_the_pixel_size_of_another(tmp_path):
+    """As the QuickBird files of a public repository: 2.4 and 2.4 with sizes of ratio 4; the line names the option."""
+    ms, pan = (
+        tif(tmp_path / f"{n}.tif", smooth(*size), left=0, top=0, pixel=2.4, down=-2.4, crs=None)
+        for n, size in (("m", (32, 32, 4)), ("p", (128, 128, 1)))
+    )
+    arguments = ["--arch", "EXP", "--ms", ms, "--pan", pan, "--out", tmp_path / "o.tif"]
+    refused("given 2.4 and 2.4; the sizes have ratio 4: .* add --assume_aligned", "fuse", *arguments)
+    assert any("given 2.4 and 2.4" in problem for problem in inspect_pair(ms, pan).problems)
+    assert run(ms, pan, tmp_path / "o.tif", "--assume_aligned").shape == (4, 128, 128)
 
 
 def test_22_negative_reflectance_with_a_nodata_value(tmp_path):

@@ -1,9 +1,9 @@
 """MTF filter and decimation in one step: the low-pass image is computed at the MS pixels only.
 
-A 41 x 41 MTF kernel is, to rounding, a sum of a few products of a column and a row (its singular vectors), and so is the
-sampling between pixels. Each factor is a banded matrix along one axis that goes from PAN's pixels to MS's, so a PAN pixel
-costs a few dozen operations in matrix products, where `mtf_filter` transforms all pixels, of which sampling keeps one in
-r x r. All gains share the columns.
+A 41 x 41 MTF kernel is, to rounding, a sum of a few products of a column and a row (its singular vectors), and so is
+the sampling between pixels. Each factor is a banded matrix along one axis that goes from PAN's pixels to MS's, so a
+PAN pixel costs a few dozen operations in matrix products, where `mtf_filter` transforms all pixels, of which sampling
+keeps one in r x r. All gains share the columns.
 Legend: H W size of PAN, h w of MS, G gains, K products, r ratio.
 """
 
@@ -15,7 +15,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from lemamba.operators.mtf import REACH, TAPS, mtf_kernel
+from lemamba.operators.mtf import REACH, mtf_kernel
 from lemamba.operators.resample import DECIMATION_TAPS, Positions, taps_at
 from lemamba.utils.geometry import Geometry
 

@@ -123,7 +123,7 @@ def relate(ms: Raster, pan: Raster, aligned: bool = False) -> None:
             f"{_warped(rpc)} (-to RPC_DEM=dem.tif on hilly ground), or add --assume_aligned if their corners agree"
         )
     if bare:
-        _by_clear_size(ms, pan, f"{' and '.join(str(r.path) for r in bare)} without geotransform")
+        _by_clear_size(ms, pan, f"{' and '.join(dict.fromkeys(str(r.path) for r in bare))} without geotransform")
     elif (ms.crs is None) != (pan.crs is None):
         without, other = (ms, pan) if ms.crs is None else (pan, ms)
         if _share_ground(ms, pan) and 1.5 < abs(ms.transform.a) / (abs(pan.transform.a) or math.inf) < LARGEST + 0.5:

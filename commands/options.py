@@ -61,7 +61,9 @@ CUBES: dict[str, Any] = {"group": "hyperspectral cubes"}
 class SimulateOptions:
     """Simulate data sets from real scenes or hyperspectral cubes by Wald's protocol."""
 
-    scenes: tuple[Path, ...] = option((), ".mat scene or cube, or a folder of PNG bands (CAVE)", "SCENE")
+    scenes: tuple[Path, ...] = option(
+        (), "a .mat scene, a cube (.mat, .npy, GeoTIFF, ENVI), or a folder of PNG bands (CAVE)", "SCENE"
+    )
     ms: tuple[Path, ...] = option((), f"{_MS} (instead of SCENE)", "--ms", **_FILES)
     pan: tuple[Path, ...] = option((), _PAN, "--pan", **_FILES)
     assume_aligned: bool = option(False, _ALIGNED, "--assume_aligned")

@@ -45,10 +45,19 @@ def common_ground(ms: Raster, pan: Raster) -> Ground:
         if not SMALLEST <= ratio <= LARGEST:
             raise UserError(
                 f"expected MS pixels {SMALLEST:g} to {LARGEST:g} times as large as PAN pixels, given {step:g} and "
-                f"{pan_step:g}; swap --ms and --pan, or resample one (gdalwarp -tr)"
+                f"{pan_step:g}; {_advice(ms, pan)}"
             )
         places.append(_rounded(ratio, (begin - pan_begin) / pan_step + (ratio - 1) / 2, count))
     return ground_of(places[0], places[1], ms, pan)
+
+
+def _advice(ms: Raster, pan: Raster) -> str:
+    """Return what to do about pixel sizes that cannot be: cut images often keep those of another size."""
+    ratios = {p / m for p, m in zip(pan.shape, ms.shape, strict=True)}
+    ratio = ratios.pop()
+    if not ratios and ratio.is_integer() and SMALLEST <= ratio <= LARGEST:
+        return f"the sizes have ratio {ratio:g}: if the files lie in one place, add --assume_aligned"
+    return "swap --ms and --pan, or resample one (gdalwarp -tr)"
 
 
 def ground_of(rows: tuple[float, float], columns: tuple[float, float], ms: Raster, pan: Raster) -> Ground:

@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from lemamba.datasets.layout import LAYOUTS, Shape, find_layout, read_sample, to_nchw
+from lemamba.datasets.layout import Shape, as_nchw, find_layout, read_sample, to_nchw
 from lemamba.datasets.transforms import Augment
+from lemamba.operators import interpolate
 from lemamba.utils.errors import UserError
 from lemamba.utils.facts import DataFacts
 from lemamba.utils.formats.bounds import MAX_COMPRESSION, check_chunks, check_own_data, hdf5_member
@@ -32,6 +33,13 @@ FAMILIES: tuple[dict[str, str], ...] = (
     {"ms": "ms", "lms": "lms", "pan": "pan", "gt": "gt"},
     {"ms": "LRHSI", "lms": "HSI_up", "pan": "RGB", "gt": "GT"},
 )
+# Other people's names, in lower case; every name is accepted in any case. "p" and "rgb" alone would be guesses.
+ALIASES: dict[str, tuple[str, ...]] = {
+    "ms": ("ms", "lrms", "lr_ms", "ms_lr", "lrhsi"),
+    "lms": ("lms", "usp_ms", "ums", "ms_up", "up_ms", "hsi_up"),
+    "pan": ("pan",),
+    "gt": ("gt",),
+}
 CACHE_LIMIT = 512 * 2**20  # bytes of float32 that a process keeps in memory
 _SUFFIXES = (".h5", ".hdf5", ".hdf", "")  # such a file is damaged if HDF5 refuses it, any other is of another format
 DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError)  # what h5py raises on damaged files
@@ -43,8 +51,8 @@ class Contents:
 
     Attributes:
         path: the file.
-        keys: role ("ms", "lms", "pan", perhaps "gt") -> key in the file.
-        shapes: role -> (N, C, H, W).
+        keys: role ("ms", "pan", perhaps "lms" and "gt") -> key in the file, inside a group "group/key".
+        shapes: role -> (N, C, H, W); of "lms" also where the file has none, so that it is interpolated from ms.
         layout: order of the axes in the file, a name in `LAYOUTS`.
         dtypes: role -> NumPy dtype name.
         attributes: the file's own attributes.
@@ -106,7 +114,7 @@ def describe(path: str | Path) -> Contents:
     path = Path(path)
     with open_file(path) as file:
         try:
-            keys = _roles(path, list(file))
+            keys = _roles(path, file)
             data = {role: checked_dataset(path, file, key) for role, key in keys.items()}
             shapes = {role: tuple(d.shape) for role, d in data.items()}
             dtypes = {role: d.dtype.name for role, d in data.items()}
@@ -116,7 +124,9 @@ def describe(path: str | Path) -> Contents:
     if any(0 in shape for shape in shapes.values()):
         raise UserError(f"{path}: expected at least one sample, it has none: {_listed(shapes)}; make it again")
     layout = find_layout(path, shapes)
-    contents = Contents(path, keys, {r: to_nchw(s, layout) for r, s in shapes.items()}, layout, dtypes, attributes)
+    found = {role: to_nchw(shape, layout) for role, shape in shapes.items()}
+    found.setdefault("lms", (*found["ms"][:2], *found["pan"][2:]))
+    contents = Contents(path, keys, found, layout, dtypes, attributes)
     if contents.ratio < 2:
         raise UserError(f"{path}: expected lms to be larger than ms, both have the same size; check the file")
     return contents
@@ -126,16 +136,46 @@ def _listed(shapes: Mapping[str, Shape]) -> str:
     return ", ".join(f"{role} {shape}" for role, shape in shapes.items())
 
 
-def _roles(path: Path, present: list[str]) -> dict[str, str]:
-    """Map roles to the file's keys, in the family with which it has most keys in common."""
-    family = max(FAMILIES, key=lambda f: len(set(f.values()) & set(present)))
-    missing = [family[role] for role in ("ms", "lms", "pan") if family[role] not in present]
-    if missing:
+def _roles(path: Path, file: h5py.File) -> dict[str, str]:
+    """Map roles to the file's keys: a family's, else those in `ALIASES`; at the root or in the one group with them."""
+    present = list(file)
+    found = _named(path, present)
+    if {"ms", "pan"} <= set(found):
+        return found
+    groups = {name: list(file[name]) for name in present if isinstance(file.get(name), h5py.Group)}
+    inside = {name: _named(path, keys) for name, keys in groups.items()}
+    whole = [name for name, roles in inside.items() if {"ms", "pan"} <= set(roles)]
+    if len(whole) == 1:
+        return {role: f"{whole[0]}/{key}" for role, key in inside[whole[0]].items()}
+    if whole:
         raise UserError(
-            f'{path} has no key "{missing[0]}"; it holds: {", ".join(map(repr, present[:20])) or "nothing"}; expected '
-            "gt, ms, lms, pan or GT, LRHSI, HSI_up, RGB"
+            f"{path} holds several data sets, in the groups {', '.join(whole[:20])}; store each in a file of its own"
         )
-    return {role: key for role, key in family.items() if key in present}
+    family = max(FAMILIES, key=lambda f: len({key.lower() for key in f.values()} & {key.lower() for key in present}))
+    missing = next(family[role] for role in ("ms", "pan") if role not in found)
+    held = ", ".join(map(repr, [*present, *(f"{g}/{k}" for g, keys in groups.items() for k in keys)][:20]))
+    raise UserError(
+        f'{path} has no key "{missing}"; it holds: {held or "nothing"}; expected gt, ms, lms, pan or GT, LRHSI, '
+        "HSI_up, RGB; rename the keys"
+    )
+
+
+def _named(path: Path, present: list[str]) -> dict[str, str]:
+    """Return the keys that have a role's name: all of one family if it is complete, else by `ALIASES`."""
+    for family in FAMILIES:
+        if {family["ms"], family["lms"], family["pan"]} <= set(present):
+            return {role: key for role, key in family.items() if key in present}
+    names = ALIASES | {"pan": (*ALIASES["pan"], *(("rgb",) if any(k.lower() == "lrhsi" for k in present) else ()))}
+    found = {}
+    for role, known in names.items():
+        keys = [key for key in present if key.lower() in known]
+        if len(keys) > 1:
+            raise UserError(
+                f"{path}: which key is {role} is not clear: {', '.join(keys)}; rename them to {role} and gt"
+            )
+        if keys:
+            found[role] = keys[0]
+    return found
 
 
 def default_divisor(contents: Contents, sensor: Sensor) -> float:
@@ -279,9 +319,16 @@ class H5Dataset(Dataset):
             raise IndexError(f"sample {index} of {len(self)}")
         index %= len(self)
         sample = {role: self._read(role, index) for role in self.contents.keys}
+        if "lms" not in sample:
+            sample["lms"] = self._enlarged(sample["ms"])
         if self.augment is not None:
             sample = self.augment(sample, self.facts.ratio, epoch, index)
         return {role: torch.from_numpy(np.array(value, order="C")) for role, value in sample.items()}
+
+    def _enlarged(self, ms: np.ndarray) -> np.ndarray:
+        """Return lms (C, H, W) of a file that has none, by the interpolation of the field's data sets."""
+        size = self.contents.shapes["lms"][2:]
+        return interpolate(torch.from_numpy(ms)[None], self.facts.geometry, size)[0].numpy()
 
     def _read(self, role: str, index: int) -> np.ndarray:
         """Return one array of one sample, (·, H, W) float32, divided, finite."""
@@ -321,5 +368,4 @@ def _in_memory(data: h5py.Dataset, layout: str) -> np.ndarray:
     """Return the whole data set as (N, C, H, W) float32."""
     values = np.empty(data.shape, np.float32)
     data.read_direct(values)
-    values = values.transpose(LAYOUTS[layout])
-    return np.ascontiguousarray(values)
+    return np.ascontiguousarray(as_nchw(values, layout))

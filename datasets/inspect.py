@@ -88,10 +88,16 @@ def _some_rows(data: h5py.Dataset) -> np.ndarray:
     return np.stack([data[i] for i in picks]) if picks else np.zeros(0)
 
 
+def _arrays_of(file: h5py.File) -> list[str]:
+    """Return the names of the members, those of a group instead of the group."""
+    inside = {name: list(file[name]) for name in file if isinstance(file.get(name), h5py.Group)}
+    return [key for name in file for key in ([f"{name}/{k}" for k in inside[name]] if inside.get(name) else [name])]
+
+
 def inspect_h5(report: Report) -> None:
     """Describe the arrays and attributes of an H5 data set and check some samples."""
     with open_file(report.path) as file:
-        for key in file:
+        for key in _arrays_of(file):
             try:
                 data = checked_dataset(report.path, file, key)
                 report.lines.append(f"{key}: {tuple(data.shape)} {data.dtype}, {_range(_some_rows(data))} (sampled)")
@@ -134,7 +140,10 @@ def _judge(report: Report, contents: Contents) -> None:
     largest = max(float(samples[role].max()) for role in ("ms", "pan"))
     report.lines.append(f"sensor: {_sensor_guess(contents, largest)}")
     _judge_range(report, contents, largest)
-    _judge_lms(report, contents, samples)
+    if "lms" in samples:
+        _judge_lms(report, contents, samples)
+    else:
+        report.notes.append("the file has no lms: it is interpolated from ms when samples are read")
     if contents.shapes["pan"][1] == 3 and contents.shapes["ms"][1] > 8:
         report.lines.append(f"guide order: {_guide_order(samples)}")
 

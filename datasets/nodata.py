@@ -94,16 +94,18 @@ def to_stored(values: np.ndarray, valid: np.ndarray, dtype: np.dtype, nodata: fl
     Returns:
         (H, W). A valid pixel equal to `nodata` is moved to the next value, so that it stays valid.
     """
-    values = np.where(valid, values, 0.0)
+    whole = bool(valid.all())
+    values = values if whole else np.where(valid, values, 0)
     if dtype.kind != "f":
-        limits = np.iinfo(dtype)
-        values = np.rint(values).clip(limits.min, limits.max)
+        limits, values = np.iinfo(dtype), np.rint(values)
+        if values.size and not (values.min() >= limits.min and values.max() <= limits.max):
+            values = values.clip(limits.min, limits.max)
     stored = values.astype(dtype)
     if nodata is not None and not np.isnan(nodata):
         mark = dtype.type(nodata)
         stored[stored == mark] = _next_value(mark, dtype)
-    gap = nodata if nodata is not None else (np.nan if dtype.kind == "f" else 0)
-    stored[~valid] = gap
+    if not whole:
+        stored[~valid] = nodata if nodata is not None else (np.nan if dtype.kind == "f" else 0)
     return stored
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lemamba.datasets.alignment import common_ground
 from lemamba.datasets.geotiff import gdal_errors
 from lemamba.datasets.inspect import Report
 from lemamba.datasets.products import is_product, product_files
@@ -122,7 +123,7 @@ def relate(ms: Raster, pan: Raster, aligned: bool = False) -> None:
             f"{_warped(rpc)} (-to RPC_DEM=dem.tif on hilly ground), or add --assume_aligned if their corners agree"
         )
     if bare:
-        _by_clear_size(ms, pan, f"{' and '.join(str(r.path) for r in bare)} without geotransform")
+        _by_clear_size(ms, pan, f"{' and '.join(dict.fromkeys(str(r.path) for r in bare))} without geotransform")
     elif (ms.crs is None) != (pan.crs is None):
         without, other = (ms, pan) if ms.crs is None else (pan, ms)
         if _share_ground(ms, pan) and 1.5 < abs(ms.transform.a) / (abs(pan.transform.a) or math.inf) < LARGEST + 0.5:
@@ -215,6 +216,7 @@ def inspect_pair(ms: Paths, pan: Paths, relation: Relation | None = None) -> Rep
                 bands = f"{raster.count} band{'s' * (raster.count > 1)}"
                 report.lines.append(f"{name}: {bands}, {raster.shape[0]}x{raster.shape[1]}, {raster.dtypes[0]}")
             report.lines.append(str(pair_geometry(coarse, fine)))
+            common_ground(coarse, fine)  # refuses what fusing refuses
             try:
                 rows, columns, error = measure_pair(coarse, fine)
             except UserError as reason:

@@ -16,7 +16,14 @@ from lemamba.datasets.geotiff import FORMATS, Format, is_remote, open_geotiff
 from lemamba.datasets.h5 import DAMAGE
 from lemamba.datasets.inspect import Report, inspect_arrays, inspect_geotiff, inspect_h5, inspect_mat
 from lemamba.datasets.raster import Raster
-from lemamba.datasets.simulation.sources import Cube, Scene, cube_from_png, load_mat, scene_from_mat
+from lemamba.datasets.simulation.sources import (
+    Cube,
+    Scene,
+    cube_from_png,
+    cube_from_raster,
+    load_mat,
+    scene_from_mat,
+)
 from lemamba.utils.errors import UserError
 from lemamba.utils.formats.mat import read_mat
 
@@ -30,7 +37,7 @@ class Reader:
 
     def load(self, path: Path, scale: float | None = None) -> Scene | Cube:
         """Read a scene or a hyperspectral cube as a whole; a cube's values are divided by `scale`."""
-        raise UserError(f'expected a .mat scene or cube or a folder of PNG bands, given "{path}"; {_CONVERT}')
+        raise UserError(f'expected a scene or cube, or a folder of PNG bands, given "{path}"; {_CONVERT}')
 
     @contextmanager
     def open_raster(self, path: Path, role: str = "ms", *, remote: bool = False) -> Iterator[Raster]:
@@ -61,6 +68,10 @@ class ArrayFile(Reader):
     def inspect(self, report: Report) -> None:
         """List the arrays."""
         inspect_arrays(report)
+
+    def load(self, path: Path, scale: float | None = None) -> Scene | Cube:
+        """Read the one array, or the one named like an image, as a cube."""
+        return cube_from_raster(open_array(path, "ms"), scale)
 
     @contextmanager
     def open_raster(self, path: Path, role: str = "ms", *, remote: bool = False) -> Iterator[Raster]:
@@ -109,11 +120,9 @@ class RasterFile(Reader):
         inspect_geotiff(report, self.form)
 
     def load(self, path: Path, scale: float | None = None) -> Scene | Cube:
-        """Refuse: a scene is two files."""
-        raise UserError(
-            f'expected a .mat scene or cube, given "{path}"; give an image pair with --ms and --pan, or save a cube '
-            "as .mat (H,W,C)"
-        )
+        """Read a cube whole; a scene is two files."""
+        with open_geotiff(path, self.form) as raster:
+            return cube_from_raster(raster, scale)
 
     @contextmanager
     def open_raster(self, path: Path, role: str = "ms", *, remote: bool = False) -> Iterator[Raster]:

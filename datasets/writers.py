@@ -134,13 +134,14 @@ def stored(
     """
     output = output or Output()
     valid = pair.valid(window)
-    checked = torch.from_numpy(valid)
+    checked = None if valid.all() else torch.from_numpy(valid)
     dtype, nodata, picked = output.stored_as(pair), output.nodata(pair), output.picked(pair)
     numbers = np.empty((len(picked), *piece.shape[2:]), dtype)
     seen = None if output.rgb is None else np.empty((3, *piece.shape[2:]), np.float32)
+    exact = dtype.kind in "iu" and dtype.itemsize <= 2  # in float32
     for band, values in enumerate(piece[0]):  # band by band, so that only one of them is held as float64
         shown = [i for i, b in enumerate(output.rgb or ()) if b == band]
-        image = to_numbers(values.double(), pair.facts.divisor, clip=clip, valid=checked).numpy()
+        image = to_numbers(values if exact else values.double(), pair.facts.divisor, clip=clip, valid=checked).numpy()
         for place in [i for i, b in enumerate(picked) if b == band]:
             numbers[place] = to_stored(image, valid, dtype, nodata)
         for place in shown:

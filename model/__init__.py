@@ -19,6 +19,7 @@ from lemamba.utils.errors import UserError, nearest
 from lemamba.utils.registry import ModelEntry, load_class, lookup, scan
 
 _FOLDER = Path(__file__).resolve().parent
+_NAMED = 5  # methods that a message names
 
 
 def list_models(task: str | None = None, family: str | None = None) -> list[str]:
@@ -91,7 +92,10 @@ def build_model(name: str, **kwargs: Any) -> nn.Module:
     ratio = kwargs.get("ratio", 4)
     if ratio not in entry.ratios:
         known = ", ".join(map(str, entry.ratios))
-        raise UserError(f"{entry.name} is defined for ratio {known}, given {ratio}; choose another method or data")
+        fitting = [n for n in list_models(entry.tasks[0], entry.family) if ratio in model_entry(n).ratios]
+        some = ", ".join(fitting[:_NAMED]) + (" …" if len(fitting) > _NAMED else "")
+        advice = f"choose a method for it ({some})" if fitting else "resample one of the images"
+        raise UserError(f"{entry.name} is defined for ratio {known}, given {ratio}; {advice}")
     signature = inspect.signature(cls)
     accepts_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
     for key in kwargs:

@@ -8,6 +8,7 @@ from lemamba.operators.decimate import decimate
 from lemamba.operators.imresize import imresize
 from lemamba.operators.interp23 import interp23
 from lemamba.operators.mtf import mtf_filter, mtf_kernel
+from lemamba.operators.mtf_sample import mtf_sample
 from lemamba.operators.resample import interpolate, resample, sample
 from lemamba.operators.ssim import ssim_map
 
@@ -18,6 +19,7 @@ __all__ = [
     "interpolate",
     "mtf_filter",
     "mtf_kernel",
+    "mtf_sample",
     "resample",
     "sample",
     "ssim_map",

@@ -52,22 +52,32 @@ def lagrange_weights(fraction: Tensor, taps: int) -> Tensor:
     return torch.stack(weights, dim=1)
 
 
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)  # a cached inference tensor could not serve training later
-def _blocks(
-    n: int, positions: Positions, taps: int, border: Border, dtype: torch.dtype, device: torch.device
-) -> Blocks:
+def taps_at(n: int, positions: Positions, taps: int, border: Border) -> tuple[Tensor, Tensor]:
+    """Return which samples of an axis of `n` enter at evenly spaced places, and with what weight.
+
+    Args:
+        n: samples of the axis.
+        positions, taps, border: see `resample`.
+
+    Returns:
+        (count, taps) float64 weights, (count, taps) int64 indices inside the axis.
+    """
     first, step, count = positions
     place = first + step * torch.arange(count, dtype=torch.float64)
     nearest = place.round()
     place = torch.where((place - nearest).abs() < 1e-9, nearest, place)  # samples pass through unchanged
     below = place.floor()
     index = below.long()[:, None] + torch.arange(1 - taps // 2, taps // 2 + 1)
-    if border == "circular":
-        index = index % n
-    else:
-        index = mirrored(index, n)
-    return banded_blocks(lagrange_weights(place - below, taps), index, _BLOCK, dtype, device)
+    index = index % n if border == "circular" else mirrored(index, n)
+    return lagrange_weights(place - below, taps), index
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)  # a cached inference tensor could not serve training later
+def _blocks(
+    n: int, positions: Positions, taps: int, border: Border, dtype: torch.dtype, device: torch.device
+) -> Blocks:
+    return banded_blocks(*taps_at(n, positions, taps, border), _BLOCK, dtype, device)
 
 
 def resample(

@@ -66,7 +66,22 @@ def test_without_gdal_the_package_is_named(monkeypatch):
         bench.gdal_program()
 
 
-def test_the_methods_are_those_of_the_command():
-    commands = bench.our_commands(Path("ms.tif"), Path("pan.tif"), 8)
-    assert [c[c.index("--arch") + 1] for c in commands.values()] == list(bench.METHODS)
-    assert all(command[-1] == "--out" for command in commands.values())
+def test_every_method_is_compared_with_gdal_at_the_same_creation_options(monkeypatch):
+    monkeypatch.setattr(bench, "gdal_program", lambda: "gdal_pansharpen")
+    paths = Path("ms.tif"), Path("pan.tif")
+    ours, theirs = bench.our_commands(*paths), bench.gdal_commands(*paths)
+    assert [c[c.index("--arch") + 1] for c in ours.values()] == [m for m in bench.METHODS for _ in range(2)]
+    assert all(command[-1] == "--out" for command in ours.values())
+    for name, command in ours.items():
+        options = theirs[bench.base_of(name)]
+        packed = command[command.index("--compress") + 1] == "deflate"
+        assert ("ZLEVEL=1" in options) == ("COMPRESS=DEFLATE" in options) == packed
+
+
+def test_the_table_has_a_row_for_each_command():
+    run = bench.Run(2, 4, 100, 10)
+    rows = [bench.row(name, [run], [run]) for name in ("gdal, plain", "Brovey, plain", "GSA, DEFLATE, level 1")]
+    lines = bench.markdown(rows).splitlines()
+    assert len({line.count("|") for line in lines}) == 1 and len(lines) == 5
+    assert "| `inference.py --arch Brovey`, plain | 2.0 s | 1.00 | 3 |" in lines[3]
+    assert "| `inference.py --arch GSA`, DEFLATE, level 1 | 2.0 s | 1.00 | 2.4 |" in lines[4]

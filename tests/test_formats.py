@@ -120,7 +120,7 @@ def test_a_sound_file_of_another_format_is_not_called_damaged(tmp_path, pair):
         H5Dataset(tmp_path / "a.npy")
     report = inspect_file(tmp_path / "a.npy")
     assert report.status == 0 and "(4, 8, 8) float64, 1 .. 1" in report.text()
-    with pytest.raises(UserError, match=r"expected a \.mat scene or cube, given .*image pair with --ms and --pan"):
+    with pytest.raises(UserError, match=r"more than 13 bands, .*has 4; give an image pair with --ms and --pan"):
         reader_of(pair[0]).load(pair[0])
 
 

@@ -261,7 +261,7 @@ def test_classical_methods_in_float32_windows_equal_the_whole_in_float64(tmp_pat
     whole = next(w for _, w in cut_windows(ms, pan, Geometry.corners(4), 600, method.margin))
     expected = whole.crop(method.inject(whole, method.fit(lambda: [whole])))[0].numpy()
     usual = expected < 2 * float(ms.max())  # beyond, a quotient has next to nothing below the line
-    assert np.abs(sr - expected)[usual & (expected > 0)].max() < 0.55 and usual.mean() > 0.99
+    assert np.abs(sr - expected)[usual & (expected > 0)].max() < 0.65 and usual.mean() > 0.99  # 0.5 and quotients
     assert np.allclose(sr, expected.clip(0, 65535), rtol=2e-3, atol=0.55)
 
 

@@ -137,8 +137,8 @@ def test_names_roots_and_files_that_are_not_there(tmp_path, monkeypatch):
 
 def test_missing_key_names_those_present(tmp_path):
     data = values()
-    del data["lms"]
-    with pytest.raises(UserError, match='no key "lms"; it holds: .*ms'):
+    del data["pan"]
+    with pytest.raises(UserError, match='no key "pan"; it holds: .*ms'):
         H5Dataset(write_h5(tmp_path / "a.h5", data))
     with pytest.raises(UserError, match="no ground truth"):
         write_h5(tmp_path / "train_qb.h5", {k: v for k, v in values().items() if k != "gt"})
@@ -161,7 +161,7 @@ def test_wrong_bands_and_ratio(tmp_path):
         ({"pan": (5, 1, 16, 20)}, "expected pan of the size"),
         ({"gt": (5, 3, 16, 24)}, "as many bands in gt"),
         ({"pan": (4, 1, 16, 24)}, "as many samples in pan"),
-        ({"pan": (5, 16, 24)}, "four axes"),
+        ({"gt": (5, 16, 24)}, "four axes"),
         ({key: (0, *shape[1:]) for key, shape in SIZES.items()}, "expected at least one sample"),
         ({key: (4, 4, 4, 4) for key in SIZES}, "can be read as NCHW or NHWC or WHCN"),
         ({"ms": (5, 4, 16, 24)}, "larger than ms"),

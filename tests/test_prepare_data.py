@@ -351,7 +351,7 @@ def test_inspect_lists_contents_and_problems(call, tmp_path):
         file["lms"][...] = file["lms"][()][:, ::-1, ::-1]
 
     def keyless(file):
-        del file["lms"]
+        del file["pan"]
 
     wrong = ((nan, "NaN"), (divided, "already divided"), (too_large, "beyond the divisor 2047"), (swapped, "enlarged"))
     for edit, message in (*wrong, (keyless, "no key")):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor, isfinite
+from torch import Tensor, aminmax, isfinite, stack
 
 from lemamba.utils.errors import UserError
 
@@ -20,6 +20,7 @@ def to_numbers(sr: Tensor, divisor: float, *, clip: bool, valid: Tensor | None =
     Raises:
         UserError: NaN or infinite values.
     """
-    if not isfinite(sr if valid is None else sr[..., valid]).all():
+    checked = sr if valid is None else sr[..., valid]
+    if checked.numel() and not isfinite(stack(aminmax(checked))).all():  # NaN is the least and the largest, too
         raise UserError(f"{where}the result holds NaN or infinite values; check weights and divisor")
     return (sr.clamp(0, 1) if clip else sr) * divisor

@@ -15,10 +15,14 @@ from typing import Any
 import numpy as np
 
 from lemamba.datasets.h5 import rgb_indexes
+from lemamba.datasets.raster import Raster
 from lemamba.utils.errors import UserError
 from lemamba.utils.formats.mat import read_mat
 from lemamba.utils.geometry import Geometry
 from lemamba.utils.sensors import find_sensor
+
+_LEAST_BANDS = 4  # of a cube of PNG
+_MULTISPECTRAL = 13  # bands that an MS image may have (Sentinel-2); a cube has more
 
 
 @dataclass(frozen=True)
@@ -154,12 +158,37 @@ def cube_from_png(folder: Path, scale: float | None = None) -> Cube:
             band = band[..., 0]
         if band.ndim == 2:  # CAVE has a colour preview next to the bands
             bands.append(band)
-    if len(bands) < 4 or len({band.shape for band in bands}) != 1:
+    if len(bands) < _LEAST_BANDS or len({band.shape for band in bands}) != 1:
         raise UserError(
             f"{folder}: expected one grey PNG of one size per band, found {len(bands)} bands; check the folder"
         )
     full = 255.0 if bands[0].dtype == np.uint8 else 65535.0
     return _cube(folder, np.stack(bands).astype(np.float64), scale or full)
+
+
+def cube_from_raster(raster: Raster, scale: float | None = None) -> Cube:
+    """Return an open image of more bands than multispectral ones have as a cube.
+
+    Args:
+        raster: the image.
+        scale: values are divided by it; None takes the largest value, unless that is at most 1.
+
+    Raises:
+        UserError: fewer bands, pixels without data, or NaN.
+    """
+    if raster.count <= _MULTISPECTRAL:
+        raise UserError(
+            f"expected a hyperspectral cube of more than {_MULTISPECTRAL} bands, {raster.path} has {raster.count}; "
+            "give an image pair with --ms and --pan"
+        )
+    raster.check_window(((0, raster.shape[0]), (0, raster.shape[1])))
+    image, valid = raster.read()
+    missing = int(valid.size - valid.sum())
+    if missing:
+        raise UserError(
+            f"{raster.path}: {missing} pixels have no data; cut out a part where all have (gdal_translate -srcwin)"
+        )
+    return _cube(raster.path, image.astype(np.float64), scale)
 
 
 def cube_from_mat(path: Path, data: Mapping[str, np.ndarray], scale: float | None = None) -> Cube:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lemamba.operators import imresize, interpolate, mtf_filter, sample
+from lemamba.operators import imresize, interpolate, mtf_filter, mtf_sample
 from lemamba.operators.mtf import REACH as MTF_REACH
 from lemamba.operators.resample import MARGIN, mirrored
 from lemamba.utils.geometry import Geometry
@@ -42,8 +42,7 @@ def glp_low_pass(pan: Tensor, gains: Sequence[float], geometry: Geometry, size: 
     """
     scale = (geometry.ratio[0] * geometry.ratio[1]) ** 0.5
     distinct = sorted(set(gains))
-    filtered = mtf_filter(pan.expand(-1, len(distinct), -1, -1), distinct, scale)
-    low = interpolate(sample(filtered, geometry, size), geometry, tuple(pan.shape[-2:]))
+    low = interpolate(mtf_sample(pan, distinct, scale, geometry, size), geometry, tuple(pan.shape[-2:]))
     return low[:, [distinct.index(g) for g in gains]] if len(distinct) > 1 else low.expand(-1, len(gains), -1, -1)
 
 
@@ -73,7 +72,7 @@ def _binomial_valid(x: Tensor, dim: int) -> Tensor:
     n = x.shape[dim] - len(_BINOMIAL) + 1
     total = _BINOMIAL[0] * x.narrow(dim, 0, n)
     for i, tap in enumerate(_BINOMIAL[1:], start=1):
-        total = total + tap * x.narrow(dim, i, n)
+        total.add_(x.narrow(dim, i, n), alpha=tap)
     return total
 
 

@@ -56,7 +56,7 @@ def substitute(window: Window, found: Substitution) -> Tensor:
     """Inject PAN minus intensity into every band of a window."""
     intensity = (window.lms * column(found.weights, window.lms)).sum(1, keepdim=True) - found.intensity_mean
     detail = (window.pan - found.pan_mean) * found.pan_gain - intensity
-    return window.lms + column(found.gain, window.lms) * detail
+    return torch.addcmul(window.lms, column(found.gain, window.lms), detail)
 
 
 @register_model(

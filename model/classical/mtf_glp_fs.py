@@ -7,6 +7,7 @@ Shapes: lms and sr (B, C, H, W), pan (B, 1, H, W).
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from lemamba.model.classical.base import Classical, Windows, column
@@ -51,4 +52,4 @@ class MTFGLPFS(Pyramid):
 
     def inject(self, window: Window, fitted: Tensor) -> Tensor:
         """Fuse a window."""
-        return window.lms + column(fitted, window.lms) * (window.pan - self.smooth(window))
+        return torch.addcmul(window.lms, column(fitted, window.lms), window.pan - self.smooth(window))

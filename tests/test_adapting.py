@@ -231,6 +231,14 @@ def test_weights_of_the_same_network_are_a_start(tmp_path):
     adapted = loadmat(out)["sr"]
     assert run(*given, "--weights", start) == 0
     assert np.array_equal(loadmat(out)["sr"], adapted), "0 steps fuse with the weights as they are"
+    network = lemamba.load(start, "Z-PNN", device="cpu")
+    before = [p.clone() for p in network.parameters()]
+    images = (loadmat(out)[role][0] for role in ("ms", "pan"))
+    sr = lemamba.fuse(*images, network, sensor="IKONOS", divisor=2047, adapt_steps=2)
+    assert not np.array_equal(sr, adapted[0]), "a loaded network adapts too"
+    assert all(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True)), (
+        "the caller's is left alone"
+    )
     with pytest.raises(UserError, match="holds weights of PNN, given the name Z-PNN"):
         run(*given, "--arch", "Z-PNN", "--weights", weights_of("PNN", tmp_path / "other.safetensors"))
 

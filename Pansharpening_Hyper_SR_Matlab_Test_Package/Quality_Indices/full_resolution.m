@@ -94,8 +94,8 @@ if ~isscalar(value) || ~any(value == [0, 1])
 end
 yes = value == 1;
 if yes && ~options.extra
-    error('lemamba:arguments', ['expected ''indices'', ''all'' with ''coregister'', 1: the published indices do ' ...
-        'not use it; add it']);
+    error('lemamba:arguments', ['expected ''indices'', ''all'' with ''coregister'', 1: it changes none of the ' ...
+        'published indices; add it']);
 end
 end
 

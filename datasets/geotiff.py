@@ -229,7 +229,10 @@ class GeoTiff:
         def get(reader: Any, bands: list[int]) -> np.ndarray:
             return reader(bands, window=window, out_shape=(len(bands), *size) if size else None)
 
-        with gdal_errors(f"{self.path} cannot be read to its end"):
+        import rasterio
+
+        # an environment of its own: in another thread GDAL would print its errors
+        with gdal_errors(f"{self.path} cannot be read to its end"), rasterio.Env():
             image = get(self.source.read, self._bands)
             floating = image.dtype.kind in "fc"
             valid = np.isfinite(image).all(0) if floating else np.ones(image.shape[1:], dtype=bool)

@@ -11,6 +11,7 @@ the common ground, MS pixels from the corner of their file. Spans are (first, en
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -36,6 +37,7 @@ from lemamba.utils.sensors import divisor_of, get_sensor
 
 BLOCK = 256  # side of the blocks of a written file
 OVERVIEW = 256  # side of the subsampled images from which means and units are taken
+_READING = threading.Lock()  # GDAL serves a file to one thread at a time: pixels are read ahead, masks while writing
 SAME_UNITS = (0.5, 2.0)  # PAN's mean over that of the intensity: outside, PAN is in other units
 
 
@@ -128,7 +130,8 @@ class Side:
             place = np.where(place < n, place, 2 * n - 1 - place)
             inside.append((int(place.min()), int(place.max()) + 1))
             index.append(place - inside[-1][0])
-        image, valid = self.raster.read((inside[0], inside[1]))
+        with _READING:
+            image, valid = self.raster.read((inside[0], inside[1]))
         valid = self.marked(image, valid)
         if all(np.array_equal(i, np.arange(n)) for i, n in zip(index, valid.shape, strict=True)):
             return image, valid

@@ -182,7 +182,8 @@ def _numbers(text: str) -> tuple[int, ...]:
 class FuseOptions(DeviceOptions, DataOptions):
     """Fuse a test set or a GeoTIFF pair with a trained network or a classical method.
 
-    A test set gives .mat files, pictures and metrics; a pair gives a GeoTIFF. Values are divided by the sensor's
+    A test set gives .mat files, pictures and metrics; a pair gives a GeoTIFF, COG, ENVI image, array, or a VRT over strips;
+    --list fuses many pairs. torchrun or accelerate launch shares a scene over processes. Values are divided by the sensor's
     divisor before fusing and multiplied by it afterwards; the result of a network is clipped to [0, 1] in between, as
     the published scripts do, that of a classical method is not.
     """
@@ -198,9 +199,17 @@ class FuseOptions(DeviceOptions, DataOptions):
     )
     ms: tuple[Path, ...] = option((), f"{_MS} (instead of an H5 file)", "--ms", group="data", **_FILES)
     pan: tuple[Path, ...] = option((), _PAN, "--pan", group="data", **_FILES)
+    list: Path | None = option(
+        None,
+        "CSV of many pairs, columns ms, pan, out and perhaps sensor, divisor, nodata, bands, dtype, rgb_png",
+        "--list",
+        metavar="FILE.csv",
+        group="data",
+    )
     assume_aligned: bool = option(False, _ALIGNED, "--assume_aligned", group="data")
     register: bool = option(False, _REGISTER, "--register", group="data")
     allow_remote: bool = option(False, _REMOTE, "--allow_remote", group="data")
+    resume: bool = option(False, "continue a scene, or a list, that was interrupted", "--resume", group="run")
     out: Path | None = option(
         None, "file (default: in visualized_img/), or folder with --per_image", "--out", group="output"
     )

@@ -35,7 +35,7 @@ from lemamba.datasets.pair import open_pair
 from lemamba.datasets.strips import hidden_folder, is_complete, job_name, mark_complete, remove_folder
 from lemamba.datasets.writers import Output, check_output
 from lemamba.engine.fusing.runner import Runner
-from lemamba.engine.fusing.shares import first_alone, join_ranks, local_rank
+from lemamba.engine.fusing.shares import first_alone, joined_ranks, local_rank
 from lemamba.engine.fusing.tiles import traits_of
 from lemamba.engine.fusing.tiling import SCENE_TILE
 from lemamba.engine.training.ranks import LostRankError, Ranks
@@ -58,8 +58,7 @@ def run(options: FuseOptions) -> int:
     """Run the command; return the exit status: of a list 1 if a pair failed."""
     if options.scan_backend:
         os.environ["LEMAMBA_SCAN"] = options.scan_backend
-    ranks = join_ranks()
-    with nullcontext() if ranks.main else redirect_stdout(io.StringIO()):  # each line once
+    with joined_ranks() as ranks, nullcontext() if ranks.main else redirect_stdout(io.StringIO()):  # each line once
         return _run(options, ranks)
 
 

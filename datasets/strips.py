@@ -97,6 +97,9 @@ class Strips:
         about = {"job": job, "fitted": fitted, "strips": [list(span) for span in self.spans]}
         if self.stay and vrt_folder(self.out).exists() and not vrt_folder(self.out).is_dir():
             raise refusal(vrt_folder(self.out), "it is a file")
+        for left in self.out.parent.iterdir() if resume and self.out.parent.is_dir() else ():
+            if left.name.startswith(f".{self.out.name}.") and left.suffix == ".tmp":  # of the run that was killed
+                left.unlink()
         there = self.folder.is_dir() and any(self.folder.glob("*.tif"))
         if not (resume and job and read_json(self.folder / _JOB) == about):
             if resume and there:

@@ -203,7 +203,8 @@ def write_strip(path: Path, pair: ScenePair, output: Output, rows: Span, *, pack
     """
     profile = _geotiff_profile(pair, output) | {"height": rows[1] - rows[0]}
     if profile["transform"] is not None:
-        profile["transform"] *= type(profile["transform"]).translation(0, rows[0])
+        t = profile["transform"]
+        profile["transform"] = type(t)(t.a, t.b, t.c, t.d, t.e, t.f + rows[0] * t.e)
     if not packed:
         profile |= {"compress": "none", "predictor": 1}
     with renamed(path) as temporary, _gdal_file(path, temporary, pair, output, profile) as put:

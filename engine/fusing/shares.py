@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch.distributed as dist
@@ -18,11 +19,19 @@ T = TypeVar("T")
 _WAIT = 7 * 86400.0  # a rank may be done long before the others; one that has ended is noticed at once
 
 
-def join_ranks() -> Ranks:
-    """Join the processes of this job, as the launcher's environment variables say."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+@contextmanager
+def joined_ranks() -> Iterator[Ranks]:
+    """Join the processes of this job, as the launcher's environment variables say; leave together at the end."""
+    begun = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized()
+    if begun:
         dist.init_process_group("gloo")
-    return Ranks(_WAIT)
+    try:
+        ranks = Ranks(_WAIT)
+        yield ranks
+        ranks.barrier()
+    finally:
+        if begun:
+            dist.destroy_process_group()
 
 
 def local_rank() -> int:

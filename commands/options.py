@@ -302,6 +302,12 @@ class EvaluateOptions:
     csv: Path | None = option(None, "also write the result as CSV", "--csv", metavar="FILE")
     latex: Path | None = option(None, "also write mean and std as a LaTeX table", "--latex", metavar="FILE")
     html: Path | None = option(None, "also write one HTML page with pictures", "--html", metavar="FILE")
+    hqnr_map: Path | None = option(
+        None,
+        "with --ms and --pan: also write HQNR, D_lambda_K and D_s of each block of 32 x 32 pixels as a GeoTIFF",
+        "--hqnr_map",
+        metavar="FILE.tif",
+    )
 
 
 def _rates(text: str) -> tuple[float, ...]:

@@ -18,6 +18,7 @@ from torch import Tensor
 from lemamba.engine.weights.files import PUBLISHED_PREFIX, resolve_weights
 from lemamba.metrics import EXTRA, INDICES, Meter, full_resolution, q2n, reduced_resolution
 from lemamba.metrics.inputs import BLOCK
+from lemamba.metrics.tiles import block_tiles
 from lemamba.utils.atomic import sha256
 from lemamba.utils.errors import UserError
 from lemamba.utils.facts import DataFacts
@@ -147,10 +148,14 @@ def flat_blocks(sr: Tensor, gt: Tensor) -> int:
     A block in which all bands are flat (one colour) does not count: Q2n compares its means only.
     """
     H, W = (side - side % BLOCK for side in gt.shape[-2:])
-    sr, gt = (x[0, :, :H, :W].unflatten(-1, (-1, BLOCK)).unflatten(-3, (-1, BLOCK)) for x in (sr, gt))
-    flat = torch.stack([x.amax(dim=(-1, -3)) == x.amin(dim=(-1, -3)) for x in (sr, gt)])
-    differs = (sr != gt).any(dim=-1).any(dim=-2)
-    return int(((flat.any(0) & differs).any(0) & ~flat.all(1).any(0)).sum())
+    count = 0
+    for rows, columns in block_tiles(gt[0, :, :H, :W], BLOCK):
+        both = (x[0, :, rows, columns].double().unflatten(-1, (-1, BLOCK)).unflatten(-3, (-1, BLOCK)) for x in (sr, gt))
+        a, b = both
+        flat = torch.stack([x.amax(dim=(-1, -3)) == x.amin(dim=(-1, -3)) for x in (a, b)])
+        differs = (a != b).any(dim=-1).any(dim=-2)
+        count += int(((flat.any(0) & differs).any(0) & ~flat.all(1).any(0)).sum())
+    return count
 
 
 def dead_band_note(name: int | str, images: Mapping[str, Tensor], qn: float, const: float, published: bool) -> str:

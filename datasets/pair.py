@@ -405,6 +405,24 @@ class ScenePair:
             return window
         return replace(window, valid=valid, valid_ms=self._covered(box, (rows, columns)))
 
+    def part(self, role: str, rows: Span, columns: Span) -> torch.Tensor:
+        """Return a part (C, h, w) of "ms", "lms" or "pan" in float64, divided by the divisor, gaps filled.
+
+        Args:
+            role: which image.
+            rows, columns: of MS pixels for "ms", of PAN pixels for the others.
+        """
+        if role != "lms":
+            return self._pixels(self.pan if role == "pan" else self.ms, rows, columns, torch.float64)[0]
+        geometry = self.facts.geometry
+        axes = [
+            windows.plan_axis(r, o, span, 0, 1)
+            for r, o, span in zip(geometry.ratio, geometry.offset, (rows, columns), strict=True)
+        ]
+        wide = self._pixels(self.ms, axes[0].wide, axes[1].wide, torch.float64)
+        placed = geometry.window((axes[0].wide[0], axes[1].wide[0]), (rows[0], columns[0]))
+        return interpolate(wide, placed, (rows[1] - rows[0], columns[1] - columns[0]))[0]
+
     def _covered(self, box: Window, axes: tuple[windows.Axis, windows.Axis]) -> torch.Tensor:
         """Return which MS pixels of a window have data wherever their PAN pixels and the next ones lie."""
         geometry = self.facts.geometry

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -371,6 +371,33 @@ _LEVELS = {"deflate": {"zlevel": 1}, "zstd": {"zstd_level": 1}}
 def _threads() -> int:
     """Return how many threads compress: those of torch, which the user may have limited."""
     return max(1, min(torch.get_num_threads(), os.cpu_count() or 1))
+
+
+def write_map(out: Path, values: np.ndarray, names: Sequence[str], side: int, crs: Any, transform: Any) -> None:
+    """Write values of blocks of an image as a GeoTIFF, one pixel for each block.
+
+    Args:
+        out: the file, a `.tif`.
+        values: (C, h, w); NaN where there are none.
+        names: of the C bands.
+        side: of a block in pixels of the image.
+        crs: coordinate system of the image, or None.
+        transform: geotransform of the image.
+    """
+    import rasterio
+
+    if out.suffix.lower() not in (".tif", ".tiff"):
+        raise UserError(f'expected the map as .tif, given "{out}"; choose another ending')
+    bare = tuple(transform[:6]) == PIXELS and crs is None
+    t = transform
+    placed = None if bare else type(t)(t.a * side, t.b, t.c, t.d, t.e * side, t.f)
+    profile = {"driver": "GTiff", "dtype": "float32", "nodata": float("nan"), "crs": crs, "transform": placed}
+    count, height, width = values.shape
+    with renamed(out) as temporary, gdal_errors(f'cannot write "{out}"'), _without_stderr():
+        with rasterio.open(temporary, "w", count=count, height=height, width=width, **profile) as file:
+            file.descriptions = tuple(names)
+            file.write(values.astype(np.float32))
+        check_whole(out, temporary)
 
 
 def write_h5(

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lemamba.metrics.tiles import stretches
+from lemamba.metrics.large import LargeImage
+from lemamba.metrics.tiles import stretches, tiles
 
 Product = Callable[[Tensor, Tensor], Tensor]
 
@@ -32,6 +33,8 @@ def band_means(product: Product, x: Tensor, y: Tensor, mask: Tensor | None) -> T
 
 def _sums(product: Product, x: Tensor, y: Tensor) -> Tensor:
     """`product` of one image pair (C, H, W), a stretch that stays in the cache at a time -> (C,)."""
+    if isinstance(x, LargeImage):
+        return torch.stack([_sums(product, *(i[:, *tile].tensor() for i in (x, y))) for tile in tiles(x)]).sum(0)
     x, y = x.flatten(1), y.flatten(1)
     planes, pixels = stretches(x)
     sums = []
@@ -59,6 +62,6 @@ def mean_squared_error(sr: Tensor, gt: Tensor, mask: Tensor | None) -> Tensor:
 
 def band_mean(image: Tensor, mask: Tensor | None) -> Tensor:
     """Mean per band, (B, C) float64; arguments as in `band_means`."""
-    if image.dtype == torch.float64 and mask is None:
+    if image.dtype == torch.float64 and mask is None and not isinstance(image, LargeImage):
         return image.mean(dim=(2, 3))
     return band_means(lambda x, _: x.sum(dim=1), image, image, mask)

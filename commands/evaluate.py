@@ -205,7 +205,7 @@ def _write_map(options: EvaluateOptions, opened: Opened, images: dict[str, torch
         mask=images.get("valid"),
         geometry=opened.geometry,
     )
-    write_map(options.hqnr_map, blocks, ("HQNR", "D_lambda_K", "D_s"), BLOCK, *opened.place)
+    write_map(options.hqnr_map, blocks.numpy(), ("HQNR", "D_lambda_K", "D_s"), BLOCK, *opened.place)
 
 
 def _notes(settings: Settings, top: float) -> list[str]:

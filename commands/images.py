@@ -159,9 +159,7 @@ class _Work(Protocol):
         ...
 
 
-def _whole(
-    out: Path, pair: ScenePair, output: Output, work: _Work, bar: ProgressBar, clip: bool
-) -> np.ndarray | None:
+def _whole(out: Path, pair: ScenePair, output: Output, work: _Work, bar: ProgressBar, clip: bool) -> np.ndarray | None:
     return write_scene(out, pair, work.fuse((0, pair.size[0]), bar.update), clip=clip, output=output)
 
 
@@ -279,9 +277,8 @@ class _Tiles:
     def __init__(self, runner: Runner, pair: ScenePair, trained: Geometry | None) -> None:
         self._runner, self._pair, self._grid = runner, pair, pair.grid(trained)
         if self._grid.resampled:
-            print(
-                f"note: the scene has {pair.facts.geometry}; its MS pixels are resampled to where the network knows them"
-            )
+            where = "its MS pixels are resampled to where the network knows them"
+            print(f"note: the scene has {pair.facts.geometry}; {where}")
         self._tiling = runner.plan(self._grid.size, pair.facts.ratio)
 
     def fuse(self, rows: Span, on_progress: Callable[[float], None]) -> Pieces:

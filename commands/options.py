@@ -182,9 +182,9 @@ def _numbers(text: str) -> tuple[int, ...]:
 class FuseOptions(DeviceOptions, DataOptions):
     """Fuse a test set or a GeoTIFF pair with a trained network or a classical method.
 
-    A test set gives .mat files, pictures and metrics; a pair gives a GeoTIFF, COG, ENVI image, array, or a VRT over strips;
-    --list fuses many pairs. torchrun or accelerate launch shares a scene over processes. Values are divided by the sensor's
-    divisor before fusing and multiplied by it afterwards; the result of a network is clipped to [0, 1] in between, as
+    A test set gives .mat files, pictures and metrics; a pair gives a GeoTIFF, COG, ENVI image, array, or a VRT over
+    strips; --list fuses many pairs, torchrun shares a scene over processes. Values are divided by the sensor's divisor
+    before fusing and multiplied by it afterwards; the result of a network is clipped to [0, 1] in between, as
     the published scripts do, that of a classical method is not.
     """
 

@@ -42,9 +42,7 @@ def read_pairs(path: Path, common: FuseOptions) -> list[FuseOptions]:
     unknown = next((name for name in columns if name not in (*NEEDED, *OPTIONAL)), None)
     if unknown is not None:
         hint = nearest(unknown, (*NEEDED, *OPTIONAL))
-        raise UserError(
-            f'{path}: unknown column "{unknown}"{hint}; known: {", ".join((*NEEDED, *OPTIONAL))}'
-        )
+        raise UserError(f'{path}: unknown column "{unknown}"{hint}; known: {", ".join((*NEEDED, *OPTIONAL))}')
     missing = [name for name in NEEDED if name not in columns]
     if missing:
         raise UserError(f"{path}: expected the columns {', '.join(NEEDED)}, missing: {', '.join(missing)}; add them")

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -156,18 +157,23 @@ def _large(raster: Raster, role: str) -> Sample:
     dtype = torch.float32 if stored == np.float32 else torch.float64
     one_at_a_time = threading.Lock()  # GDAL serves a file to one thread
 
-    def get(rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray]:
+    @lru_cache(maxsize=2)  # pixels and mask come together
+    def get(top: int, bottom: int, left: int, right: int) -> tuple[np.ndarray, np.ndarray]:
         with one_at_a_time:
-            return raster.read(((rows.start, rows.stop), (columns.start, columns.stop)))
+            return raster.read(((top, bottom), (left, right)))
 
     def pixels(rows: slice, columns: slice) -> torch.Tensor:
-        image, valid = get(rows, columns)
+        image, valid = get(rows.start, rows.stop, columns.start, columns.stop)
         values = image.astype("float32" if dtype == torch.float32 else "float64")
         return torch.from_numpy(values if valid.all() else np.where(valid, values, 0))
 
     sample = {role: LargeImage(pixels, (raster.count, H, W), dtype, stored)}
     if raster.masked or stored.kind == "f":  # NaN counts as missing
-        valid = LargeImage(lambda r, c: torch.from_numpy(get(r, c)[1])[None], (1, H, W), torch.bool)
+
+        def has_data(rows: slice, columns: slice) -> torch.Tensor:
+            return torch.from_numpy(get(rows.start, rows.stop, columns.start, columns.stop)[1])[None]
+
+        valid = LargeImage(has_data, (1, H, W), torch.bool)
         if not bool(valid.amin()):
             sample["valid"] = valid
     return sample
@@ -266,9 +272,7 @@ def _with_scene(fused: Opened, ms: Path, pan: Path, path: Path, files: ExitStack
     step = math.lcm(SMALLEST_SIDE, ratio)
     bottom, right = H - H % step, W - W % step
     box, geometry = ((0, bottom), (0, right)), pair.facts.geometry
-    axes = [
-        plan_axis(r, o, span, 0, ratio) for r, o, span in zip(geometry.ratio, geometry.offset, box, strict=True)
-    ]
+    axes = [plan_axis(r, o, span, 0, ratio) for r, o, span in zip(geometry.ratio, geometry.offset, box, strict=True)]
     if any(axis.ms[1] - axis.ms[0] != span[1] // ratio for axis, span in zip(axes, box, strict=True)):
         raise UserError(f'"{ms}" and "{pan}" have {geometry}; full resolution needs a whole ratio')
     if pair.gaps and not pair.overview.valid.any() and not pair.valid(box).any():

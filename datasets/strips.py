@@ -224,8 +224,8 @@ class StripWriter:
         if self._pixels[i] == (last - first) * strips.pair.size[1]:
             if self._preview.image is not None:
                 rows = self._preview.image[:, self._preview.rows((first, last))]
-                with renamed(strips.path(i).with_suffix(".npy")) as temporary, temporary.open("wb") as file:
-                    np.save(file, rows)
+                with renamed(strips.path(i).with_suffix(".npy")) as temporary, temporary.open("wb") as opened:
+                    np.save(opened, rows)
             del self._open[i]
             stack.close()
             self._done(i)

@@ -61,12 +61,10 @@ def _low_pass_large(pan: LargeImage, ratio: int, geometry: Geometry | None) -> L
     small = torch.empty(1, 1, h, w, dtype=torch.float64)
     for top in range(0, h, _CELLS):
         for left in range(0, w, _CELLS):
-            (a, b), (c, d) = (
-                (max(0, at - reach), min(n, at + _CELLS + reach)) for at, n in ((top, h), (left, w))
-            )
-            part = pan[..., a * ratio : b * ratio, c * ratio : d * ratio].tensor().double()
+            (a, b), (c, d) = ((max(0, at - reach), min(n, at + _CELLS + reach)) for at, n in ((top, h), (left, w)))
+            around = pan[..., a * ratio : b * ratio, c * ratio : d * ratio].tensor().double()
             bottom, right = min(h, top + _CELLS), min(w, left + _CELLS)
-            found = _reduced(part, ratio, geometry)[..., top - a : bottom - a, left - c : right - c]
+            found = _reduced(around, ratio, geometry)[..., top - a : bottom - a, left - c : right - c]
             small[..., top:bottom, left:right] = found
     # `interpolate` wraps around where it is the published one, else it mirrors
     wraps = placed.doubles and all(int(o) == ratio // 2 for o in placed.offset)

@@ -63,7 +63,7 @@ def _without_border(mask: Tensor | None, image: Tensor, cut: int) -> Tensor | No
 def _inside_large(mask: Tensor | None, image: LargeImage, cut: int) -> Tensor:
     """Return the mask of an image in a file, without its border."""
     H, W = image.shape[-2:]
-    cut_border(image, cut)  # refuses a cut that is too large
+    cut_border(cast(Tensor, image), cut)  # refuses a cut that is too large
     ends = (max(cut - 1, 0), H - cut), (max(cut - 1, 0), W - cut)
 
     def part(rows: slice, columns: slice) -> Tensor:
@@ -98,8 +98,8 @@ def _mask_of_ms(mask: Tensor | None, ratio: int) -> Tensor | None:
         large = mask
 
         def part(rows: slice, columns: slice) -> Tensor:
-            cells = (slice(s.start * ratio, s.stop * ratio) for s in (rows, columns))
-            found = _mask_of_ms(large[..., *cells].tensor(), ratio)
+            below, right = (slice(s.start * ratio, s.stop * ratio) for s in (rows, columns))
+            found = _mask_of_ms(large[..., below, right].tensor(), ratio)
             assert found is not None
             return found[0]
 

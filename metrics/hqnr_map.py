@@ -13,11 +13,13 @@ import math
 import torch
 from torch import Tensor
 
-from lemamba.metrics import block_q, q2n
+from lemamba.metrics.block_q import block_moments as band_moments
+from lemamba.metrics.block_q import block_pairs
 from lemamba.metrics.d_lambda_k import const_of
 from lemamba.metrics.d_s import low_pass_pan
 from lemamba.metrics.full_inputs import check_full, check_geometry, check_pan, gains_of
 from lemamba.metrics.inputs import BLOCK, cut_blocks
+from lemamba.metrics.q2n import block_moments, block_scores, scale_of
 from lemamba.metrics.tiles import block_tiles
 from lemamba.operators.mtf import mtf_window
 from lemamba.utils.geometry import Geometry
@@ -55,25 +57,25 @@ def hqnr_blocks(
     pan = check_pan(pan, sr, mask)
     check_geometry(geometry, ratio)
     low = low_pass_pan(pan, ratio, geometry)
-    factor = float(torch.as_tensor(q2n.scale_of(const_of(lms, const), published)).flatten()[0])
+    factor = float(torch.as_tensor(scale_of(const_of(lms, const), published)).flatten()[0])
     found = torch.empty(3, sr.shape[-2] // block, sr.shape[-1] // block, dtype=torch.float64)
     for rows, columns in block_tiles(sr[0], block):
-        place = (..., slice(rows.start // block, rows.stop // block), slice(columns.start // block, columns.stop // block))
+        down, across = (slice(s.start // block, s.stop // block) for s in (rows, columns))
         fused, coarse = sr[0][:, rows, columns].double(), lms[0][:, rows, columns].double()
         smooth = mtf_window(sr[0], gains, ratio, rows, columns)
-        moments = zip(*q2n.block_moments(coarse, smooth, factor, block), strict=True)
+        moments = zip(*block_moments(coarse, smooth, factor, block), strict=True)
         products, squares = (torch.cat(parts) for parts in moments)
-        spectral = 1 - q2n.block_scores(products, squares, block)
+        spectral = 1 - block_scores(products, squares, block)
         spatial = _quality(fused, pan[0][:, rows, columns], published, block)
         spatial = (spatial - _quality(coarse, low[0][:, rows, columns], published, block)).abs().mean(-1)
         both = torch.stack(((1 - spectral) * (1 - spatial), spectral, spatial))
         if mask is not None:
             valid = cut_blocks(mask[0][:, rows, columns], block).flatten(2).all(dim=-1).flatten()
             both[:, ~valid] = math.nan
-        found[place] = both.view(3, found[place].shape[-2], -1)
+        found[:, down, across] = both.view(3, down.stop - down.start, -1)
     return found
 
 
 def _quality(image: Tensor, pan: Tensor, published: bool, block: int) -> Tensor:
     """Q of every band and pan in each block, (N, C)."""
-    return block_q.block_pairs(*block_q.block_moments((image, pan), block), published)[:, :-1, -1]
+    return block_pairs(*band_moments((image, pan), block), published)[:, :-1, -1]

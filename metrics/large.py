@@ -1,7 +1,7 @@
 """Images that stay in their files: what an index cuts out of one is read when it computes with it.
 
-Indices work tile by tile (`tiles.py`), so on a `LargeImage` they give the numbers they give on a tensor, and memory does
-not grow with the image. An index that asks for more than a tile's worth at once is refused.
+Indices work tile by tile (`tiles.py`), so on a `LargeImage` they give the numbers they give on a tensor, and memory
+does not grow with the image. An index that asks for more than a tile's worth at once is refused.
 Legend: C bands, H W size, r ratio.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -18,7 +19,8 @@ from lemamba.utils.errors import UserError
 
 Read = Callable[[slice, slice], Tensor]
 MOST = 2**24  # values that may be read at once
-_SIDE = 512  # of the parts in which sums and ranges are formed
+_SIDE = 256  # of the parts in which sums and ranges are formed
+_RECENT = 4  # parts that are kept: an index takes the bands of one after the other, and a mask with them
 
 
 class LargeImage:
@@ -35,7 +37,8 @@ class LargeImage:
     requires_grad = False
 
     def __init__(self, read: Read, size: Sequence[int], dtype: torch.dtype, stored: Any = None) -> None:
-        self._read, self.dtype, self.stored = read, dtype, stored
+        self.dtype, self.stored = dtype, stored
+        self._recent = lru_cache(_RECENT)(lambda top, bottom, left, right: read(slice(top, bottom), slice(left, right)))
         self._bands: list[int] = list(range(size[0]))
         self._all = size[0]
         self._rows, self._columns = (0, int(size[1])), (0, int(size[2]))
@@ -54,7 +57,7 @@ class LargeImage:
                 f"an index needs the whole image of {'x'.join(map(str, self.shape))} in memory; leave it out "
                 "(--indices), or measure a part (gdal_translate -srcwin)"
             )
-        pixels = self._read(slice(*self._rows), slice(*self._columns))
+        pixels = self._recent(*self._rows, *self._columns)
         if self._bands != list(range(self._all)):
             pixels = pixels[self._bands]
         pixels = pixels if self._banded else pixels[0]
@@ -95,7 +98,8 @@ class LargeImage:
 
     def narrow(self, dim: int, start: int, length: int) -> LargeImage:
         """As `Tensor.narrow`, along rows and columns."""
-        return self[(..., slice(start, start + length), *([slice(None)] if dim % len(self.shape) == len(self.shape) - 2 else []))]
+        part = slice(start, start + length)
+        return self[..., part, :] if dim % self.dim() == self.dim() - 2 else self[..., part]
 
     def detach(self) -> LargeImage:
         """Return itself: it has no gradient."""

@@ -34,7 +34,8 @@ def band_means(product: Product, x: Tensor, y: Tensor, mask: Tensor | None) -> T
 def _sums(product: Product, x: Tensor, y: Tensor) -> Tensor:
     """`product` of one image pair (C, H, W), a stretch that stays in the cache at a time -> (C,)."""
     if isinstance(x, LargeImage):
-        return torch.stack([_sums(product, *(i[:, *tile].tensor() for i in (x, y))) for tile in tiles(x)]).sum(0)
+        parts = ((x[:, rows, columns].double(), y[:, rows, columns].double()) for rows, columns in tiles(x))
+        return torch.stack([_sums(product, *pair) for pair in parts]).sum(0)
     x, y = x.flatten(1), y.flatten(1)
     planes, pixels = stretches(x)
     sums = []

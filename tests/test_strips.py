@@ -103,7 +103,12 @@ def test_a_vrt_says_what_the_tif_says_and_can_be_moved(tmp_path, pair):
     for name in ("F.vrt", "F_strips"):
         shutil.move(tmp_path / name, tmp_path / "elsewhere" / name)
     with rasterio.open(tmp_path / "F.tif") as one, rasterio.open(tmp_path / "elsewhere/F.vrt") as other:
-        assert (one.crs, one.transform, one.shape, one.nodata) == (other.crs, other.transform, other.shape, other.nodata)
+        assert (one.crs, one.transform, one.shape, one.nodata) == (
+            other.crs,
+            other.transform,
+            other.shape,
+            other.nodata,
+        )
         assert other.descriptions == ("d", "b") and other.scales == (0.5, 0.5)
         np.testing.assert_array_equal(one.read([4, 2]), other.read())
 
@@ -111,7 +116,7 @@ def test_a_vrt_says_what_the_tif_says_and_can_be_moved(tmp_path, pair):
 def test_a_vrt_is_refused_where_it_cannot_be(tmp_path, pair):
     (tmp_path / "F_strips").mkdir()
     (tmp_path / "F_strips" / "thesis.txt").write_text("mine")
-    with pytest.raises(UserError, match="it holds \"thesis.txt\"; choose another --out"):
+    with pytest.raises(UserError, match='it holds "thesis.txt"; choose another --out'):
         run(pair, tmp_path / "F.vrt")
     assert (tmp_path / "F_strips" / "thesis.txt").exists() and not (tmp_path / "F.vrt").exists()
     with pytest.raises(UserError, match="end in .tif with --cog"):
@@ -189,7 +194,7 @@ def test_two_processes_write_the_file_of_one(tmp_path, pair, weights, kind):
     run(pair, tmp_path / "one.tif", "--rgb_png", tmp_path / "one.png", method=method)
     start = tmp_path / "start.py"
     start.write_text(
-        "import sys\nfrom lemamba.__main__ import run\nfrom lemamba.engine.fusing import scene\nscene.SIDE = 256\nrun('fuse')\n"
+        "from lemamba.__main__ import run\nfrom lemamba.engine.fusing import scene\nscene.SIDE = 256\nrun('fuse')\n"
     )
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(start)]
     more = ("--rgb_png", tmp_path / "two.png")

@@ -1,4 +1,4 @@
-"""Reading, computing and writing at the same time: a thread ahead of the work and one behind it, with bounded queues."""
+"""Reading, computing and writing at once: a thread ahead of the work and one behind it, with bounded queues."""
 
 from __future__ import annotations
 

@@ -183,7 +183,7 @@ def _evaluate(options: EvaluateOptions, opened: Opened) -> Result:
             notes.append("No pictures: the scene is measured in its files; draw one with inference.py --rgb_png.")
         elif options.html and len(pictures) < PICTURED_SAMPLES:
             row = get_sensor(settings.sensor or "none")
-            rgb = choose_bands(row, sample.get("lms", sample["sr"]), sample.get("pan"))
+            rgb = choose_bands(row, sample["lms"] if "lms" in sample else sample["sr"], sample.get("pan"))
             pictures[f"sample {name}"] = quick_look({k: sample[k] for k in IMAGES if k in sample and k != "ms"}, rgb)
     if settings is None:
         raise UserError(f'expected at least one image in "{fused_path(options)}", found none; check the file')

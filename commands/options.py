@@ -119,6 +119,9 @@ class InspectOptions:
     pan: tuple[Path, ...] = option((), _PAN, "--pan", **_FILES)
     assume_aligned: bool = option(False, _ALIGNED, "--assume_aligned")
     allow_remote: bool = option(False, _REMOTE, "--allow_remote")
+    nodata: float | None = option(
+        None, "pixels with this value in all bands of an image are missing, though nothing marks them", "--nodata"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

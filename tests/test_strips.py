@@ -332,3 +332,26 @@ def test_threads_keep_the_order_and_hand_errors_over():
     with pytest.raises(KeyError), Behind(lambda x: 1 / x) as put:
         put(0)
         raise KeyError
+
+
+def test_inspect_leaves_out_what_nodata_marks(tmp_path, capsys):
+    """The range is that of the data, the share is told, and the collar is no longer reported."""
+    from lemamba.commands import prepare
+
+    image = smooth(100, 100, 3)
+    image[:, :, :25] = 0
+    path = tif(tmp_path / "collar.tif", image)
+    found = []
+    for more in ([], ["--nodata", "0"]):
+        assert prepare.run(parse("prepare", ["inspect", str(path), *more])) == 0
+        found.append(capsys.readouterr().out)
+    assert "uint16, 0 .. " in found[0] and "not marked as missing" in found[0]
+    assert f"uint16, {image[image > 0].min()} .. {image.max()}" in found[1] and "25.0% of the pixels" in found[1]
+    assert "not marked as missing" not in found[1]
+    pytest.importorskip("skimage", reason="scikit-image is optional")
+    ms, pan = smooth(128, 128, 3), smooth(512, 512, 1)
+    pan[0] = np.kron(ms.mean(0), np.ones((4, 4)))
+    ms[:, :, :24], pan[:, :, :100] = 9, 9  # the collars end at other places
+    files = [str(tif(tmp_path / "m.tif", ms, pixel=4 * PIXEL)), str(tif(tmp_path / "p.tif", pan))]
+    assert prepare.run(parse("prepare", ["inspect", "--ms", files[0], "--pan", files[1], "--nodata", "9"])) in (0, 1)
+    assert "shifted" in capsys.readouterr().out

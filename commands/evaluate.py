@@ -10,9 +10,10 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,10 +23,13 @@ from rich.table import Table
 
 from lemamba.commands.options import EvaluateOptions
 from lemamba.commands.protocol import Settings, settle
-from lemamba.commands.samples import Sample, fused_path, open_samples
+from lemamba.commands.samples import Opened, Sample, as_large, fused_path, open_samples
 from lemamba.commands.scores import NEEDED, dead_band_note, measure, report, rows, undefined_notes
+from lemamba.datasets.writers import write_map
 from lemamba.metrics import Meter
-from lemamba.metrics.inputs import check_positive, in_unit_range
+from lemamba.metrics.hqnr_map import hqnr_blocks
+from lemamba.metrics.inputs import BLOCK, check_positive, in_unit_range
+from lemamba.metrics.large import LargeImage
 from lemamba.reporting.html import html_report
 from lemamba.reporting.pictures import choose_bands, quick_look
 from lemamba.reporting.tables import heading, to_latex
@@ -86,7 +90,9 @@ def run(options: EvaluateOptions) -> int:
         check_positive("--const", options.const, "it is the peak of the data, e.g. 2047")
     if options.ratio is not None:
         check_positive("--ratio", options.ratio, "it is H/h, e.g. 4")
-    check_writable(options.json, options.csv, options.latex, options.html)
+    check_writable(options.json, options.csv, options.latex, options.html, options.hqnr_map)
+    if options.hqnr_map and not (options.ms and options.pan):
+        raise UserError("expected --ms and --pan with --hqnr_map, as the map needs a place; give both")
     usable_device(options.device)
     result = evaluate(options)
     show(result, fused_path(options).name)
@@ -99,6 +105,8 @@ def _tensors(sample: Sample, protocol: str, device: str, nodata: float | None = 
 
     Pixels are missing where all bands of gt (lms at full resolution) are `nodata`.
     """
+    if any(isinstance(sample[role], LargeImage) for role in NEEDED[protocol]):
+        return _large(sample, protocol, device, nodata)
     images = {
         role: torch.from_numpy(image.astype("float32" if image.dtype == np.float32 else "float64"))[None]
         for role, image in ((role, sample[role]) for role in NEEDED[protocol])
@@ -109,19 +117,48 @@ def _tensors(sample: Sample, protocol: str, device: str, nodata: float | None = 
         valid = marked if valid is None else valid & marked
     if valid is not None:
         images["valid"] = torch.from_numpy(valid)[None, None]
+    _check_numbers(images, protocol)
+    return {role: image.to(device) for role, image in images.items()}
+
+
+def _check_numbers(images: dict[str, torch.Tensor], protocol: str) -> None:
     if protocol == "reduced" and in_unit_range(images["sr"]) and float(images["gt"].amax()) > 20:
         raise UserError(
             f"sr ends at {float(images['sr'].amax()):.4g} and gt at {float(images['gt'].amax()):.6g}: they are in "
             "different numbers; multiply sr by its divisor, or divide gt"
         )
-    return {role: image.to(device) for role, image in images.items()}
+
+
+def _large(sample: Sample, protocol: str, device: str, nodata: float | None) -> dict[str, torch.Tensor]:
+    """Do the same for images that stay in their files."""
+    if device != "cpu":
+        raise UserError(f"expected --device cpu for a scene of this size, given {device}; drop it")
+    images = {role: as_large(sample[role]) for role in NEEDED[protocol]}
+    valid = as_large(sample["valid"]) if "valid" in sample else None
+    if nodata is not None:
+        reference, known = images["gt" if protocol == "reduced" else "lms"], valid
+
+        def marked(rows: slice, columns: slice) -> torch.Tensor:
+            found = (reference[0, :, rows, columns].tensor() != nodata).any(0, keepdim=True)
+            return found if known is None else found & known[0, :, rows, columns]
+
+        valid = LargeImage(marked, (1, *reference.shape[-2:]), torch.bool)
+    if valid is not None:
+        images["valid"] = valid
+    found = cast(dict[str, torch.Tensor], images)  # they answer as tensors
+    _check_numbers(found, protocol)
+    return found
 
 
 def evaluate(options: EvaluateOptions) -> Result:
     """Measure every sample of the path."""
+    with ExitStack() as files:
+        return _evaluate(options, open_samples(options, files))
+
+
+def _evaluate(options: EvaluateOptions, opened: Opened) -> Result:
     meter, settings = Meter(), None
     pictures: dict[str, dict[str, np.ndarray]] = {}
-    opened = open_samples(options)
     notes, remarks, top = list(opened.notes), [], 0.0
     for name, sample in zip(opened.names, track(opened.samples, "measure", total=len(opened.names)), strict=True):
         if settings is None:
@@ -140,15 +177,36 @@ def evaluate(options: EvaluateOptions) -> Result:
         top = max(top, float(images["gt" if "gt" in images else "lms"].amax()))
         if settings.protocol == "reduced" and settings.const is not None:
             remarks.append(dead_band_note(name, images, float(values["qn"]), settings.const, settings.published))
-        if options.html and len(pictures) < PICTURED_SAMPLES:
+        if options.hqnr_map:
+            _write_map(options, opened, images, settings)
+        large = isinstance(images["sr"], LargeImage)
+        if options.html and large:
+            notes.append("No pictures: the scene is measured in its files; draw one with inference.py --rgb_png.")
+        elif options.html and len(pictures) < PICTURED_SAMPLES:
             row = get_sensor(settings.sensor or "none")
-            rgb = choose_bands(row, sample.get("lms", sample["sr"]), sample.get("pan"))
+            rgb = choose_bands(row, sample["lms"] if "lms" in sample else sample["sr"], sample.get("pan"))
             pictures[f"sample {name}"] = quick_look({k: sample[k] for k in IMAGES if k in sample and k != "ms"}, rgb)
     if settings is None:
         raise UserError(f'expected at least one image in "{fused_path(options)}", found none; check the file')
     result = Result(settings, opened.names, meter, pictures=pictures)
     notes += [*_notes(settings, top), *filter(None, remarks), *undefined_notes(result.samples, opened.names)]
     return replace(result, notes=notes)
+
+
+def _write_map(options: EvaluateOptions, opened: Opened, images: dict[str, torch.Tensor], settings: Settings) -> None:
+    """Write HQNR, D_lambda_K and D_s of every block as a GeoTIFF."""
+    assert options.hqnr_map is not None
+    assert opened.place is not None  # of --ms and --pan
+    blocks = hqnr_blocks(
+        *(images[role] for role in ("sr", "lms", "pan")),
+        ratio=settings.ratio,
+        sensor=settings.sensor or "none",
+        const=settings.const,
+        published=settings.published,
+        mask=images.get("valid"),
+        geometry=opened.geometry,
+    )
+    write_map(options.hqnr_map, blocks.numpy(), ("HQNR", "D_lambda_K", "D_s"), BLOCK, *opened.place)
 
 
 def _notes(settings: Settings, top: float) -> list[str]:

@@ -1,9 +1,13 @@
-"""The command `fuse` (inference.py): a test set to .mat, pictures and metrics, or a GeoTIFF pair to a GeoTIFF."""
+"""The command `fuse` (inference.py): a test set to .mat, pictures and metrics, or pairs of images to one image each."""
 
 from __future__ import annotations
 
+import io
 import os
+import sys
 import time
+from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,33 +27,83 @@ from lemamba.commands.images import (
 )
 from lemamba.commands.methods import load_method, trained_on
 from lemamba.commands.options import FuseOptions
+from lemamba.commands.pairs import read_pairs
 from lemamba.commands.scores import notes_of, report, rows, score, weights_sha256
 from lemamba.datasets.build import build_dataset, check_range, find_entry, names_no_divisor
 from lemamba.datasets.h5 import H5Dataset
 from lemamba.datasets.opening import Relation, pair_paths
 from lemamba.datasets.pair import open_pair
+from lemamba.datasets.strips import hidden_folder, is_complete, job_name, mark_complete, remove_folder
 from lemamba.datasets.writers import Output, check_output
 from lemamba.engine.fusing.runner import Runner
+from lemamba.engine.fusing.shares import first_alone, joined_ranks, local_rank
 from lemamba.engine.fusing.tiles import traits_of
 from lemamba.engine.fusing.tiling import SCENE_TILE
+from lemamba.engine.training.ranks import LostRankError, Ranks
 from lemamba.reporting.tables import print_table
 from lemamba.utils.atomic import check_writable, write_json
 from lemamba.utils.device import usable_device
-from lemamba.utils.errors import UserError
+from lemamba.utils.errors import UserError, one_line
 from lemamba.utils.facts import DataFacts
 from lemamba.utils.geometry import Geometry
 from lemamba.utils.sensors import get_dataset, get_sensor
+from lemamba.utils.version import project_version
 
 OUT = Path("visualized_img")
 
 
+Runners = dict[tuple[Any, ...], Runner]  # methods that are ready, by the data they are for
+
+
 def run(options: FuseOptions) -> int:
-    """Run the command; return the exit status."""
+    """Run the command; return the exit status: of a list 1 if a pair failed."""
     if options.scan_backend:
         os.environ["LEMAMBA_SCAN"] = options.scan_backend
-    fuse = fuse_pair if options.ms or options.pan else fuse_test_set
-    fuse(options, usable_device(options.device))
+    with joined_ranks() as ranks, nullcontext() if ranks.main else redirect_stdout(io.StringIO()):  # each line once
+        return _run(options, ranks)
+
+
+def _run(options: FuseOptions, ranks: Ranks) -> int:
+    name = options.device
+    if ranks.world > 1 and name is None and torch.cuda.is_available():
+        name = f"cuda:{local_rank() % torch.cuda.device_count()}"
+    device = usable_device(name)
+    if options.list:
+        return fuse_list(options, device, ranks)
+    if options.ms or options.pan:
+        fuse_pair(options, device, ranks, {})
+        return 0
+    if options.resume:
+        raise UserError("expected --resume with --ms and --pan or --list; a test set is fused again")
+    if ranks.main:  # a test set is small
+        fuse_test_set(options, device)
     return 0
+
+
+def fuse_list(options: FuseOptions, device: torch.device, ranks: Ranks) -> int:
+    """Fuse the pairs of a CSV file one after the other; return 1 if one of them failed, else 0."""
+    if options.ms or options.pan or options.out or options.rgb_png or options.data:
+        raise UserError("expected --list without --ms, --pan, --out, --rgb_png, --data; write them into the file")
+    assert options.list is not None
+    pairs = read_pairs(options.list, options)
+    runners: Runners = {}
+    failed = 0
+    for number, pair in enumerate(pairs, start=1):
+        assert pair.out is not None
+        print(f"pair {number} of {len(pairs)}: {pair.out}")
+        try:
+            fuse_pair(pair, device, ranks, runners, listed=True)
+        except LostRankError:
+            raise
+        except UserError as error:
+            failed += 1
+            if ranks.main:
+                print(f"error: pair {number} ({pair.out}): {one_line(error)}", file=sys.stderr)
+    print(f"list:     {len(pairs) - failed} of {len(pairs)} pairs fused")
+    if ranks.main and not failed:
+        for pair in pairs:
+            remove_folder(hidden_folder(Path(str(pair.out))))
+    return 1 if failed else 0
 
 
 def fuse_test_set(options: FuseOptions, device: torch.device) -> None:
@@ -103,43 +157,88 @@ def fuse_test_set(options: FuseOptions, device: torch.device) -> None:
     print(f"time:     {speed:.2f} s per megapixel on {device}{', compiling included' if options.compile else ''}")
 
 
-def fuse_pair(options: FuseOptions, device: torch.device) -> None:
-    """Fuse an MS and a PAN image into one file."""
+def fuse_pair(
+    options: FuseOptions, device: torch.device, ranks: Ranks, runners: Runners, *, listed: bool = False
+) -> None:
+    """Fuse an MS and a PAN image into one file.
+
+    Args:
+        options: of this pair.
+        device: where the method runs.
+        ranks: the processes that share the scene.
+        runners: methods that are ready; a new one is added.
+        listed: the pair is one of a list: a note that it is complete stays until all are.
+    """
     ms, pan = pair_paths(options.ms, options.pan)
     if options.data or options.per_image or options.json:
         raise UserError("expected --ms and --pan without --data, --per_image, --json; drop those")
     started = time.perf_counter()
     relation = Relation(options.allow_remote, options.assume_aligned, options.register)
     with open_pair(ms, pan, nodata=options.nodata, relation=relation, **scene_numbers(options)) as pair:
-        facts = pair.facts
         output = Output(options.compress, options.cog, options.bands, options.dtype)
         if options.rgb_png:
-            output = replace(output, rgb=get_sensor(facts.sensor).rgb_for(facts.bands))
-        model = load_method(options.arch, options.weights, facts, options.adapt_steps)
-        out = options.out or OUT / f"{model.model_name}_{ms[0].stem}.tif"
+            output = replace(output, rgb=get_sensor(pair.facts.sensor).rgb_for(pair.facts.bands))
+        runner = _runner(options, pair.facts, device, runners)
+        out = options.out or OUT / f"{runner.model_name}_{ms[0].stem}.tif"
         check_output(out, pair, output)
         check_writable(out, options.rgb_png)
         # a method that is not clipped does not depend on the divisor
-        remark = pair.check_range() if options.divisor is None and traits_of(model).clipped else ""
+        remark = pair.check_range() if options.divisor is None and runner.traits.clipped else ""
         for line in (*pair.notes, *([remark] if remark else [])):
             print(f"note: {line}")
         if options.dtype and options.dtype != pair.ms.dtype.name:
             print(f"note: values are kept as {options.dtype}: rounded and clipped to its range, not scaled")
         facts = pair.facts  # the divisor may have been taken from the data
-        if isinstance(model, Adapting):
-            print(f"note: {model.plan}")
-        tile = TILE if isinstance(model, Adapting) else SCENE_TILE
-        runner = Runner(model, device, options.tiling(tile), compile=options.compile, tf32=options.tf32)
+        if isinstance(runner.network, Adapting):
+            print(f"note: {runner.network.plan}")
+        job = _job(options, ms, pan, str(facts))
+        if listed and options.resume and first_alone(ranks, lambda: is_complete(out, job)):
+            print(f"result:   {out} is complete")
+            return
         trained = trained_geometry(options.weights, facts)
-        picture = fuse_scene(runner, pair, out, clip=not options.no_clip, trained=trained, output=output)
+        picture = fuse_scene(
+            runner,
+            pair,
+            out,
+            clip=not options.no_clip,
+            trained=trained,
+            output=output,
+            job=job,
+            resume=options.resume,
+            ranks=ranks,
+        )
         if options.rgb_png and picture is not None:
             save_rgb(options.rgb_png, picture)
+        if listed and ranks.main:
+            mark_complete(out, job)
         H, W = pair.size
     bands = len(options.bands) or facts.bands
     print(f"result:   {out} ({H} x {W} pixels, {bands} bands; sensor {facts.sensor}, divisor {facts.divisor:g})")
     if options.rgb_png:
         print(f"picture:  {options.rgb_png}")
     print(f"time:     {(time.perf_counter() - started) / (H * W / 1e6):.2f} s per megapixel on {device}")
+
+
+def _runner(options: FuseOptions, facts: DataFacts, device: torch.device, runners: Runners) -> Runner:
+    """Return the method for data like these, from `runners` if it is there."""
+    key = (facts.bands, facts.guide_bands, facts.ratio, *(() if options.weights else (facts.sensor, facts.geometry)))
+    if key not in runners:
+        model = load_method(options.arch, options.weights, facts, options.adapt_steps)
+        tile = TILE if isinstance(model, Adapting) else SCENE_TILE
+        runners[key] = Runner(model, device, options.tiling(tile), compile=options.compile, tf32=options.tf32)
+    return runners[key]
+
+
+# what the pixels of a result do not depend on
+_FREE = ("resume", "list", "out", "device", "scan_backend", "memory", "pictures", "json", "per_image")
+
+
+def _job(options: FuseOptions, ms: Sequence[Path], pan: Sequence[Path], facts: str) -> str:
+    """Return a text that differs where a strip of an earlier run may not be used."""
+    about = {name: repr(value) for name, value in vars(options).items() if name not in _FREE}
+    about |= {"facts": facts, "version": project_version(), "rgb": str(options.rgb_png is not None)}
+    about |= weights_sha256({"weights": options.weights})
+    return job_name(about, (*ms, *pan))
 
 
 def open_data(options: FuseOptions) -> tuple[H5Dataset, str]:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack, nullcontext
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,10 +19,14 @@ from torch import Tensor
 from lemamba.commands.adapting import Adapting, Target, scene_targets
 from lemamba.datasets.h5 import H5Dataset
 from lemamba.datasets.pair import ScenePair
-from lemamba.datasets.writers import Output, Pieces, check_output, write_scene
+from lemamba.datasets.raster import Span
+from lemamba.datasets.strips import Strips, StripWriter
+from lemamba.datasets.writers import SCENE_WRITERS, VRT, Output, Pieces, Preview, Put, check_output, write_scene
 from lemamba.engine.fusing.runner import Runner
-from lemamba.engine.fusing.scene import fuse_windows, window_boxes
+from lemamba.engine.fusing.scene import fit_scene, fuse_windows, numbers_name, strip_rows, window_boxes
+from lemamba.engine.fusing.shares import first_alone, together
 from lemamba.engine.fusing.tiles import fuse, fuse_rows
+from lemamba.engine.training.ranks import Ranks
 from lemamba.model.classical.base import Classical
 from lemamba.reporting.pictures import choose_bands, quick_look, save_panels
 from lemamba.utils.atomic import write_atomically
@@ -32,6 +38,7 @@ from lemamba.utils.geometry import Geometry
 from lemamba.utils.numbers import to_numbers
 from lemamba.utils.progress import ProgressBar
 from lemamba.utils.sensors import get_sensor
+from lemamba.utils.threads import Behind
 
 # A further output format is a function and a line here: ending of the file -> writer.
 WRITERS: dict[str, Callable[[Path, Mapping[str, Tensor], Mapping[str, Any]], None]] = {
@@ -122,8 +129,14 @@ def fuse_scene(
     trained: Geometry | None = None,
     output: Output | None = None,
     show: bool | None = None,
+    job: str = "",
+    resume: bool = False,
+    ranks: Ranks | None = None,
 ) -> np.ndarray | None:
     """Fuse a scene that is read by windows into a file that is written by windows, with a progress bar.
+
+    Pixels are read ahead and written behind the computing. A scene of more than one strip is kept in strips next to
+    `out` until it is complete (`lemamba.datasets.strips`); several processes share them, and rank 0 joins them.
 
     Args:
         runner: the method. A classical one looks at the scene for its statistics first, one that adapts trains on the
@@ -134,25 +147,119 @@ def fuse_scene(
         trained: geometry of the network's training data, see `ScenePair.grid`.
         output: how it is written.
         show: see `lemamba.utils.progress.ProgressBar`.
+        job: names everything the result depends on (`job_name`); "" = it cannot be continued.
+        resume: continue with the strips that a killed run of the same job left.
+        ranks: the processes that share the scene, all of which call this; None = those of this job.
 
     Returns:
-        The quick-look that `output` asks for, see `write_scene`.
+        The quick-look that `output` asks for, see `write_scene`; None on other ranks than 0.
 
     Raises:
         UserError: an impossible tiling, or what reading and writing refuse.
     """
-    check_output(out, pair, output or Output())
-    method = runner.network
-    if isinstance(method, Adapting):
-        targets = scene_targets(pair, runner.device)
-        with ProgressBar("training on the scene", 1.0, show) as bar:
-            losses = method.adapt(targets, _shown(bar, method.steps))
-        if losses:
-            place = "the scene" if len(targets) == 1 else f"{len(targets)} windows of the scene"
-            print(f"note: trained on {place}: loss {losses[0]:.4g} -> {min(losses):.4g} in the last stage")
-    with ProgressBar("fusing", 1.0, show) as bar:
-        pieces = _classical(method, pair, bar) if isinstance(method, Classical) else _tiles(runner, pair, trained, bar)
-        return write_scene(out, pair, pieces, clip=clip and runner.traits.clipped, output=output)
+    output, ranks = output or Output(), ranks or Ranks()
+    check_output(out, pair, output)
+    spans = strip_rows(window_boxes(pair.size, pair.facts.bands, pair.block))
+    with ProgressBar("fusing", 1.0, show if ranks.main else False) as bar:
+        method = runner.network
+        work: _Work
+        if isinstance(method, Classical):
+            work = _Windows(method, pair, bar, ranks)
+        else:
+            learnt = first_alone(ranks, lambda: _adapted(runner, pair, bar)) if isinstance(method, Adapting) else None
+            work = _Tiles(runner, pair, trained, learnt)
+        clipped = clip and runner.traits.clipped
+        if len(spans) > 1 or out.suffix.lower() == VRT:
+            strips = Strips(out, pair, output, spans)
+            return _in_strips(strips, work, bar, clipped, (job, work.fitted_name, resume), ranks)
+        return together(ranks, lambda: _whole(out, pair, output, work, bar, clipped) if ranks.main else None)
+
+
+class _Work(Protocol):
+    """What fuses rows of a scene; `fitted_name` names the statistics of the scene that it uses."""
+
+    fitted_name: str
+
+    def fuse(self, rows: Span, on_progress: Callable[[float], None]) -> Pieces:
+        """Yield the pieces of these rows; `on_progress` takes the part that is done, 0 to 1."""
+        ...
+
+
+def _whole(out: Path, pair: ScenePair, output: Output, work: _Work, bar: ProgressBar, clip: bool) -> np.ndarray | None:
+    return write_scene(out, pair, work.fuse((0, pair.size[0]), bar.update), clip=clip, output=output)
+
+
+def _in_strips(
+    strips: Strips, work: _Work, bar: ProgressBar, clip: bool, job: tuple[str, str, bool], ranks: Ranks
+) -> np.ndarray | None:
+    """Fuse the strips that are missing, this rank's share of them, and join all on rank 0."""
+    missing = first_alone(ranks, lambda: strips.begin(*job))
+    share = missing[len(missing) * ranks.rank // ranks.world : len(missing) * (ranks.rank + 1) // ranks.world]
+    try:
+        with _Joined(strips) if ranks.main else nullcontext(_Joined(strips)) as joined:
+            added = joined.add_ready if ranks.main else lambda _: None
+            together(ranks, lambda: _fuse_strips(strips, share, work, bar, clip, added))
+            if not ranks.main:
+                return None
+            joined.add_ready()
+        if strips.stay:
+            strips.join()
+        strips.remove()
+        return joined.preview.image
+    except UserError:
+        if ranks.main and not job[2]:
+            strips.remove()
+        raise
+    except KeyboardInterrupt:
+        if job[0] and ranks.main:
+            print(f"note: the strips that are done are kept in {strips.folder}; add --resume to continue")
+        raise
+
+
+def _fuse_strips(
+    strips: Strips, share: list[int], work: _Work, bar: ProgressBar, clip: bool, done: Callable[[int], object]
+) -> None:
+    """Fuse strips; neighbouring ones in one go."""
+    begun = 0.0
+    with StripWriter(strips, clip, done) as put, Behind(put, depth=1) as behind:
+        for _, group in groupby(enumerate(share), key=lambda pair: pair[1] - pair[0]):
+            run = [i for _, i in group]
+            part = len(run) / len(share)
+            rows = strips.spans[run[0]][0], strips.spans[run[-1]][1]
+            for piece in work.fuse(rows, lambda f, a=begun, b=part: bar.update(a + b * f, "fusing")):  # type: ignore[misc]
+                behind(piece)
+            begun += part
+
+
+class _Joined:
+    """The result, into which strips are copied in their order as soon as they are there."""
+
+    def __init__(self, strips: Strips) -> None:
+        self.strips, self.preview = strips, Preview(strips.pair, strips.output)
+        self._next = 0
+        self._boxes = window_boxes(strips.pair.size, strips.pair.facts.bands, strips.pair.block)
+        self._files = ExitStack()
+
+    def __enter__(self) -> _Joined:
+        out, strips = self.strips.out, self.strips
+        self._put: Put | None = None
+        if not strips.stay:
+            self._put = self._files.enter_context(SCENE_WRITERS[out.suffix.lower()](out, strips.pair, strips.output))
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._files.__exit__(*error)
+
+    def add_ready(self, _: int = 0) -> None:
+        """Copy the strips that follow."""
+        strips = self.strips
+        while self._next < len(strips.spans) and strips.path(self._next).is_file():
+            span = strips.spans[self._next]
+            if self._put is not None:
+                for window, numbers in strips.read(self._next, [box for box in self._boxes if box[0] == span]):
+                    self._put(window, numbers)
+            strips.read_preview(self._next, self.preview)
+            self._next += 1
 
 
 def save_rgb(path: Path, image: np.ndarray) -> None:
@@ -166,33 +273,72 @@ def save_rgb(path: Path, image: np.ndarray) -> None:
     write_atomically(path, lambda temporary: Image.fromarray(picture).save(temporary, format="PNG"))
 
 
-def _classical(method: Classical, pair: ScenePair, bar: ProgressBar) -> Pieces:
-    method.geometry = pair.facts.geometry  # of the windows that it is given
-    boxes = window_boxes(pair.size, pair.facts.bands, pair.block)
-    like = torch.empty(1, pair.facts.bands, 0, 0, dtype=pair.dtype)
-    return fuse_windows(method, pair.window, boxes, like, lambda what, done, total: bar.update(done / total, what))
+def _adapted(runner: Runner, pair: ScenePair, bar: ProgressBar) -> dict[str, Tensor]:
+    """Train a method that adapts on the scene; return its weights."""
+    method = runner.network
+    assert isinstance(method, Adapting)
+    targets = scene_targets(pair, runner.device)
+    losses = method.adapt(targets, _shown(bar, method.steps))
+    if losses:
+        place = "the scene" if len(targets) == 1 else f"{len(targets)} windows of the scene"
+        print(f"note: trained on {place}: loss {losses[0]:.4g} -> {min(losses):.4g} in the last stage")
+    return {name: value.cpu() for name, value in method.state_dict().items()}
 
 
-def _tiles(runner: Runner, pair: ScenePair, trained: Geometry | None, bar: ProgressBar) -> Pieces:
-    """Fuse in tiles on the network's grid and cut the result to the scene."""
-    grid, (H, W) = pair.grid(trained), pair.size
-    if grid.resampled and not isinstance(runner.network, Adapting):  # these do not look at ms when they fuse
-        print(f"note: the scene has {pair.facts.geometry}; its MS pixels are resampled to where the network knows them")
-    top, left = (-first for first in grid.first)
-    strips = fuse_rows(
-        runner,
-        grid.read,
-        torch.empty(1, pair.facts.bands, 0, 0),
-        grid.size,
-        ratio=pair.facts.ratio,
-        tiling=runner.plan(grid.size, pair.facts.ratio),
-        align=pair.block,
-        on_progress=lambda done, total: bar.update(done / total),
-    )
-    for row, strip in strips:
-        first, last = max(row, top), min(row + strip.shape[-2], top + H)
-        if last > first:
-            yield first - top, 0, strip[..., first - row : last - row, left : left + W]
+class _Windows:
+    """A classical method, fitted to the whole scene by rank 0."""
+
+    def __init__(self, method: Classical, pair: ScenePair, bar: ProgressBar, ranks: Ranks) -> None:
+        method.geometry = pair.facts.geometry  # of the windows that it is given
+        self._method, self._pair = method, pair
+        self._boxes = window_boxes(pair.size, pair.facts.bands, pair.block)
+        self._fitted = first_alone(
+            ranks,
+            lambda: fit_scene(method, pair.window, self._boxes, lambda n, all_: bar.update(n / all_, "statistics")),
+        )
+        self.fitted_name = numbers_name(self._fitted)
+
+    def fuse(self, rows: Span, on_progress: Callable[[float], None]) -> Pieces:
+        boxes = [box for box in self._boxes if rows[0] <= box[0][0] < rows[1]]
+        like = torch.empty(1, self._pair.facts.bands, 0, 0, dtype=self._pair.dtype)
+        pieces = fuse_windows(self._method, self._fitted, self._pair.window, boxes, like)
+        for done, piece in enumerate(pieces, start=1):
+            on_progress(done / len(boxes))
+            yield piece
+
+
+class _Tiles:
+    """A network, in tiles on its own grid; the result is cut to the scene. `learnt`: weights adapted to the scene."""
+
+    def __init__(
+        self, runner: Runner, pair: ScenePair, trained: Geometry | None, learnt: dict[str, Tensor] | None
+    ) -> None:
+        self._runner, self._pair, self._grid = runner, pair, pair.grid(trained)
+        self.fitted_name = ""
+        if learnt is not None:
+            runner.network.load_state_dict(learnt)
+            self.fitted_name = numbers_name(list(learnt.values()))
+        elif self._grid.resampled:  # a method that adapts does not look at ms when it fuses
+            where = "its MS pixels are resampled to where the network knows them"
+            print(f"note: the scene has {pair.facts.geometry}; {where}")
+        self._tiling = runner.plan(self._grid.size, pair.facts.ratio)
+
+    def fuse(self, rows: Span, on_progress: Callable[[float], None]) -> Pieces:
+        pair, grid = self._pair, self._grid
+        top, left = (-first for first in grid.first)
+        strips = fuse_rows(
+            self._runner,
+            grid.read,
+            torch.empty(1, pair.facts.bands, 0, 0),
+            grid.size,
+            ratio=pair.facts.ratio,
+            tiling=self._tiling,
+            align=pair.block,
+            span=(rows[0] + top, rows[1] + top),
+            on_progress=lambda done, total: on_progress(done / total),
+        )
+        for row, strip in strips:
+            yield row - top, 0, strip[..., left : left + pair.size[1]]
 
 
 def save_images(images: Mapping[str, Tensor], out: Path, per_image: bool, info: Mapping[str, Any]) -> None:

@@ -126,6 +126,9 @@ class InspectOptions:
     pan: tuple[Path, ...] = option((), _PAN, "--pan", **_FILES)
     assume_aligned: bool = option(False, _ALIGNED, "--assume_aligned")
     allow_remote: bool = option(False, _REMOTE, "--allow_remote")
+    nodata: float | None = option(
+        None, "pixels with this value in all bands of an image are missing, though nothing marks them", "--nodata"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,8 +192,9 @@ def _numbers(text: str) -> tuple[int, ...]:
 class FuseOptions(DeviceOptions, DataOptions):
     """Fuse a test set or a GeoTIFF pair with a trained network or a classical method.
 
-    A test set gives .mat files, pictures and metrics; a pair gives a GeoTIFF. Values are divided by the sensor's
-    divisor before fusing and multiplied by it afterwards; the result of a network is clipped to [0, 1] in between, as
+    A test set gives .mat files, pictures and metrics; a pair gives a GeoTIFF, COG, ENVI image, array, or a VRT over
+    strips; --list fuses many pairs, torchrun shares a scene over processes. Values are divided by the sensor's divisor
+    before fusing and multiplied by it afterwards; the result of a network is clipped to [0, 1] in between, as
     the published scripts do, that of a classical method is not.
     """
 
@@ -212,9 +216,17 @@ class FuseOptions(DeviceOptions, DataOptions):
     )
     ms: tuple[Path, ...] = option((), f"{_MS} (instead of an H5 file)", "--ms", group="data", **_FILES)
     pan: tuple[Path, ...] = option((), _PAN, "--pan", group="data", **_FILES)
+    list: Path | None = option(
+        None,
+        "CSV of many pairs, columns ms, pan, out and perhaps sensor, divisor, nodata, bands, dtype, rgb_png",
+        "--list",
+        metavar="FILE.csv",
+        group="data",
+    )
     assume_aligned: bool = option(False, _ALIGNED, "--assume_aligned", group="data")
     register: bool = option(False, _REGISTER, "--register", group="data")
     allow_remote: bool = option(False, _REMOTE, "--allow_remote", group="data")
+    resume: bool = option(False, "continue a scene, or a list, that was interrupted", "--resume", group="run")
     out: Path | None = option(
         None, "file (default: in visualized_img/), or folder with --per_image", "--out", group="output"
     )
@@ -317,6 +329,12 @@ class EvaluateOptions:
     csv: Path | None = option(None, "also write the result as CSV", "--csv", metavar="FILE")
     latex: Path | None = option(None, "also write mean and std as a LaTeX table", "--latex", metavar="FILE")
     html: Path | None = option(None, "also write one HTML page with pictures", "--html", metavar="FILE")
+    hqnr_map: Path | None = option(
+        None,
+        "with --ms and --pan: also write HQNR, D_lambda_K and D_s of each block of 32 x 32 pixels as a GeoTIFF",
+        "--hqnr_map",
+        metavar="FILE.tif",
+    )
 
 
 def _rates(text: str) -> tuple[float, ...]:

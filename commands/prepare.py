@@ -130,10 +130,10 @@ def _inspect(options: InspectOptions) -> int:
     paired = bool(options.ms or options.pan)
     if not (options.files or paired):
         raise UserError("expected files to inspect, or --ms and --pan; name some")
-    reports = [inspect_file(path) for path in options.files]
+    reports = [inspect_file(path, options.nodata) for path in options.files]
     if paired:
         ms, pan = pair_paths(options.ms, options.pan)
-        reports.append(inspect_pair(ms, pan, Relation(options.allow_remote, options.assume_aligned)))
+        reports.append(inspect_pair(ms, pan, Relation(options.allow_remote, options.assume_aligned), options.nodata))
     for report in reports:
         print(report.text())
     unreadable = [found for found in reports if not found.readable]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from lemamba.commands.options import EvaluateOptions
 from lemamba.commands.samples import Sample
 from lemamba.commands.scores import NEEDED
 from lemamba.metrics.inputs import check_peak, nearest_peak
+from lemamba.metrics.large import LargeImage
 from lemamba.utils.errors import UserError
 from lemamba.utils.formats.fused import IMAGES
 from lemamba.utils.sensors import find_sensor, get_sensor
@@ -111,17 +111,18 @@ def _peak(
     if said is not None:
         return said, True
     if sensor is not None:
-        return get_sensor(sensor).divisor_for(reference.dtype), False
-    top = float(reference.max(initial=0))
+        return get_sensor(sensor).divisor_for(getattr(reference, "stored", reference.dtype)), False
+    top = float(reference.amax() if isinstance(reference, LargeImage) else reference.max(initial=0))
     raise UserError(
         f"reduced resolution needs the peak value of the data, which end at {top:.6g}: add "
         f"--const {nearest_peak(top):g} (or --sensor WV3, or another)"
     )
 
 
-def _fits(const: float, reference: np.ndarray, name: str) -> bool:
+def _fits(const: float, reference: Any, name: str) -> bool:
     try:
-        check_peak(const, name, torch.from_numpy(reference.astype("float64")))
+        large = isinstance(reference, LargeImage)
+        check_peak(const, name, reference if large else torch.from_numpy(reference.astype("float64")))
     except UserError:
         return False
     return True

@@ -6,22 +6,30 @@ Legend: B images, C bands, H W size.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from lemamba.commands.options import EvaluateOptions
 from lemamba.datasets.geotiff import open_geotiff
 from lemamba.datasets.h5 import H5Dataset, file_sensor
-from lemamba.datasets.pair import open_pair
+from lemamba.datasets.pair import ScenePair, open_pair
+from lemamba.datasets.raster import Raster
+from lemamba.metrics.large import LargeImage
+from lemamba.operators.window import Axis, plan_axis
 from lemamba.utils.errors import UserError
 from lemamba.utils.formats.fused import SMALLEST_SIDE, list_files, read_fused, read_mask, two_values
 from lemamba.utils.geometry import Geometry
 
-Sample = dict[str, np.ndarray]
+Sample = dict[str, Any]  # arrays (C, H, W), or `LargeImage` (1, C, H, W)
+WHOLE = 2**25  # values of a GeoTIFF that is measured in memory; a larger one stays in its file
 GEOTIFF, H5 = (".tif", ".tiff"), (".h5", ".hdf5")
 SUFFIXES = (".mat", ".npz", ".npy", *GEOTIFF)
 
@@ -36,6 +44,7 @@ class Opened:
         info: what the files say: "sensor", "divisor", "ratio".
         notes: what the reader must know.
         geometry: of a scene; None = the toolboxes' convention.
+        place: coordinate system and geotransform of a scene.
     """
 
     names: list[int | str]
@@ -43,10 +52,15 @@ class Opened:
     info: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     geometry: Geometry | None = None
+    place: tuple[Any, Any] | None = None
 
 
-def open_samples(options: EvaluateOptions) -> Opened:
+def open_samples(options: EvaluateOptions, files: ExitStack) -> Opened:
     """Open the fused images with their ground truth or, at full resolution, their inputs.
+
+    Args:
+        options: what to open.
+        files: keeps large images open until they are measured.
 
     Raises:
         UserError: options that contradict each other, a file that cannot be read, or numbers of images that differ.
@@ -56,15 +70,15 @@ def open_samples(options: EvaluateOptions) -> Opened:
         raise UserError("expected --ms and --pan together, given one; give both")
     if options.ms and options.gt:
         raise UserError("expected --gt or --ms with --pan, given both; reduced resolution needs --gt, full the others")
-    fused = _open(path, "sr")
+    fused = _open(path, "sr", files)
     if options.mask:
         fused = _masked(fused, options.mask)
     if options.ms and options.pan:
-        return _with_scene(fused, options.ms, options.pan, path)
+        return _with_scene(fused, options.ms, options.pan, path, files)
     if options.gt is None:
         return fused
     _check_place(path, _transform(options.gt), options.gt)
-    return _paired(fused, _open(options.gt, "gt"), options.gt)
+    return _paired(fused, _open(options.gt, "gt", files), options.gt)
 
 
 def fused_path(options: EvaluateOptions) -> Path:
@@ -75,17 +89,17 @@ def fused_path(options: EvaluateOptions) -> Path:
     return given[0]
 
 
-def _open(path: Path, role: str) -> Opened:
+def _open(path: Path, role: str, files: ExitStack) -> Opened:
     """Open a file or folder; a nameless array in it is `role`."""
     if not path.is_dir():
-        return _open_file(path, role)
-    files = list_files(path, SUFFIXES)
-    first = next(iter(files.values()))
-    info = _open_file(first, role).info
+        return _open_file(path, role, files)
+    listed = list_files(path, SUFFIXES)
+    first = next(iter(listed.values()))
+    info = _open_file(first, role, files).info
 
     def images() -> Iterator[Sample]:
-        for file in files.values():
-            one = _open_file(file, role)
+        for file in listed.values():
+            one = _open_file(file, role, files)
             if len(one.names) != 1:
                 raise UserError(
                     f'expected one image per file in a folder, "{file}" has {len(one.names)}; measure it alone'
@@ -98,13 +112,13 @@ def _open(path: Path, role: str) -> Opened:
                     )
             yield from one.samples
 
-    return Opened(list(files), images(), info)
+    return Opened(list(listed), images(), info)
 
 
-def _open_file(path: Path, role: str) -> Opened:
+def _open_file(path: Path, role: str, files: ExitStack) -> Opened:
     suffix = path.suffix.lower()
     if suffix in GEOTIFF:
-        return Opened([1], iter([_read_geotiff(path, role)]))
+        return Opened([1], iter([_read_geotiff(path, role, files)]))
     if suffix in H5 and role == "gt":
         try:
             return _open_h5(H5Dataset(path, divisor=1.0))
@@ -128,11 +142,43 @@ def _refuse_suffix(path: Path) -> None:
         raise UserError(f'expected images as {", ".join((*SUFFIXES, *H5))}, given "{path}"; convert it')
 
 
-def _read_geotiff(path: Path, role: str) -> Sample:
+def _read_geotiff(path: Path, role: str, files: ExitStack) -> Sample:
+    """Return the image, in memory or, if it is large, as it is read from its file."""
     with open_geotiff(path) as raster:
-        raster.check_window(((0, raster.shape[0]), (0, raster.shape[1])))
-        image, valid = raster.read()
-    return {role: image} if valid.all() else {role: np.where(valid, image, 0), "valid": valid}
+        H, W = raster.shape
+        if raster.count * H * W <= WHOLE:
+            raster.check_window(((0, H), (0, W)))
+            image, valid = raster.read()
+            return {role: image} if valid.all() else {role: np.where(valid, image, 0), "valid": valid}
+    return _large(files.enter_context(open_geotiff(path)), role)
+
+
+def _large(raster: Raster, role: str) -> Sample:
+    H, W = raster.shape
+    stored = np.dtype(raster.dtypes[0])
+    dtype = torch.float32 if stored == np.float32 else torch.float64
+    one_at_a_time = threading.Lock()  # GDAL serves a file to one thread
+
+    @lru_cache(maxsize=2)  # pixels and mask come together
+    def get(top: int, bottom: int, left: int, right: int) -> tuple[np.ndarray, np.ndarray]:
+        with one_at_a_time:
+            return raster.read(((top, bottom), (left, right)))
+
+    def pixels(rows: slice, columns: slice) -> torch.Tensor:
+        image, valid = get(rows.start, rows.stop, columns.start, columns.stop)
+        values = image.astype("float32" if dtype == torch.float32 else "float64")
+        return torch.from_numpy(values if valid.all() else np.where(valid, values, 0))
+
+    sample = {role: LargeImage(pixels, (raster.count, H, W), dtype, stored)}
+    if raster.masked or stored.kind == "f":  # NaN counts as missing
+
+        def has_data(rows: slice, columns: slice) -> torch.Tensor:
+            return torch.from_numpy(get(rows.start, rows.stop, columns.start, columns.stop)[1])[None]
+
+        valid = LargeImage(has_data, (1, H, W), torch.bool)
+        if not bool(valid.amin()):
+            sample["valid"] = valid
+    return sample
 
 
 def _masked(fused: Opened, path: Path) -> Opened:
@@ -168,10 +214,11 @@ def _read_mask(path: Path) -> np.ndarray:
         raise UserError(f'expected a mask as {", ".join((*SUFFIXES, *H5))}, given "{path}"; convert it')
     if suffix not in GEOTIFF:
         return read_mask(path)
-    sample = _read_geotiff(path, "mask")
-    if len(sample["mask"]) != 1:
-        raise UserError(f'expected a mask of one band, "{path}" has {len(sample["mask"])}; name another file')
-    return two_values(sample["mask"][0], path)
+    with open_geotiff(path) as raster:
+        if raster.count != 1:
+            raise UserError(f'expected a mask of one band, "{path}" has {raster.count}; name another file')
+        mask, valid = raster.read()
+    return two_values(np.where(valid, mask[0], 0), path)
 
 
 def _transform(path: Path) -> Any:
@@ -227,40 +274,87 @@ def _paired(fused: Opened, truth: Opened, path: Path) -> Opened:
 
 def _joined(one: Sample, other: Sample) -> Sample:
     both = one | other
-    if "valid" in one and "valid" in other and one["valid"].shape == other["valid"].shape:
-        both["valid"] = one["valid"] & other["valid"]
+    masks = [sample["valid"] for sample in (one, other) if "valid" in sample]
+    if len(masks) == 2 and masks[0].shape[-2:] == masks[1].shape[-2:]:
+        if any(isinstance(mask, LargeImage) for mask in masks):
+            first, second = (as_large(mask) for mask in masks)
+            size = (1, *first.shape[-2:])
+            both["valid"] = LargeImage(
+                lambda r, c: first[0, :, r, c].tensor() & second[0, :, r, c].tensor(), size, torch.bool
+            )
+        else:
+            both["valid"] = masks[0] & masks[1]
     return both
 
 
-def _with_scene(fused: Opened, ms: Path, pan: Path, path: Path) -> Opened:
+def as_large(image: np.ndarray | LargeImage) -> LargeImage:
+    """Return an array (C, H, W) or (H, W) as a `LargeImage`, to be used together with one."""
+    if isinstance(image, LargeImage):
+        return image
+    values = image if image.dtype in (np.float32, np.float64, np.bool_) else image.astype(np.float64)
+    pixels = torch.from_numpy(np.ascontiguousarray(values))
+    pixels = pixels if pixels.dim() == 3 else pixels[None]
+    return LargeImage(lambda r, c: pixels[:, r, c], pixels.shape, pixels.dtype, image.dtype)
+
+
+def _with_scene(fused: Opened, ms: Path, pan: Path, path: Path, files: ExitStack) -> Opened:
     """Add ms, lms and pan of a GeoTIFF pair, cut to a multiple of 32 pixels."""
     if len(fused.names) != 1:
         raise UserError(f'expected one fused image for --ms and --pan, "{path}" has {len(fused.names)}; name one file')
     sample = next(fused.samples)
-    with open_pair(ms, pan, divisor=1.0) as pair:
-        (H, W), ratio = pair.size, pair.facts.ratio
-        if "sr" not in sample or sample["sr"].shape[1:] != (H, W):
-            given = "none" if "sr" not in sample else " x ".join(map(str, sample["sr"].shape[1:]))
-            raise UserError(
-                f'expected a fused image of {H} x {W} pixels, the ground that "{ms}" and "{pan}" share, given {given}; '
-                "cut it to their common ground"
-            )
-        _check_place(path, pair.transform, pan)
-        step = math.lcm(SMALLEST_SIDE, ratio)
-        bottom, right = H - H % step, W - W % step
-        box = ((0, bottom), (0, right))
-        valid = pair.valid(box) & sample.get("valid", np.ones((H, W), dtype=bool))[:bottom, :right]
-        window = pair.window(box, 0)
-    if window is None:
+    pair = files.enter_context(open_pair(ms, pan, divisor=1.0))
+    (H, W), ratio = pair.size, pair.facts.ratio
+    if "sr" not in sample or sample["sr"].shape[-2:] != (H, W):
+        given = "none" if "sr" not in sample else " x ".join(map(str, sample["sr"].shape[-2:]))
+        raise UserError(
+            f'expected a fused image of {H} x {W} pixels, the ground that "{ms}" and "{pan}" share, given {given}; '
+            "cut it to their common ground"
+        )
+    _check_place(path, pair.transform, pan)
+    step = math.lcm(SMALLEST_SIDE, ratio)
+    bottom, right = H - H % step, W - W % step
+    box, geometry = ((0, bottom), (0, right)), pair.facts.geometry
+    axes = [plan_axis(r, o, span, 0, ratio) for r, o, span in zip(geometry.ratio, geometry.offset, box, strict=True)]
+    if any(axis.ms[1] - axis.ms[0] != span[1] // ratio for axis, span in zip(axes, box, strict=True)):
+        raise UserError(f'"{ms}" and "{pan}" have {geometry}; full resolution needs a whole ratio')
+    if pair.gaps and not pair.overview.valid.any() and not pair.valid(box).any():
         raise UserError(f'"{ms}" and "{pan}" have no pixel with data in common; name another pair')
-    if window.ms.shape[-2:] != (bottom // ratio, right // ratio):
-        raise UserError(f'"{ms}" and "{pan}" have {pair.facts.geometry}; full resolution needs a whole ratio')
-    cut = {role: image[0].double().numpy() for role, image in vars(window).items() if role in ("ms", "lms", "pan")}
-    cut["sr"] = sample["sr"][:, :bottom, :right]
-    if not valid.all():
-        cut["valid"] = valid
+    _ = pair.pan_factor  # looked up before threads read
+    if isinstance(sample["sr"], LargeImage):
+        cut = _large_scene(sample, pair, (bottom, right), axes)
+    else:
+        valid = pair.valid(box) & sample.get("valid", np.ones((H, W), dtype=bool))[:bottom, :right]
+        spans = {"ms": (axes[0].ms, axes[1].ms), "lms": box, "pan": box}
+        cut = {role: pair.part(role, *at).numpy() for role, at in spans.items()}
+        cut["sr"] = sample["sr"][:, :bottom, :right]
+        if not valid.all():
+            cut["valid"] = valid
     notes = (
         [f"Cut from {H} x {W} to {bottom} x {right} pixels, multiples of {step}."] if (bottom, right) != (H, W) else []
     )
     info = {**fused.info, "ratio": float(ratio)}
-    return Opened(fused.names, iter([cut]), info, fused.notes + notes, pair.facts.geometry)
+    place = pair.pan.raster.crs, pair.transform
+    return Opened(fused.names, iter([cut]), info, fused.notes + notes, geometry, place)
+
+
+def _large_scene(sample: Sample, pair: ScenePair, size: tuple[int, int], axes: list[Axis]) -> Sample:
+    """Return the images of a scene as they are read from its files."""
+    cut = {"sr": sample["sr"][..., : size[0], : size[1]]}
+    for role, bands in (("lms", pair.facts.bands), ("pan", 1), ("ms", pair.facts.bands)):
+        starts = [axis.ms[0] if role == "ms" else 0 for axis in axes]
+        extent = [axis.ms[1] - axis.ms[0] for axis in axes] if role == "ms" else list(size)
+
+        def read(rows: slice, columns: slice, role: str = role, starts: list[int] = starts) -> torch.Tensor:
+            spans = [(s.start + first, s.stop + first) for s, first in zip((rows, columns), starts, strict=True)]
+            return pair.part(role, spans[0], spans[1])
+
+        cut[role] = LargeImage(read, (bands, *extent), torch.float64, pair.ms.dtype)
+    own = sample.get("valid")
+    if pair.gaps or own is not None:
+
+        def valid(rows: slice, columns: slice) -> torch.Tensor:
+            found = torch.from_numpy(pair.valid(((rows.start, rows.stop), (columns.start, columns.stop))))[None]
+            return found if own is None else found & own[0, :, rows, columns]
+
+        cut["valid"] = LargeImage(valid, (1, *size), torch.bool)
+    return cut

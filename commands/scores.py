@@ -19,6 +19,7 @@ from lemamba.engine.weights.files import PUBLISHED_PREFIX, resolve_weights
 from lemamba.metrics import EXTRA, INDICES, Meter, full_resolution, q2n, reduced_resolution
 from lemamba.metrics.coregistration import check_wanted
 from lemamba.metrics.inputs import BLOCK
+from lemamba.metrics.tiles import block_tiles
 from lemamba.utils.atomic import sha256
 from lemamba.utils.errors import UserError
 from lemamba.utils.facts import DataFacts
@@ -154,15 +155,18 @@ def flat_blocks(sr: Tensor, gt: Tensor, valid: Tensor | None = None) -> int:
     pixel that is not `valid`, (1, 1, H, W) bool.
     """
     H, W = (side - side % BLOCK for side in gt.shape[-2:])
-
-    def blocks(x: Tensor) -> Tensor:
-        return x[0, :, :H, :W].unflatten(-1, (-1, BLOCK)).unflatten(-3, (-1, BLOCK))
-
-    x, y = blocks(sr), blocks(gt)
-    flat = torch.stack([i.amax(dim=(-1, -3)) == i.amin(dim=(-1, -3)) for i in (x, y)])
-    differs = (x != y).any(dim=-1).any(dim=-2)
-    lower = (flat.any(0) & differs).any(0) & ~flat.all(1).any(0)
-    return int((lower if valid is None else lower & blocks(valid).all(dim=-1).all(dim=-2)[0]).sum())
+    count = 0
+    for rows, columns in block_tiles(gt[0, :, :H, :W], BLOCK):
+        both = (x[0, :, rows, columns].double().unflatten(-1, (-1, BLOCK)).unflatten(-3, (-1, BLOCK)) for x in (sr, gt))
+        a, b = both
+        flat = torch.stack([x.amax(dim=(-1, -3)) == x.amin(dim=(-1, -3)) for x in (a, b)])
+        differs = (a != b).any(dim=-1).any(dim=-2)
+        lower = (flat.any(0) & differs).any(0) & ~flat.all(1).any(0)
+        if valid is not None:
+            whole = valid[0, :, rows, columns].double() > 0
+            lower &= whole.unflatten(-1, (-1, BLOCK)).unflatten(-3, (-1, BLOCK)).all(dim=-1).all(dim=-2)[0]
+        count += int(lower.sum())
+    return count
 
 
 def dead_band_note(name: int | str, images: Mapping[str, Tensor], qn: float, const: float, published: bool) -> str:

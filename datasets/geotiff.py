@@ -8,10 +8,11 @@ Legend: C bands, H W size. A window is (first, end) along rows and columns, in p
 from __future__ import annotations
 
 import re
+import threading
 import warnings
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -229,7 +230,11 @@ class GeoTiff:
         def get(reader: Any, bands: list[int]) -> np.ndarray:
             return reader(bands, window=window, out_shape=(len(bands), *size) if size else None)
 
-        with gdal_errors(f"{self.path} cannot be read to its end"):
+        import rasterio
+
+        # in another thread GDAL would print its errors
+        own = nullcontext() if threading.current_thread() is threading.main_thread() else rasterio.Env()
+        with gdal_errors(f"{self.path} cannot be read to its end"), own:
             image = get(self.source.read, self._bands)
             floating = image.dtype.kind in "fc"
             valid = np.isfinite(image).all(0) if floating else np.ones(image.shape[1:], dtype=bool)

@@ -44,6 +44,7 @@ class Report:
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     readable: bool = True
+    nodata: float | None = None  # pixels of an image with this value in all bands are missing
 
     @property
     def status(self) -> int:
@@ -241,7 +242,12 @@ def inspect_geotiff(report: Report, form: Format = GEOTIFF) -> None:
         source, (height, width) = raster.source, raster.shape
         step = max(1, max(height, width) // 512, math.isqrt(source.count * height * width // _NUMBERS))
         small, valid = raster.read(size=(max(1, height // step), max(1, width // step)))
-        report.lines.append(f"{source.count} bands, {height}x{width}, {source.dtypes[0]}, {_range(small)}")
+        if report.nodata is not None:
+            valid &= ~(small == report.nodata).all(0)
+        seen = small if report.nodata is None else small[:, valid]  # the range is that of the data
+        report.lines.append(f"{source.count} bands, {height}x{width}, {source.dtypes[0]}, {_range(seen)}")
+        if report.nodata is not None:
+            report.lines.append(f"--nodata {report.nodata:g}: about {1 - valid.mean():.1%} of the pixels are missing")
         report.lines.append(f"CRS {source.crs}, pixel {source.transform.a:g} x {-source.transform.e:g}")
         if source.nodata is not None:
             report.lines.append(f"nodata {source.nodata:g}: about {1 - valid.mean():.1%} of the pixels")

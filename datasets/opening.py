@@ -207,8 +207,13 @@ def _by_size(ms: Raster, pan: Raster) -> None:
 PIXELS = (1.0, 0.0, 0.0, 0.0, -1.0, 0.0)  # transform of a pair without any: PAN's pixels; not written to a file
 
 
-def inspect_pair(ms: Paths, pan: Paths, relation: Relation | None = None) -> Report:
-    """Report how the images of a pair lie, and their shift; from `WARN` PAN pixels on it is a problem."""
+def inspect_pair(ms: Paths, pan: Paths, relation: Relation | None = None, nodata: float | None = None) -> Report:
+    """Report how the images of a pair lie, and their shift; from `WARN` PAN pixels on it is a problem.
+
+    Args:
+        ms, pan, relation: see `open_images`.
+        nodata: pixels of an image with this value in all bands are missing.
+    """
     report = Report(as_paths(ms)[0])
     try:
         with open_images(ms, pan, relation) as (coarse, fine):
@@ -218,7 +223,7 @@ def inspect_pair(ms: Paths, pan: Paths, relation: Relation | None = None) -> Rep
             report.lines.append(str(pair_geometry(coarse, fine)))
             common_ground(coarse, fine)  # refuses what fusing refuses
             try:
-                rows, columns, error = measure_pair(coarse, fine)
+                rows, columns, error = measure_pair(coarse, fine, nodata)
             except UserError as reason:
                 report.notes.append(str(reason))
                 return report

@@ -11,6 +11,7 @@ the common ground, MS pixels from the corner of their file. Spans are (first, en
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -36,6 +37,7 @@ from lemamba.utils.sensors import divisor_of, get_sensor
 
 BLOCK = 256  # side of the blocks of a written file
 OVERVIEW = 256  # side of the subsampled images from which means and units are taken
+_READING = threading.Lock()  # GDAL serves a file to one thread at a time: pixels are read ahead, masks while writing
 SAME_UNITS = (0.5, 2.0)  # PAN's mean over that of the intensity: outside, PAN is in other units
 
 
@@ -128,7 +130,8 @@ class Side:
             place = np.where(place < n, place, 2 * n - 1 - place)
             inside.append((int(place.min()), int(place.max()) + 1))
             index.append(place - inside[-1][0])
-        image, valid = self.raster.read((inside[0], inside[1]))
+        with _READING:
+            image, valid = self.raster.read((inside[0], inside[1]))
         valid = self.marked(image, valid)
         if all(np.array_equal(i, np.arange(n)) for i, n in zip(index, valid.shape, strict=True)):
             return image, valid
@@ -401,6 +404,24 @@ class ScenePair:
         if valid is None or bool(valid.all()):
             return window
         return replace(window, valid=valid, valid_ms=self._covered(box, (rows, columns)))
+
+    def part(self, role: str, rows: Span, columns: Span) -> torch.Tensor:
+        """Return a part (C, h, w) of "ms", "lms" or "pan" in float64, divided by the divisor, gaps filled.
+
+        Args:
+            role: which image.
+            rows, columns: of MS pixels for "ms", of PAN pixels for the others.
+        """
+        if role != "lms":
+            return self._pixels(self.pan if role == "pan" else self.ms, rows, columns, torch.float64)[0]
+        geometry = self.facts.geometry
+        axes = [
+            windows.plan_axis(r, o, span, 0, 1)
+            for r, o, span in zip(geometry.ratio, geometry.offset, (rows, columns), strict=True)
+        ]
+        wide = self._pixels(self.ms, axes[0].wide, axes[1].wide, torch.float64)
+        placed = geometry.window((axes[0].wide[0], axes[1].wide[0]), (rows[0], columns[0]))
+        return interpolate(wide, placed, (rows[1] - rows[0], columns[1] - columns[0]))[0]
 
     def _covered(self, box: Window, axes: tuple[windows.Axis, windows.Axis]) -> torch.Tensor:
         """Return which MS pixels of a window have data wherever their PAN pixels and the next ones lie."""

@@ -172,9 +172,14 @@ def reader_of(path: str | Path) -> Reader:
     return Reader()
 
 
-def inspect_file(path: str | Path) -> Report:
-    """Report on a file of any format; what is wrong with the file is part of the report and never raised."""
-    report = Report(Path(path))
+def inspect_file(path: str | Path, nodata: float | None = None) -> Report:
+    """Report on a file of any format; what is wrong with the file is part of the report and never raised.
+
+    Args:
+        path: the file.
+        nodata: pixels of an image with this value in all bands are missing.
+    """
+    report = Report(Path(path), nodata=nodata)
     try:
         reader_of(path).inspect(report)
     except UserError as error:

@@ -115,8 +115,12 @@ def pair_geometry(ms: Raster, pan: Raster) -> Geometry:
     return Geometry((ratio[0], ratio[1]), (offset[0], offset[1]))
 
 
-def measure_pair(ms: Raster, pan: Raster) -> tuple[float, float, float]:
+def measure_pair(ms: Raster, pan: Raster, nodata: float | None = None) -> tuple[float, float, float]:
     """Estimate the shift of two open images from up to nine windows spread over their common ground.
+
+    Args:
+        ms, pan: the images.
+        nodata: pixels of an image with this value in all bands are missing.
 
     Returns:
         See `estimate_shift`.
@@ -133,6 +137,8 @@ def measure_pair(ms: Raster, pan: Raster) -> tuple[float, float, float]:
             continue
         coarse, valid = ms.read(window)
         image, also = pan.read(fine)
+        if nodata is not None:
+            valid, also = valid & ~(coarse == nodata).all(0), also & ~(image == nodata).all(0)
         if not valid.any() or not also.any():
             continue
         local = geometry.window((window[0][0], window[1][0]), (fine[0][0], fine[1][0]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from lemamba.datasets.h5 import FAMILIES
 from lemamba.datasets.nodata import fits, to_stored
 from lemamba.datasets.opening import PIXELS
 from lemamba.datasets.pair import BLOCK, ScenePair
-from lemamba.datasets.raster import Window
+from lemamba.datasets.raster import Span, Window
 from lemamba.utils.atomic import refusal, renamed
 from lemamba.utils.errors import UserError
 from lemamba.utils.numbers import to_numbers
@@ -33,6 +33,7 @@ Put = Callable[[Window, np.ndarray], object]  # takes the pixels (C, h, w) of a 
 FORMAT_VERSION = "1"
 TASK_FAMILY = {"pansharpening": FAMILIES[0], "hmif": FAMILIES[1]}
 PREVIEW = 4096  # largest side of a quick-look
+VRT = ".vrt"  # over strips, see `lemamba.datasets.strips`
 
 
 @dataclass(frozen=True)
@@ -85,33 +86,54 @@ def write_scene(
         output: how it is written.
 
     Returns:
-        With `output.rgb`, these bands (3, h, w) in digital numbers as float32, subsampled to at most `PREVIEW` pixels a
-        side, NaN where there are no data; else None.
+        The quick-look that `output.rgb` asks for, see `Preview.image`; else None.
 
     Raises:
         UserError: another suffix, `out` is one of the inputs, it cannot be written, or sr is not finite.
     """
     output = output or Output()
     check_output(out, pair, output)
-    step = max(1, math.ceil(max(pair.size) / PREVIEW))
-    preview = None
-    if output.rgb is not None:
-        preview = np.full((3, *(-(-side // step) for side in pair.size)), np.nan, np.float32)
+    preview = Preview(pair, output)
     with SCENE_WRITERS[out.suffix.lower()](out, pair, output) as put:
         for row, column, piece in pieces:
             window = (row, row + piece.shape[-2]), (column, column + piece.shape[-1])
             numbers, seen = stored(pair, window, piece, clip, output)
             put(window, numbers)
-            if preview is not None and seen is not None:
-                _subsample(preview, step, row, column, seen)
-    return preview
+            preview.add(row, column, seen)
+    return preview.image
+
+
+class Preview:
+    """The quick-look of a scene under construction: every `step`-th pixel.
+
+    Attributes:
+        image: (3, h, w) float32 in digital numbers, at most `PREVIEW` pixels a side, NaN where nothing was added or
+            there are no data; None where `output` asks for none.
+    """
+
+    def __init__(self, pair: ScenePair, output: Output) -> None:
+        self.step = max(1, math.ceil(max(pair.size) / PREVIEW))
+        self.image = None
+        if output.rgb is not None:
+            self.image = np.full((3, *(-(-side // self.step) for side in pair.size)), np.nan, np.float32)
+
+    def add(self, row: int, column: int, seen: np.ndarray | None) -> None:
+        """Take what it needs of pixels (3, h, w) of the scene whose first row and column are given."""
+        if self.image is not None and seen is not None:
+            part = seen[:, -row % self.step :: self.step, -column % self.step :: self.step]
+            top, left = -(-row // self.step), -(-column // self.step)
+            self.image[:, top : top + part.shape[1], left : left + part.shape[2]] = part
+
+    def rows(self, span: Span) -> slice:
+        """Return its rows that lie in these rows of the scene."""
+        return slice(-(-span[0] // self.step), -(-span[1] // self.step))
 
 
 def check_output(out: Path, pair: ScenePair, output: Output) -> None:
     """Refuse a suffix without writer, options that do not fit, and an input as output; call it before the work."""
-    suffix = out.suffix.lower()
-    if suffix not in SCENE_WRITERS:
-        raise UserError(f'expected --out to end in {" or ".join(SCENE_WRITERS)}, given "{out}"; choose another ending')
+    suffix, known = out.suffix.lower(), (*SCENE_WRITERS, VRT)
+    if suffix not in known:
+        raise UserError(f'expected --out to end in {" or ".join(known)}, given "{out}"; choose another ending')
     if output.cog and suffix not in (".tif", ".tiff"):
         raise UserError(f'expected --out to end in .tif with --cog, given "{out}"; choose another ending')
     output.picked(pair)
@@ -150,13 +172,6 @@ def stored(
     return numbers, seen
 
 
-def _subsample(preview: np.ndarray, step: int, row: int, column: int, seen: np.ndarray) -> None:
-    """Put every `step`-th pixel of the whole scene that lies in a piece into the quick-look."""
-    part = seen[:, -row % step :: step, -column % step :: step]
-    top, left = -(-row // step), -(-column // step)
-    preview[:, top : top + part.shape[1], left : left + part.shape[2]] = part
-
-
 @contextmanager
 def write_geotiff(out: Path, pair: ScenePair, output: Output) -> Iterator[Put]:
     """Write a tiled GeoTIFF or COG on PAN's grid, with MS's labels; a `SCENE_WRITERS` entry."""
@@ -174,6 +189,32 @@ def write_geotiff(out: Path, pair: ScenePair, output: Output) -> Iterator[Put]:
         finally:
             plain.unlink(missing_ok=True)
             plain.with_name(f"{plain.name}.aux.xml").unlink(missing_ok=True)
+
+
+@contextmanager
+def write_strip(path: Path, pair: ScenePair, output: Output, rows: Span, *, packed: bool) -> Iterator[Put]:
+    """Write some rows of a scene as a GeoTIFF; what is yielded takes windows of the whole scene.
+
+    Args:
+        path: the file.
+        pair: the scene.
+        output: how it is written.
+        rows: first and end.
+        packed: compress as `output` says; False for a file that is read once and removed.
+    """
+    profile = _geotiff_profile(pair, output) | {"height": rows[1] - rows[0]}
+    if profile["transform"] is not None:
+        t = profile["transform"]
+        profile["transform"] = type(t)(t.a, t.b, t.c, t.d, t.e, t.f + rows[0] * t.e)
+    if not packed:
+        profile |= {"compress": "none", "predictor": 1}
+    with renamed(path) as temporary, _gdal_file(path, temporary, pair, output, profile) as put:
+
+        def put_below(window: Window, numbers: np.ndarray) -> None:
+            (top, bottom), columns = window
+            put(((top - rows[0], bottom - rows[0]), columns), numbers)
+
+        yield put_below
 
 
 def _to_cog(out: Path, plain: Path, cog: Path, output: Output) -> None:
@@ -331,6 +372,33 @@ _LEVELS = {"deflate": {"zlevel": 1}, "zstd": {"zstd_level": 1}}
 def _threads() -> int:
     """Return how many threads compress: those of torch, which the user may have limited."""
     return max(1, min(torch.get_num_threads(), os.cpu_count() or 1))
+
+
+def write_map(out: Path, values: np.ndarray, names: Sequence[str], side: int, crs: Any, transform: Any) -> None:
+    """Write values of blocks of an image as a GeoTIFF, one pixel for each block.
+
+    Args:
+        out: the file, a `.tif`.
+        values: (C, h, w); NaN where there are none.
+        names: of the C bands.
+        side: of a block in pixels of the image.
+        crs: coordinate system of the image, or None.
+        transform: geotransform of the image.
+    """
+    import rasterio
+
+    if out.suffix.lower() not in (".tif", ".tiff"):
+        raise UserError(f'expected the map as .tif, given "{out}"; choose another ending')
+    bare = tuple(transform[:6]) == PIXELS and crs is None
+    t = transform
+    placed = None if bare else type(t)(t.a * side, t.b, t.c, t.d, t.e * side, t.f)
+    profile = {"driver": "GTiff", "dtype": "float32", "nodata": float("nan"), "crs": crs, "transform": placed}
+    count, height, width = values.shape
+    with renamed(out) as temporary, gdal_errors(f'cannot write "{out}"'), _without_stderr():
+        with rasterio.open(temporary, "w", count=count, height=height, width=width, **profile) as file:
+            file.descriptions = tuple(names)
+            file.write(values.astype(np.float32))
+        check_whole(out, temporary)
 
 
 def write_h5(

@@ -19,7 +19,7 @@ from lemamba.metrics.tiles import add_valid, block_tiles
 _GROUP = 2**17  # samples of the blocks that are worked on at once
 
 
-def _moments(image: tuple[Tensor, ...], block: int) -> tuple[Tensor, Tensor, Tensor]:
+def block_moments(image: tuple[Tensor, ...], block: int) -> tuple[Tensor, Tensor, Tensor]:
     """Mean (N, K), covariance (N, K, K) and flatness (N, K) of the blocks of one tile, its bands in several parts."""
     K = sum(map(len, image))
     h, w = image[0].shape[-2:]
@@ -49,7 +49,7 @@ def _moments_of(blocks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return mean, covariance, flat
 
 
-def _pairs(mean: Tensor, covariance: Tensor, flat: Tensor, published: bool) -> Tensor:
+def block_pairs(mean: Tensor, covariance: Tensor, flat: Tensor, published: bool) -> Tensor:
     """Q of all band pairs of each block, (N, K, K)."""
     power = covariance.diagonal(dim1=-2, dim2=-1)
     product = mean[:, :, None] * mean[:, None, :]
@@ -75,7 +75,7 @@ def band_quality(*images: Tensor, published: bool = False, mask: Tensor | None =
     for i, image in enumerate(zip(*images, strict=True)):
         sums, count = [], image[0].new_zeros((), dtype=torch.float64)
         for rows, columns in block_tiles(image[0], block):
-            pairs = _pairs(*_moments(tuple(part[:, rows, columns] for part in image), block), published)
+            pairs = block_pairs(*block_moments(tuple(part[:, rows, columns] for part in image), block), published)
             valid = None
             if mask is not None:
                 valid = cut_blocks(mask[i, :, rows, columns], block).flatten(2).all(dim=-1).view(1, 1, 1, -1)

@@ -8,14 +8,23 @@ Legend: B images, C bands, H W size.
 
 from __future__ import annotations
 
+import math
+from typing import cast
+
+import torch
 from torch import Tensor
 
 from lemamba.metrics.block_q import band_quality
 from lemamba.metrics.full_inputs import check_full, check_geometry, check_pan, published_geometry
 from lemamba.metrics.index import register_index
 from lemamba.metrics.inputs import BLOCK
+from lemamba.metrics.large import LargeImage
 from lemamba.operators import imresize, interpolate, resample
+from lemamba.operators.resample import MARGIN, mirrored
 from lemamba.utils.geometry import Geometry
+
+_REACH = MARGIN + 4  # MS pixels that reducing and enlarging look around
+_CELLS = 256  # MS pixels of a part's side
 
 
 def low_pass_pan(pan: Tensor, ratio: int, geometry: Geometry | None = None) -> Tensor:
@@ -27,13 +36,50 @@ def low_pass_pan(pan: Tensor, ratio: int, geometry: Geometry | None = None) -> T
         geometry: where MS pixels lie. None = the toolboxes' convention: the reduced pixels, whose centres are those of
             cells of PAN, are enlarged as if they lay at r//2, for even r half a PAN pixel further (published so).
     """
-    pan = pan.double()
+    if isinstance(pan, LargeImage):
+        return cast(Tensor, _low_pass_large(pan, ratio, geometry))
     H, W = pan.shape[-2:]
+    return interpolate(_reduced(pan.double(), ratio, geometry), geometry or published_geometry(ratio), (H, W))
+
+
+def _reduced(pan: Tensor, ratio: int, geometry: Geometry | None) -> Tensor:
+    """Reduce pan to the size of the ms."""
     if geometry is None:
-        return interpolate(imresize(pan, 1 / ratio, "bicubic"), published_geometry(ratio), (H, W))
+        return imresize(pan, 1 / ratio, "bicubic")
     # The centre of cell (0, 0) is brought under that of MS pixel (0, 0).
-    rows, columns = ((offset - (ratio - 1) / 2, 1.0, n) for offset, n in zip(geometry.offset, (H, W), strict=True))
-    return interpolate(imresize(resample(pan, rows, columns), 1 / ratio, "bicubic"), geometry, (H, W))
+    sizes = zip(geometry.offset, pan.shape[-2:], strict=True)
+    rows, columns = ((offset - (ratio - 1) / 2, 1.0, n) for offset, n in sizes)
+    return imresize(resample(pan, rows, columns), 1 / ratio, "bicubic")
+
+
+def _low_pass_large(pan: LargeImage, ratio: int, geometry: Geometry | None) -> LargeImage:
+    """Do the same for an image in a file: the reduced one is held, the enlarged one is made part by part."""
+    H, W = pan.shape[-2:]
+    h, w = H // ratio, W // ratio
+    placed = geometry or published_geometry(ratio)
+    reach = _REACH + math.ceil(max(abs(o) for o in placed.offset) / ratio)
+    small = torch.empty(1, 1, h, w, dtype=torch.float64)
+    for top in range(0, h, _CELLS):
+        for left in range(0, w, _CELLS):
+            (a, b), (c, d) = ((max(0, at - reach), min(n, at + _CELLS + reach)) for at, n in ((top, h), (left, w)))
+            around = pan[..., a * ratio : b * ratio, c * ratio : d * ratio].tensor().double()
+            bottom, right = min(h, top + _CELLS), min(w, left + _CELLS)
+            found = _reduced(around, ratio, geometry)[..., top - a : bottom - a, left - c : right - c]
+            small[..., top:bottom, left:right] = found
+    # `interpolate` wraps around where it is the published one, else it mirrors
+    wraps = placed.doubles and all(int(o) == ratio // 2 for o in placed.offset)
+
+    def part(rows: slice, columns: slice) -> Tensor:
+        around, cuts, size = small, [], []
+        for dim, span, n in ((-2, rows, h), (-1, columns, w)):
+            low, high = span.start // ratio - reach, -(-span.stop // ratio) + reach
+            index = torch.arange(low, high)
+            around = around.index_select(dim, index % n if wraps else mirrored(index, n))
+            cuts.append(slice(span.start - low * ratio, span.stop - low * ratio))
+            size.append((high - low) * ratio)
+        return interpolate(around, placed, size)[0][:, cuts[0], cuts[1]]
+
+    return pan.made(part, (H, W), torch.float64)
 
 
 @register_index("d_s", heading="D_s", direction=-1, protocol="full", column=2)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from lemamba.metrics.d_s import low_pass_pan
 from lemamba.metrics.full_inputs import check_full, check_geometry, check_pan, gains_of
 from lemamba.metrics.index import chosen, register_index
 from lemamba.metrics.inputs import BLOCK, Image, as_image, blank, check_images, check_peak, cut_border
+from lemamba.metrics.large import LargeImage
 from lemamba.metrics.parallel import run_all
 from lemamba.metrics.reprojection import reproject
 from lemamba.utils.errors import UserError
@@ -68,9 +69,26 @@ def _without_border(mask: Tensor | None, image: Tensor, cut: int) -> Tensor | No
     """Exclude the border that `cut_border` cuts off from the mask."""
     if not cut:
         return mask
+    if isinstance(image, LargeImage):
+        return _inside_large(mask, image, cut)
     inside = torch.zeros(len(image), 1, *image.shape[-2:], dtype=torch.bool, device=image.device)
     cut_border(inside, cut).fill_(True)
     return inside if mask is None else inside & mask
+
+
+def _inside_large(mask: Tensor | None, image: LargeImage, cut: int) -> Tensor:
+    """Return the mask of an image in a file, without its border."""
+    H, W = image.shape[-2:]
+    cut_border(cast(Tensor, image), cut)  # refuses a cut that is too large
+    ends = (max(cut - 1, 0), H - cut), (max(cut - 1, 0), W - cut)
+
+    def part(rows: slice, columns: slice) -> Tensor:
+        at = (torch.arange(s.start, s.stop) for s in (rows, columns))
+        own = [(i >= low) & (i < high) for i, (low, high) in zip(at, ends, strict=True)]
+        inside = (own[0][:, None] & own[1])[None]
+        return inside if mask is None else inside & mask[0, :, rows, columns]
+
+    return cast(Tensor, LargeImage(part, (1, H, W), torch.bool))
 
 
 def _without_border_ms(
@@ -85,8 +103,23 @@ def _without_border_ms(
     return {"sr_ms": sr_ms, "gt_ms": ms, "valid_ms": mask_ms}
 
 
+def _all_of(image: Tensor) -> Tensor:
+    """Return a mask of all pixels of an image of one band."""
+    return _inside_large(None, image, 0) if isinstance(image, LargeImage) else torch.ones_like(image, dtype=torch.bool)
+
+
 def _mask_of_ms(mask: Tensor | None, ratio: int) -> Tensor | None:
     """Which MS pixels have no invalid pixel in their cell, (B, 1, H, W) -> (B, 1, h, w)."""
+    if isinstance(mask, LargeImage):
+        large = mask
+
+        def part(rows: slice, columns: slice) -> Tensor:
+            below, right = (slice(s.start * ratio, s.stop * ratio) for s in (rows, columns))
+            found = _mask_of_ms(large[..., below, right].tensor(), ratio)
+            assert found is not None
+            return found[0]
+
+        return cast(Tensor, mask.made(part, (mask.shape[-2] // ratio, mask.shape[-1] // ratio), torch.bool))
     return None if mask is None else mask.unflatten(-1, (-1, ratio)).unflatten(-3, (-1, ratio)).all(-1).all(-2)
 
 
@@ -144,7 +177,7 @@ def full_resolution(
     if const is not None:
         check_peak(const, "lms", lms)
     ms = _check_ms(as_image("ms", ms), lms, _mask_of_ms(mask, ratio), ratio)
-    mask = _without_border(mask, sr, cut)  # filters see the border, blocks leave it out
+    filled, mask = mask, _without_border(mask, sr, cut)  # filters see the border, blocks leave it out
     options: dict[str, Any] = {
         "ratio": ratio,
         "sensor": sensor,
@@ -167,6 +200,7 @@ def full_resolution(
             "block": block,
         }
         known = {"sr": x, "lms": y, "pan": p} | options | common
+        known["seen"] = _all_of(p) if filled is None else filled[i : i + 1]
         tasks += [partial(index.measure, known) for index in direct]
         tasks.append(partial(band_quality, x, p, **common))
         tasks.append(partial(_quality_of_lms, y, p, ratio, geometry, **common))

@@ -18,10 +18,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lemamba.metrics.large import LargeImage
+from lemamba.metrics.tiles import row_tiles
 from lemamba.utils.errors import UserError
 
 Measure = TypeVar("Measure", bound=Callable[..., Tensor])
-Image = Tensor | np.ndarray
+Image = Tensor | np.ndarray | LargeImage
 BLOCK = 32  # side of blocks and windows in Q2n, Q, D_s, D_lambda
 PEAK_MARGIN = 1.5  # a reference may end at this multiple of the peak; data in [0, 1] end below it
 PEAKS = (1, 255, 1023, 2047, 4095, 16383, 65535)  # of data in [0, 1] and of 8, 10, 11, 12, 14 and 16 bits
@@ -34,6 +36,8 @@ def as_image(name: str, image: Any) -> Tensor:
     Raises:
         UserError: another type, complex values, or another number of axes.
     """
+    if isinstance(image, LargeImage):
+        return cast(Tensor, image)  # it answers as one
     if not isinstance(image, Tensor | np.ndarray):
         raise UserError(f"expected {name} as a torch tensor or NumPy array, given {type(image).__name__}; convert it")
     if image.is_complex() if isinstance(image, Tensor) else image.dtype.kind == "c":
@@ -64,7 +68,10 @@ def in_unit_range(image: Tensor) -> bool:
     """Return whether values lie in [0, 1] by their numbers: fractions that end below 1.5. A black image does not."""
     image = image.detach()
     top = float(image.amax()) if image.numel() else 0.0
-    return 0 < top <= PEAK_MARGIN and bool((image != image.round()).any())
+    if not 0 < top <= PEAK_MARGIN:
+        return False
+    parts = (image[..., rows, :] for rows in row_tiles(image))
+    return any(bool((part != part.round()).any()) for part in parts)
 
 
 def check_peak(const: Any, name: str, reference: Tensor) -> None:
@@ -207,11 +214,13 @@ def as_mask(mask: Image | None, image: Tensor) -> Tensor | None:
         raise UserError(
             f"expected a mask {expected}, True = valid, given {tuple(mask.shape)}; use one mask for all bands"
         )
-    return mask.to(device=image.device, dtype=torch.bool)
+    return cast(Tensor, mask) if isinstance(mask, LargeImage) else mask.to(device=image.device, dtype=torch.bool)
 
 
 def blank(image: Tensor, mask: Tensor | None) -> Tensor:
     """Set nodata pixels to 0, so that NaN there has no effect."""
+    if isinstance(image, LargeImage):
+        return image if mask is None else cast(Tensor, image.where(cast(LargeImage, mask)))
     return image if mask is None else torch.where(mask, image, torch.zeros((), dtype=image.dtype, device=image.device))
 
 
@@ -229,6 +238,14 @@ def cut_border(image: Tensor, cut: int) -> Tensor:
 
 def windows_valid(mask: Tensor, side: int) -> Tensor:
     """Return which `side` x `side` windows contain only valid pixels: (B, 1, H, W) -> (B, 1, H-side+1, W-side+1)."""
+    if isinstance(mask, LargeImage):
+
+        def part(rows: slice, columns: slice) -> Tensor:
+            wide = mask[..., rows.start : rows.stop + side - 1, columns.start : columns.stop + side - 1]
+            return windows_valid(wide.tensor(), side)[0]
+
+        H, W = mask.shape[-2:]
+        return cast(Tensor, mask.made(part, (H - side + 1, W - side + 1), torch.bool))
     bad = (~mask).to(torch.float32)
     bad = F.max_pool2d(F.max_pool2d(bad, (side, 1), stride=1), (1, side), stride=1)
     return bad == 0

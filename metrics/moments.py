@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lemamba.metrics.tiles import stretches
+from lemamba.metrics.large import LargeImage
+from lemamba.metrics.tiles import stretches, tiles
 
 Product = Callable[[Tensor, Tensor], Tensor]
 
@@ -36,6 +37,9 @@ def band_means(product: Product, x: Tensor, y: Tensor, mask: Tensor | None) -> T
 
 def _sums(product: Product, x: Tensor, y: Tensor) -> Tensor:
     """`product` of one image pair (C, H, W), a stretch that stays in the cache at a time -> (C,)."""
+    if isinstance(x, LargeImage):
+        parts = ((x[:, rows, columns].double(), y[:, rows, columns].double()) for rows, columns in tiles(x))
+        return torch.stack([_sums(product, *pair) for pair in parts]).sum(0)
     x, y = x.flatten(1), y.flatten(1)
     planes, pixels = stretches(x)
     if planes >= len(x) and pixels >= x.shape[1]:  # each call on a small image costs more than its arithmetic
@@ -65,6 +69,6 @@ def mean_squared_error(sr: Tensor, gt: Tensor, mask: Tensor | None) -> Tensor:
 
 def band_mean(image: Tensor, mask: Tensor | None) -> Tensor:
     """Mean per band, (B, C) float64; arguments as in `band_means`."""
-    if image.dtype == torch.float64 and mask is None:
+    if image.dtype == torch.float64 and mask is None and not isinstance(image, LargeImage):
         return image.mean(dim=(2, 3))
     return band_means(lambda x, _: x.sum(dim=1), image, image, mask)

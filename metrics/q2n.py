@@ -71,7 +71,7 @@ def _rounded_blocks(gt: Tensor, sr: Tensor, factor: float, block: int) -> Tensor
     return z.flatten(-2).flatten(0, 1)
 
 
-def _moments(gt: Tensor, sr: Tensor, factor: float, block: int) -> Iterator[Moments]:
+def block_moments(gt: Tensor, sr: Tensor, factor: float, block: int) -> Iterator[Moments]:
     """Exact second moments of the rounded blocks of two tiles (C, h, w), a few blocks at a time.
 
     Yields:
@@ -89,7 +89,7 @@ def _moments(gt: Tensor, sr: Tensor, factor: float, block: int) -> Iterator[Mome
 
 
 def block_scores(products: Tensor, squares: Tensor, block: int) -> Tensor:
-    """Modulus of Q2n per block, from `_moments` -> (N,)."""
+    """Modulus of Q2n per block, from `block_moments` -> (N,)."""
     C = products.shape[-1] - 1
     K = 1 << (C - 1).bit_length()
     M = block * block
@@ -128,7 +128,7 @@ def mean_score(tiles: Iterable[tuple[Tensor, Tensor, Tensor | None]], factor: fl
     """
     sums, counts = [], []
     for gt, sr, mask in tiles:
-        products, squares = zip(*_moments(gt, sr, factor, block), strict=True)
+        products, squares = zip(*block_moments(gt, sr, factor, block), strict=True)
         scores = block_scores(torch.cat(products), torch.cat(squares), block)
         valid = None if mask is None else cut_blocks(mask[None], block).flatten(2).all(dim=-1).view(1, -1)
         total, number = add_valid(scores[None], valid)

@@ -5,13 +5,16 @@ Boxes are spans (first, end) of rows and columns of sr.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from lemamba.operators.window import Span, Window
+from lemamba.utils.threads import ahead
 
 SIDE = 1024  # of windows, for up to 8 bands
 _BANDS = 8
@@ -51,40 +54,79 @@ def window_boxes(size: tuple[int, int], bands: int, block: int) -> list[Box]:
     ]
 
 
-@torch.inference_mode()
-def fuse_windows(
-    method: TwoPass,
-    read: Read,
-    boxes: list[Box],
-    like: Tensor,
-    on_progress: Callable[[str, int, int], None] = lambda *_: None,
-) -> Iterator[tuple[int, int, Tensor]]:
-    """Yield (first row, first column, sr (1, C, h, w)) of every box.
+def strip_rows(boxes: list[Box]) -> list[Span]:
+    """Return the strips of a scene: the rows of windows of its full width, top to bottom."""
+    return sorted({rows for rows, _ in boxes})
 
-    The method looks at the scene as often as its statistics need, some not at all; then every window is fused. At any
-    time one window with its margins is in memory.
+
+@torch.inference_mode()
+def _read(read: Read, boxes: list[Box], margin: int) -> Iterator[Window | None]:
+    for box in boxes:
+        yield read(box, margin)
+
+
+@torch.inference_mode()
+def fit_scene(
+    method: TwoPass, read: Read, boxes: list[Box], on_progress: Callable[[int, int], None] = lambda *_: None
+) -> Any:
+    """Let a method look at the scene as often as its statistics need, some not at all; return what it has learnt.
+
+    The next window is read while one is looked at.
 
     Args:
         method: the method.
-        read: (box, margin) -> window; None where no pixel has data (sr is 0).
-        boxes: of the scene, without overlap.
-        like: (1, C, ...) of sr, for its bands and dtype.
-        on_progress: called with (what is done, boxes done, all boxes), anew in each pass.
+        read: (box, margin) -> window; None where no pixel has data.
+        boxes: all of the scene, without overlap.
+        on_progress: called with (boxes done, all boxes), anew in each pass.
     """
 
     def windows() -> Iterator[Window]:
-        for done, box in enumerate(boxes, start=1):
-            window = read(box, method.margin)
+        for done, window in enumerate(ahead(_read(read, boxes, method.margin)), start=1):
             if window is not None:
                 yield window
-            on_progress("statistics", done, len(boxes))
+            on_progress(done, len(boxes))
 
-    fitted = method.fit(windows)
-    for done, box in enumerate(boxes, start=1):
+    return method.fit(windows)
+
+
+@torch.inference_mode()
+def fuse_windows(
+    method: TwoPass, fitted: Any, read: Read, boxes: list[Box], like: Tensor
+) -> Iterator[tuple[int, int, Tensor]]:
+    """Yield (first row, first column, sr (1, C, h, w)) of every box.
+
+    The next window is read while one is fused: at any time three windows with their margins are in memory.
+
+    Args:
+        method: the method.
+        fitted: what `fit_scene` returned for the whole scene.
+        read: (box, margin) -> window; None where no pixel has data (sr is 0).
+        boxes: those to fuse.
+        like: (1, C, ...) of sr, for its bands and dtype.
+    """
+    for box, window in zip(boxes, ahead(_read(read, boxes, method.margin)), strict=True):
         (top, bottom), (left, right) = box
-        window = read(box, method.margin)
         sr = like.new_zeros(1, like.shape[1], bottom - top, right - left)
         if window is not None:
             sr = window.crop(method.inject(window, fitted))
-        on_progress("fusing", done, len(boxes))
         yield top, left, sr
+
+
+def numbers_name(value: Any) -> str:
+    """Return a text that names the numbers in statistics: tensors, numbers, and dataclasses and tuples of them."""
+    digest = hashlib.sha256()
+
+    def add(item: Any) -> None:
+        if isinstance(item, Tensor):
+            digest.update(f"{tuple(item.shape)} {item.dtype}".encode() + item.cpu().contiguous().numpy().tobytes())
+        elif is_dataclass(item):
+            for part in fields(item):
+                add(getattr(item, part.name))
+        elif isinstance(item, list | tuple):
+            for part in item:
+                add(part)
+        else:
+            digest.update(repr(item).encode())
+
+    add(value)
+    return digest.hexdigest()

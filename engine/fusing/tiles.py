@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lemamba.engine.fusing.tiling import Box, Tiling
 from lemamba.utils.registry import Traits
+from lemamba.utils.threads import ahead
 
 # Pixels at a tile's rim saw the border of the tile instead of their neighbours. Linear weights still let 1 / overlap of
 # that error through; the fourth power all but drops it and stays a smooth step between two tiles.
@@ -106,11 +107,13 @@ def fuse_rows(
     ratio: int,
     tiling: Tiling,
     align: int = 1,
+    span: tuple[int, int] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
     """Fuse an image that is read tile by tile; yield (first row, rows of sr (B, C, n, W)), top to bottom, once each.
 
-    At any time about two rows of tiles and `align` rows of sr are in memory.
+    At any time about two rows of tiles and `align` rows of sr are in memory. The next batch of tiles is read while one
+    is fused.
 
     Args:
         model: a network in evaluation mode, a classical method, or an `lemamba.engine.fusing.runner.Runner` of it.
@@ -119,8 +122,10 @@ def fuse_rows(
         size: (H, W).
         ratio: H / h.
         tiling: see `Tiling`; not applied to methods that use statistics of the whole image.
-        align: rows come in multiples of this, except the last ones.
-        on_progress: called with (tiles done, all tiles).
+        align: rows come in multiples of this, except the first and the last ones.
+        span: (first, end) of the rows to yield; None = all. They equal those of the whole image to the last bit, as
+            the same tiles go through the method together.
+        on_progress: called with (tiles done, all tiles of these rows).
 
     Raises:
         UserError: see `Tiling.resolve`.
@@ -130,22 +135,36 @@ def fuse_rows(
     height, width = boxes[0][2:]
     weights = blend_window(height, width, tiling.overlap) if tiling.tile else torch.ones(height, width)
     weights = weights.to(like)
-    rows = _Rows(like, min(size[0], 2 * height + align), size[1])  # a batch may reach into the next row of tiles
+    first, end = span or (0, size[0])
     batch = tiling.batch or 1
-    for done in range(0, len(boxes), batch):
-        tiles = [(box, read(box)) for box in boxes[done : done + batch]]
+    needed = [i for i, (top, _, h, _) in enumerate(boxes) if top < end and top + h > first]
+    starts = range(needed[0] // batch * batch, needed[-1] + 1, batch)  # whole batches: their size affects rounding
+    rows = _Rows(like, min(size[0], 2 * height + align), size[1])  # a batch may reach into the next row of tiles
+    rows.first = boxes[starts[0]][0]
+    for start, tiles in zip(starts, ahead(_batches(read, boxes, starts)), strict=True):
         filled = [(box, tensors) for box, tensors in tiles if tensors is not None]
         if filled:
             fused = call(model, *_joined([tensors for _, tensors in filled])).to(like)
             for (box, _), piece in zip(filled, fused.split(like.shape[0]), strict=True):
-                rows.add(box, piece, weights)
-        done += len(tiles)
+                if box[0] < end and box[0] + box[2] > first:  # others only fill up the batch
+                    rows.add(box, piece, weights)
+        done = min(start + batch, len(boxes))
         if on_progress:
-            on_progress(done, len(boxes))
-        ready = size[0] if done == len(boxes) else boxes[done][0] // align * align
-        if ready > rows.first:
-            first = rows.first
-            yield first, rows.take(ready)
+            on_progress(done - starts[0], min(starts[-1] + batch, len(boxes)) - starts[0])
+        ready = end if start == starts[-1] else min(end, boxes[done][0] // align * align)
+        if rows.first < first <= ready:
+            rows.take(first)  # rows that belong to others
+        if ready > rows.first >= first:
+            at = rows.first
+            yield at, rows.take(ready)
+
+
+@torch.no_grad()
+def _batches(
+    read: Callable[[Box], Inputs | None], boxes: list[Box], starts: range
+) -> Iterator[list[tuple[Box, Inputs | None]]]:
+    for start in starts:
+        yield [(box, read(box)) for box in boxes[start : start + starts.step]]
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from lemamba.engine.weights.files import PUBLISHED_PREFIX, resolve_weights
 from lemamba.metrics import EXTRA, INDICES, Meter, full_resolution, q2n, reduced_resolution
 from lemamba.metrics.coregistration import check_wanted
 from lemamba.metrics.inputs import BLOCK
-from lemamba.metrics.tiles import block_tiles
+from lemamba.metrics.tiles import block_tiles, tiles
 from lemamba.utils.atomic import sha256
 from lemamba.utils.errors import UserError
 from lemamba.utils.facts import DataFacts
@@ -143,9 +143,15 @@ def notes_of(meter: Meter) -> list[str]:
 
 def flat_bands(image: Tensor, valid: Tensor | None = None) -> list[int]:
     """Return the bands of an image (1, C, H, W) that hold one value, 1-based; `valid` (1, 1, H, W) bool."""
-    pixels = image.flatten(2) if valid is None else image[:, :, valid[0, 0]]
-    flat = pixels.amax(dim=2) == pixels.amin(dim=2) if pixels.shape[2] else pixels.new_zeros(pixels.shape[:2])
-    return [band + 1 for band in torch.nonzero(flat[0]).flatten().tolist()]
+    low = torch.full((image.shape[1],), torch.inf, dtype=torch.float64)
+    high = -low
+    for rows, columns in tiles(image):
+        part = image[0, :, rows, columns].double().flatten(1).cpu()
+        if valid is not None:
+            part = part[:, (valid[0, 0, rows, columns].double() > 0).flatten().cpu()]
+        if part.shape[1]:
+            low, high = torch.minimum(low, part.amin(1)), torch.maximum(high, part.amax(1))
+    return [band + 1 for band in torch.nonzero(low == high).flatten().tolist()]
 
 
 def flat_blocks(sr: Tensor, gt: Tensor, valid: Tensor | None = None) -> int:

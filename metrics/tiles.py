@@ -7,6 +7,7 @@ Legend: C bands, H W size, h w size of a tile.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -38,9 +39,9 @@ def stretches(x: Tensor) -> tuple[int, int]:
 
 
 def row_tiles(image: Tensor) -> Iterator[slice]:
-    """Ranges of whole rows of (C, H, W), all bands of which stay in the cache: for indices without a window."""
-    C, H, W = image.shape
-    step = max(1, _SAMPLES // max(C * W, 1)) if image.device.type == "cpu" else max(H, 1)
+    """Ranges of whole rows of (…, H, W), all planes of which stay in the cache: for indices without a window."""
+    H, W = image.shape[-2:]
+    step = max(1, _SAMPLES // max(math.prod(image.shape[:-2]) * W, 1)) if image.device.type == "cpu" else max(H, 1)
     for start in range(0, H, step):
         yield slice(start, min(start + step, H))
 

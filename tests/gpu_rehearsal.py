@@ -160,7 +160,8 @@ def train(arguments: list[str]) -> None:
     """Run the training command with processes that accelerate takes for GPUs."""
     from sharded import as_gpus
 
-    as_gpus()
+    if "RANK" in os.environ:  # one process without torchrun has no group
+        as_gpus()
     sys.argv = ["accelerate_main.py", *arguments]
     runpy.run_path(str(ROOT / "accelerate_main.py"), run_name="__main__")
 

@@ -28,8 +28,27 @@ SHAPES = {
     "middle": Shape(32, 4, 32, 32, 2, 64, True, True, False, False),
 }
 MOST_STACK = 32
-_INTEGERS = ("L", "H", "W", "length", "chunks", "to_t")
-_ROWS = ("x", "dt", "Bt", "Ct", "gate", "gy", "gdt", "gBt", "gCt", "ggate")
+_INTEGERS = ("L", "H", "W", "length", "chunks", "to_t", "a_row", "b_row", "y_row", "z_row", "count")
+_ROWS = (
+    "x",
+    "dt",
+    "Bt",
+    "Ct",
+    "gate",
+    "gy",
+    "gdt",
+    "gBt",
+    "gCt",
+    "ggate",
+    "a",
+    "b",
+    "y",
+    "z",
+    "out",
+    "both",
+    "gout",
+    "gz",
+)
 
 
 def flags(shape: Shape, config: Config, backward: bool) -> dict[str, Any]:
@@ -62,6 +81,8 @@ def compiled(kernel: Any, constants: dict[str, Any], arch: int, rows: str) -> An
             signature[name] = "constexpr"
         elif name in _INTEGERS or re.fullmatch(r"([a-zA-Z]|to_[sn])_[obkl]", name):
             signature[name] = "i32"
+        elif name == "eps":
+            signature[name] = "fp32"
         else:
             half = rows != "fp32" and name in ("saved", "scratch")
             signature[name] = f"*{rows}" if name in _ROWS else "*bf16" if half else "*fp32"

@@ -286,7 +286,7 @@ def budget_of(variant: str = "base", precision: str = "no", batch: int = 32, sid
     """Count one training step.
 
     Args:
-        variant: of LE-Mamba, or the name of another network that runs on the meta device.
+        variant: of LE-Mamba: tiny, base or small.
         precision: "no" (float32) or "bf16".
         batch, side, bands: samples of a step, pixels along a side, bands.
     """

@@ -111,6 +111,22 @@ def test_carry_compiles():
     assert compiled(kernel, {k: v for k, v in constants.items() if k in names}, 90, "fp32").asm["cubin"]
 
 
+GATES = {"gelu_forward": {"M": 128, "BLOCK": 1024}, "gelu_backward": {"M": 32, "BLOCK": 1024}}
+GATES |= dict.fromkeys(("norm_forward", "norm_backward"), {"D": 64, "ROWS": 16, "WIDTH": 64})
+
+
+@pytest.mark.parametrize("name", GATES)
+@pytest.mark.parametrize(("arch", "rows"), [(80, "bf16"), (90, "fp32")])
+def test_gates_compile_without_spills(name, arch, rows):
+    from lemamba.model.ops.triton import gate_kernels
+
+    _registers, stack, spills, _shared, code = resources(
+        compiled(getattr(gate_kernels, name), GATES[name] | {"PW": 4}, arch, rows)
+    )
+    assert (stack, spills) == (0, 0)
+    assert "LDG" in code
+
+
 @pytest.mark.fuzz
 @pytest.mark.parametrize("arch", [80, 90])
 @pytest.mark.parametrize("rows", ["fp32", "bf16", "fp16"])

@@ -223,7 +223,8 @@ def linear_parts(
     if not elsewhere or torch.compiler.is_compiling():  # the compiler joins what it can by itself
         return list(F.linear(x, weight, bias).split(list(sizes), dim=-1))
     half = autocast_dtype(x.device.type)
-    x, weight, bias = (t if t is None or half is None else t.to(half) for t in (x, weight, bias))
+    if half is not None:
+        x, weight, bias = x.to(half), weight.to(half), None if bias is None else bias.to(half)
     with no_autocast(x.device.type):
         return list(_PartsWithoutCat.apply(x, weight, bias, list(sizes), apart))
 

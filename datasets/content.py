@@ -3,8 +3,8 @@
 Spectra of MS and of PAN brought down to MS pixels are compared in rings of spatial frequency. Where both show one
 ground, a combination of the MS bands explains PAN; where MS is as sharp as its pixels promise, it does so with about
 the same gain at all frequencies. Thresholds: on IKONOS, WorldView-2, Gaofen-2, Pleiades and Landsat 8 scenes the share
-explained is 0.71 to 0.99 and the gain 0.36 to 1.25; with PAN of another place, or displaced by two MS pixels, the share
-is 0.07 at most; with MS interpolated from pixels twice as large, or displaced by one MS pixel, the gain is 0.07 at most.
+explained is 0.71 to 0.99 and the gain 0.36 to 1.25. With PAN of another place, or displaced by two MS pixels, the share
+is 0.07 at most; with MS interpolated from pixels twice as large, or displaced by one MS pixel, the gain is.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ def check_content(ground: OwnGround, names: Sequence[str] = ("MS", "PAN")) -> li
     gains = [float((weights * ring[:bands, bands:]).sum() / np.trace(ring[bands:, bands:])) for ring in (low, high)]
     if gains[1] < GAIN * gains[0]:
         return [
-            f"{names[0]} is blurred or displaced: its finest details follow PAN's with {max(0.0, gains[1] / gains[0]):.0%} "
-            "of the strength that its pixel size promises, so training teaches too little sharpness; if it was enlarged, "
-            "give the original, if it is displaced, --register"
+            f"{names[0]} is blurred or displaced: its finest details follow PAN's with "
+            f"{max(0.0, gains[1] / gains[0]):.0%} of the strength that its pixel size promises, so training teaches too "
+            "little sharpness; if it was enlarged, give the original, if it is displaced, --register"
         ]
     return []
 

@@ -331,12 +331,15 @@ class Trainer:
             for buffer in self.core.buffers():
                 torch.distributed.broadcast(buffer, src=0)
         self.ranks.reach(f"the validation after step {self.counters.step}")
-        meter = Meter()
+        meter, means, first = Meter(), {}, None
         with self.ema.applied(self.core) if self.ema is not None else nullcontext():
-            first = self.measure(meter)
+            if self.job.measure is None:
+                first = self.measure(meter)
+            else:
+                means = self.job.measure(self.core.eval())
         if self.ranks.maximum(bool(self.stop.name))[0]:
             return False  # resuming repeats the validation
-        c, means = self.counters, {name: mean for name, (mean, _) in meter.compute().items()}
+        c, means = self.counters, means or {name: mean for name, (mean, _) in meter.compute().items()}
         self.scores = self.last_scores = means
         self.log.line(f"validation after epoch {c.epoch + 1}: " + " ".join(f"{n} {v:.5f}" for n, v in means.items()))
         self.log.scalars(means, c.step, "valid")

@@ -51,6 +51,7 @@ class Job:
         rgb: bands shown as red, green, blue.
         facts: rows of the table logged at the start.
         resume: checkpoint folder to resume from, or None.
+        measure: network in evaluation mode -> scores, instead of the indices over `valid_set`; None = those.
         on_progress: called with the share of the training that is done and the scores of the last validation ({} before
             the first); the log then goes to the file alone.
     """
@@ -68,6 +69,7 @@ class Job:
     rgb: tuple[int, int, int] = (0, 1, 2)
     facts: dict[str, str] = field(default_factory=dict)
     resume: Path | None = None
+    measure: Callable[[nn.Module], dict[str, float]] | None = None
     on_progress: Callable[[float, dict[str, float]], None] | None = None
 
 

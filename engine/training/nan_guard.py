@@ -77,7 +77,7 @@ def wrong_input(batch: Batch, parameters: Mapping[str, Tensor]) -> str | None:
 
 
 def parts_of(loss: Callable[..., dict[str, Tensor]], sr: Tensor, batch: Batch) -> dict[str, Tensor]:
-    """Return the parts of a loss for sr (B, C, H, W): compared with gt, or with the batch if the loss takes it whole."""
+    """Return the parts of a loss of sr (B, C, H, W) against gt, or against the batch if the loss takes it whole."""
     return loss(sr, batch if getattr(loss, "takes_batch", False) else batch["gt"])
 
 

@@ -25,21 +25,28 @@ _TILE = 256  # side of the windows that are transformed at once: with margins th
 
 @lru_cache(maxsize=256)
 @torch.inference_mode(False)  # a cached inference tensor could not be used in training later
-def _kernel(gain: float, ratio: float, span: int) -> Tensor:
+def _kernel(gain: float, ratio: float, span: int, unit: bool) -> Tensor:
     k = torch.arange(-REACH, REACH + 1, dtype=torch.float64)
     # Frequency sampling: D(k) is separable, so its centred inverse DFT is the outer product of a 1-D one.
     variance = (span / (2 * ratio)) ** 2 / (-2 * math.log(gain))
     response = torch.exp(-(k**2) / (2 * variance))
     profile = (torch.cos(2 * math.pi / TAPS * torch.outer(k, k)) @ response) / TAPS
+    if unit:
+        kernel = (torch.outer(profile, profile) * _kaiser(k.abs())).clamp(min=0)
+        return kernel / kernel.sum()
     radius = torch.hypot(k[:, None], k[None, :])
     return torch.outer(profile, profile) * _rotated_kaiser(radius)
 
 
+def _kaiser(n: Tensor) -> Tensor:
+    """Kaiser(41, 0.5) window at the distances n <= 20 from its centre."""
+    beta = torch.tensor(KAISER_BETA, dtype=torch.float64)
+    return torch.special.i0(beta * torch.sqrt(1 - (n / REACH) ** 2)) / torch.special.i0(beta)
+
+
 def _rotated_kaiser(radius: Tensor) -> Tensor:
     """Kaiser(41, 0.5) window as a function of the radius: linear between integers, 0 beyond 20."""
-    n = torch.arange(REACH + 1, dtype=torch.float64)
-    beta = torch.tensor(KAISER_BETA, dtype=torch.float64)
-    window = torch.special.i0(beta * torch.sqrt(1 - (n / REACH) ** 2)) / torch.special.i0(beta)
+    window = _kaiser(torch.arange(REACH + 1, dtype=torch.float64))
     window = torch.cat([window, window.new_zeros(1)])
     inside = radius <= REACH
     low = torch.where(inside, radius, 0.0).floor().long()
@@ -48,7 +55,7 @@ def _rotated_kaiser(radius: Tensor) -> Tensor:
     return torch.where(inside, value, 0.0)
 
 
-def mtf_kernel(gain: float, ratio: float, *, span: int = TAPS - 1) -> Tensor:
+def mtf_kernel(gain: float, ratio: float, *, span: int = TAPS - 1, unit: bool = False) -> Tensor:
     """Return the 41x41 filter matched to the gain at Nyquist.
 
     Args:
@@ -56,15 +63,17 @@ def mtf_kernel(gain: float, ratio: float, *, span: int = TAPS - 1) -> Tensor:
         ratio: resolution ratio r >= 1 (the cut is at 1/r).
         span: the length that stands for the whole frequency axis: 40 for MTF filters; 41 for the "ideal" low-pass of
             the classical methods (gain 0.3).
+        unit: the variant of Z-PNN, lambda-PNN and ZS-Pan: the Kaiser window along the columns only, negative taps set
+            to 0, the taps divided by their sum.
 
     Returns:
-        (41, 41) float64 on the CPU, symmetric, not normalised.
+        (41, 41) float64 on the CPU, its own mirror image in each axis, not normalised unless `unit`.
     """
     if not 0 < gain < 1:
         raise ValueError(f"mtf_kernel: gain must lie in (0, 1), given {gain}")
     if ratio < 1:
         raise ValueError(f"mtf_kernel: ratio must be at least 1, given {ratio}")
-    return _kernel(float(gain), float(ratio), span).clone()
+    return _kernel(float(gain), float(ratio), span, unit).clone()
 
 
 def _fast_length(n: int) -> int:
@@ -83,16 +92,24 @@ def _fast_length(n: int) -> int:
 @lru_cache(maxsize=32)
 @torch.inference_mode(False)  # a cached inference tensor could not be used in training later
 def _spectrum(
-    gains: tuple[float, ...], ratio: float, span: int, size: tuple[int, int], dtype: torch.dtype, device: torch.device
+    gains: tuple[float, ...],
+    ratio: float,
+    span: int,
+    unit: bool,
+    size: tuple[int, int],
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> Tensor:
     """Real transform (C, S, T) of the kernels: they equal their own mirror image, so up to a shift it is real."""
-    kernels = torch.stack([_kernel(g, ratio, span) for g in gains])
+    kernels = torch.stack([_kernel(g, ratio, span, unit) for g in gains])
     padded = F.pad(kernels, (0, size[1] - TAPS, 0, size[0] - TAPS))
     spectrum = torch.fft.rfft2(padded.roll((-REACH, -REACH), dims=(-2, -1))).real
     return spectrum.to(dtype=dtype, device=device)
 
 
-def mtf_filter(x: Tensor, gains: float | Sequence[float], ratio: float, *, span: int = TAPS - 1) -> Tensor:
+def mtf_filter(
+    x: Tensor, gains: float | Sequence[float], ratio: float, *, span: int = TAPS - 1, unit: bool = False
+) -> Tensor:
     """Filter every band with its MTF kernel; border samples are repeated outside the image.
 
     Computed by FFT (the kernel is not separable); agrees with the direct sum to rounding.
@@ -101,7 +118,7 @@ def mtf_filter(x: Tensor, gains: float | Sequence[float], ratio: float, *, span:
         x: (B, C, H, W), floating point. Half types are filtered in float32.
         gains: one gain for all bands, or C gains.
         ratio: resolution ratio r.
-        span: see `mtf_kernel`.
+        span, unit: see `mtf_kernel`.
 
     Returns:
         (B, C, H, W), dtype of `x`.
@@ -113,8 +130,8 @@ def mtf_filter(x: Tensor, gains: float | Sequence[float], ratio: float, *, span:
     H, W = x.shape[-2:]
     work = x if x.dtype in (torch.float32, torch.float64) else x.float()
     if work.device.type == "cpu" and H * W > _TILE * _TILE and not (torch.is_grad_enabled() and x.requires_grad):
-        return _by_tiles(work, gains, ratio, span).to(x.dtype)
-    spectrum = _spectrum(gains, float(ratio), span, _padded_size(H, W), work.dtype, work.device)
+        return _by_tiles(work, gains, ratio, span, unit).to(x.dtype)
+    spectrum = _spectrum(gains, float(ratio), span, unit, _padded_size(H, W), work.dtype, work.device)
     return _convolve(work, spectrum, slice(0, H), slice(0, W)).to(x.dtype)
 
 
@@ -133,7 +150,7 @@ def mtf_window(
     """
     gains = _checked(gains, x.shape[-3])
     size = _padded_size(rows.stop - rows.start, columns.stop - columns.start)
-    return _convolve(x, _spectrum(gains, float(ratio), span, size, torch.float64, x.device), rows, columns)
+    return _convolve(x, _spectrum(gains, float(ratio), span, False, size, torch.float64, x.device), rows, columns)
 
 
 def _checked(gains: float | Sequence[float], bands: int) -> tuple[float, ...]:
@@ -150,14 +167,14 @@ def _padded_size(h: int, w: int) -> tuple[int, int]:
     return _fast_length(h + 2 * REACH), _fast_length(w + 2 * REACH)
 
 
-def _by_tiles(x: Tensor, gains: tuple[float, ...], ratio: float, span: int) -> Tensor:
+def _by_tiles(x: Tensor, gains: tuple[float, ...], ratio: float, span: int, unit: bool) -> Tensor:
     """Filter (B, C, H, W) tile by tile, so that transforms stay in the cache and need no memory of the image's size."""
     H, W = x.shape[-2:]
     filtered = torch.empty_like(x)
     for rows in _ranges(H):
         for columns in _ranges(W):
             size = _padded_size(rows.stop - rows.start, columns.stop - columns.start)
-            spectrum = _spectrum(gains, float(ratio), span, size, x.dtype, x.device)
+            spectrum = _spectrum(gains, float(ratio), span, unit, size, x.dtype, x.device)
             filtered[..., rows, columns] = _convolve(x, spectrum, rows, columns)
     return filtered
 

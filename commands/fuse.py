@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from lemamba.commands.choose import AUTO, choose
 from lemamba.commands.images import (
     WRITERS,
     check_ending,
@@ -21,11 +22,12 @@ from lemamba.commands.images import (
     save_rgb,
 )
 from lemamba.commands.methods import load_method, trained_on
-from lemamba.commands.options import FuseOptions
+from lemamba.commands.options import AdaptOptions, FuseOptions
 from lemamba.commands.scores import notes_of, report, rows, score, weights_sha256
 from lemamba.datasets.build import build_dataset, check_range, find_entry, names_no_divisor
 from lemamba.datasets.h5 import H5Dataset
 from lemamba.datasets.opening import Relation, pair_paths
+from lemamba.datasets.own_ground import image_areas, scene_area
 from lemamba.datasets.pair import open_pair
 from lemamba.datasets.writers import Output, check_output
 from lemamba.engine.fusing.runner import Runner
@@ -54,6 +56,8 @@ def run(options: FuseOptions) -> int:
 def fuse_test_set(options: FuseOptions, device: torch.device) -> None:
     """Fuse an H5 file, write images and pictures, measure the result and print the scores."""
     dataset, name = open_data(options)
+    if options.arch == AUTO:
+        options = choose(options, image_areas(dataset), dataset.facts, device)
     model = load_method(options.arch, options.weights, dataset.facts)
     method = str(model.model_name)
     out = options.out or default_output(method, name, dataset.facts, options.per_image)
@@ -112,6 +116,9 @@ def fuse_pair(options: FuseOptions, device: torch.device) -> None:
         output = Output(options.compress, options.cog, options.bands, options.dtype)
         if options.rgb_png:
             output = replace(output, rgb=get_sensor(facts.sensor).rgb_for(facts.bands))
+        if options.arch == AUTO:
+            pair.check_range()
+            options = choose(options, [scene_area(pair)], pair.facts, device)
         model = load_method(options.arch, options.weights, facts)
         out = options.out or OUT / f"{model.model_name}_{ms[0].stem}.tif"
         check_output(out, pair, output)
@@ -136,7 +143,7 @@ def fuse_pair(options: FuseOptions, device: torch.device) -> None:
     print(f"time:     {(time.perf_counter() - started) / (H * W / 1e6):.2f} s per megapixel on {device}")
 
 
-def open_data(options: FuseOptions) -> tuple[H5Dataset, str]:
+def open_data(options: FuseOptions | AdaptOptions) -> tuple[H5Dataset, str]:
     """Open the H5 file; also return the name under which its results are filed."""
     sensor = options.sensor
     name = options.dataset or trained_on(options.weights).get("dataset")
@@ -156,7 +163,7 @@ def open_data(options: FuseOptions) -> tuple[H5Dataset, str]:
     return dataset, name
 
 
-def scene_numbers(options: FuseOptions) -> dict[str, Any]:
+def scene_numbers(options: FuseOptions | AdaptOptions) -> dict[str, Any]:
     """Return sensor and divisor of a GeoTIFF pair: as given, else the data set's, else those of the training data."""
     known = {} if options.sensor or options.dataset else trained_on(options.weights)
     sensor = get_dataset(options.dataset).sensor if options.dataset else known.get("sensor")

@@ -45,8 +45,8 @@ def check_content(ground: OwnGround, names: Sequence[str] = ("MS", "PAN")) -> li
     if gains[1] < GAIN * gains[0]:
         return [
             f"{names[0]} is blurred or displaced: its finest details follow PAN's with "
-            f"{max(0.0, gains[1] / gains[0]):.0%} of the strength that its pixel size promises, so training teaches too "
-            "little sharpness; if it was enlarged, give the original, if it is displaced, --register"
+            f"{max(0.0, gains[1] / gains[0]):.0%} of the strength that its pixel size promises, so training teaches "
+            "too little sharpness; if it was enlarged, give the original, if it is displaced, --register"
         ]
     return []
 

@@ -39,6 +39,7 @@ FULL_SIDE, FULL_COUNT = 64, 16  # of the windows at full resolution, in MS pixel
 SMALL = 5  # shorter ground than so many units has no third part
 IMAGES = 5  # from so many images on, whole images are split
 BANDS = 8
+LEAST = 32  # side of an image that Q2n is defined for
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,9 @@ def image_areas(dataset: H5Dataset) -> list[Area]:
 def _image_reader(dataset: H5Dataset, number: int) -> Callable[[Window], Sample]:
     def read(box: Window) -> Sample:
         sample, r = dataset[number], dataset.facts.ratio
+        (top, bottom), (left, right) = box
         found = {
-            role: sample[role][(..., *(slice(k * a, k * b) for a, b in box))]
+            role: sample[role][:, k * top : k * bottom, k * left : k * right]
             for role, k in (("ms", 1), ("lms", r), ("pan", r))
         }
         return found | {"valid": torch.ones(found["ms"].shape[1:], dtype=torch.bool)}
@@ -298,6 +300,31 @@ def own_ground(
     _read_full(ground, areas, boxes, moved, random)
     on_progress(1.0)
     return ground
+
+
+def reduced_ground(areas: Sequence[Area], facts: DataFacts, *, seed: int = 0) -> list[Sample]:
+    """Return gap-free samples with ground truth from all of the ground, to compare methods that need no training.
+
+    Raises:
+        UserError: no ground of at least 32 x 32 MS pixels without gaps.
+    """
+    unit, random = cell(facts.ratio), np.random.default_rng(seed)
+    limit, found, pixels = PIXELS["test"] * min(1.0, BANDS / facts.bands), list[Sample](), 0
+    for number in random.permutation(len(areas)):
+        top, bottom, left, right = areas[number].inner
+        _, high, _, wide = _whole((bottom - top, right - left), facts.ratio)
+        for window in windows((top, top + high, left, left + wide), limit, SIDE["test"], unit, random):
+            if pixels < limit and min(b - a for a, b in window) >= LEAST:
+                sample, valid = reduced(areas[number], window, facts)
+                found += _without_gaps(sample, valid, unit, facts.ratio)
+                pixels += int(valid.sum())
+    if not found:
+        h, w = areas[0].size
+        raise UserError(
+            f"{areas[0].name}: expected at least {LEAST} x {LEAST} MS pixels without gaps to measure methods on, given "
+            f"{h} x {w} in all; name a method with --arch"
+        )
+    return found
 
 
 def corners(valid: np.ndarray, side: int, step: int) -> np.ndarray:

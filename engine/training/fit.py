@@ -365,8 +365,8 @@ class Trainer:
         for batch in self.valid_loader:
             batch = {k: v.to(self.accelerator.device, non_blocking=True) for k, v in batch.items()}
             sr, gt = self.core(batch["ms"], batch["lms"], batch["pan"]).float(), batch["gt"]
-            totals = [parts_of(self.job.loss, s[None], {"gt": g[None]}) for s, g in zip(sr, gt, strict=True)]
-            totals = torch.stack([parts["total"] for parts in totals])
+            parts = [parts_of(self.job.loss, s[None], {"gt": g[None]}) for s, g in zip(sr, gt, strict=True)]
+            totals = torch.stack([p["total"] for p in parts])
             meter.update({"loss": totals.double(), **validate.measure(sr, gt, facts, every=every)})
             first = first or {"lms": batch["lms"][0], "sr": sr[0], "gt": gt[0]}
             done += 1

@@ -530,9 +530,10 @@ def _picture(task: Task, ground: OwnGround, start: Start, after: nn.Module | Non
         images = {"MS, interpolated": to_rgb(sample["lms"], rgb, limits), "PAN": guide_rgb(sample["pan"])}
         images |= {name: to_rgb(image, rgb, limits) for name, image in fused.items()}
         if reduced:
+            side = min(sample["gt"].shape[1:])
             images["ground truth"] = to_rgb(sample["gt"], rgb, limits)
             images |= {f"{name}, error": error_map(image, sample["gt"]) for name, image in fused.items()}
-            rows.append({f"degraded: {name}": image for name, image in images.items() if name != "PAN"})
+            rows.append({f"degraded: {name}": i[:side, :side] for name, i in images.items() if name != "PAN"})
         else:
             box = busiest_box(sample["pan"], max(24, sample["pan"].shape[-1] // 4))
             rows.append(dict(images))

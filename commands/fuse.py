@@ -117,8 +117,10 @@ def fuse_pair(options: FuseOptions, device: torch.device) -> None:
         if options.rgb_png:
             output = replace(output, rgb=get_sensor(facts.sensor).rgb_for(facts.bands))
         if options.arch == AUTO:
-            pair.check_range()
+            if options.divisor is None:
+                pair.check_range()
             options = choose(options, [scene_area(pair)], pair.facts, device)
+            pair.facts = facts  # the method that was chosen is run as if it had been named
         model = load_method(options.arch, options.weights, facts)
         out = options.out or OUT / f"{model.model_name}_{ms[0].stem}.tif"
         check_output(out, pair, output)

@@ -22,9 +22,10 @@ import torch
 from torch import nn
 
 from lemamba.commands import fuse
+from lemamba.commands.bandwise import band_ground, training_network
 from lemamba.commands.choose import best, classical_methods, compare, fuse_samples, scores_of
 from lemamba.commands.images import WRITERS, check_ending
-from lemamba.commands.methods import load_method, sizes_of, trained_on
+from lemamba.commands.methods import load_method, sizes_of
 from lemamba.commands.options import AdaptOptions, FuseOptions
 from lemamba.commands.scores import command_line, measure
 from lemamba.commands.train import build_network, build_optimizer_for, start_accelerator
@@ -51,7 +52,8 @@ from lemamba.engine.training.state import seed_all
 from lemamba.engine.weights.files import read_weights, save_weights, weights_meta
 from lemamba.losses import build_loss
 from lemamba.losses.two_resolutions import TwoResolutions
-from lemamba.model import model_entry
+from lemamba.model import model_class, model_entry
+from lemamba.model.classical.base import Classical
 from lemamba.reporting.pictures import (
     busiest_box,
     choose_bands,
@@ -75,7 +77,8 @@ from lemamba.utils.version import project_version
 
 ROUND = 40  # optimizer steps between two looks at the held-out ground
 LAST_SHARE = 0.2  # of the time, for the part with patches at full resolution
-RATES = {True: 2e-3, False: 5e-4}  # from scratch, from weights
+RATES = {True: 2e-3, False: 1e-3}  # from scratch, from weights
+BAND_WISE = {"batch_size": 16, "clip_norm": 0.05}  # samples of one band, in units of 1/16 deviation
 WORSE = 1.01  # the last part may cost so much ERGAS on the degraded scene, for a better HQNR
 MEANWHILE = 0.1  # of the training between two lines where there is no terminal
 FIRST, LAST = "adapted, degraded", "adapted, both resolutions"
@@ -93,7 +96,8 @@ class Start:
         label: of its row.
         fallback: method that is used where training does not help: its own weights, or one that needs none.
         row: its scores on the ground that is measured.
-        known: facts about its earlier training data.
+        trained, ground: the network in the form in which it is trained, and on which samples; None = itself, on the
+            ground.
     """
 
     network: nn.Module
@@ -102,7 +106,8 @@ class Start:
     label: str
     fallback: dict[str, Any] = field(default_factory=dict)
     row: Row = field(default_factory=dict)
-    known: dict[str, Any] = field(default_factory=dict)
+    trained: nn.Module | None = None
+    ground: OwnGround | None = None
 
 
 @dataclass(frozen=True)
@@ -189,7 +194,8 @@ def adapt(task: Task) -> dict[str, Any]:
     options, folder = task.options, task.folder
     check_writable(options.out, folder / "report.json", folder / "weights" / "best.safetensors")
     entry = _check_method(options)
-    geometry = _trained_geometry(options, task.facts)
+    by_band = issubclass(model_class(entry), Classical)
+    geometry = _trained_geometry(options, task.facts, by_band)
     with ProgressBar("reading", 1.0) as bar:
         ground = own_ground(task.areas, task.facts, trained=geometry, seed=options.seed, on_progress=bar.update)
     for line in check_content(ground, task.names):
@@ -199,7 +205,13 @@ def adapt(task: Task) -> dict[str, Any]:
     judge = Judge(ground, task.device)
     rows = _rows_before(start, judge, options)
     networks: dict[str, nn.Module] = {}
-    parts = [FIRST, LAST] if ground.full and ground.full_test else [FIRST]
+    # planes of single bands are not compared at full resolution: their loss needs all bands
+    parts = [FIRST, LAST] if ground.full and ground.full_test and not by_band else [FIRST]
+    if by_band:
+        start.trained, start.ground = (
+            training_network(start.network, start.described),
+            band_ground(start.network, ground),
+        )
     for number, part in enumerate(parts, start=1):
         state = train_part(task, start, ground, judge, number, len(parts))
         start.network.load_state_dict(state)
@@ -242,9 +254,9 @@ def _check_method(options: AdaptOptions) -> str:
     return entry.name
 
 
-def _trained_geometry(options: AdaptOptions, facts: DataFacts) -> Geometry:
-    """Return where the network knows ms pixels: from its training, or from scratch where the data have them."""
-    if options.weights is None:
+def _trained_geometry(options: AdaptOptions, facts: DataFacts, by_band: bool) -> Geometry:
+    """Return where the network knows ms pixels: from its training, else where the data have them."""
+    if options.weights is None or by_band:
         return own_geometry(facts)
     return fuse.trained_geometry(options.weights, facts)
 
@@ -295,8 +307,7 @@ def _start(task: Task, ground: OwnGround, name: str) -> Start:
     network = load_method(name, options.weights, facts)
     described = weights_meta(options.weights).get("model") or {"name": name, "args": sizes_of(facts)}
     label = f"start ({Path(options.weights).name})"
-    known = trained_on(options.weights)
-    return Start(network, described, facts.geometry, label, {"weights": options.weights, "arch": name}, known=known)
+    return Start(network, described, facts.geometry, label, {"weights": options.weights, "arch": name})
 
 
 def _rows_before(start: Start, judge: Judge, options: AdaptOptions) -> dict[str, Row]:
@@ -343,6 +354,7 @@ class Judge:
 
 def _settings(task: Task, name: str, number: int, parts: int) -> config.Config:
     """Return the configuration of a part of the training."""
+    by_band = issubclass(model_class(name), Classical)
     options = task.options
     share = 1.0 if parts == 1 else LAST_SHARE if number == 2 else 1 - LAST_SHARE
     rounds, minutes = options.rounds, options.minutes * share
@@ -359,7 +371,7 @@ def _settings(task: Task, name: str, number: int, parts: int) -> config.Config:
         "data": {"sensor": task.facts.sensor, "crop": None},
         "optimizer": {"lr": rate},
         "schedule": {"warmup": 0.5 if rounds is None or length["epochs"] > 1 else 0.0},
-        "train": {"seed": options.seed, "device": options.device, **length},
+        "train": {"seed": options.seed, "device": options.device, **length, **(BAND_WISE if by_band else {})},
         "log": {"log_dir": str(task.folder), "proj_name": "part", "run_name": f"part{number}"},
     }
     return config.resolve(flags, "configs/adapt.yaml")
@@ -402,22 +414,30 @@ def _job(
     report: Callable[[float, Row], None],
 ) -> Job:
     last, facts = number == 2, ground.facts
-    batch = settings.train.batch_size
-    drawn = Drawn(ground, ROUND * batch, crop=_last_crop(ground) if last else None, with_full=last)
+    network, count = start.trained or start.network, ROUND * settings.train.batch_size
+    drawn = Drawn(start.ground or ground, count, crop=_last_crop(ground) if last else None, with_full=last)
+
+    def held_out(network: nn.Module) -> Row:
+        if network is start.network:
+            return judge.valid(network)
+        start.network.load_state_dict(network.state_dict())
+        return judge.valid(start.network)
+
     gains = get_sensor(facts.sensor).gains(facts.bands)
     start.network.to(task.device)
+    network.to(task.device)
     return Job(
         config=settings,
-        model=start.network,
-        optimizer=build_optimizer_for(settings, start.network, task.device),
+        model=network,
+        optimizer=build_optimizer_for(settings, network, task.device),
         schedule=Schedule(settings.schedule, settings.optimizer.lr, settings.train.epochs),
         loss=(TwoResolutions(gains, facts.geometry) if last else build_loss("l1")).to(task.device),
         train_set=drawn,
-        valid_set=HeldOut(facts, ground.valid),
+        valid_set=HeldOut(drawn.facts, ground.valid),  # measured by `held_out`
         folder=folder,
         meta=_meta(task, start, facts),
         resume=Checkpoints(folder / "checkpoints").latest() if task.options.resume else None,
-        measure=judge.valid,
+        measure=held_out,
         on_progress=report,
     )
 

@@ -116,7 +116,7 @@ def test_an_adapted_network_is_better_than_its_start(scene, weights, tmp_path, c
     """On ground that it has not seen, and against the truth at full resolution, which nothing in the command knows."""
     gt, pair = scene
     out = tmp_path / "F.tif"
-    assert run(pair, out, "--from", weights, "--rounds", 12) == 0
+    assert run(pair, out, "--from", weights, "--rounds", 25) == 0
     text = capsys.readouterr().out
     report = json.loads((tmp_path / "F_adapted/report.json").read_text())
     rows, start = report["rows"], report["start"]
@@ -131,11 +131,11 @@ def test_an_adapted_network_is_better_than_its_start(scene, weights, tmp_path, c
     card = (tmp_path / "F_adapted/weights/README.md").read_text()
     assert "A-PNN" in card and "ms.tif, pan.tif" in card and "start.safetensors" in card
     assert (tmp_path / "F_adapted/before_after.png").stat().st_size > 10_000
-    assert "training 1/2: 12 rounds in all; start: ERGAS" in text and "held-out ERGAS" in text
+    assert "training 1/2: 25 rounds in all; start: ERGAS" in text and "held-out ERGAS" in text
 
     with pytest.raises(UserError, match="holds an adaptation; --resume continues it, --overwrite replaces it"):
-        run(pair, out, "--from", weights, "--rounds", 12)
-    with pytest.raises(UserError, match="was started with rounds 12, given 4"):
+        run(pair, out, "--from", weights, "--rounds", 25)
+    with pytest.raises(UserError, match="was started with rounds 25, given 4"):
         run(pair, out, "--from", weights, "--rounds", 4, "--resume")
 
 

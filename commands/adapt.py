@@ -95,7 +95,7 @@ class Start:
         geometry: where it knows ms pixels.
         label: of its row.
         fallback: method that is used where training does not help: its own weights, or one that needs none.
-        row: its scores on the ground that is measured.
+        row: its scores on the ground that decides when to stop.
         trained, ground: the network in the form in which it is trained, and on which samples; None = itself, on the
             ground.
     """
@@ -319,9 +319,9 @@ def _rows_before(start: Start, judge: Judge, options: AdaptOptions) -> dict[str,
     method = load_method(name, None, facts)
     rows[name] = judge.row(method)
     if options.weights is None:
-        start.label, start.fallback, start.row = name, {"arch": name}, rows[name]
+        start.label, start.fallback, start.row = name, {"arch": name}, judge.valid(method)
     else:
-        start.row = rows[start.label] = judge.row(start.network)
+        rows[start.label], start.row = judge.row(start.network), judge.valid(start.network)
     return rows
 
 
@@ -479,7 +479,7 @@ def _reporting(number: int, parts: int, before: Row, task: Task) -> Iterator[Cal
     due = 0.0
     if not shown:
         length = f"{task.options.rounds} rounds" if task.options.rounds else f"{task.options.minutes:g} minutes"
-        print(f"{title}: {length} in all; start: ERGAS {before['ergas']:.3f}", flush=True)
+        print(f"{title}: {length} in all; start: held-out ERGAS {before['ergas']:.3f}", flush=True)
     with ProgressBar(title, 1.0, shown) as bar:
 
         def report(share: float, scores: Row) -> None:

@@ -1,7 +1,7 @@
-"""How a network that fuses band by band (`lemamba.model.lemamba_any`) is trained on one's own ground.
+"""Training a network that fuses band by band (`lemamba.model.lemamba_any`) on one's own ground.
 
-Its planes are made as for fusing, with the statistics of all the training ground, and stored as ``0.5 + plane / RANGE``:
-a sample has one band as ``lms`` and ``gt`` and the planes as ``pan``.
+Its planes are made as for fusing, with the statistics of all the training ground, and stored as
+``0.5 + plane / RANGE``: a sample has one band as ``lms`` and ``gt`` and the planes as ``pan``.
 """
 
 from __future__ import annotations

@@ -22,7 +22,6 @@ import torch
 from torch import nn
 
 from lemamba.commands import fuse
-from lemamba.commands.bandwise import band_ground, training_network
 from lemamba.commands.choose import best, classical_methods, compare, fuse_samples, scores_of
 from lemamba.commands.images import WRITERS, check_ending
 from lemamba.commands.methods import load_method, sizes_of
@@ -208,6 +207,8 @@ def adapt(task: Task) -> dict[str, Any]:
     # planes of single bands are not compared at full resolution: their loss needs all bands
     parts = [FIRST, LAST] if ground.full and ground.full_test and not by_band else [FIRST]
     if by_band:
+        from lemamba.commands.bandwise import band_ground, training_network
+
         start.trained, start.ground = (
             training_network(start.network, start.described),
             band_ground(start.network, ground),

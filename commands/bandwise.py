@@ -39,10 +39,11 @@ def band_ground(network: LEMambaAny, ground: OwnGround) -> OwnGround:
     """Return the training ground as samples of single bands; nothing is held out of it."""
     facts = replace(ground.facts, bands=1, guide_bands=GUIDES, divisor=RANGE)
     made = OwnGround(facts, ground.crop, seed=ground.seed)
-    pixels, chosen = 0, []
+    pixels, chosen = 0, list[tuple[Sample, np.ndarray]]()
     for sample, valid in ground.train:
         if pixels < PIXELS * min(1.0, 8 / ground.facts.bands):
-            pixels, chosen = pixels + valid.size, [*chosen, (sample, valid)]
+            pixels += valid.size
+            chosen.append((sample, valid))
     seen = [_window(sample, valid, ground) for sample, valid in chosen]
     with torch.no_grad():
         scene = network.fit(lambda: iter(seen))

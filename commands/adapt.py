@@ -160,6 +160,8 @@ def _adapt_scene(options: AdaptOptions, folder: Path, device: torch.device) -> d
     numbers = fuse.scene_numbers(options)
     with open_pair(ms, pan, nodata=options.nodata, relation=relation, **numbers) as pair:
         check_output(options.out, pair, Output())
+        for line in pair.notes:  # before the training: a collar that is not marked would be learnt
+            print(f"note: {line}")
         if options.divisor is None:
             pair.check_range()
         task = Task([scene_area(pair)], pair.facts, (str(ms[0]), str(pan[0])), folder, options, device)

@@ -384,6 +384,18 @@ def test_auto_finds_the_method_that_fits(tmp_path, monkeypatch, capsys, sign, an
     np.testing.assert_array_equal(result, fused(pair, tmp_path / "G.tif", "--arch", answer))
 
 
+def test_auto_on_a_test_set_does_not_look_at_its_ground_truth(tmp_path, monkeypatch, capsys):
+    """The file's gt is plain interpolation, by which EXP would win; on the images themselves Brovey does."""
+    ms, pan = observe(truth(256, 256, bands=1) * np.array([0.6, 0.9, 1.1, 1.4])[:, None, None])
+    lms = np.kron(ms, np.ones((1, R, R)))
+    images = {"gt": lms[None], "ms": ms[None], "lms": lms[None], "pan": pan[None]}
+    data = write_h5(tmp_path / "test_my_multiExm1.h5", images, offset=1.5)
+    monkeypatch.setattr(choose, "classical_methods", lambda facts: ["EXP", "Brovey"])
+    given = ["--data", str(data), "--divisor", "2047", "--method", "auto", "--out", str(tmp_path / "F.mat")]
+    assert fuse.run(parse("fuse", [*given, "--pictures", "0"])) == 0
+    assert "method:   Brovey:" in capsys.readouterr().out
+
+
 def test_auto_measures_what_simulating_and_measuring_measures(scene):
     """The table's ERGAS of EXP equals that of the project's own chain: Wald's protocol, then the metric."""
     with open_pair(*scene[1], divisor=2047.0) as pair:

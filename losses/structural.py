@@ -1,10 +1,9 @@
-"""Structural loss: each fused band must correlate with PAN wherever the interpolated MS band correlates with low-passed
-PAN. No ground truth needed.
+"""Structural loss: fused bands must correlate with PAN as the interpolated MS bands do with low-passed PAN.
 
-The correlation is local, with deviations from a running mean. 1 - correlation counts where it is above a threshold, the
-same number of the low resolution in wider windows: no band is driven towards PAN further than the data support.
-Without a threshold it is a loss of the D_rho type. Source: Z-PNN (Ciotola et al., TGRS 60, 2022) and its released code,
-whose windows these are (2w x 2w pixels, zeros outside the image).
+No ground truth is needed. The correlation is local, with deviations from a running mean. 1 - correlation counts where
+it is above a threshold, the same number of the low resolution in wider windows: no band is driven towards PAN further
+than the data support. Without a threshold it is a loss of the D_rho type. Source: Z-PNN (Ciotola et al., TGRS 60, 2022)
+and its released code, whose windows these are (2w x 2w pixels, zeros outside the image).
 Shapes: sr, lms (B, C, H, W), pan (B, 1, H, W).
 """
 
@@ -82,7 +81,7 @@ class Structural(nn.Module):
 
     def __init__(self, geometry: Geometry, *, border: int = 0) -> None:
         super().__init__()
-        self.half = math.ceil(geometry.nominal / 2)
+        self.half_width = math.ceil(geometry.nominal / 2)
         self.border = border
 
     def forward(self, sr: Tensor, pan: Tensor, threshold: Tensor | None = None) -> dict[str, Tensor]:
@@ -94,7 +93,7 @@ class Structural(nn.Module):
             threshold: (B, C, H, W), see `correlation_threshold`; None = every pixel counts, as in D_rho.
         """
         sr, pan = self._inside(sr), self._inside(pan)
-        apart = 1 - local_correlation(sr, pan, self.half)
+        apart = 1 - local_correlation(sr, pan, self.half_width)
         if threshold is not None:
             apart = apart * (apart > self._inside(threshold))
         value = apart.mean()

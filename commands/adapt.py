@@ -209,8 +209,9 @@ def adapt(task: Task) -> dict[str, Any]:
     # planes of single bands are not compared at full resolution: their loss needs all bands
     parts = [FIRST, LAST] if ground.full and ground.full_test and not by_band else [FIRST]
     if by_band:
-        from lemamba.commands.bandwise import band_ground, training_network
+        from lemamba.commands.bandwise import LEMambaAny, band_ground, training_network
 
+        assert isinstance(start.network, LEMambaAny), "the only classical-like network that is trained"
         start.trained, start.ground = (
             training_network(start.network, start.described),
             band_ground(start.network, ground),

@@ -14,7 +14,7 @@ class Command:
     """A subcommand of `lemamba`; the module of its name has ``run(options) -> exit status``.
 
     Attributes:
-        script: the script in the repository root that does the same.
+        script: the script in the repository root that does the same; "" = none.
         text: one line for the overview.
         options: its options; for a command with further subcommands, by their names.
     """
@@ -33,6 +33,7 @@ PREPARE = {
 COMMANDS = {
     "train": Command("accelerate_main.py", "train a network", config.TrainOptions),
     "fuse": Command("inference.py", "fuse a test set or a pair of GeoTIFF files", options.FuseOptions),
+    "adapt": Command("", "train a network on one's own scene, and fuse it", options.AdaptOptions),
     "evaluate": Command("evaluate.py", "measure fused images", options.EvaluateOptions),
     "board": Command("leaderboard.py", "compare methods on one test set", options.BoardOptions),
     "prepare": Command("prepare_data.py", "simulate, draw, inspect and repack data sets", PREPARE),

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from lemamba.commands.adapting import TILE, Adapting
+from lemamba.commands.choose import AUTO, choose
 from lemamba.commands.images import (
     WRITERS,
     check_ending,
@@ -26,13 +27,14 @@ from lemamba.commands.images import (
     save_rgb,
 )
 from lemamba.commands.methods import load_method, trained_on
-from lemamba.commands.options import FuseOptions
+from lemamba.commands.options import AdaptOptions, FuseOptions
 from lemamba.commands.pairs import read_pairs
 from lemamba.commands.scores import notes_of, report, rows, score, weights_sha256
 from lemamba.datasets.build import build_dataset, check_range, find_entry, names_no_divisor
 from lemamba.datasets.h5 import H5Dataset
 from lemamba.datasets.opening import Relation, pair_paths
-from lemamba.datasets.pair import open_pair
+from lemamba.datasets.own_ground import image_areas, scene_area
+from lemamba.datasets.pair import ScenePair, open_pair
 from lemamba.datasets.strips import hidden_folder, is_complete, job_name, mark_complete, remove_folder
 from lemamba.datasets.writers import Output, check_output
 from lemamba.engine.fusing.runner import Runner
@@ -109,6 +111,8 @@ def fuse_list(options: FuseOptions, device: torch.device, ranks: Ranks) -> int:
 def fuse_test_set(options: FuseOptions, device: torch.device) -> None:
     """Fuse an H5 file, write images and pictures, measure the result and print the scores."""
     dataset, name = open_data(options)
+    if options.arch == AUTO:
+        options = choose(options, image_areas(dataset), dataset.facts, device)
     model = load_method(options.arch, options.weights, dataset.facts, options.adapt_steps)
     method = str(model.model_name)
     out = options.out or default_output(method, name, dataset.facts, options.per_image)
@@ -178,6 +182,8 @@ def fuse_pair(
         output = Output(options.compress, options.cog, options.bands, options.dtype)
         if options.rgb_png:
             output = replace(output, rgb=get_sensor(pair.facts.sensor).rgb_for(pair.facts.bands))
+        if options.arch == AUTO:
+            options = first_alone(ranks, lambda: _chosen(options, pair, device))
         runner = _runner(options, pair.facts, device, runners)
         out = options.out or OUT / f"{runner.model_name}_{ms[0].stem}.tif"
         check_output(out, pair, output)
@@ -219,9 +225,25 @@ def fuse_pair(
     print(f"time:     {(time.perf_counter() - started) / (H * W / 1e6):.2f} s per megapixel on {device}")
 
 
+def _chosen(options: FuseOptions, pair: ScenePair, device: torch.device) -> FuseOptions:
+    """Choose the method of a scene; its facts stay as if that method had been named."""
+    facts = pair.facts
+    if options.divisor is None:
+        pair.check_range()
+    chosen = choose(options, [scene_area(pair)], pair.facts, device)
+    pair.facts = facts
+    return chosen
+
+
 def _runner(options: FuseOptions, facts: DataFacts, device: torch.device, runners: Runners) -> Runner:
     """Return the method for data like these, from `runners` if it is there."""
-    key = (facts.bands, facts.guide_bands, facts.ratio, *(() if options.weights else (facts.sensor, facts.geometry)))
+    key = (
+        options.arch,
+        facts.bands,
+        facts.guide_bands,
+        facts.ratio,
+        *(() if options.weights else (facts.sensor, facts.geometry)),
+    )
     if key not in runners:
         model = load_method(options.arch, options.weights, facts, options.adapt_steps)
         tile = TILE if isinstance(model, Adapting) else SCENE_TILE
@@ -241,7 +263,7 @@ def _job(options: FuseOptions, ms: Sequence[Path], pan: Sequence[Path], facts: s
     return job_name(about, (*ms, *pan))
 
 
-def open_data(options: FuseOptions) -> tuple[H5Dataset, str]:
+def open_data(options: FuseOptions | AdaptOptions) -> tuple[H5Dataset, str]:
     """Open the H5 file; also return the name under which its results are filed."""
     sensor = options.sensor
     name = options.dataset or trained_on(options.weights).get("dataset")
@@ -261,7 +283,7 @@ def open_data(options: FuseOptions) -> tuple[H5Dataset, str]:
     return dataset, name
 
 
-def scene_numbers(options: FuseOptions) -> dict[str, Any]:
+def scene_numbers(options: FuseOptions | AdaptOptions) -> dict[str, Any]:
     """Return sensor and divisor of a GeoTIFF pair: as given, else the data set's, else those of the training data."""
     known = {} if options.sensor or options.dataset else trained_on(options.weights)
     sensor = get_dataset(options.dataset).sensor if options.dataset else known.get("sensor")

@@ -176,6 +176,7 @@ class DemoOptions:
     )
 
 
+SCRATCH = "scratch"
 COMPRESSIONS = ("none", "deflate", "zstd", "lzw")
 DTYPES = ("uint8", "uint16", "float32")
 
@@ -202,7 +203,12 @@ class FuseOptions(DeviceOptions, DataOptions):
         None, "run folder, proj/run, .safetensors, .pth; dlpan:FILE for DLPan-Toolbox", "--weights", group="method"
     )
     arch: str | None = option(
-        None, "network or classical method (default: the network that the weights name)", "--arch", group="method"
+        None,
+        "network or classical method (default: the network that the weights name); auto: the best on the data "
+        "themselves, degraded by their ratio: of the methods within 1 % of the lowest ERGAS, that of the highest Q2n",
+        "--arch",
+        "--method",
+        group="method",
     )
     adapt_steps: int | None = option(
         None,
@@ -275,6 +281,55 @@ class FuseOptions(DeviceOptions, DataOptions):
     def tiling(self, tile: int | None = None) -> Tiling:
         """Return how images are cut; `tile` is used if --tile is not given."""
         return Tiling(self.tile or tile, self.overlap, self.batch_size, self.mixed_precision)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptOptions(DataOptions):
+    """Train a network on the very scene, or test set, that it is to fuse, and fuse it. No other data are needed.
+
+    The scene is degraded by its own ratio, so that its MS image becomes the ground truth (Wald's protocol); then
+    patches at full resolution are added, whose details must agree with both images. Part of the ground is held out: it
+    decides when to stop, and if the result is no better there, the start is used. Next to --out, a folder
+    <name>_adapted gets the weights (for lemamba fuse --weights), their card, a picture before/after and report.json.
+    """
+
+    start: str = option(
+        "generic",
+        "weights to start from (as for lemamba fuse --weights), or scratch (default generic)",
+        "--from",
+        metavar="WEIGHTS|scratch",
+        group="method",
+    )
+    arch: str | None = option(
+        None, "network (default: the one that the weights name; LEMamba from scratch)", "--arch", group="method"
+    )
+    variant: str | None = option(None, "variant of the network, from scratch", "--variant", group="method")
+    minutes: float = option(2.0, "training time; measuring and fusing come on top (default 2)", "--minutes", low=0)
+    rounds: int | None = option(
+        None, "instead of --minutes: train N rounds of 40 steps; the result is then reproducible", "--rounds", low=1
+    )
+    seed: int = option(3407, "of weights and patches (default 3407)", "--seed", low=0)
+    resume: bool = option(False, "continue an interrupted adaptation", "--resume")
+    overwrite: bool = option(False, "replace an earlier adaptation of this name", "--overwrite")
+    ms: tuple[Path, ...] = option((), f"{_MS} (instead of an H5 file)", "--ms", group="data", **_FILES)
+    pan: tuple[Path, ...] = option((), _PAN, "--pan", group="data", **_FILES)
+    split: str = option(
+        "test", "file of --dataset (default test)", "--split", choices=("valid", "test", "test_full"), group="data"
+    )
+    assume_aligned: bool = option(False, _ALIGNED, "--assume_aligned", group="data")
+    register: bool = option(False, _REGISTER, "--register", group="data")
+    allow_remote: bool = option(False, _REMOTE, "--allow_remote", group="data")
+    nodata: float | None = option(
+        None, "pixels with this value in all bands are missing, though nothing marks them", "--nodata", group="data"
+    )
+    out: Path = option(REQUIRED, "the fused image: GeoTIFF of a scene, .mat of a test set", "--out", group="output")
+    device: str | None = device_option(group="run")
+    scan_backend: str | None = scan_option(group="run")
+
+    @property
+    def weights(self) -> str | None:
+        """The weights to start from; None from scratch."""
+        return None if self.start == SCRATCH else self.start
 
 
 @dataclass(frozen=True, kw_only=True)

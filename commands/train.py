@@ -25,7 +25,7 @@ from lemamba.datasets.transforms import Augment
 from lemamba.engine.fusing.cost import count_flops, count_parameters
 from lemamba.engine.training.checkpoint import find_run, open_run, read_state
 from lemamba.engine.training.fit import fit
-from lemamba.engine.training.job import Job, check
+from lemamba.engine.training.job import Job, Samples, check
 from lemamba.engine.training.nan_guard import find_culprit, load_batch
 from lemamba.engine.training.optim import build_optimizer
 from lemamba.engine.training.ranks import Ranks
@@ -82,7 +82,7 @@ def build_data(settings: config.Config) -> tuple[H5Dataset, H5Dataset]:
     return train, valid
 
 
-def build_network(settings: config.Config, data: H5Dataset) -> tuple[nn.Module, dict[str, Any]]:
+def build_network(settings: config.Config, data: Samples) -> tuple[nn.Module, dict[str, Any]]:
     """Return the network for the data, and the name and arguments from which it can be built again."""
     entry = model_entry(settings.model.arch)
     if not entry.traits.trained:

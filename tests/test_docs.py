@@ -22,6 +22,7 @@ ENTRIES = (
     "demo.py",
     "reproduce.py",
     "lemamba fuse",
+    "lemamba adapt",
 )
 UNLISTED = {
     *("README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "CITATION.cff"),

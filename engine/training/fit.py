@@ -25,7 +25,7 @@ from lemamba.engine.training.checkpoint import Checkpoints
 from lemamba.engine.training.ema import EMA
 from lemamba.engine.training.job import Job, Outcome, StopRequest, check
 from lemamba.engine.training.logger import Logger, Running, panel, summary_table
-from lemamba.engine.training.nan_guard import DeferredFlag, find_culprit, save_batch, wrong_input
+from lemamba.engine.training.nan_guard import DeferredFlag, find_culprit, parts_of, save_batch, wrong_input
 from lemamba.engine.training.ranks import Ranks
 from lemamba.engine.training.sampler import TrainSampler, build_loader, valid_batches, worker_error
 from lemamba.engine.training.sharding import gather_all, is_sharded, prepare, whole, whole_state
@@ -91,7 +91,14 @@ class Trainer:
             self.checkpoints.recover()
 
         board = job.tensorboard if job.config.log.logger_on else None
-        self.log = Logger(job.folder, board, main=self.ranks.main, step=self.counters.step, epochs=s.epochs)
+        self.log = Logger(
+            job.folder,
+            board,
+            main=self.ranks.main,
+            step=self.counters.step,
+            epochs=s.epochs,
+            shown=job.on_progress is None,
+        )
         for text in ("training\n" + summary_table(job.facts), *notes):
             self.log.line(text)
 
@@ -107,6 +114,7 @@ class Trainer:
         self.unaveraged = False  # a deferring optimizer has taken a step that is not in the EMA yet
         self.time_is_up = self.stopping = False
         self.scores: dict[str, float] = {}  # of the current weights, {} if they were not validated
+        self.last_scores: dict[str, float] = {}  # of the last validation
 
     # ------------------------------------------------------------------------------------------ the loop
 
@@ -185,7 +193,7 @@ class Trainer:
             self.accelerator.sync_gradients = i == len(group)
             with nullcontext() if i == len(group) else self.accelerator.no_sync(self.model):
                 sr = self.model(batch["ms"], batch["lms"], batch["pan"])
-                parts = self.job.loss(sr.float(), batch["gt"])
+                parts = parts_of(self.job.loss, sr.float(), batch)
                 self.accelerator.backward(parts["total"] / len(group))
             losses.append({name: value.detach() for name, value in parts.items()})
 
@@ -281,6 +289,8 @@ class Trainer:
         self.log.scalars(values, c.step, "train")
         self.log.scalars(loop | {"skipped_steps": c.skipped}, c.step, "loop")
         self.log.progress(self.position(), f"loss {values['total']:.5f}")
+        if self.job.on_progress is not None and self.ranks.main:
+            self.job.on_progress(self.position() / self.settings.epochs, self.last_scores)
 
     def not_finite(self, group: list[Batch]) -> None:
         """Handle a skipped step: find the culprit, save the batch, then stop or continue."""
@@ -321,13 +331,16 @@ class Trainer:
             for buffer in self.core.buffers():
                 torch.distributed.broadcast(buffer, src=0)
         self.ranks.reach(f"the validation after step {self.counters.step}")
-        meter = Meter()
+        meter, means, first = Meter(), {}, None
         with self.ema.applied(self.core) if self.ema is not None else nullcontext():
-            first = self.measure(meter)
+            if self.job.measure is None:
+                first = self.measure(meter)
+            else:
+                means = self.job.measure(self.core.eval())
         if self.ranks.maximum(bool(self.stop.name))[0]:
             return False  # resuming repeats the validation
-        c, means = self.counters, {name: mean for name, (mean, _) in meter.compute().items()}
-        self.scores = means
+        c, means = self.counters, means or {name: mean for name, (mean, _) in meter.compute().items()}
+        self.scores = self.last_scores = means
         self.log.line(f"validation after epoch {c.epoch + 1}: " + " ".join(f"{n} {v:.5f}" for n, v in means.items()))
         self.log.scalars(means, c.step, "valid")
         if first is not None and self.ranks.main and self.job.config.log.logger_on:
@@ -338,6 +351,8 @@ class Trainer:
         if math.isfinite(value) and better:
             c.best, c.best_epoch = value, c.epoch + 1
             self.write_weights("best")
+        if self.job.on_progress is not None and self.ranks.main:
+            self.job.on_progress(self.position() / self.settings.epochs, means)
         return True
 
     @torch.no_grad()
@@ -350,7 +365,8 @@ class Trainer:
         for batch in self.valid_loader:
             batch = {k: v.to(self.accelerator.device, non_blocking=True) for k, v in batch.items()}
             sr, gt = self.core(batch["ms"], batch["lms"], batch["pan"]).float(), batch["gt"]
-            totals = torch.stack([self.job.loss(s[None], g[None])["total"] for s, g in zip(sr, gt, strict=True)])
+            parts = [parts_of(self.job.loss, s[None], {"gt": g[None]}) for s, g in zip(sr, gt, strict=True)]
+            totals = torch.stack([p["total"] for p in parts])
             meter.update({"loss": totals.double(), **validate.measure(sr, gt, facts, every=every)})
             first = first or {"lms": batch["lms"][0], "sr": sr[0], "gt": gt[0]}
             done += 1
@@ -411,6 +427,8 @@ class Trainer:
         """Save after a signal and log the command that resumes."""
         self.save(final=True)
         reason = max(self.ranks.gather(self.stop.name))
+        if self.job.on_progress is not None:  # another command trains, and says how it is resumed
+            return Outcome(reason, self.counters, self.scores)
         launch = f"torchrun --nproc_per_node {self.ranks.world}" if self.ranks.world > 1 else "python"
         self.log.line(
             f"stopped by {reason} at step {self.counters.step}, everything is saved; resume with: "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -41,7 +42,7 @@ class Job:
         model: the network, on any device.
         optimizer: over its parameters.
         schedule: of the learning rate.
-        loss: (sr, gt) → {"total", …}.
+        loss: (sr, gt) → {"total", …}; one with ``takes_batch`` is given the whole batch instead of gt.
         train_set: training samples.
         valid_set: validation samples; never the test file.
         folder: ``log_file/<proj>/<run>``.
@@ -50,6 +51,9 @@ class Job:
         rgb: bands shown as red, green, blue.
         facts: rows of the table logged at the start.
         resume: checkpoint folder to resume from, or None.
+        measure: network in evaluation mode -> scores, instead of the indices over `valid_set`; None = those.
+        on_progress: called with the share of the training that is done and the scores of the last validation ({} before
+            the first); the log then goes to the file alone.
     """
 
     config: Config
@@ -65,6 +69,8 @@ class Job:
     rgb: tuple[int, int, int] = (0, 1, 2)
     facts: dict[str, str] = field(default_factory=dict)
     resume: Path | None = None
+    measure: Callable[[nn.Module], dict[str, float]] | None = None
+    on_progress: Callable[[float, dict[str, float]], None] | None = None
 
 
 @dataclass(frozen=True)

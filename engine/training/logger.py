@@ -88,9 +88,13 @@ class Logger:
         main: False silences it.
         step: step at which the run is resumed; what a killed run wrote to TensorBoard beyond it is hidden.
         epochs: length of the progress bar.
+        shown: False writes to the files alone: nothing to the terminal.
     """
 
-    def __init__(self, folder: Path, tensorboard: Path | None, *, main: bool, step: int, epochs: float) -> None:
+    def __init__(
+        self, folder: Path, tensorboard: Path | None, *, main: bool, step: int, epochs: float, shown: bool = True
+    ) -> None:
+        self._shown = shown
         self._open = ExitStack()
         self._file = self._open.enter_context((folder / "train.log").open("a", encoding="utf-8")) if main else None
         self._board: Any = None
@@ -99,7 +103,9 @@ class Logger:
 
             self._board = SummaryWriter(str(tensorboard), purge_step=step + 1 if step else None)
             self._open.callback(self._board.close)
-        self._bar = self._open.enter_context(ProgressBar("training", epochs, show=main and sys.stderr.isatty()))
+        self._bar = self._open.enter_context(
+            ProgressBar("training", epochs, show=main and shown and sys.stderr.isatty())
+        )
 
     def line(self, text: str) -> None:
         """Write a line with the time to the log and the terminal."""
@@ -107,7 +113,8 @@ class Logger:
             stamped = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}"
             self._file.write(stamped + "\n")
             self._file.flush()
-            print(stamped, flush=True)
+            if self._shown:
+                print(stamped, flush=True)
 
     def scalars(self, values: Mapping[str, float], step: int, group: str) -> None:
         """Write scalars to TensorBoard as ``group/name``."""

@@ -76,7 +76,12 @@ def wrong_input(batch: Batch, parameters: Mapping[str, Tensor]) -> str | None:
     return wrong or first_not_finite([(f'parameter "{n}"', p.detach()) for n, p in parameters.items()])
 
 
-def find_culprit(model: nn.Module, loss: Callable[[Tensor, Tensor], dict[str, Tensor]], batch: Batch) -> str:
+def parts_of(loss: Callable[..., dict[str, Tensor]], sr: Tensor, batch: Batch) -> dict[str, Tensor]:
+    """Return the parts of a loss of sr (B, C, H, W) against gt, or against the batch if the loss takes it whole."""
+    return loss(sr, batch if getattr(loss, "takes_batch", False) else batch["gt"])
+
+
+def find_culprit(model: nn.Module, loss: Callable[..., dict[str, Tensor]], batch: Batch) -> str:
     """Run one batch again and return, as one sentence, what is first not finite; the model's gradients are cleared."""
     wrong = wrong_input(batch, dict(model.named_parameters()))
     if wrong:
@@ -85,7 +90,7 @@ def find_culprit(model: nn.Module, loss: Callable[[Tensor, Tensor], dict[str, Te
     try:
         with _watch(model):
             sr = model(batch["ms"], batch["lms"], batch["pan"])
-        parts = loss(sr.float(), batch["gt"])
+        parts = parts_of(loss, sr.float(), batch)
         wrong = first_not_finite([(f'loss part "{n}"', v.detach()) for n, v in parts.items()])
         if wrong:
             return wrong

@@ -197,10 +197,10 @@ def _commands(meta: Facts, name: str) -> str:
     given, weights = _section(meta, "data"), f'--weights "$WEIGHTS/{name}"'
     chosen = "".join(f" --{key} {given[key]}" for key in ("sensor", "divisor") if given.get(key))
     dataset = meta.get("data", {}).get("dataset")
-    commands = f'python inference.py {weights} --dataset {dataset}{chosen} --data_root "$DATA"'
+    commands = f'python inference.py {weights} --dataset {dataset}{chosen} --data_root "$DATA"' if dataset else ""
     if meta.get("facts", {}).get("task") == "pansharpening":
         commands += f'\npython inference.py {weights}{chosen} --ms "$MS" --pan "$PAN" --out fused.tif'
-    return commands
+    return commands.strip()
 
 
 def _other_settings(meta: Facts, files: Mapping[str, Facts]) -> str:
@@ -274,7 +274,10 @@ def _data_rows(meta: Facts, bands: Any, guide: Any) -> Facts:
     """Return sensor, scaling and the files, with what they were made from."""
     data = meta.get("data", {})
     rows = {
-        "data set, sensor": f"{data.get('dataset')}, {data.get('sensor')}",
+        "data set, sensor": f"{data.get('dataset')}, {data.get('sensor')}"
+        if data.get("dataset")
+        else data.get("sensor"),
+        "adapted to": data.get("scene"),
         "bands": f"{bands}, guide {guide}" if bands else None,
         "ratio": data.get("ratio"),
         "values": f"divided by {data['divisor']:g} before the network" if data.get("divisor") else None,

@@ -191,7 +191,7 @@ class Canvas:
 
 def _to_fine(points: np.ndarray) -> list[list[float]]:
     """Return polygons (N, V, 2) as lists x, y, x, y, … on the fine grid."""
-    return (FINE * points[..., ::-1] + (FINE - 1) / 2).reshape(len(points), -1).tolist()
+    return (FINE * points[..., ::-1] + (FINE - 1) / 2).reshape(len(points), 2 * points.shape[1]).tolist()
 
 
 def _circles(points: np.ndarray, radii: np.ndarray) -> list[list[float]]:

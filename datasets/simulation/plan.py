@@ -83,7 +83,7 @@ class Plan:
             parts (M, 4), and cuts (K, 6): 1 where the first coordinate is cut, its value, first and last value along the
             cut, how many splits were before it, and the length of the cut side.
         """
-        done, cuts, depth = [], [], 0
+        done, cuts, depth = [np.zeros((0, 4))], [np.zeros((0, 6))], 0
         while len(rectangles):
             rectangles = rectangles[self.seen(rectangles)]
             sides = rectangles[:, 2:] - rectangles[:, :2]
@@ -103,7 +103,7 @@ class Plan:
             cuts.append(np.column_stack([across, at, along, np.full(len(at), depth), sides.max(axis=1)]))
             rectangles = np.concatenate([first, second])
             depth += 1
-        return np.concatenate(done), np.concatenate(cuts) if cuts else np.zeros((0, 6))
+        return np.concatenate(done), np.concatenate(cuts)
 
     def whole(self) -> np.ndarray:
         """Return one rectangle that covers the image, (1, 4)."""

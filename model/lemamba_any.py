@@ -21,7 +21,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from lemamba.model.classical.base import Classical, Windows
 from lemamba.model.classical.filters import glp_margin
-from lemamba.model.classical.statistics import Moments, gather, quotient
+from lemamba.model.classical.statistics import Moments, gather, percentile, quotient
 from lemamba.model.panMamba import LEMamba
 from lemamba.operators import interpolate, mtf_filter
 from lemamba.operators import sample as take_samples
@@ -31,17 +31,31 @@ from lemamba.utils.geometry import Geometry
 from lemamba.utils.registry import register_model
 from lemamba.utils.sensors import Sensor
 
-PLANES = ("band", "pan", "pan_low", "intensity", "global", "local", "component", "local_rho", "rho", "ratio")
+PLANES = (
+    "band",
+    "pan",
+    "pan_low",
+    "intensity",
+    "global",
+    "local",
+    "component",
+    "modulation",
+    "local_rho",
+    "rho",
+    "ratio",
+)
 GUIDES = len(PLANES)
 REACH = 3  # MS pixels on each side that local statistics look at
 STEP = 128  # PAN pixels that the core fuses at a time, on a grid that begins at the first pixel of a window
 CONTEXT = 16  # PAN pixels around them that it sees
-RANGE = 16.0  # planes are stored as 0.5 + plane / RANGE, within [0, 1] as the trainer expects
+RANGE = 64.0  # planes are stored as 0.5 + plane / RANGE, within [0, 1] as the trainer expects
 _LOCAL_WEIGHT = 0.05  # of the global statistics in the local ones, as a share of the scene's variance
 SEARCH = 2  # PAN pixels within which PAN's shift against MS is sought
 _PIXELS_PER_BAND = 50  # MS pixels that are needed to find a shift
 _EXPLAINED = 0.3  # share of PAN's variance that the bands must explain, likewise
 _LEAST_SHIFT = 0.05  # PAN pixels; smaller ones are not worth a resampling
+_DARK = 1.0  # percentile of the scene that stands for the light that the air adds
+_LEAST_LIGHT = 0.3  # deviations of PAN above that, where it divides
 _RIDGE = 1e-4  # of the intensity's regression, as a share of each band's variance
 _BATCH_PIXELS = 128 * 128
 
@@ -56,6 +70,7 @@ class SceneStatistics:
         weights: (C,) of the bands (in their deviations) in the intensity, regressed to PAN in its deviations.
         rho: (C,) correlation of every band with PAN.
         component: (C,) regression of every band on the intensity, in their deviations.
+        dark, pan_dark: (C,) and (1,) the `_DARK` percentiles, in deviations: light that the air adds.
         shift: PAN pixels, rows and columns, by which PAN lies off the place that the geometry says.
     """
 
@@ -66,7 +81,14 @@ class SceneStatistics:
     weights: Tensor
     rho: Tensor
     component: Tensor
+    dark: Tensor
+    pan_dark: Tensor
     shift: tuple[float, float] = (0.0, 0.0)
+
+
+def middle(gains: Sequence[float]) -> float:
+    """Return the gain in the middle of some, for the PAN that the statistics compare with all bands."""
+    return sorted(gains)[len(gains) // 2]
 
 
 def registered(window: Window, shift: tuple[float, float]) -> Window:
@@ -137,18 +159,24 @@ def scene_statistics(windows: Windows, gain: float) -> SceneStatistics:
         gain: at Nyquist, for the low-passed PAN.
     """
     shift = find_shift(windows, gain)
-    moved = (registered(w, shift) for w in windows())
-    (moments,) = gather((w.coarse(w.ms, low_pass(w, [gain])),) for w in moved)
-    return _derive(moments, shift)
+
+    def features() -> Iterator[Tensor]:
+        for window in windows():
+            moved = registered(window, shift)
+            yield moved.coarse(moved.ms, low_pass(moved, [gain]))
+
+    (moments,) = gather((x,) for x in features())
+    return _derive(moments, percentile(features, moments, _DARK), shift)
 
 
-def _derive(moments: Moments, shift: tuple[float, float]) -> SceneStatistics:
+def _derive(moments: Moments, dark: Tensor, shift: tuple[float, float]) -> SceneStatistics:
     deviation = moments.sd(slice(None))
     correlation = quotient(moments.covariance, torch.outer(deviation, deviation))
     among, rho = correlation[:-1, :-1], correlation[:-1, -1]
     used = among + _RIDGE * torch.eye(len(among), dtype=among.dtype)
     weights = torch.linalg.solve(used, rho)
     variance = weights @ among @ weights
+    dark = quotient(dark - moments.mean, deviation)
     return SceneStatistics(
         mean=moments.mean[:-1],
         deviation=deviation[:-1],
@@ -157,6 +185,8 @@ def _derive(moments: Moments, shift: tuple[float, float]) -> SceneStatistics:
         weights=weights,
         rho=rho,
         component=quotient(among @ weights, variance),
+        dark=dark[:-1],
+        pan_dark=dark[-1],
         shift=shift,
     )
 
@@ -182,7 +212,9 @@ def band_planes(window: Window, scene: SceneStatistics, gains: Sequence[float]) 
         scene: statistics of the scene it is from.
         gains: C gains at Nyquist.
 
-    Each is in deviations of the band or of PAN; "global", "local" and "component" are details to be added to the band.
+    Each is in deviations of the band or of PAN; "global", "local", "component" and "modulation" are
+    details to be added to the band: with the regression gains of the scene and of the neighbourhood, by substituting
+    the intensity, and in proportion to the band's light.
     """
     window = registered(window, scene.shift)
     size, geometry = tuple(window.pan.shape[-2:]), window.geometry
@@ -207,6 +239,7 @@ def band_planes(window: Window, scene: SceneStatistics, gains: Sequence[float]) 
         local = torch.cat((shared / variance, shared / (variance * spread).sqrt()), 1)
         local = interpolate(local, geometry, size, border="mirror")
         detail = pan - wide[d]
+        light = (wide[d] - scene.pan_dark).clamp_min(_LEAST_LIGHT)
         yield torch.cat(
             (
                 bands[:, k : k + 1],
@@ -216,6 +249,7 @@ def band_planes(window: Window, scene: SceneStatistics, gains: Sequence[float]) 
                 rho * detail,
                 local[:, :1] * detail,
                 component * (pan - intensity),
+                (bands[:, k : k + 1] - scene.dark[k]) * detail / light,
                 local[:, 1:],
                 torch.full_like(pan, rho),
                 ratio,
@@ -238,7 +272,7 @@ def band_planes(window: Window, scene: SceneStatistics, gains: Sequence[float]) 
 class LEMambaAny(Classical):
     """sr of a band = band + local injection + correction by LE-Mamba, in the units of the scene.
 
-    The correction is ``a + b (p - p_low) + c (p - intensity)`` with three planes a, b, c of the network. The same
+    The correction is ``d + a (p - p_low) + b (p - intensity) + c modulation`` with four planes of the network. The same
     weights serve every number of bands. A scene ``x * s + t`` with s > 0 gives the result ``sr * s + t``, whatever the
     factors and offsets of the bands and of PAN.
 
@@ -268,7 +302,7 @@ class LEMambaAny(Classical):
     ) -> None:
         super().__init__(img_channel, condition_channel, out_channel, ratio=ratio, sensor=sensor, geometry=geometry)
         self.prepared = condition_channel == GUIDES
-        self.core = LEMamba(1, GUIDES, 3, **(_SMALL | core))
+        self.core = LEMamba(1, GUIDES, 4, **(_SMALL | core))
         nn.init.zeros_(self.core.tail.weight)  # a network that has learnt nothing is the local injection
 
     @property
@@ -284,8 +318,7 @@ class LEMambaAny(Classical):
 
     def fit(self, windows: Windows) -> SceneStatistics:
         """Gather the statistics of the scene."""
-        gains = sorted(self.gains)
-        return scene_statistics(windows, gains[len(gains) // 2])
+        return scene_statistics(windows, middle(self.gains))
 
     def inject(self, window: Window, fitted: SceneStatistics) -> Tensor:
         """Fuse a window."""
@@ -296,10 +329,10 @@ class LEMambaAny(Classical):
 
     def fuse_planes(self, planes: Tensor) -> Tensor:
         """Return the fused band (B, 1, H, W), in its deviations, from planes (B, GUIDES, H, W)."""
-        band, pan, low, intensity, _, local = planes.split(1, 1)[:6]
+        band, pan, low, intensity, _, local, _, modulation = planes.split(1, 1)[:8]
         base = band + local
-        free, detail, component = (self.core(base, base, planes) - base).split(1, 1)
-        return base + free + detail * (pan - low) + component * (pan - intensity)
+        free, a, b, c = (self.core(base, base, planes) - base).split(1, 1)
+        return base + free + a * (pan - low) + b * (pan - intensity) + c * modulation
 
     def _by_steps(self, planes: Tensor, window: Window) -> Tensor:
         """Run the core over STEP x STEP pixels at a time with CONTEXT around them, so that a window is as the whole."""

@@ -15,8 +15,9 @@ from lemamba.datasets.simulation.materials import INDEX
 
 FINE = 2
 # Columns of the table: brightness; share of the second material; how far patches, grain, stripes and crowns change the
-# brightness; how far patches and stripes change the share; waves of the stripes in radians per pixel (rows, columns).
-COLUMNS = ("light", "share", "patch", "grain", "stripe", "crown", "mix", "mix_stripe", "wave_y", "wave_x")
+# brightness; how far patches and stripes change the share; waves of the stripes in radians per pixel (rows, columns);
+# strength of changes of colour, drawn where it is not given.
+COLUMNS = ("light", "share", "patch", "grain", "stripe", "crown", "mix", "mix_stripe", "wave_y", "wave_x", "tint")
 
 
 class Canvas:
@@ -31,6 +32,7 @@ class Canvas:
         relief: (H, W) direct light on slopes divided by that on a plain, or None.
         extra_mix: (H, W) added to the share of the second material, or None.
         glint: (H, W) light mirrored by waves, a reflectance, or None.
+        tint: largest strength of changes of colour within an object.
         canopy: pitch of crowns in pixels and their cover, for objects with a crown texture.
     """
 
@@ -43,6 +45,7 @@ class Canvas:
         self.relief: np.ndarray | None = None
         self.extra_mix: np.ndarray | None = None
         self.glint: np.ndarray | None = None
+        self.tint = generator.uniform(0.01, 0.12)
         self.canopy = (max(generator.uniform(4, 9) / pixel, 1.5), generator.uniform(0.55, 0.85))
         self._rows: list[dict[str, np.ndarray]] = []
         self._count = 0
@@ -99,6 +102,8 @@ class Canvas:
         row = {name: np.broadcast_to(np.float32(columns.get(name, 0)), count) for name in COLUMNS}
         if "light" not in columns:
             row["light"] = np.ones(count, np.float32)
+        if "tint" not in columns:
+            row["tint"] = self.generator.uniform(0, self.tint, count).astype(np.float32)
         row["first"] = np.broadcast_to(INDEX[first] if isinstance(first, str) else first, count)
         second = first if second is None else second
         row["second"] = np.broadcast_to(INDEX[second] if isinstance(second, str) else second, count)

@@ -117,7 +117,7 @@ def draw_pair(
 
 def _draw_pixel(generator: np.random.Generator) -> float:
     """Return metres per pixel: PAN of today's satellites, their MS (a truth in Wald's protocol), and coarser ones."""
-    low, high = ((0.35, 1.0), (1.0, 5.0), (5.0, 25.0))[generator.choice(3, p=(0.25, 0.6, 0.15))]
+    low, high = ((0.35, 1.3), (1.3, 5.0), (5.0, 25.0))[generator.choice(3, p=(0.25, 0.57, 0.18))]
     return float(np.exp(generator.uniform(np.log(low), np.log(high))))
 
 
@@ -157,8 +157,11 @@ class _Light:
         self.dimming = np.roll(self.cover, (rows, columns), axis=(0, 1))
 
 
-def _spectra(canvas: Canvas, instrument: Instrument) -> tuple[np.ndarray, np.ndarray]:
-    """Return what the receivers see of each object and what its second material adds, both (S, N) float32."""
+def _spectra(canvas: Canvas, instrument: Instrument) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return what the receivers see of each object, what its second material adds, and its tint, each (S, N) float32.
+
+    The tint is a change of colour whose sign may differ between bands: of leaves, moisture, rust, age.
+    """
     generator = canvas.generator
     library = materials.draw_library(generator)
     seen = instrument.responses * materials.sunlight()
@@ -172,11 +175,15 @@ def _spectra(canvas: Canvas, instrument: Instrument) -> tuple[np.ndarray, np.nda
     second = np.einsum("snj,nj->sn", bands[:, table["second"]], weights)
     first, second = (np.maximum(s, 0.002) * table["light"] for s in (first, second))
     whole = first + (second - first) * table["share"]
-    return whole.astype(np.float32), (second - first).astype(np.float32)
+    weights[:, 0] = 0
+    weights[:, 1:] = generator.normal(0, 1, (len(ways), materials.WAYS)) * table["tint"][:, None]
+    tint = np.einsum("snj,nj->sn", bands[:, table["first"]], weights)
+    return whole.astype(np.float32), (second - first).astype(np.float32), tint.astype(np.float32)
 
 
-def _textures(canvas: Canvas) -> tuple[np.ndarray, np.ndarray]:
-    """Return the brightness factor of the textures and what they add to the share of the second material, (H, W)."""
+def _textures(canvas: Canvas) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the brightness factor of the textures, what they add to the share of the second material, and the tint's
+    field, each (H, W) float32."""
     generator, shape = canvas.generator, canvas.shape
     table = canvas.table()
     objects = np.ascontiguousarray(canvas.objects[::FINE, ::FINE])
@@ -184,12 +191,13 @@ def _textures(canvas: Canvas) -> tuple[np.ndarray, np.ndarray]:
     def of(name: str) -> np.ndarray:
         return np.take(table[name].astype(np.float32), objects)
 
-    patches = fractal(generator, shape, canvas.pixels(generator.uniform(40, 400), 12), 1, generator.uniform(0.2, 0.7))
-    bright = 1 + of("patch") * patches
+    patches = fractal(generator, shape, canvas.pixels(generator.uniform(40, 400), 12), 1, generator.uniform(0.0, 0.6))
+    strength = float(np.exp(generator.normal(0.6, 0.5)))
+    bright = 1 + strength * of("patch") * patches
     grain = generator.standard_normal(shape, np.float32)
     if canvas.pixel < 2:
         grain = 0.6 * grain + 0.8 * fractal(generator, shape, 4, 1, 0.4)
-    bright += of("grain") * grain
+    bright += strength * of("grain") * grain
     share = of("mix") * fractal(
         generator, shape, canvas.pixels(generator.uniform(20, 200), 8), 1, generator.uniform(0.1, 0.6)
     )
@@ -207,13 +215,14 @@ def _textures(canvas: Canvas) -> tuple[np.ndarray, np.ndarray]:
     if canvas.extra_mix is not None:
         water = np.isin(table["first"], [materials.INDEX[n] for n in ("deep water", "turbid water", "shallow water")])
         share += canvas.extra_mix * np.take(water.astype(np.float32), objects)
-    return np.maximum(bright, 0.1), share
+    tint = fractal(generator, shape, generator.uniform(4, 40), 1, generator.uniform(0.0, 0.4))
+    return np.maximum(bright, 0.1), share, tint
 
 
 def _render(canvas: Canvas, light: _Light, instrument: Instrument) -> np.ndarray:
     """Return the reflectance that reaches the receivers, (S, H, W): means over FINE x FINE places of each pixel."""
-    whole, added = _spectra(canvas, instrument)
-    bright, share = _textures(canvas)
+    whole, added, tinted = _spectra(canvas, instrument)
+    bright, share, tint = _textures(canvas)
     objects, shade = canvas.objects, canvas.shade
     lit_of = (1 - np.arange(256) / 255.0).astype(np.float32) / FINE**2
     images = np.empty((len(whole), *canvas.shape), np.float32)
@@ -234,7 +243,7 @@ def _render(canvas: Canvas, light: _Light, instrument: Instrument) -> np.ndarray
                 plain += values
                 below += values * weight
             plain *= np.float32(1 / FINE**2)
-            mixed = np.take(added[s], shown[0]) * share[rows]
+            mixed = np.take(added[s], shown[0]) * share[rows] + np.take(tinted[s], shown[0]) * tint[rows]
             floor = np.float32(0.25) * plain  # a mixture never leaves a material darker than this
             ambient = np.maximum(plain * bright[rows] + mixed, floor)
             direct = np.maximum(below * bright[rows] + mixed * sun, floor * sun)
@@ -272,8 +281,10 @@ def _observe(generator: np.random.Generator, images: np.ndarray, instrument: Ins
 
 def _blur(image: np.ndarray, gain: float) -> None:
     """Bring an image of mean values over FINE = 2 places to a gain at the Nyquist frequency, in place."""
-    outer = np.float32((1 - min(gain / np.cos(np.pi / 4), 1.0)) / 4)  # taps outer, 1 - 2 outer, outer
-    for view in (image, image.T):
+    passes = 1 if gain > 0.3 else 2  # two passes of three taps have the shape of a Gaussian
+    once = min(gain / np.cos(np.pi / 4), 1.0) ** (1 / passes)
+    outer = np.float32((1 - once) / 4)  # taps outer, 1 - 2 outer, outer
+    for view in (image, image.T) * passes:
         padded = np.concatenate([view[:1], view, view[-1:]])
         view *= 1 - 2 * outer
         view += outer * (padded[:-2] + padded[2:])

@@ -91,7 +91,7 @@ def crowns(
     jitter = generator.uniform(-0.38, 0.38, (2, *cells)).astype(np.float32)
     inverse = (1 / (cover * generator.uniform(0.65, 1.2, cells))).astype(np.float32)
     number = generator.uniform(-1, 1, cells).astype(np.float32)
-    y, x = (np.arange(n, dtype=np.float32) / np.float32(pitch) + 1.0 for n in shape)
+    y, x = (np.arange(n, dtype=np.float32) / np.float32(pitch) + np.float32(1.0) for n in shape)
     iy, ix = y.astype(np.int32), x.astype(np.int32)
     fy, fx = y - iy, x - ix
     best = np.full(shape, 9.0, np.float32)

@@ -96,7 +96,7 @@ def draw_instrument(
     responses = np.stack([*(_response(c, w, generator.uniform(2, 6)) for c, w in zip(centres, widths, strict=True)), pan])
     gains = np.clip(generator.uniform(0.18, 0.38) + generator.normal(0, 0.015, bands), 0.15, 0.4)
     truth_gains, pan_gain = _draw_sharpness(generator, gains)
-    shift = generator.uniform(0, 0.3) * (generator.random() < 0.7)
+    shift = 0.3 * np.sqrt(generator.random()) * (generator.random() < 0.85)
     angle = generator.uniform(0, 2 * np.pi)
     band_shifts = generator.normal(0, 0.05, (bands, 2)).clip(-0.15, 0.15) * (generator.random() < 0.4)
     top = float(generator.choice([255, 1023, 2047, 4095, 10000, 16383, 65535], p=(0.1, 0.15, 0.4, 0.1, 0.1, 0.05, 0.1)))
@@ -111,12 +111,12 @@ def draw_instrument(
         geometry=_draw_geometry(generator, ratio),
         pan_shift=(float(shift * np.sin(angle)), float(shift * np.cos(angle))),
         band_shifts=band_shifts,
-        truth_snr=_log_uniform(generator, 50, 500),
-        pan_snr=_log_uniform(generator, 50, 500),
+        truth_snr=_log_uniform(generator, 30, 400),
+        pan_snr=_log_uniform(generator, 30, 400),
         ms_snr=_log_uniform(generator, 100, 1000) if generator.random() < 0.3 else np.inf,
         read_share=generator.uniform(0.05, 0.5),
         top=top,
-        fill=np.clip(generator.uniform(0.25, 0.9) * np.exp(generator.normal(0, 0.25, bands + 1)), 0.12, 1.0),
+        fill=np.clip(generator.uniform(0.12, 0.65) * np.exp(generator.normal(0, 0.25, bands + 1)), 0.1, 0.9),
         floor=float(np.round(generator.uniform(0, 0.08) * top)) if generator.random() < 0.4 else 0.0,
     )
 
@@ -172,16 +172,20 @@ def _draw_pan(generator: np.random.Generator) -> tuple[str, np.ndarray]:
 def _draw_sharpness(generator: np.random.Generator, gains: np.ndarray) -> tuple[tuple[float, ...], float]:
     """Return the gains of the truth and of PAN on their common grid.
 
-    In two of three draws as Wald's protocol leaves them: the truth is an observed MS image with its own MTF, and PAN was
-    reduced by a bicubic filter, which halves it at the Nyquist frequency. Otherwise as observed, or of any sharpness.
+    In half of the draws as Wald's protocol leaves them: the truth is an observed MS image with its own MTF, and PAN was
+    reduced by a bicubic filter, which halves it at the Nyquist frequency. Otherwise with a truth that is softer than
+    that, as observed, or of any sharpness.
     """
-    if generator.random() < 0.67:
-        truth, pan = gains, generator.uniform(0.36, 0.5)
-    elif generator.random() < 0.5:
+    kind = generator.random()
+    if kind < 0.5:
+        truth, pan = gains, generator.uniform(0.36, 0.55)
+    elif kind < 0.7:  # images that were resampled, or of an instrument less sharp than its pixels
+        truth, pan = gains * _log_uniform(generator, 0.08, 0.8), generator.uniform(0.36, 0.6)
+    elif kind < 0.85:
         truth, pan = gains, generator.uniform(0.1, 0.3)
     else:
         truth, pan = generator.uniform(0.1, 0.55) + gains - gains.mean(), generator.uniform(0.1, 0.55)
-    return tuple(float(g) for g in np.clip(truth, 0.08, 0.65)), float(pan)
+    return tuple(float(g) for g in np.clip(truth, 0.02, 0.65)), float(pan)
 
 
 def _draw_geometry(generator: np.random.Generator, ratio: int) -> Geometry:

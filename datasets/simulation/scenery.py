@@ -42,6 +42,25 @@ def draw_landscape(canvas: Canvas, name: str) -> None:
     """Draw one landscape on an empty canvas; `name` is one of `LANDSCAPES`."""
     palette = _Palette(canvas.generator)
     LANDSCAPES[name](canvas, palette)
+    if canvas.generator.random() < 0.6:
+        _clutter(canvas)
+
+
+def _clutter(canvas: Canvas) -> None:
+    """Strew small things of any material, a pixel or a few wide: huts, rocks, containers, bushes, boats."""
+    generator = canvas.generator
+    points = _clumped(canvas, np.exp(generator.uniform(np.log(0.5), np.log(40))), generator.uniform(10, 100))
+    count = len(points)
+    if not count:
+        return
+    plan = Plan(generator, canvas.shape, 0.0)
+    sizes = np.maximum(np.exp(generator.normal(1.0, 0.6, (count, 2))) / canvas.pixel, 0.5).clip(0, 12)
+    corners = plan.corners(np.zeros((count, 2)), sizes, generator.choice(generator.uniform(0, 3, 5), count))
+    corners += points[:, None] - corners.mean(axis=1, keepdims=True)
+    kinds = generator.choice([i for name, i in INDEX.items() if name not in ("cloud", "snow", "old snow")], count)
+    numbers = canvas.add(kinds, "dark soil", count=count, share=generator.uniform(0, 0.6, count),
+                         light=np.exp(generator.normal(0, 0.35, count)))  # fmt: skip
+    canvas.blocks(corners, numbers, generator.uniform(0.2, 4, count) / canvas.pixel, numbers)
 
 
 # Parts that several landscapes share.
@@ -243,7 +262,9 @@ def _roofed(canvas: Canvas, palette: _Palette, corners: np.ndarray, heights: np.
     if not count:
         return
     kinds = generator.choice(palette.roofs, count, p=palette.roof_chances)
-    light = np.exp(generator.normal(0, 0.22, count))
+    light = np.exp(generator.normal(0, 0.3, count))
+    mirrors = generator.random(count) < generator.choice([0, 0.01, 0.04])  # metal and glass that mirror the sun
+    light = np.where(mirrors, light * generator.uniform(2, 5, count), light)
     columns = {"count": count, "share": generator.uniform(0, 0.3, count), "grain": 0.03, "patch": 0.05, "mix": 0.06}
     axis = corners[:, 3] - corners[:, 0]  # from the first half to the second
     axis /= np.linalg.norm(axis, axis=1, keepdims=True) + 1e-9
@@ -302,8 +323,8 @@ def _relief(canvas: Canvas, strength: float) -> np.ndarray:
     """Give the canvas a relief and return the heights (H, W), mean 0 and variance 1."""
     generator = canvas.generator
     size = max(canvas.shape) * generator.uniform(0.2, 0.6)
-    height = fractal(generator, canvas.shape, size, 1, generator.uniform(0.85, 1.05))
-    ridges = fractal(generator, canvas.shape, size / 2, 1, 1.0)
+    height = fractal(generator, canvas.shape, size, 2, generator.uniform(1.0, 1.3))
+    ridges = fractal(generator, canvas.shape, size / 2, 2, 1.15)
     height = height - generator.uniform(0, 0.8) * np.abs(ridges)
     height = ((height - height.mean()) / height.std()).astype(np.float32)
     light = hillshade(height * np.float32(strength * size / 4), canvas.sun, canvas.elevation)

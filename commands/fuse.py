@@ -20,7 +20,7 @@ from lemamba.commands.images import (
     save_pictures,
     save_rgb,
 )
-from lemamba.commands.methods import load_method, trained_on
+from lemamba.commands.methods import GENERIC, load_method, serve_any_size, trained_on
 from lemamba.commands.options import FuseOptions
 from lemamba.commands.scores import notes_of, report, rows, score, weights_sha256
 from lemamba.datasets.build import build_dataset, check_range, find_entry, names_no_divisor
@@ -46,6 +46,9 @@ def run(options: FuseOptions) -> int:
     """Run the command; return the exit status."""
     if options.scan_backend:
         os.environ["LEMAMBA_SCAN"] = options.scan_backend
+    if options.weights is None and options.arch is None:
+        options = replace(options, weights=GENERIC)
+        print(f"method:   weights {GENERIC}, made without any data of yours; others: --arch GSA, --weights RUN")
     fuse = fuse_pair if options.ms or options.pan else fuse_test_set
     fuse(options, usable_device(options.device))
     return 0
@@ -162,7 +165,7 @@ def scene_numbers(options: FuseOptions) -> dict[str, Any]:
     sensor = get_dataset(options.dataset).sensor if options.dataset else known.get("sensor")
     divisor = known.get("divisor") if options.divisor is None else options.divisor
     numbers = {"sensor": options.sensor or sensor, "divisor": divisor}
-    if options.weights and not any(numbers.values()):
+    if options.weights and not any(numbers.values()) and not serve_any_size(options.weights):
         raise UserError("the weights do not name their sensor; give --sensor or --divisor")
     if options.divisor is None and sensor and divisor == get_sensor(sensor).divisor:
         numbers["divisor"] = None  # the sensor's own: an 8-bit scene has another

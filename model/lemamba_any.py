@@ -11,6 +11,7 @@ Legend: C bands, h w size of ms, H W size of PAN, p PAN, p_low PAN through the b
 from __future__ import annotations
 
 import math
+from copy import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -304,6 +305,13 @@ class LEMambaAny(Classical):
         self.prepared = condition_channel == GUIDES
         self.core = LEMamba(1, GUIDES, 4, **(_SMALL | core))
         nn.init.zeros_(self.core.tail.weight)  # a network that has learnt nothing is the local injection
+
+    def for_data(self, bands: int, ratio: int, sensor: str | Sensor = "none") -> LEMambaAny:
+        """Return the network for other data; the weights are shared."""
+        other = copy(self)  # a shallow copy: the registries of modules and parameters are the same
+        Classical.__init__(other, bands, 1, bands, ratio=ratio, sensor=sensor)
+        other.core, other.prepared = self.core, False
+        return other.train(self.training)
 
     @property
     def margin(self) -> int:

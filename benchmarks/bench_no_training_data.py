@@ -2,7 +2,8 @@
 
 Every scene is measured at reduced resolution, by its own ground truth where the files have one, else by Wald's protocol
 with the sensor's gains and the scene's geometry, and at full resolution where the pair as observed is at hand. Methods
-are entries of `METHODS`: name -> function of a `Case` that returns sr. ``--markdown FILE`` replaces the table in a page.
+are entries of `METHODS`: name -> function of a `Case` that returns sr. ``--markdown FILE`` replaces the table of a
+page.
 """
 
 from __future__ import annotations
@@ -92,18 +93,14 @@ def _full(name: str, ms: Tensor, pan: Tensor, facts: DataFacts) -> Case:
 def uneven(name: str, ms_path: Path, pan_path: Path) -> Iterator[Case]:
     """Yield a pair whose ratio is not whole; reduced, it has the whole ratio next to it and common corners.
 
-    PAN is reduced through its own MTF, and sampled where the MS pixels lie.
+    No index is defined for such a pair at full resolution. PAN is reduced through its own MTF, and sampled where the MS pixels lie.
     """
     with open_pair(ms_path, pan_path) as pair:
         window = pair.window(((0, pair.size[0]), (0, pair.size[1])), 0)
-        scale, divisor = pair.pan_factor, pair.facts.divisor
     if window is None:
         return
     ms, pan = (x.double() for x in (window.ms, window.pan))
-    print(scale, divisor, ms.max(), pan.max())
-    facts = _facts("none", 2047, ms.shape[1], window.geometry)
-    yield _full(name, ms, pan, facts)
-    r, row = facts.ratio, get_sensor("none")
+    r, row = window.geometry.nominal, get_sensor("none")
     low = mtf_filter(pan, row.pan_gain, (window.geometry.ratio[0] * window.geometry.ratio[1]) ** 0.5)
     H, W = (n // 32 * 32 for n in ms.shape[-2:])
     guide = take_samples(low, window.geometry, tuple(ms.shape[-2:]))[..., :H, :W]
@@ -258,10 +255,10 @@ def main() -> None:
             sr = method(case)
             seconds[name] += time.perf_counter() - started
             found = known[key] = scores_of(case, sr)
+            if options.known:
+                options.known.write_text(json.dumps(known, indent=1))
             table[name][case.name, case.protocol] = found
             print(f"{case.name:<20} {case.protocol:<8} {name:<14}", *(f"{k} {v:.4f}" for k, v in found.items()))
-    if options.known:
-        options.known.write_text(json.dumps(known, indent=1))
     text = markdown(table)
     print(text)
     learned = [n for n in methods if n not in list_models("pansharpening", "classical")]

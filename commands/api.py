@@ -75,7 +75,8 @@ def load(
     The network takes and returns values in [0, 1]: ms (B, C, h, w), lms and sr (B, C, H, W), pan (B, P, H, W).
 
     Args:
-        weights: "generic", which serves any sensor; run folder, ``proj/run``, .safetensors or .pth file; ``dlpan:FILE`` for weights of DLPan-Toolbox.
+        weights: "generic", which serves any sensor; run folder, ``proj/run``, .safetensors or .pth file;
+            ``dlpan:FILE`` for weights of DLPan-Toolbox.
         method: name of the network, if the weights do not name it.
         bands: C; needed for weights without a description (.pth files), together with `guide_bands` and `ratio`.
         guide_bands: P.

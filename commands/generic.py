@@ -1,4 +1,4 @@
-"""Training data of the weights that serve any sensor: planes of drawn scenes, one band a sample.
+"""The weights that serve any sensor: their training data, planes of drawn scenes, and their file.
 
 Nothing real enters. A scene is drawn with its instrument (`lemamba.datasets.simulation.drawn`); its planes are made as
 for fusing (`lemamba.model.lemamba_any`) with the statistics of the whole scene, and patches of some bands are kept. A
@@ -18,9 +18,10 @@ import torch
 
 from lemamba.datasets.simulation.drawn import DrawnPair, draw_pair
 from lemamba.datasets.writers import write_h5
+from lemamba.engine.weights.files import read_weights, resolve_weights, save_weights
 from lemamba.model.lemamba_any import GUIDES, RANGE, band_planes, middle, scene_statistics
 from lemamba.operators.window import cut_windows
-from lemamba.utils.atomic import check_writable
+from lemamba.utils.atomic import check_writable, sha256, write_text
 from lemamba.utils.progress import track
 from lemamba.utils.sensors import files_of, get_sensor
 
@@ -90,3 +91,57 @@ def write_generic(folder: Path, name: str, *, scenes: int, held_out: int, seed: 
         samples = (sample for one in track(seeds, f"drawing {split}") for sample in scene_samples(one))
         written[files[split]] = write_h5(folder / files[split], samples, facts, "pansharpening")
     return written
+
+
+def export_weights(run: Path, out: Path) -> str:
+    """Write the last weights of a run as a file to be shipped, with its .json and card; return the sha256.
+
+    Only what belongs to the weights is kept: network, data, numbers of the training, and no folders.
+    """
+    state, meta = read_weights(resolve_weights(run / "weights" / "last.safetensors"))
+    config = {key: meta["config"][key] for key in ("loss", "optimizer", "schedule")}
+    config["train"] = {key: meta["config"]["train"][key] for key in ("epochs", "batch_size", "ema_decay", "seed")}
+    kept = {key: meta[key] for key in ("model", "data", "files", "facts", "metrics", "training")}
+    save_weights(out, state, {**kept, "config": config})
+    digest = sha256(out)
+    steps, samples = meta["training"]["step"], meta["files"][0]["samples"]
+    card = CARD.format(
+        file=out.name,
+        bytes=out.stat().st_size,
+        sha256=digest,
+        parameters=meta["facts"]["parameters"],
+        steps=steps,
+        batch=config["train"]["batch_size"],
+        samples=samples,
+        minutes=f"{meta['training']['minutes']:.0f}",
+        device=meta["facts"]["device"],
+    )
+    write_text(out.parent / "README.md", card)
+    return digest
+
+
+CARD = """\
+---
+license: apache-2.0
+library_name: pytorch
+pipeline_tag: image-to-image
+tags: [image-fusion, pansharpening, remote-sensing, LEMambaAny]
+---
+
+# LEMambaAny, weights that serve any sensor
+
+One PAN image and a multispectral image of any number of bands, at any ratio from 2 to 8 or 16, become one sharp image.
+The network sees one band at a time with guides made from the pair, all in units of the scene: no divisor, sensor or
+training data are needed. `inference.py --ms MS.tif --pan PAN.tif --out FUSED.tif` uses these weights.
+
+| | |
+|---|---|
+| file | `{file}`, {bytes} bytes, sha256 `{sha256}` |
+| parameters | {parameters} |
+| training data | {samples} patches of scenes drawn by this project, with drawn instruments; no real image |
+| training | {steps} steps of {batch}, {minutes} minutes on {device} |
+| made by | `python reproduce.py generic` |
+| licence | Apache-2.0, as the project |
+
+What they reach on real scenes, and what they cannot do: docs/no_training_data.md. The `.json` holds every setting.
+"""

@@ -11,8 +11,8 @@ Legend: C bands, h w size of ms, H W size of PAN, p PAN, p_low PAN through the b
 from __future__ import annotations
 
 import math
-from copy import copy
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 

@@ -140,8 +140,8 @@ def resolve_weights(run_or_file: str | Path, log_folder: Path = LOG_FOLDER) -> P
     """Find a weight file.
 
     Args:
-        run_or_file: a name in `SHIPPED`; a .safetensors or .pth file; a run's folder (its best weights, else its last, else the EMA of its
-            newest checkpoint); or ``proj/run`` below `log_folder`.
+        run_or_file: a name in `SHIPPED`; a .safetensors or .pth file; a run's folder (its best weights, else its last,
+            else the EMA of its newest checkpoint); or ``proj/run`` below `log_folder`.
         log_folder: where runs live.
 
     Raises:

@@ -143,18 +143,23 @@ class _Light:
         if generator.random() < 0.25:
             drift = fractal(generator, canvas.shape, max(canvas.shape), 16, 1.0)
             self.drift = np.clip(1 + generator.uniform(0.1, 0.6) * drift, 0.2, 3).astype(np.float32)
-        if generator.random() < 0.12:
+        if generator.random() < 0.1:
             self._clouds(generator, canvas)
 
     def _clouds(self, generator: np.random.Generator, canvas: Canvas) -> None:
         """Draw clouds with soft and torn edges, and their shadows at some distance."""
         size = max(canvas.shape)
-        field = fractal(generator, canvas.shape, size * generator.uniform(0.3, 0.8), 1, 0.75)
-        limit = np.quantile(field[::8, ::8], generator.uniform(0.75, 0.97))
-        cover = np.clip((field - limit) * generator.uniform(1, 8), 0, 1) ** 1.5 * generator.uniform(0.5, 1.0)
-        self.cover = cover.astype(np.float32)
-        rows, columns = (int(step) for step in canvas.sun * size * generator.uniform(0.05, 0.25))
-        self.dimming = np.roll(self.cover, (rows, columns), axis=(0, 1))
+        shift = np.rint(canvas.sun * size * generator.uniform(0.05, 0.25)).astype(int)  # of the shadow
+        height, width = canvas.shape
+        larger = (height + abs(int(shift[0])), width + abs(int(shift[1])))
+        field = fractal(generator, larger, size * generator.uniform(0.3, 0.8), 1, generator.uniform(0.75, 1.1))
+        limit = np.quantile(field[::8, ::8], generator.uniform(0.75, 0.98))
+        cloud = np.clip((field - limit) * np.float32(generator.uniform(1, 8)), 0, 1) ** np.float32(1.5)
+        cloud *= np.float32(generator.uniform(0.4, 1.0))
+        row, column = (max(int(step), 0) for step in shift)
+        self.cover = cloud[row : row + height, column : column + width]
+        row, column = (max(-int(step), 0) for step in shift)
+        self.dimming = cloud[row : row + height, column : column + width]
 
 
 def _spectra(canvas: Canvas, instrument: Instrument) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -192,7 +197,7 @@ def _textures(canvas: Canvas) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return np.take(table[name].astype(np.float32), objects)
 
     patches = fractal(generator, shape, canvas.pixels(generator.uniform(40, 400), 12), 1, generator.uniform(0.0, 0.6))
-    strength = float(np.exp(generator.normal(0.6, 0.5)))
+    strength = float(np.exp(generator.normal(0.5, 0.4)))
     bright = 1 + strength * of("patch") * patches
     grain = generator.standard_normal(shape, np.float32)
     if canvas.pixel < 2:
@@ -261,7 +266,9 @@ def _render(canvas: Canvas, light: _Light, instrument: Instrument) -> np.ndarray
     return images
 
 
-def _observe(generator: np.random.Generator, images: np.ndarray, instrument: Instrument) -> tuple[np.ndarray, np.ndarray]:
+def _observe(
+    generator: np.random.Generator, images: np.ndarray, instrument: Instrument
+) -> tuple[np.ndarray, np.ndarray]:
     """Blur, shift, scale, add noise and round: the truth (C, H, W) and pan (1, H, W)."""
     gains = (*instrument.truth_gains, instrument.pan_gain)
     shifts = (*instrument.band_shifts, instrument.pan_shift)
@@ -296,7 +303,9 @@ def _shifted(image: np.ndarray, shift: Sequence[float]) -> np.ndarray:
     return resample(torch.from_numpy(image)[None], rows, columns)[0].numpy()
 
 
-def _add_noise(generator: np.random.Generator, image: np.ndarray, snr: float, instrument: Instrument, mean: float) -> None:
+def _add_noise(
+    generator: np.random.Generator, image: np.ndarray, snr: float, instrument: Instrument, mean: float
+) -> None:
     """Add noise whose variance grows with the signal, in place."""
     level = max(mean - instrument.floor, 1e-6)
     signal = np.maximum(image - np.float32(instrument.floor), 0) * np.float32(1 / level)

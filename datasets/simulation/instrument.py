@@ -70,9 +70,7 @@ class Instrument:
         return len(self.centres)
 
 
-def draw_instrument(
-    generator: np.random.Generator, bands: int | None = None, ratio: int | None = None
-) -> Instrument:
+def draw_instrument(generator: np.random.Generator, bands: int | None = None, ratio: int | None = None) -> Instrument:
     """Draw an instrument.
 
     Args:
@@ -93,7 +91,9 @@ def draw_instrument(
     bands, ratio = bands or drawn_bands, ratio or drawn_ratio
     centres, widths = _draw_bands(generator, bands)
     kind, pan = _draw_pan(generator)
-    responses = np.stack([*(_response(c, w, generator.uniform(2, 6)) for c, w in zip(centres, widths, strict=True)), pan])
+    responses = np.stack(
+        [*(_response(c, w, generator.uniform(2, 6)) for c, w in zip(centres, widths, strict=True)), pan]
+    )
     gains = np.clip(generator.uniform(0.18, 0.38) + generator.normal(0, 0.015, bands), 0.15, 0.4)
     truth_gains, pan_gain = _draw_sharpness(generator, gains)
     shift = 0.3 * np.sqrt(generator.random()) * (generator.random() < 0.85)
@@ -138,7 +138,7 @@ def _draw_bands(generator: np.random.Generator, bands: int) -> tuple[np.ndarray,
         centres = centres + generator.normal(0, 8, bands)
         widths = widths * np.exp(generator.normal(0, 0.15, bands))
     elif bands == 3 and generator.random() < 0.7:
-        centres, widths = np.array(_VISIBLE[4][: 3] if generator.random() < 0.6 else _VISIBLE[4][1:], float).T
+        centres, widths = np.array(_VISIBLE[4][:3] if generator.random() < 0.6 else _VISIBLE[4][1:], float).T
         centres = centres + generator.normal(0, 10, 3)
     else:
         end = generator.choice([950, 1700, 2350], p=(0.5, 0.1, 0.4))
@@ -172,15 +172,15 @@ def _draw_pan(generator: np.random.Generator) -> tuple[str, np.ndarray]:
 def _draw_sharpness(generator: np.random.Generator, gains: np.ndarray) -> tuple[tuple[float, ...], float]:
     """Return the gains of the truth and of PAN on their common grid.
 
-    In half of the draws as Wald's protocol leaves them: the truth is an observed MS image with its own MTF, and PAN was
+    In 45 of 100 draws as Wald's protocol leaves them: the truth is an observed MS image with its own MTF, and PAN was
     reduced by a bicubic filter, which halves it at the Nyquist frequency. Otherwise with a truth that is softer than
     that, as observed, or of any sharpness.
     """
     kind = generator.random()
-    if kind < 0.5:
+    if kind < 0.45:
         truth, pan = gains, generator.uniform(0.36, 0.55)
     elif kind < 0.7:  # images that were resampled, or of an instrument less sharp than its pixels
-        truth, pan = gains * _log_uniform(generator, 0.08, 0.8), generator.uniform(0.36, 0.6)
+        truth, pan = gains * _log_uniform(generator, 0.05, 0.8), generator.uniform(0.36, 0.68)
     elif kind < 0.85:
         truth, pan = gains, generator.uniform(0.1, 0.3)
     else:

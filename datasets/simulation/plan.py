@@ -53,7 +53,9 @@ class Plan:
         signs = np.array([[-0.5, -0.5], [-0.5, 0.5], [0.5, 0.5], [0.5, -0.5]])
         offsets = signs[None] * sizes[:, None]
         c, s = np.cos(angles), np.sin(angles)
-        turned = np.stack([offsets[..., 0].T * c - offsets[..., 1].T * s, offsets[..., 0].T * s + offsets[..., 1].T * c])
+        turned = np.stack(
+            [offsets[..., 0].T * c - offsets[..., 1].T * s, offsets[..., 0].T * s + offsets[..., 1].T * c]
+        )
         return self.to_image(centres[:, None] + turned.transpose(2, 1, 0))
 
     def direction(self, points: np.ndarray) -> np.ndarray:

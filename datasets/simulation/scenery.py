@@ -42,25 +42,26 @@ def draw_landscape(canvas: Canvas, name: str) -> None:
     """Draw one landscape on an empty canvas; `name` is one of `LANDSCAPES`."""
     palette = _Palette(canvas.generator)
     LANDSCAPES[name](canvas, palette)
-    if canvas.generator.random() < 0.6:
+    if canvas.generator.random() < 0.75:
         _clutter(canvas)
 
 
 def _clutter(canvas: Canvas) -> None:
     """Strew small things of any material, a pixel or a few wide: huts, rocks, containers, bushes, boats."""
     generator = canvas.generator
-    points = _clumped(canvas, np.exp(generator.uniform(np.log(0.5), np.log(40))), generator.uniform(10, 100))
+    points = _clumped(canvas, np.exp(generator.uniform(np.log(1), np.log(150))), generator.uniform(10, 100), 2.5)
     count = len(points)
     if not count:
         return
     plan = Plan(generator, canvas.shape, 0.0)
-    sizes = np.maximum(np.exp(generator.normal(1.0, 0.6, (count, 2))) / canvas.pixel, 0.5).clip(0, 12)
+    sizes = np.exp(generator.normal(generator.uniform(0.2, 1.0), 0.5, (count, 2))).clip(0.6, 10)  # pixels
     corners = plan.corners(np.zeros((count, 2)), sizes, generator.choice(generator.uniform(0, 3, 5), count))
     corners += points[:, None] - corners.mean(axis=1, keepdims=True)
-    kinds = generator.choice([i for name, i in INDEX.items() if name not in ("cloud", "snow", "old snow")], count)
+    usual = generator.permutation([i for name, i in INDEX.items() if name not in ("cloud", "snow", "old snow")])
+    kinds = generator.choice(usual[: generator.integers(3, 9)], count)
     numbers = canvas.add(kinds, "dark soil", count=count, share=generator.uniform(0, 0.6, count),
-                         light=np.exp(generator.normal(0, 0.35, count)))  # fmt: skip
-    canvas.blocks(corners, numbers, generator.uniform(0.2, 4, count) / canvas.pixel, numbers)
+                         light=np.exp(generator.normal(0, 0.45, count)))  # fmt: skip
+    canvas.blocks(corners, numbers, generator.uniform(0.1, 1.2, count) * sizes.min(axis=1), numbers)
 
 
 # Parts that several landscapes share.
@@ -200,9 +201,9 @@ def _scatter(canvas: Canvas, per_hectare: float, least: float = 4.0) -> np.ndarr
     return canvas.generator.uniform(-4, np.array(canvas.shape) + 4, (count, 2))
 
 
-def _clumped(canvas: Canvas, per_hectare: float, clumps: float) -> np.ndarray:
+def _clumped(canvas: Canvas, per_hectare: float, clumps: float, least: float = 4.0) -> np.ndarray:
     """Return points that gather where a random field is high, (N, 2); sizes of clumps in pixels."""
-    points = _scatter(canvas, 2 * per_hectare)
+    points = _scatter(canvas, 2 * per_hectare, least)
     field = fractal(canvas.generator, canvas.shape, clumps, 8, 0.5)
     row, column = (np.clip(points[:, i].astype(int), 0, canvas.shape[i] - 1) for i in (0, 1))
     return points[field[row, column] > canvas.generator.normal(0, 0.4, len(points))]
@@ -265,7 +266,7 @@ def _roofed(canvas: Canvas, palette: _Palette, corners: np.ndarray, heights: np.
     light = np.exp(generator.normal(0, 0.3, count))
     mirrors = generator.random(count) < generator.choice([0, 0.01, 0.04])  # metal and glass that mirror the sun
     light = np.where(mirrors, light * generator.uniform(2, 5, count), light)
-    columns = {"count": count, "share": generator.uniform(0, 0.3, count), "grain": 0.03, "patch": 0.05, "mix": 0.06}
+    columns = {"count": count, "share": generator.uniform(0, 0.3, count), "grain": 0.05, "patch": 0.07, "mix": 0.08}
     axis = corners[:, 3] - corners[:, 0]  # from the first half to the second
     axis /= np.linalg.norm(axis, axis=1, keepdims=True) + 1e-9
     tilt = generator.uniform(0.15, 0.45, count) * (generator.random(count) < gable)
@@ -293,7 +294,9 @@ def _plant_parcels(canvas: Canvas, palette: _Palette, plan: Plan, rectangles: np
 def _water(canvas: Canvas, palette: _Palette, edge: np.ndarray, depth: float) -> None:
     """Cover with water where the field `edge` (H, W) is negative; shores are shallow over `depth` of its units."""
     generator = canvas.generator
-    bank = canvas.add("sand" if generator.random() < 0.4 else palette.soil, palette.green, share=0.3, mix=0.3, grain=0.05)
+    bank = canvas.add(
+        "sand" if generator.random() < 0.4 else palette.soil, palette.green, share=0.3, mix=0.3, grain=0.05
+    )
     fine = canvas.fine(edge)
     width = abs(generator.normal(0, 0.15)) * depth
     canvas.cover((fine < width) & (fine >= 0), int(bank[0]))
@@ -302,6 +305,8 @@ def _water(canvas: Canvas, palette: _Palette, edge: np.ndarray, depth: float) ->
     canvas.cover(fine < 0, int(number))
     shore = np.exp(np.minimum(edge, 0) / depth)
     inside = edge < 0.1 * depth
+    if canvas.relief is not None:  # water is level
+        np.copyto(canvas.relief, np.float32(1), where=edge < 0)
     canvas.extra_mix = (canvas.extra_mix if canvas.extra_mix is not None else 0) + np.where(inside, shore, 0)
     if generator.random() < 0.5:
         waves = fractal(generator, canvas.shape, canvas.pixels(generator.uniform(8, 60), 3), 1, 0.2)
@@ -443,7 +448,7 @@ def _city(canvas: Canvas, palette: _Palette) -> None:
     lawn = _natural(canvas, palette, palette.green, palette.soil)
     canvas.polygons(plan.outline(inset(parks, 2)), np.full(len(inset(parks, 2)), lawn))
     _halls(canvas, palette, plan, blocks[kind == 2])
-    lots, _ = plan.divide(generator, blocks[kind == 0], canvas.pixels(generator.uniform(16, 45), 3.2), 0.35, 0.35)
+    lots, _ = plan.divide(generator, blocks[kind == 0], canvas.pixels(generator.uniform(10, 42), 2.6), 0.35, 0.35)
     lots = lots[_inside(canvas, plan.to_image((lots[:, :2] + lots[:, 2:]) / 2), 100)]
     lots = lots[generator.random(len(lots)) < generator.uniform(0.75, 0.97)]
     gap = np.where(generator.random(len(lots)) < 0.4, 0.1, generator.uniform(0.2, 4, len(lots)) / canvas.pixel)
@@ -520,7 +525,9 @@ def _mountains(canvas: Canvas, palette: _Palette) -> None:
         _natural(canvas, palette, palette.green, palette.soil),
         _forest(canvas, palette),
         _natural(canvas, palette, palette.green, rock, share=0.3, mix=0.35),
-        _natural(canvas, palette, rock, str(generator.choice(["gravel", "dark rock", "scrub"])), grain=0.12, patch=0.12),
+        _natural(
+            canvas, palette, rock, str(generator.choice(["gravel", "dark rock", "scrub"])), grain=0.12, patch=0.12
+        ),
     ]
     limits = [generator.uniform(-2.5, -0.8), generator.uniform(-0.6, 0.7), generator.uniform(0.2, 1.2)]
     fine = canvas.fine(rough)
@@ -570,7 +577,9 @@ def _boats(canvas: Canvas, edge: np.ndarray) -> None:
     if count:
         plan = Plan(generator, canvas.shape, 0.0)
         length = np.maximum(np.exp(generator.normal(2.2, 0.6, count)) / canvas.pixel, 1.0)
-        corners = plan.corners(np.zeros((count, 2)), np.stack([length, 0.3 * length], 1), generator.uniform(0, 6, count))
+        corners = plan.corners(
+            np.zeros((count, 2)), np.stack([length, 0.3 * length], 1), generator.uniform(0, 6, count)
+        )
         corners = corners - corners.mean(axis=1, keepdims=True) + points[:, None]
         boats = canvas.add("white roof", "metal", count=count, share=generator.uniform(0, 1, count))
         canvas.polygons(corners, boats)
@@ -622,7 +631,9 @@ def _winter(canvas: Canvas, palette: _Palette) -> None:
     snow = _natural(canvas, palette, "snow", "old snow", share=0.4, mix=0.3, patch=0.04, grain=0.02)
     open_ground = _blobs(canvas, canvas.pixels(500, 20), generator.uniform(0.3, 0.9), 0.3)
     table = canvas.table()
-    cold = [INDEX[n] for n in ("crop", "grass", "dry grass", "stubble", "dark soil", "light soil", "red soil", "gravel")]
+    cold = [
+        INDEX[n] for n in ("crop", "grass", "dry grass", "stubble", "dark soil", "light soil", "red soil", "gravel")
+    ]
     lying = np.isin(table["first"], cold)[canvas.objects]
     np.copyto(canvas.objects, np.int32(snow), where=open_ground & lying)
 
@@ -633,7 +644,9 @@ def _wetland(canvas: Canvas, palette: _Palette) -> None:
     reed = _natural(canvas, palette, "scrub", palette.green, mix=0.3, grain=0.1)
     canvas.cover(_blobs(canvas, canvas.pixels(200, 20), 0.4), reed)
     canvas.cover(_blobs(canvas, canvas.pixels(300, 20), 0.15), _forest(canvas, palette))
-    field = fractal(generator, canvas.shape, canvas.pixels(generator.uniform(100, 800), 30), 1, generator.uniform(0.5, 0.9))
+    field = fractal(
+        generator, canvas.shape, canvas.pixels(generator.uniform(100, 800), 30), 1, generator.uniform(0.5, 0.9)
+    )
     _water(canvas, palette, field - np.quantile(field[::8, ::8], generator.uniform(0.15, 0.5)), 0.3)
     _plant(canvas, palette, _clumped(canvas, generator.uniform(0, 20), 40), 1.5, 4)
 

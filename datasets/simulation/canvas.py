@@ -1,7 +1,7 @@
 """A canvas of drawn ground: which object each place shows, its shadow, and the fields of texture and relief.
 
-Objects are drawn on a grid twice as fine as the pixels, so that edges are mixed pixels as in an image. An object is a row
-of a table: two materials, their mixture, and how strongly each texture shows on it. It does not depend on a sensor.
+Objects are drawn on a grid twice as fine as the pixels, so that edges are mixed pixels as in an image. An object is a
+row of a table: two materials, their mixture, and how strongly each texture shows on it. No sensor is involved.
 Legend: H W size in pixels; points are (row, column), whole numbers at pixel centres; N objects.
 """
 
@@ -31,6 +31,7 @@ class Canvas:
         elevation: of the sun in radians.
         relief: (H, W) direct light on slopes divided by that on a plain, or None.
         extra_mix: (H, W) added to the share of the second material, or None.
+        water: (H, W) True where there is water, or None.
         glint: (H, W) light mirrored by waves, a reflectance, or None.
         tint: largest strength of changes of colour within an object.
         canopy: pitch of crowns in pixels and their cover, for objects with a crown texture.
@@ -44,6 +45,7 @@ class Canvas:
         self.elevation = float(np.radians(generator.uniform(22, 72)))
         self.relief: np.ndarray | None = None
         self.extra_mix: np.ndarray | None = None
+        self.water: np.ndarray | None = None
         self.glint: np.ndarray | None = None
         self.tint = generator.uniform(0.01, 0.12)
         self.canopy = (max(generator.uniform(4, 9) / pixel, 1.5), generator.uniform(0.55, 0.85))
@@ -117,6 +119,13 @@ class Canvas:
     def table(self) -> dict[str, np.ndarray]:
         """Return all columns, each (N,), and `first`, `second`, `vary`, `kin`."""
         return {name: np.concatenate([row[name] for row in self._rows]) for name in self._rows[0]}
+
+    def is_dry(self, points: np.ndarray) -> np.ndarray:
+        """Return which points (N, 2) are not on water, (N,) bool."""
+        if self.water is None:
+            return np.ones(len(points), bool)
+        row, column = (np.clip(np.rint(points[:, i]).astype(int), 0, self.shape[i] - 1) for i in (0, 1))
+        return ~self.water[row, column]
 
     def pixels(self, metres: float, least: float = 0.0) -> float:
         """Return a length in pixels, at least `least`."""

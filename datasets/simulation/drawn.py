@@ -1,6 +1,6 @@
 """Observed pairs with a known truth at PAN's resolution, drawn from one seed: ground, air and instrument.
 
-`scenery` draws a landscape on a `canvas`, `materials` gives its objects spectra, `instrument` the bands; here they meet.
+`scenery` draws a landscape on a `canvas`, `materials` gives its objects spectra, `instrument` the bands.
 The truth of a band is what an MS instrument of PAN's resolution would see: blurred by an MTF of its own, noisy, in
 digital numbers. MS follows from the truth by Wald's protocol.
 Legend: C bands, H W size of PAN and of the truth, h w size of MS, r ratio; S = C + 1 receivers, the bands and then PAN.
@@ -187,8 +187,10 @@ def _spectra(canvas: Canvas, instrument: Instrument) -> tuple[np.ndarray, np.nda
 
 
 def _textures(canvas: Canvas) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the brightness factor of the textures, what they add to the share of the second material, and the tint's
-    field, each (H, W) float32."""
+    """Return the fields of texture, each (H, W) float32.
+
+    They are a brightness factor, what is added to the share of the second material, and the tint's strength.
+    """
     generator, shape = canvas.generator, canvas.shape
     table = canvas.table()
     objects = np.ascontiguousarray(canvas.objects[::FINE, ::FINE])

@@ -91,9 +91,7 @@ def draw_instrument(generator: np.random.Generator, bands: int | None = None, ra
     bands, ratio = bands or drawn_bands, ratio or drawn_ratio
     centres, widths = _draw_bands(generator, bands)
     kind, pan = _draw_pan(generator)
-    responses = np.stack(
-        [*(_response(c, w, generator.uniform(2, 6)) for c, w in zip(centres, widths, strict=True)), pan]
-    )
+    narrow = [_response(c, w, generator.uniform(2, 6)) for c, w in zip(centres, widths, strict=True)]
     gains = np.clip(generator.uniform(0.18, 0.38) + generator.normal(0, 0.015, bands), 0.15, 0.4)
     truth_gains, pan_gain = _draw_sharpness(generator, gains)
     shift = 0.3 * np.sqrt(generator.random()) * (generator.random() < 0.85)
@@ -101,7 +99,7 @@ def draw_instrument(generator: np.random.Generator, bands: int | None = None, ra
     band_shifts = generator.normal(0, 0.05, (bands, 2)).clip(-0.15, 0.15) * (generator.random() < 0.4)
     top = float(generator.choice([255, 1023, 2047, 4095, 10000, 16383, 65535], p=(0.1, 0.15, 0.4, 0.1, 0.1, 0.05, 0.1)))
     return Instrument(
-        responses=responses,
+        responses=np.stack([*narrow, pan]),
         centres=centres,
         pan_kind=kind,
         gains=tuple(map(float, gains)),

@@ -1,7 +1,7 @@
 """Materials of drawn ground from 400 to 2400 nm, varied from scene to scene and from object to object.
 
 The reflectances are made up to resemble such surfaces (red edge and water absorption of leaves, bright dunes, snow that
-darkens beyond 1000 nm); they are not measurements. A scene bends every spectrum of the library a little, an object again.
+darkens beyond 1000 nm); they are not measurements. A scene bends every spectrum of the library, an object again.
 Legend: K materials, N objects, S receivers (bands and PAN), L wavelengths, J ways in which an object may differ.
 """
 

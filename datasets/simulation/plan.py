@@ -49,7 +49,7 @@ class Plan:
         return self.to_image(np.stack([rows, columns], axis=2))
 
     def corners(self, centres: np.ndarray, sizes: np.ndarray, angles: np.ndarray | float = 0.0) -> np.ndarray:
-        """Return straight rectangles on the image, (N, 4, 2): centres and sizes (N, 2) in the plan, turned by angles."""
+        """Return rectangles on the image, (N, 4, 2): centres and sizes (N, 2) in the plan, turned by angles (N,)."""
         signs = np.array([[-0.5, -0.5], [-0.5, 0.5], [0.5, 0.5], [0.5, -0.5]])
         offsets = signs[None] * sizes[:, None]
         c, s = np.cos(angles), np.sin(angles)
@@ -82,8 +82,8 @@ class Plan:
             slim: 0.5 splits in halves, smaller values let parts be that share of the whole.
 
         Returns:
-            parts (M, 4), and cuts (K, 6): 1 where the first coordinate is cut, its value, first and last value along the
-            cut, how many splits were before it, and the length of the cut side.
+            parts (M, 4), and cuts (K, 6): 1 where the first coordinate is cut, its value, first and last value along
+            the cut, how many splits were before it, and the length of the cut side.
         """
         done, cuts, depth = [np.zeros((0, 4))], [np.zeros((0, 6))], 0
         while len(rectangles):

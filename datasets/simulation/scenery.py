@@ -50,6 +50,7 @@ def _clutter(canvas: Canvas) -> None:
     """Strew small things of any material, a pixel or a few wide: huts, rocks, containers, bushes, boats."""
     generator = canvas.generator
     points = _clumped(canvas, np.exp(generator.uniform(np.log(1), np.log(150))), generator.uniform(10, 100), 2.5)
+    points = points[canvas.is_dry(points) | (generator.random(len(points)) < generator.choice([0, 0, 0.1]))]
     count = len(points)
     if not count:
         return
@@ -180,7 +181,7 @@ def _inside(canvas: Canvas, points: np.ndarray, margin: float = 8.0) -> np.ndarr
 def _plant(canvas: Canvas, palette: _Palette, points: np.ndarray, least: float, most: float) -> None:
     """Draw trees at points of the image (N, 2), radii from `least` to `most` metres."""
     generator = canvas.generator
-    points = points[_inside(canvas, points)]
+    points = points[_inside(canvas, points) & canvas.is_dry(points)]
     radii = generator.uniform(least, most, len(points)) / canvas.pixel
     kinds = min(len(points), 60)
     if not kinds:
@@ -257,7 +258,7 @@ def _houses(canvas: Canvas, palette: _Palette, plan: Plan, rectangles: np.ndarra
 
 
 def _roofed(canvas: Canvas, palette: _Palette, corners: np.ndarray, heights: np.ndarray, gable: float) -> None:
-    """Draw buildings with roofs of the scene's kinds; a share `gable` has two slopes that the sun lights differently."""
+    """Draw buildings with roofs of the scene's kinds; a share `gable` has two slopes, lit differently."""
     generator = canvas.generator
     count = len(corners)
     if not count:
@@ -303,11 +304,12 @@ def _water(canvas: Canvas, palette: _Palette, edge: np.ndarray, depth: float) ->
     shallow = "shallow water" if generator.random() < 0.5 else "turbid water"
     number = canvas.add(palette.water, shallow, patch=0.04, grain=0.02, vary=0.3)[0]
     canvas.cover(fine < 0, int(number))
-    shore = np.exp(np.minimum(edge, 0) / depth)
+    shallows = np.exp(np.minimum(edge, 0) / depth)
     inside = edge < 0.1 * depth
+    canvas.water = (edge < 0) | (canvas.water if canvas.water is not None else False)
     if canvas.relief is not None:  # water is level
         np.copyto(canvas.relief, np.float32(1), where=edge < 0)
-    canvas.extra_mix = (canvas.extra_mix if canvas.extra_mix is not None else 0) + np.where(inside, shore, 0)
+    canvas.extra_mix = (canvas.extra_mix if canvas.extra_mix is not None else 0) + np.where(inside, shallows, 0)
     if generator.random() < 0.5:
         waves = fractal(generator, canvas.shape, canvas.pixels(generator.uniform(8, 60), 3), 1, 0.2)
         swell = generator.uniform(0.002, 0.03)
@@ -391,8 +393,8 @@ def _halls(canvas: Canvas, palette: _Palette, plan: Plan, rectangles: np.ndarray
     generator = canvas.generator
     if not len(rectangles):
         return
-    yards = canvas.add(palette.road, "concrete", count=len(rectangles), share=generator.uniform(0, 0.7, len(rectangles)),
-                       patch=0.06, grain=0.04, mix=0.15)  # fmt: skip
+    paved = generator.uniform(0, 0.7, len(rectangles))
+    yards = canvas.add(palette.road, "concrete", count=len(rectangles), share=paved, patch=0.06, grain=0.04, mix=0.15)
     canvas.polygons(plan.outline(rectangles), yards)
     lots, _ = plan.divide(generator, rectangles, canvas.pixels(generator.uniform(35, 90), 5), 0.5, 0.35)
     lots = inset(lots, canvas.pixels(generator.uniform(3, 9), 0.7))

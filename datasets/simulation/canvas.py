@@ -52,8 +52,9 @@ class Canvas:
         self._rows: list[dict[str, np.ndarray]] = []
         self._count = 0
         fine = (FINE * shape[0], FINE * shape[1])
-        self._arrays: tuple[np.ndarray, np.ndarray] | None = (np.zeros(fine, np.int32), np.zeros(fine, np.uint8))
-        self._images: tuple[Image.Image, Image.Image] | None = None
+        # Ground and shadow, as arrays or as images to draw on: one of the lists is empty.
+        self._arrays: list[np.ndarray] = [np.zeros(fine, np.int32), np.zeros(fine, np.uint8)]
+        self._images: list[Image.Image] = []
         self.add("light soil", "dark soil", share=0.4, patch=0.1, grain=0.04, mix=0.2)
 
     @property
@@ -66,17 +67,15 @@ class Canvas:
         """Shadow at each fine place, (2H, 2W), 0 in the sun and 255 in full shadow; writable."""
         return self._as_arrays()[1]
 
-    def _as_arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        if self._arrays is None:
-            assert self._images is not None
-            self._arrays, self._images = tuple(np.array(image) for image in self._images), None
+    def _as_arrays(self) -> list[np.ndarray]:
+        if self._images:
+            self._arrays, self._images = [np.array(image) for image in self._images], []
         return self._arrays
 
-    def _pens(self) -> tuple[ImageDraw.ImageDraw, ImageDraw.ImageDraw]:
-        if self._images is None:
-            assert self._arrays is not None
-            self._images, self._arrays = tuple(Image.fromarray(array) for array in self._arrays), None
-        return ImageDraw.Draw(self._images[0]), ImageDraw.Draw(self._images[1])
+    def _pens(self) -> list[ImageDraw.ImageDraw]:
+        if self._arrays:
+            self._arrays, self._images = [], [Image.fromarray(array) for array in self._arrays]
+        return [ImageDraw.Draw(image) for image in self._images]
 
     def add(
         self,
@@ -101,7 +100,9 @@ class Canvas:
         Returns:
             Their numbers, (count,).
         """
-        row = {name: np.broadcast_to(np.float32(columns.get(name, 0)), count) for name in COLUMNS}
+        row: dict[str, np.ndarray] = {
+            name: np.broadcast_to(np.float32(columns.get(name, 0)), count) for name in COLUMNS
+        }
         if "light" not in columns:
             row["light"] = np.ones(count, np.float32)
         if "tint" not in columns:

@@ -201,7 +201,7 @@ def _textures(canvas: Canvas) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     patches = fractal(generator, shape, canvas.pixels(generator.uniform(40, 400), 12), 1, generator.uniform(0.0, 0.6))
     strength = float(np.exp(generator.normal(0.5, 0.4)))
     bright = 1 + strength * of("patch") * patches
-    grain = generator.standard_normal(shape, np.float32)
+    grain: np.ndarray = generator.standard_normal(shape, np.float32)
     if canvas.pixel < 2:
         grain = 0.6 * grain + 0.8 * fractal(generator, shape, 4, 1, 0.4)
     bright += strength * of("grain") * grain

@@ -7,6 +7,7 @@ Legend: points are (row, column) in pixels; rectangles and cuts as in `plan`; N 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -71,7 +72,7 @@ def _clutter(canvas: Canvas) -> None:
 def _natural(canvas: Canvas, palette: _Palette, first: str, second: str, **columns: float) -> int:
     """Enter ground that changes gradually into a second material."""
     generator = canvas.generator
-    given = {"share": generator.uniform(0.1, 0.5), "mix": generator.uniform(0.1, 0.35),
+    given: dict[str, Any] = {"share": generator.uniform(0.1, 0.5), "mix": generator.uniform(0.1, 0.35),
              "patch": generator.uniform(0.03, 0.12), "grain": generator.uniform(0.02, 0.09)} | columns  # fmt: skip
     return int(canvas.add(first, second, light=generator.uniform(0.85, 1.15), **given)[0])
 
@@ -175,7 +176,7 @@ def _put_cars(canvas: Canvas, corners: np.ndarray) -> None:
 
 def _inside(canvas: Canvas, points: np.ndarray, margin: float = 8.0) -> np.ndarray:
     """Return which points (N, 2) lie on the image or close to it."""
-    return ((points > -margin) & (points < np.array(canvas.shape) + margin)).all(axis=1)
+    return np.all((points > -margin) & (points < np.array(canvas.shape) + margin), axis=1)
 
 
 def _plant(canvas: Canvas, palette: _Palette, points: np.ndarray, least: float, most: float) -> None:
@@ -188,7 +189,12 @@ def _plant(canvas: Canvas, palette: _Palette, points: np.ndarray, least: float, 
         return
     light = np.exp(generator.normal(0, 0.15, kinds))
     leaves = np.where(generator.random(kinds) < 0.7, INDEX[palette.tree], INDEX[palette.other_tree])
-    columns = {"second": INDEX[palette.green], "count": kinds, "share": generator.uniform(0, 0.3, kinds), "grain": 0.1}
+    columns: dict[str, Any] = {
+        "second": INDEX[palette.green],
+        "count": kinds,
+        "share": generator.uniform(0, 0.3, kinds),
+        "grain": 0.1,
+    }
     dark = canvas.add(leaves, light=0.72 * light, **columns)
     lit = canvas.add(leaves, kin=dark, light=1.12 * light, **columns)
     kind = generator.integers(0, kinds, len(points))
@@ -267,7 +273,13 @@ def _roofed(canvas: Canvas, palette: _Palette, corners: np.ndarray, heights: np.
     light = np.exp(generator.normal(0, 0.3, count))
     mirrors = generator.random(count) < generator.choice([0, 0.01, 0.04])  # metal and glass that mirror the sun
     light = np.where(mirrors, light * generator.uniform(2, 5, count), light)
-    columns = {"count": count, "share": generator.uniform(0, 0.3, count), "grain": 0.05, "patch": 0.07, "mix": 0.08}
+    columns: dict[str, Any] = {
+        "count": count,
+        "share": generator.uniform(0, 0.3, count),
+        "grain": 0.05,
+        "patch": 0.07,
+        "mix": 0.08,
+    }
     axis = corners[:, 3] - corners[:, 0]  # from the first half to the second
     axis /= np.linalg.norm(axis, axis=1, keepdims=True) + 1e-9
     tilt = generator.uniform(0.15, 0.45, count) * (generator.random(count) < gable)

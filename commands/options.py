@@ -107,6 +107,9 @@ class SyntheticOptions:
     seed: int = option(0, "seed of the drawing (default 0)", "--seed")
     sensor: str = option("WV3", "a sensor of 4 or 8 bands (default WV3)", "--sensor")
     ratio: int = option(4, "H/h (default 4)", "--ratio")
+    landscape: str | None = option(
+        None, "any, city, suburb, farmland, woodland, mountains, … (default: villages and fields)", "--landscape"
+    )
     picture: Path | None = option(None, "also write a PNG of the test ground to this file", "--picture")
 
 

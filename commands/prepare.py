@@ -124,6 +124,7 @@ def _synthetic(options: SyntheticOptions) -> dict[str, int]:
         seed=options.seed,
         sensor=options.sensor,
         ratio=options.ratio,
+        landscape=options.landscape,
     )
 
 

@@ -105,13 +105,41 @@ def test_other_sensors(sensor, bands):
     assert ms.shape == (bands, 64, 64)
 
 
+def test_a_landscape_of_choice(tmp_path):
+    """The same files from the wider generator: values of the sensor's range, detail in PAN, the name on record."""
+    synthetic.write_dataset(tmp_path, size=128, seed=2, landscape="city")
+    dataset = build_dataset("demo", "test_full", root=tmp_path)
+    assert (dataset.facts.bands, dataset.facts.divisor) == (8, 2047)
+    with h5py.File(dataset.path) as file:
+        assert file.attrs["landscape"] == "city"
+    ms, pan = synthetic_pair(dataset)
+    assert explained(small_pan(pan), ms) > 0.9
+    with h5py.File(build_dataset("demo", "test", root=tmp_path).path) as file:
+        gt, lms = (file[role][0].astype(float) for role in ("gt", "lms"))
+    assert np.std(gt - lms) > 0.1 * np.std(gt), "MS lacks detail"
+
+
+def synthetic_pair(dataset):
+    sample = dataset[0]
+    return sample["ms"].numpy(), sample["pan"].numpy()
+
+
 def test_library_is_physical():
     table = spectra.reflectance(np.arange(400.0, 1050, 10))
     assert table.shape == (len(spectra.MATERIALS), 65) and table.min() > 0 and table.max() < 1
 
 
 @pytest.mark.parametrize(
-    "bad", [{"size": 100}, {"size": 64}, {"seed": -1}, {"ratio": 3}, {"sensor": "CAVE"}, {"sensor": "WV9"}]
+    "bad",
+    [
+        {"landscape": "moon"},
+        {"size": 100},
+        {"size": 64},
+        {"seed": -1},
+        {"ratio": 3},
+        {"sensor": "CAVE"},
+        {"sensor": "WV9"},
+    ],
 )
 def test_bad_arguments_are_refused_before_writing(tmp_path, bad):
     with pytest.raises(UserError):

@@ -154,7 +154,7 @@ class _Light:
         larger = (height + abs(int(shift[0])), width + abs(int(shift[1])))
         field = fractal(generator, larger, size * generator.uniform(0.3, 0.8), 1, generator.uniform(0.75, 1.1))
         limit = np.quantile(field[::8, ::8], generator.uniform(0.75, 0.98))
-        cloud = np.clip((field - limit) * np.float32(generator.uniform(1, 8)), 0, 1) ** np.float32(1.5)
+        cloud = np.clip((field - limit) * np.float32(generator.uniform(0.5, 3)), 0, 1) ** np.float32(1.5)
         cloud *= np.float32(generator.uniform(0.4, 1.0))
         row, column = (max(int(step), 0) for step in shift)
         self.cover = cloud[row : row + height, column : column + width]

@@ -13,6 +13,7 @@ import numpy as np
 from lemamba.datasets.simulation.materials import WAVELENGTHS
 from lemamba.utils.errors import UserError
 from lemamba.utils.geometry import Geometry
+from lemamba.utils.sensors import Sensor
 
 MOST_BANDS = 13
 RATIOS = (2, 3, 4, 5, 6)
@@ -116,6 +117,39 @@ def draw_instrument(generator: np.random.Generator, bands: int | None = None, ra
         top=top,
         fill=np.clip(generator.uniform(0.12, 0.65) * np.exp(generator.normal(0, 0.25, bands + 1)), 0.1, 0.9),
         floor=float(np.round(generator.uniform(0, 0.08) * top)) if generator.random() < 0.4 else 0.0,
+    )
+
+
+def instrument_of(sensor: Sensor, bands: int, ratio: int) -> Instrument:
+    """Return a plain instrument with the gains, the range and about the bands of a sensor of the table.
+
+    It is registered, of the toolboxes' geometry, and its truth is sharp.
+
+    Args:
+        sensor: of 4 or 8 bands.
+        bands: C.
+        ratio: r.
+    """
+    centres, widths = np.array(_VISIBLE[bands], float).T
+    pan = _response(625.0, 350.0, 6)
+    return Instrument(
+        responses=np.stack([*(_response(c, w, 4) for c, w in zip(centres, widths, strict=True)), pan]),
+        centres=centres,
+        pan_kind="visible and near infrared",
+        gains=sensor.gains(bands),
+        truth_gains=(0.65,) * bands,
+        pan_gain=sensor.pan_gain,
+        ratio=ratio,
+        geometry=Geometry.toolbox(ratio),
+        pan_shift=(0.0, 0.0),
+        band_shifts=np.zeros((bands, 2)),
+        truth_snr=150.0,
+        pan_snr=150.0,
+        ms_snr=np.inf,
+        read_share=0.2,
+        top=sensor.divisor if sensor.divisor > 1 else 2047.0,
+        fill=np.full(bands + 1, 0.5),
+        floor=0.0,
     )
 
 

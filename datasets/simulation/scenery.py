@@ -329,13 +329,17 @@ def _water(canvas: Canvas, palette: _Palette, edge: np.ndarray, depth: float) ->
 
 
 def _river(canvas: Canvas, palette: _Palette) -> None:
-    """Draw a winding river: the zero line of a smooth field."""
+    """Draw a winding river: where a smooth field is zero, so its width follows from the field's slope."""
     generator = canvas.generator
-    field = fractal(generator, canvas.shape, max(canvas.shape) * generator.uniform(0.5, 1.5), 4, 1.0)
-    slope = np.hypot(*np.gradient(field)) + 1e-3 / max(canvas.shape)
-    distance = np.abs(field - generator.uniform(-0.7, 0.7)) / np.maximum(slope, np.quantile(slope[::8, ::8], 0.3))
+    size = max(canvas.shape) * generator.uniform(0.4, 1.2)
+    field = fractal(generator, canvas.shape, size, max(size / 16, 4), generator.uniform(1.0, 1.4))
+    field -= np.float32(generator.uniform(-0.7, 0.7))
+    slope = np.hypot(*np.gradient(field)) + 1e-3 / size
+    distance = np.abs(field) / np.maximum(slope, np.quantile(slope[::8, ::8], 0.35))
     half = canvas.pixels(generator.uniform(3, 60), 1.0)
-    _water(canvas, palette, (distance - half).astype(np.float32), 0.4 * half)
+    half = min(half, 0.12 * min(canvas.shape))
+    ragged = 0.15 * half * fractal(generator, canvas.shape, max(2 * half, 4), 1, 0.6)
+    _water(canvas, palette, (distance - half + ragged).astype(np.float32), 0.4 * half)
 
 
 def _relief(canvas: Canvas, strength: float) -> np.ndarray:

@@ -16,7 +16,10 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from lemamba.datasets.simulation import landscape, spectra
+from lemamba.datasets.simulation.drawn import draw_pair
 from lemamba.datasets.simulation.ground import Ground
+from lemamba.datasets.simulation.instrument import instrument_of
+from lemamba.datasets.simulation.scenery import LANDSCAPES
 from lemamba.datasets.simulation.wald import crop, full_resolution, tiles, wald
 from lemamba.datasets.writers import write_h5
 from lemamba.operators import decimate, mtf_filter
@@ -27,6 +30,7 @@ from lemamba.utils.sensors import Sensor, files_of, get_sensor
 # split -> (rows, columns) of the MS image per unit of `size`
 _EXTENT = {"train": (1.0, 1.0), "valid": (0.5, 0.5), "test": (1.0, 1.0)}
 _BRIGHTNESS = 1.45  # reflectance to share of the full range
+_PIXEL = 0.5  # metres per pixel of PAN
 _SKY = 0.16  # light in full shadow, at 600 nm
 
 
@@ -86,6 +90,7 @@ def write_dataset(
     seed: int = 0,
     sensor: str | Sensor = "WV3",
     ratio: int = 4,
+    landscape: str | None = None,
     show: Callable[[np.ndarray, np.ndarray], object] | None = None,
 ) -> dict[str, int]:
     """Write the four H5 files of a synthetic data set.
@@ -97,6 +102,7 @@ def write_dataset(
         seed: 0 or more.
         sensor: a sensor with a known number of bands.
         ratio: H/h.
+        landscape: None is that of this module; else one of `scenery.LANDSCAPES`, or "any" for one drawn per ground.
         show: called at the end with the test ground's ms (C, h, w) and pan (1, H, W).
 
     Returns:
@@ -111,13 +117,15 @@ def write_dataset(
         raise UserError(f"expected a seed of 0 or more, given {seed}; correct it")
     if sensor.bands not in spectra.CENTRES:
         raise UserError(f"expected a sensor of 4 or 8 bands, given {sensor.name}; choose e.g. WV3 or IKONOS")
+    if landscape not in (None, "any", *LANDSCAPES):
+        raise UserError(f'expected a landscape (any, {", ".join(LANDSCAPES)}), given "{landscape}"; choose one of them')
     files = files_of("pansharpening", name)
     check_writable(*(folder / file for file in files.values()))  # all of them, before the first is written
     written = {}
     for number, split in enumerate(_EXTENT):
         rows, columns = (int(share * size) // 32 * 32 for share in _EXTENT[split])
         ground_seed = [seed, number]
-        pair = observe(ground_seed, (rows, columns), sensor, sensor.bands, ratio)
+        pair, shown = _pair(ground_seed, (rows, columns), sensor, ratio, landscape)
         attributes = {
             "source": "synthetic",
             "sensor": sensor.name,
@@ -127,11 +135,25 @@ def write_dataset(
             "offset": ratio // 2,
             "seed": ground_seed,
         }
+        attributes |= {"landscape": shown} if shown else {}
         for file, samples in _files(split, files, pair, sensor, ratio):
             written[file] = write_h5(folder / file, samples, attributes, "pansharpening")
     if show is not None:
         show(*pair)
     return written
+
+
+def _pair(
+    seed: list[int], shape: tuple[int, int], sensor: Sensor, ratio: int, landscape: str | None
+) -> tuple[tuple[np.ndarray, np.ndarray], str]:
+    """Return ms and pan of one ground, and the name of the landscape if it is one of the wider generator."""
+    bands = sensor.bands or len(sensor.ms_gains)
+    if landscape is None:
+        return observe(seed, shape, sensor, bands, ratio), ""
+    chosen = None if landscape == "any" else landscape
+    instrument = instrument_of(sensor, bands, ratio)
+    drawn = draw_pair(seed, shape, sensor=instrument, landscape=chosen, pixel=_PIXEL)
+    return (np.round(drawn.ms), drawn.pan), drawn.landscape
 
 
 def _files(

@@ -387,6 +387,8 @@ def test_synthetic_command(call, tmp_path):
     status, out, _ = call("synthetic", "--out", tmp_path, "--size", 128, "--seed", 1, "--sensor", "QB", "--name", "toy")
     assert status == 0 and out.count("samples") == 4
     assert build_dataset("toy", "train", root=tmp_path).facts.bands == 4
+    status, _, err = call("synthetic", "--out", tmp_path / "none", "--size", 128, "--landscape", "moon")
+    assert status == 2 and "desert" in err and not (tmp_path / "none").exists()
 
 
 def test_real_scene(call, shared, tmp_path):

@@ -7,11 +7,15 @@ Legend: H W size in pixels; points are (row, column), whole numbers at pixel cen
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from PIL import Image, ImageDraw
 
 from lemamba.datasets.simulation.fields import Shape, grown
 from lemamba.datasets.simulation.materials import INDEX
+
+if TYPE_CHECKING:
+    from PIL import Image, ImageDraw
 
 FINE = 2
 # Columns of the table: brightness; share of the second material; how far patches, grain, stripes and crowns change the
@@ -73,6 +77,8 @@ class Canvas:
         return self._arrays
 
     def _pens(self) -> list[ImageDraw.ImageDraw]:
+        from PIL import Image, ImageDraw  # comes with matplotlib
+
         if self._arrays:
             self._arrays, self._images = [], [Image.fromarray(array) for array in self._arrays]
         return [ImageDraw.Draw(image) for image in self._images]

@@ -51,7 +51,7 @@ class Canvas:
         self.extra_mix: np.ndarray | None = None
         self.water: np.ndarray | None = None
         self.glint: np.ndarray | None = None
-        self.tint = generator.uniform(0.01, 0.12)
+        self.tint = generator.uniform(0.02, 0.18)
         self.canopy = (max(generator.uniform(4, 9) / pixel, 1.5), generator.uniform(0.55, 0.85))
         self._rows: list[dict[str, np.ndarray]] = []
         self._count = 0

@@ -199,7 +199,7 @@ def _textures(canvas: Canvas) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return np.take(table[name].astype(np.float32), objects)
 
     patches = fractal(generator, shape, canvas.pixels(generator.uniform(40, 400), 12), 1, generator.uniform(0.0, 0.6))
-    strength = float(np.exp(generator.normal(0.5, 0.4)))
+    strength = float(np.exp(generator.normal(0.7, 0.4)))
     bright = 1 + strength * of("patch") * patches
     grain: np.ndarray = generator.standard_normal(shape, np.float32)
     if canvas.pixel < 2:

@@ -9,6 +9,7 @@ Legend: S side of a patch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from lemamba.datasets.writers import write_h5
 from lemamba.engine.weights.files import read_weights, resolve_weights, save_weights
 from lemamba.model.lemamba_any import GUIDES, RANGE, band_planes, middle, scene_statistics
 from lemamba.operators.window import cut_windows
-from lemamba.utils.atomic import check_writable, sha256, write_text
+from lemamba.utils.atomic import check_writable, read_json, sha256, write_text
 from lemamba.utils.progress import track
 from lemamba.utils.sensors import files_of, get_sensor
 
@@ -31,6 +32,7 @@ PATCH = 48
 BANDS, PATCHES = 4, 8  # of a scene that are kept: bands, and patches of each
 _UNKNOWN = 0.5  # share of scenes that are fused with the gain of the nameless sensor
 _MOVED = 0.25  # share of scenes whose PAN is moved by a whole pixel, to be found by the registration
+_NOISY = 0.15  # share of scenes whose PAN is as noisy as one decimated without a filter
 _MARGIN = 96  # PAN pixels, mirrored around a scene
 
 Sample = dict[str, np.ndarray]
@@ -46,6 +48,9 @@ def scene_samples(seed: int, patches: int = PATCHES) -> Iterator[Sample]:
         rows, columns = generator.integers(-1, 2, 2)
         pan = np.pad(pan, ((0, 0), (1, 1), (1, 1)), "symmetric")[:, 1 + rows :, 1 + columns :]
         pan = pan[:, : pair.pan.shape[1], : pair.pan.shape[2]]
+    if generator.random() < _NOISY:
+        spread = generator.uniform(0.02, 0.15) * pan.std()
+        pan = pan + spread * generator.standard_normal(pan.shape, dtype=np.float32)
     ms, guide, truth = (torch.from_numpy(np.array(x, np.float64))[None] for x in (pair.ms, pan, pair.gt))
     ((_, window),) = cut_windows(ms, guide, pair.geometry, max(guide.shape[-2:]), _MARGIN)
     scene = scene_statistics(partial(iter, (window,)), middle(gains))
@@ -98,7 +103,9 @@ def export_weights(run: Path, out: Path) -> str:
 
     Only what belongs to the weights is kept: network, data, numbers of the training, and no folders.
     """
-    state, meta = read_weights(resolve_weights(run / "weights" / "last.safetensors"))
+    file = resolve_weights(run / "weights" / "last.safetensors")
+    state, meta = read_weights(file)
+    meta = read_json(file.with_suffix(".json")) or meta  # it also has the minutes
     config = {key: meta["config"][key] for key in ("loss", "optimizer", "schedule")}
     config["train"] = {key: meta["config"]["train"][key] for key in ("epochs", "batch_size", "ema_decay", "seed")}
     kept = {key: meta[key] for key in ("model", "data", "files", "facts", "metrics", "training")}
@@ -113,7 +120,7 @@ def export_weights(run: Path, out: Path) -> str:
         steps=steps,
         batch=config["train"]["batch_size"],
         samples=samples,
-        minutes=f"{meta['training']['minutes']:.0f}",
+        minutes=f"{meta['training'].get('minutes', math.nan):.0f}",
         device=meta["facts"]["device"],
     )
     write_text(out.parent / "README.md", card)

@@ -39,6 +39,13 @@ def scene(bands: int = 4, ratio: int = 4, side: int = 20, seed: int = 0):
     return ms, interpolate(ms, geometry, size), pan
 
 
+@pytest.fixture(autouse=True)
+def _inference():
+    """Run as fusing does; the training opens its own context."""
+    with torch.no_grad():
+        yield
+
+
 def network(bands: int = 4, ratio: int = 4) -> LEMambaAny:
     """Return a network that changes the local injection noticeably."""
     torch.manual_seed(3)

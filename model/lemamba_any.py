@@ -304,7 +304,7 @@ class LEMambaAny(Classical):
         super().__init__(img_channel, condition_channel, out_channel, ratio=ratio, sensor=sensor, geometry=geometry)
         self.prepared = condition_channel == GUIDES
         self.core = LEMamba(1, GUIDES, 4, **(_SMALL | core))
-        nn.init.zeros_(self.core.tail.weight)  # a network that has learnt nothing is the local injection
+        nn.init.normal_(self.core.tail.weight, std=1e-4)  # a network that has learnt nothing is the local injection
 
     def for_data(self, bands: int, ratio: int, sensor: str | Sensor = "none") -> LEMambaAny:
         """Return the network for other data; the weights are shared."""

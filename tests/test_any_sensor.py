@@ -19,7 +19,7 @@ from lemamba.datasets.h5 import H5Dataset
 from lemamba.datasets.simulation.drawn import draw_pair
 from lemamba.engine.weights.files import SHIPPED, read_weights
 from lemamba.model import build_model
-from lemamba.model.lemamba_any import GUIDES, RANGE, LEMambaAny, find_shift
+from lemamba.model.lemamba_any import GUIDES, RANGE, STEP, LEMambaAny, find_shift
 from lemamba.operators import interpolate, mtf_filter, resample, sample
 from lemamba.operators.window import cut_windows
 from lemamba.utils.atomic import sha256
@@ -41,7 +41,7 @@ def scene(bands: int = 4, ratio: int = 4, side: int = 20, seed: int = 0):
 
 @pytest.fixture(autouse=True)
 def _inference():
-    """Run as fusing does; the training opens its own context."""
+    """Run as fusing does."""
     with torch.no_grad():
         yield
 
@@ -103,16 +103,15 @@ def test_constant_bands_stay_constant():
 
 def test_windows_give_the_whole_image():
     """Windows with margins, as scenes are read, on a grid that the core's steps fit."""
-    ms, _, pan = scene(2, 4, side=96)
-    method, geometry = network(2), Geometry.toolbox(4)
-    ((_, whole),) = cut_windows(ms, pan, geometry, 384, method.margin)
-    with torch.inference_mode():
-        expected = whole.crop(method.inject(whole, method.fit(partial(iter, (whole,)))))
-        windows = list(cut_windows(ms, pan, geometry, 256, method.margin))
-        fitted = method.fit(lambda: (window for _, window in windows))
-        for (rows, columns), window in windows:
-            part = window.crop(method.inject(window, fitted))
-            torch.testing.assert_close(part, expected[..., slice(*rows), slice(*columns)], rtol=0, atol=0.05)
+    ms, _, pan = scene(1, 4, side=48)
+    method, geometry = network(1), Geometry.toolbox(4)
+    ((_, whole),) = cut_windows(ms, pan, geometry, 192, method.margin)
+    expected = whole.crop(method.inject(whole, method.fit(partial(iter, (whole,)))))
+    windows = list(cut_windows(ms, pan, geometry, STEP, method.margin))
+    fitted = method.fit(lambda: (window for _, window in windows))
+    for (rows, columns), window in windows:
+        part = window.crop(method.inject(window, fitted))
+        torch.testing.assert_close(part, expected[..., slice(*rows), slice(*columns)], rtol=0, atol=0.05)
 
 
 @pytest.mark.parametrize("shift", [(0.0, 0.0), (1.0, -1.0), (0.5, 1.4)])
@@ -144,8 +143,7 @@ def test_the_shipped_weights_beat_their_classical_start_on_a_scene_not_drawn_bef
     for method in (start.eval(), load_method(None, GENERIC, facts)):
         method.geometry = pair.geometry
         ((_, window),) = cut_windows(ms, pan, pair.geometry, max(pan.shape[-2:]), method.margin)
-        with torch.inference_mode():
-            sr = window.crop(method.inject(window, method.fit(partial(iter, (window,)))))
+        sr = window.crop(method.inject(window, method.fit(partial(iter, (window,)))))
         errors.append(float((sr - gt).square().mean().sqrt()))
     assert errors[1] < 0.95 * errors[0]
 
@@ -189,20 +187,9 @@ def test_from_drawn_scenes_to_weights_in_a_few_steps(tmp_path, monkeypatch):
     assert one["pan"].shape == (GUIDES, 48, 48)
     assert torch.equal(one["pan"][:1], one["lms"])
     assert (one["gt"] - one["lms"]).abs().mean() * RANGE < 1  # deviations of the band
-    words = [
-        "--arch",
-        "LEMambaAny",
-        "--dataset",
-        "generic",
-        "--data_root",
-        "data",
-        "-e",
-        "1",
-        "--cpu",
-        "--run_name",
-        "r",
-    ]
-    train_command.run(parse("train", [*words, "--proj_name", "p", "-b", "8"]))
+    words = "--arch LEMambaAny --dataset generic --data_root data -e 1 -b 8 --cpu --proj_name p --run_name r"
+    with torch.enable_grad():
+        train_command.run(parse("train", words.split()))
     digest = export_weights(tmp_path / "log_file/p/r", tmp_path / "out/own.safetensors")
     assert digest in (tmp_path / "out/README.md").read_text(encoding="utf-8")
     ms, _, pan = scene(5, 3)

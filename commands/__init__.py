@@ -27,6 +27,7 @@ class Command:
 PREPARE = {
     "simulate": options.SimulateOptions,
     "synthetic": options.SyntheticOptions,
+    "generic": options.GenericOptions,
     "inspect": options.InspectOptions,
     "repack": options.RepackOptions,
 }

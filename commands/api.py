@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from lemamba.commands.adapting import STEPS, Adapting
 from lemamba.commands.images import adapt_to
-from lemamba.commands.methods import check_sizes, load_method, load_network, sizes_of, trained_on
+from lemamba.commands.methods import GENERIC, check_sizes, load_method, load_network, sizes_of, trained_on
 from lemamba.engine.fusing.runner import Runner
 from lemamba.engine.fusing.tiles import fuse as fuse_tensors
 from lemamba.engine.fusing.tiles import traits_of
@@ -39,6 +39,7 @@ from lemamba.engine.fusing.tiling import OVERLAP, Tiling
 from lemamba.engine.weights.files import weights_meta
 from lemamba.model import list_models
 from lemamba.model.classical.base import Classical
+from lemamba.model.lemamba_any import LEMambaAny
 from lemamba.operators import interpolate, resample
 from lemamba.operators.window import Window, cut_windows
 from lemamba.utils.device import usable_device
@@ -77,7 +78,8 @@ def load(
     The network takes and returns values in [0, 1]: ms (B, C, h, w), lms and sr (B, C, H, W), pan (B, P, H, W).
 
     Args:
-        weights: run folder, ``proj/run``, .safetensors or .pth file; ``dlpan:FILE`` for weights of DLPan-Toolbox.
+        weights: "generic", which serves any sensor; run folder, ``proj/run``, .safetensors or .pth file;
+            ``dlpan:FILE`` for weights of DLPan-Toolbox.
         method: name of the network, if the weights do not name it.
         bands: C; needed for weights without a description (.pth files), together with `guide_bands` and `ratio`.
         guide_bands: P.
@@ -127,7 +129,7 @@ def fuse(
         ms: (C, h, w) or (B, C, h, w), NumPy array or torch tensor, integers or floating point.
         pan: (H, W) or (P, H, W) for one image, (B, P, H, W) for several; r = H / h = W / w is 2 to 8 or 16.
         method: name (see `list_methods`), or a network from `load`; None = the network that the weights name.
-        weights: see `load`; not needed for classical methods.
+        weights: see `load`; not needed for classical methods. Without method and weights they are "generic".
         sensor: name, e.g. "WV3": MTF gains and divisor. None = that of the training data, else "none".
         divisor: what values are divided by to reach [0, 1], e.g. 2047 for 11 bits. None = 1 for floating-point values
             within [0, 1], else that of the sensor (255 for 8-bit arrays) or of the training data. Classical methods
@@ -152,12 +154,15 @@ def fuse(
             values that were divided before, unknown names, or weights that do not fit.
     """
     coarse, fine = _images(ms, "ms"), _images(pan, "pan")
-    weights = None if weights is None else str(weights)
+    weights = (GENERIC if method is None else None) if weights is None else str(weights)
     known = {} if sensor else getattr(method, "trained_on", None) or trained_on(weights)
     facts = _facts(coarse, fine, ratio, sensor or known.get("sensor") or "none", offset)
     if isinstance(method, nn.Module):
-        check_sizes("the network", getattr(method, "sizes", {}), sizes_of(facts))
-        model = method if mixed_precision == "no" else copy.deepcopy(method)  # that of the caller is not cast
+        if isinstance(method, LEMambaAny):
+            model: nn.Module = method.for_data(facts.bands, facts.ratio, facts.sensor)
+        else:
+            check_sizes("the network", getattr(method, "sizes", {}), sizes_of(facts))
+            model = method if mixed_precision == "no" else copy.deepcopy(method)  # that of the caller is not cast
         device = device or next((str(parameter.device) for parameter in method.parameters()), None)
         if getattr(method, "model_name", None) in STEPS:
             model = Adapting(copy.deepcopy(method), facts, pretrained=True, steps=adapt_steps)

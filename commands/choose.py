@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from lemamba.commands.methods import load_method
+from lemamba.commands.methods import GENERIC, load_method
 from lemamba.commands.options import FuseOptions
 from lemamba.commands.scores import measure
 from lemamba.datasets.own_ground import Area, Sample, own_geometry, reduced_ground
@@ -27,7 +27,7 @@ from lemamba.utils.facts import DataFacts
 from lemamba.utils.numbers import to_numbers
 from lemamba.utils.progress import track
 
-AUTO, GENERIC = "auto", "generic"
+AUTO = "auto"
 COLUMNS = ("ergas", "sam", "psnr", "qn")
 TIED = 1.01  # methods whose ERGAS is at most so many times the lowest are ranked by Q2n
 

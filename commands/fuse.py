@@ -26,7 +26,7 @@ from lemamba.commands.images import (
     save_pictures,
     save_rgb,
 )
-from lemamba.commands.methods import load_method, trained_on
+from lemamba.commands.methods import GENERIC, load_method, serve_any_size, trained_on
 from lemamba.commands.options import AdaptOptions, FuseOptions
 from lemamba.commands.pairs import read_pairs
 from lemamba.commands.scores import notes_of, report, rows, score, weights_sha256
@@ -62,6 +62,9 @@ def run(options: FuseOptions) -> int:
     if options.scan_backend:
         os.environ["LEMAMBA_SCAN"] = options.scan_backend
     with joined_ranks() as ranks, nullcontext() if ranks.main else redirect_stdout(io.StringIO()):  # each line once
+        if options.weights is None and options.arch is None:
+            options = replace(options, weights=GENERIC)
+            print(f"method:   weights {GENERIC}, made without any data of yours; others: --arch GSA, --weights RUN")
         return _run(options, ranks)
 
 
@@ -237,13 +240,8 @@ def _chosen(options: FuseOptions, pair: ScenePair, device: torch.device) -> Fuse
 
 def _runner(options: FuseOptions, facts: DataFacts, device: torch.device, runners: Runners) -> Runner:
     """Return the method for data like these, from `runners` if it is there."""
-    key = (
-        options.arch,
-        facts.bands,
-        facts.guide_bands,
-        facts.ratio,
-        *(() if options.weights else (facts.sensor, facts.geometry)),
-    )
+    data = (facts.bands, facts.guide_bands, facts.ratio, facts.sensor, facts.geometry)
+    key = (options.arch, options.weights, *data)
     if key not in runners:
         model = load_method(options.arch, options.weights, facts, options.adapt_steps)
         tile = TILE if isinstance(model, Adapting) else SCENE_TILE
@@ -289,7 +287,7 @@ def scene_numbers(options: FuseOptions | AdaptOptions) -> dict[str, Any]:
     sensor = get_dataset(options.dataset).sensor if options.dataset else known.get("sensor")
     divisor = known.get("divisor") if options.divisor is None else options.divisor
     numbers = {"sensor": options.sensor or sensor, "divisor": divisor}
-    if options.weights and not any(numbers.values()):
+    if options.weights and not any(numbers.values()) and not serve_any_size(options.weights):
         raise UserError("the weights do not name their sensor; give --sensor or --divisor")
     if options.divisor is None and sensor and divisor == get_sensor(sensor).divisor:
         numbers["divisor"] = None  # the sensor's own: an 8-bit scene has another

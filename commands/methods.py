@@ -17,6 +17,8 @@ from lemamba.model.convert import convert_state_dict
 from lemamba.utils.errors import UserError
 from lemamba.utils.facts import DataFacts
 
+GENERIC = "generic"  # weights that serve any sensor, used where no method is named
+
 
 def load_method(name: str | None, weights: str | None, facts: DataFacts, adapt_steps: int | None = None) -> nn.Module:
     """Build a method for some data; return it in evaluation mode. Its registered name is its `model_name`.
@@ -42,8 +44,9 @@ def load_method(name: str | None, weights: str | None, facts: DataFacts, adapt_s
 
 
 def _load_method(name: str | None, weights: str | None, facts: DataFacts) -> nn.Module:
+    known = {**sizes_of(facts), "sensor": facts.sensor, "geometry": facts.geometry}
     if weights is not None:
-        return load_network(name, weights, sizes_of(facts))
+        return load_network(name, weights, known)
     if name is None:
         raise UserError(
             "expected --weights (a trained network) or --arch (a method that needs none), given neither; name one"
@@ -51,21 +54,19 @@ def _load_method(name: str | None, weights: str | None, facts: DataFacts) -> nn.
     entry = model_entry(name)
     if entry.traits.needs_weights:
         raise UserError(f"{entry.name} is a learned network and needs --weights; train it or give a weight file")
-    known = {**sizes_of(facts), "sensor": facts.sensor, "geometry": facts.geometry}
-    taken = inspect.signature(model_class(name)).parameters
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # a method that starts from drawn weights gives the same image every time
-        return build_model(name, **{key: value for key, value in known.items() if key in taken}).eval()
+        return build_model(name, **_taken(name, known)).eval()
 
 
-def load_network(name: str | None, weights: str, wanted: Mapping[str, int] | None = None) -> nn.Module:
+def load_network(name: str | None, weights: str, wanted: Mapping[str, Any] | None = None) -> nn.Module:
     """Build a network with its weights; return it in evaluation mode.
 
     Args:
         name: registered name; None = the one that the weights name.
         weights: see `load_method`.
-        wanted: constructor arguments that follow from the data: ``img_channel``, ``condition_channel``,
-            ``out_channel``, ``ratio``. None = those of the weights.
+        wanted: constructor arguments that follow from the data: those of `sizes_of`, sensor and geometry. None = those
+            of the weights.
 
     Raises:
         UserError: see `load_method`; or the constructor arguments are unknown.
@@ -83,9 +84,22 @@ def load_network(name: str | None, weights: str, wanted: Mapping[str, int] | Non
     arguments = described.get("args") or wanted
     if arguments is None:
         raise UserError(f"{file.path} does not name its number of bands; give bands, guide_bands and ratio")
+    if any_size(name_there):
+        arguments = {**arguments, **_taken(name_there, wanted or {})}
     check_sizes(str(file.path), arguments, wanted or {})
     network = build_model(name_there, **arguments)
     return load_weights(network, file, partial(convert_state_dict, name_there)).eval()
+
+
+def any_size(name: str) -> bool:
+    """Return whether the weights of a network serve data of any number of bands, ratio and sensor."""
+    return model_entry(name).traits.any_size
+
+
+def _taken(name: str, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the known arguments that a method's constructor has."""
+    taken = inspect.signature(model_class(name)).parameters
+    return {key: value for key, value in known.items() if key in taken}
 
 
 def sizes_of(facts: DataFacts) -> dict[str, int]:
@@ -94,15 +108,30 @@ def sizes_of(facts: DataFacts) -> dict[str, int]:
     return {**bands, "ratio": facts.ratio}
 
 
-def check_sizes(source: str, arguments: Mapping[str, Any], wanted: Mapping[str, int]) -> None:
+def check_sizes(source: str, arguments: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Raise a `UserError` if a network was built with `arguments` that are not those that the data need."""
-    for key, given in wanted.items():
-        if arguments.get(key, given) != given:
+    for key in ("img_channel", "condition_channel", "out_channel", "ratio"):
+        given = wanted.get(key)
+        if given is not None and arguments.get(key, given) != given:
             raise UserError(
                 f"{source} was trained with {key} {arguments[key]}, the data have {given}; use matching data"
             )
 
 
 def trained_on(weights: str | None) -> dict[str, Any]:
-    """Return the facts about the training data (dataset, sensor, divisor) that are stored with weights, or {}."""
-    return weights_meta(weights).get("data", {}) if weights else {}
+    """Return the facts about the training data (dataset, sensor, divisor) that are stored with weights, or {}.
+
+    Weights that serve any sensor say nothing of the data that they are used for: {}.
+    """
+    meta = weights_meta(weights) if weights else {}
+    return {} if _any_size_meta(meta) else meta.get("data", {})
+
+
+def serve_any_size(weights: str) -> bool:
+    """Return whether weights name a network that serves data of any number of bands, ratio and sensor."""
+    return _any_size_meta(weights_meta(weights))
+
+
+def _any_size_meta(meta: Mapping[str, Any]) -> bool:
+    name = meta.get("model", {}).get("name")
+    return bool(name) and any_size(name)

@@ -118,6 +118,17 @@ class SyntheticOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GenericOptions:
+    """Draw scenes of drawn sensors, and write the bands and guides that the weights for any sensor are trained on."""
+
+    out: Path = option(REQUIRED, "output folder", "--out")
+    name: str = option("generic", "name in the file names (default generic)", "--name")
+    scenes: int = option(320, "scenes drawn for training (default 320)", "--scenes", low=1)
+    held_out: int = option(24, "scenes drawn for validation, and for the test (default 24)", "--held_out", low=1)
+    seed: int = option(1000, "of the first scene; those after it count on (default 1000)", "--seed", low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class InspectOptions:
     """Report keys, shapes, range, layout and likely sensor of files, and what is wrong with them."""
 

@@ -11,7 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from lemamba.commands.options import InspectOptions, RepackOptions, SimulateOptions, SyntheticOptions
+from lemamba.commands.generic import write_generic
+from lemamba.commands.options import (
+    GenericOptions,
+    InspectOptions,
+    RepackOptions,
+    SimulateOptions,
+    SyntheticOptions,
+)
 from lemamba.datasets.opening import Relation, files_of, inspect_pair, pair_paths
 from lemamba.datasets.pair import load_pair
 from lemamba.datasets.readers import inspect_file, reader_of
@@ -122,6 +129,11 @@ def _synthetic(options: SyntheticOptions) -> dict[str, int]:
     )
 
 
+def _generic(options: GenericOptions) -> dict[str, int]:
+    name, numbers = _checked_name(options.name), {"scenes": options.scenes, "held_out": options.held_out}
+    return write_generic(options.out, name, **numbers, seed=options.seed)
+
+
 def _draw(path: Path, sensor: str, ms: np.ndarray, pan: np.ndarray) -> None:
     save_scene(path, ms, pan, get_sensor(sensor).rgb, infrared=len(ms) * 3 // 4)
 
@@ -142,14 +154,17 @@ def _inspect(options: InspectOptions) -> int:
     return max(found.status for found in reports)
 
 
-def run(options: SimulateOptions | SyntheticOptions | InspectOptions | RepackOptions) -> int:
+def run(options: SimulateOptions | SyntheticOptions | GenericOptions | InspectOptions | RepackOptions) -> int:
     """Run the subcommand of these options; return its exit status (inspect: 1 a problem found, 2 unreadable)."""
     if isinstance(options, InspectOptions):
         return _inspect(options)
     if isinstance(options, RepackOptions):
         print(repacked(*repack(options.file, options.out, options.dtype)))
         return 0
-    written = _simulate(options) if isinstance(options, SimulateOptions) else _synthetic(options)
+    if isinstance(options, SimulateOptions):
+        written = _simulate(options)
+    else:
+        written = _generic(options) if isinstance(options, GenericOptions) else _synthetic(options)
     for file, count in written.items():
         print(f"{options.out / file}: {count} samples")
     return 0

@@ -62,6 +62,7 @@ class Recipe:
         seed: of weights, order and augmentation.
         network: what is trained.
         expect: protocol ("reduced", "full") -> index -> `Expected`, means over the test images.
+        export: name of the weight file that the training is run for, written next to its results; "" for none.
         name: of the recipe's file.
     """
 
@@ -78,6 +79,7 @@ class Recipe:
     prepare: str = ""
     scene: str = ""
     sha256: str = ""
+    export: str = ""
     name: str = ""
 
     def prepare_words(self, scene: Path | None, out: Path) -> list[str]:

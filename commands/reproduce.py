@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from lemamba.commands.generic import export_weights
 from lemamba.commands.options import ReproduceOptions
 from lemamba.commands.recipes import SPLITS, Recipe, known_recipes, read_recipe
 from lemamba.commands.steps import run_step
@@ -203,5 +204,9 @@ def run(options: ReproduceOptions) -> int:
         found = measured(recipe, options)
     else:
         data = data_of(recipe, options)
-        found = fuse(recipe, train(recipe, data, options), data, options)
+        folder = train(recipe, data, options)
+        if recipe.export:
+            file = options.out / recipe.name / recipe.export
+            print(f"\n== weights: {file}, sha256 {export_weights(folder, file)}")
+        found = fuse(recipe, folder, data, options)
     return 0 if compare(recipe, found) else OUTSIDE_STATUS

@@ -47,6 +47,7 @@ class Traits:
         clipped: its result is clipped to [0, 1].
         tileable: tiles give the same result as the whole image; False where statistics of the whole image enter.
         adapts: it trains on the images that it fuses, so it runs with gradients.
+        any_size: its weights serve any number of bands, ratio and sensor, not only those of their training.
     """
 
     needs_weights: bool = True
@@ -55,6 +56,7 @@ class Traits:
     clipped: bool = True
     tileable: bool = True
     adapts: bool = False
+    any_size: bool = False
 
 
 FAMILIES = {

@@ -29,6 +29,7 @@ from lemamba.utils.atomic import read_json, sha256, sync_folder, to_json, write_
 from lemamba.utils.errors import UserError
 
 LOG_FOLDER = Path("log_file")
+SHIPPED = {"generic": Path(__file__).resolve().parents[2] / "weights" / "LEMambaAny_generic.safetensors"}
 PUBLISHED_PREFIX = "dlpan:"  # before a file of DLPan-Toolbox
 _STATE_KEYS = ("state_dict", "model", "net", "ema_model", "params_ema", "params")  # where published files hide them
 
@@ -139,13 +140,15 @@ def resolve_weights(run_or_file: str | Path, log_folder: Path = LOG_FOLDER) -> P
     """Find a weight file.
 
     Args:
-        run_or_file: a .safetensors or .pth file; a run's folder (its best weights, else its last, else the EMA of its
-            newest checkpoint); or ``proj/run`` below `log_folder`.
+        run_or_file: a name in `SHIPPED`; a .safetensors or .pth file; a run's folder (its best weights, else its last,
+            else the EMA of its newest checkpoint); or ``proj/run`` below `log_folder`.
         log_folder: where runs live.
 
     Raises:
         UserError: nothing found; the message names the places searched.
     """
+    if str(run_or_file) in SHIPPED:
+        return SHIPPED[str(run_or_file)]
     given = Path(run_or_file)
     if given.is_file():
         return given

@@ -1,0 +1,197 @@
+"""Weights that serve any sensor: what the network may not depend on, and the way from a drawn scene to the default."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+import lemamba
+from lemamba.commands import fuse as fuse_command
+from lemamba.commands import parse, prepare
+from lemamba.commands import train as train_command
+from lemamba.commands.generic import export_weights
+from lemamba.commands.methods import GENERIC, load_method
+from lemamba.datasets.h5 import H5Dataset
+from lemamba.datasets.simulation.drawn import draw_pair
+from lemamba.engine.weights.files import SHIPPED, read_weights
+from lemamba.model import build_model
+from lemamba.model.lemamba_any import GUIDES, RANGE, STEP, LEMambaAny, find_shift
+from lemamba.operators import interpolate, mtf_filter, resample, sample
+from lemamba.operators.window import cut_windows
+from lemamba.utils.atomic import sha256
+from lemamba.utils.facts import DataFacts
+from lemamba.utils.geometry import Geometry
+
+
+def scene(bands: int = 4, ratio: int = 4, side: int = 20, seed: int = 0):
+    """Return ms (1, C, h, w), lms, pan of smooth random bands that PAN is a mixture of."""
+    generator = torch.Generator().manual_seed(seed)
+    size = (side * ratio, side * ratio)
+    rough = torch.rand(1, bands + 1, *size, generator=generator, dtype=torch.float64)
+    fine = mtf_filter(rough, 0.3, 2.5) * 900 + 100
+    pan = fine.mean(1, keepdim=True)
+    geometry = Geometry.toolbox(ratio)
+    ms = sample(mtf_filter(0.5 * fine[:, :bands] + 0.5 * pan, 0.3, ratio), geometry, (side, side)).contiguous()
+    return ms, interpolate(ms, geometry, size), pan
+
+
+@pytest.fixture(autouse=True)
+def _inference():
+    """Run as fusing does."""
+    with torch.no_grad():
+        yield
+
+
+def network(bands: int = 4, ratio: int = 4) -> LEMambaAny:
+    """Return a network that changes the local injection noticeably."""
+    torch.manual_seed(3)
+    made = LEMambaAny(bands, 1, bands, ratio=ratio).eval()
+    torch.nn.init.normal_(made.core.tail.weight, std=0.02)
+    return made
+
+
+@pytest.mark.parametrize(("bands", "ratio"), [(1, 4), (3, 2), (5, 3), (9, 5), (2, 6)])
+def test_any_number_of_bands_and_ratio(bands, ratio):
+    ms, lms, pan = scene(bands, ratio)
+    sr = network(bands, ratio)(ms, lms, pan)
+    assert sr.shape == lms.shape
+    assert sr.isfinite().all()
+
+
+def test_factors_and_offsets_of_bands_and_pan_do_not_matter():
+    ms, lms, pan = scene()
+    factor = torch.tensor([0.001, 1.0, 7.0, 300.0], dtype=torch.float64).view(1, -1, 1, 1)
+    offset = torch.tensor([5.0, -400.0, 0.0, 1e4], dtype=torch.float64).view(1, -1, 1, 1)
+    method = network()
+    plain = method(ms, lms, pan)
+    moved = method(ms * factor + offset, lms * factor + offset, pan * 0.02 - 3)
+    assert (plain - lms).abs().max() > 10  # it does something
+    torch.testing.assert_close((moved - offset) / factor, plain, rtol=0, atol=0.02)
+
+
+def test_the_order_of_bands_does_not_matter():
+    ms, lms, pan = scene()
+    order = [2, 0, 3, 1]
+    method = network()
+    torch.testing.assert_close(
+        method(ms[:, order], lms[:, order], pan), method(ms, lms, pan)[:, order], atol=0.02, rtol=0
+    )
+
+
+def test_without_training_it_is_the_local_injection():
+    """Where PAN is one band times a factor, local and global gain are exact, and PAN is the result."""
+    _, _, pan = scene(1)
+    geometry = Geometry.toolbox(4)
+    ms = sample(mtf_filter(pan, 0.3, 4), geometry, (20, 20))
+    sr = LEMambaAny(1, 1, 1).eval()(ms, interpolate(ms, geometry, (80, 80)), pan)
+    inner = (..., slice(16, 64), slice(16, 64))
+    kernel_sum = float(mtf_filter(torch.ones_like(pan), 0.3, 4)[0, 0, 40, 40])
+    assert (sr[inner] / kernel_sum - pan[inner]).std() < 0.02 * pan[inner].std()
+
+
+def test_constant_bands_stay_constant():
+    ms, lms, pan = scene()
+    ms[:, 1], lms[:, 1] = 7.0, 7.0
+    sr = network()(ms, lms, pan)
+    assert (sr[:, 1] == 7).all()
+    assert network()(ms, lms, torch.full_like(pan, 3.0)).isfinite().all()
+
+
+def test_windows_give_the_whole_image():
+    """Windows with margins, as scenes are read, on a grid that the core's steps fit."""
+    ms, _, pan = scene(1, 4, side=48)
+    method, geometry = network(1), Geometry.toolbox(4)
+    ((_, whole),) = cut_windows(ms, pan, geometry, 192, method.margin)
+    expected = whole.crop(method.inject(whole, method.fit(partial(iter, (whole,)))))
+    windows = list(cut_windows(ms, pan, geometry, STEP, method.margin))
+    fitted = method.fit(lambda: (window for _, window in windows))
+    for (rows, columns), window in windows:
+        part = window.crop(method.inject(window, fitted))
+        torch.testing.assert_close(part, expected[..., slice(*rows), slice(*columns)], rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("shift", [(0.0, 0.0), (1.0, -1.0), (0.5, 1.4)])
+def test_the_shift_of_pan_is_found(shift):
+    ms, _, pan = scene(3, 4, side=32, seed=5)
+    moved = resample(pan, *((-s, 1.0, n) for s, n in zip(shift, pan.shape[-2:], strict=True)))
+    ((_, window),) = cut_windows(ms, moved, Geometry.toolbox(4), 128, 64)
+    found = find_shift(partial(iter, (window,)), 0.3)
+    assert np.abs(np.subtract(found, shift)).max() < 0.15
+
+
+def test_the_shipped_file_is_the_one_its_json_names_and_small():
+    path = SHIPPED[GENERIC]
+    assert path.stat().st_size <= 4 * 2**20
+    facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    assert facts["sha256"] == sha256(path)
+    assert facts["sha256"] in (path.parent / "README.md").read_text(encoding="utf-8")
+    assert read_weights(path)[1]["model"]["name"] == "LEMambaAny"
+
+
+def test_the_shipped_weights_beat_their_classical_start_on_a_scene_not_drawn_before():
+    pair = draw_pair([7, 77], (40, 40), landscape="suburb")
+    ms, pan, gt = (torch.from_numpy(np.array(x, np.float64))[None] for x in (pair.ms, pair.pan, pair.gt))
+    facts = DataFacts("none", 1.0, pair.ratio, ms.shape[1], 1, geometry=pair.geometry)
+    errors = []
+    start = build_model(
+        "LEMambaAny", img_channel=ms.shape[1], condition_channel=1, out_channel=ms.shape[1], ratio=pair.ratio
+    )
+    for method in (start.eval(), load_method(None, GENERIC, facts)):
+        method.geometry = pair.geometry
+        ((_, window),) = cut_windows(ms, pan, pair.geometry, max(pan.shape[-2:]), method.margin)
+        sr = window.crop(method.inject(window, method.fit(partial(iter, (window,)))))
+        errors.append(float((sr - gt).square().mean().sqrt()))
+    assert errors[1] < 0.95 * errors[0]
+
+
+def test_the_api_uses_them_where_nothing_is_named():
+    ms, _, pan = scene(3)
+    small, fine = ms[0].numpy().astype(np.uint16), pan[0, 0].numpy().astype(np.uint16)
+    plain = lemamba.fuse(small, fine)
+    assert plain.shape == (3, 80, 80)
+    assert plain.dtype == np.uint16
+    assert (plain == lemamba.fuse(small, fine, weights="generic")).all()
+    assert (plain == lemamba.fuse(small, fine, lemamba.load("generic"))).all()
+
+
+def test_two_geotiffs_are_enough(tmp_path, capsys):
+    rasterio = pytest.importorskip("rasterio")
+    ms, _, pan = scene(3)
+    for name, image, pixel in (("ms", ms, 4.0), ("pan", pan, 1.0)):
+        values = image[0].numpy().astype(np.uint16)
+        profile = {"driver": "GTiff", "dtype": "uint16", "count": len(values), "crs": "EPSG:32633"}
+        profile |= {
+            "height": values.shape[1],
+            "width": values.shape[2],
+            "transform": rasterio.Affine(pixel, 0, 0, 0, -pixel, 0),
+        }
+        with rasterio.open(tmp_path / f"{name}.tif", "w", **profile) as file:
+            file.write(values)
+    words = ["--ms", tmp_path / "ms.tif", "--pan", tmp_path / "pan.tif", "--out", tmp_path / "fused.tif"]
+    assert fuse_command.run(parse("fuse", [str(word) for word in words])) == 0
+    assert "weights generic" in capsys.readouterr().out
+    with rasterio.open(tmp_path / "fused.tif") as file:
+        assert (file.count, file.shape, file.dtypes[0]) == (3, (80, 80), "uint16")
+
+
+def test_from_drawn_scenes_to_weights_in_a_few_steps(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("lemamba.commands.generic.SIDE", 96)
+    prepare.run(parse("prepare", ["generic", "--out", "data", "--scenes", "2", "--held_out", "1"]))
+    data = H5Dataset("data/train_generic.h5")
+    one = data[0]
+    assert one["pan"].shape == (GUIDES, 48, 48)
+    assert torch.equal(one["pan"][:1], one["lms"])
+    assert (one["gt"] - one["lms"]).abs().mean() * RANGE < 1  # deviations of the band
+    words = "--arch LEMambaAny --dataset generic --data_root data -e 1 -b 8 --cpu --proj_name p --run_name r"
+    with torch.enable_grad():
+        train_command.run(parse("train", words.split()))
+    digest = export_weights(tmp_path / "log_file/p/r", tmp_path / "out/own.safetensors")
+    assert digest in (tmp_path / "out/README.md").read_text(encoding="utf-8")
+    ms, _, pan = scene(5, 3)
+    sr = lemamba.fuse(ms[0].numpy(), pan[0, 0].numpy(), weights=tmp_path / "out/own.safetensors", clip=False)
+    assert sr.shape == (5, 60, 60)

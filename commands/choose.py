@@ -16,7 +16,6 @@ from lemamba.commands.scores import measure
 from lemamba.datasets.own_ground import Area, Sample, own_geometry, reduced_ground
 from lemamba.engine.fusing.runner import Runner
 from lemamba.engine.fusing.tiles import call, traits_of
-from lemamba.engine.weights.files import weights_meta
 from lemamba.metrics import Meter
 from lemamba.model import list_models, model_entry
 from lemamba.model.classical.base import Classical
@@ -117,10 +116,6 @@ def best(scores: Mapping[str, Mapping[str, float]]) -> str:
 
 def shipped_weights() -> list[str]:
     """Return the weights that serve any scene and come with the project, as `--weights` takes them."""
-    try:
-        weights_meta(GENERIC)
-    except UserError:
-        return []
     return [GENERIC]
 
 

@@ -379,6 +379,7 @@ def test_auto_finds_the_method_that_fits(tmp_path, monkeypatch, capsys, sign, an
     ms, pan = observe(image)
     pair = write(tmp_path / "s", ms, pan if sign > 0 else pan.max() + 100 - pan)
     monkeypatch.setattr(choose, "classical_methods", lambda facts: ["EXP", "Brovey"])
+    monkeypatch.setattr(choose, "shipped_weights", list)
     result = fused(pair, tmp_path / "F.tif", "--method", "auto")
     assert f"method:   {answer}:" in capsys.readouterr().out
     np.testing.assert_array_equal(result, fused(pair, tmp_path / "G.tif", "--arch", answer))
@@ -391,6 +392,7 @@ def test_auto_on_a_test_set_does_not_look_at_its_ground_truth(tmp_path, monkeypa
     images = {"gt": lms[None], "ms": ms[None], "lms": lms[None], "pan": pan[None]}
     data = write_h5(tmp_path / "test_my_multiExm1.h5", images, offset=1.5)
     monkeypatch.setattr(choose, "classical_methods", lambda facts: ["EXP", "Brovey"])
+    monkeypatch.setattr(choose, "shipped_weights", list)
     given = ["--data", str(data), "--divisor", "2047", "--method", "auto", "--out", str(tmp_path / "F.mat")]
     assert fuse.run(parse("fuse", [*given, "--pictures", "0"])) == 0
     assert "method:   Brovey:" in capsys.readouterr().out

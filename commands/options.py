@@ -211,7 +211,11 @@ class FuseOptions(DeviceOptions, DataOptions):
     """
 
     weights: str | None = option(
-        None, "run folder, proj/run, .safetensors, .pth; dlpan:FILE for DLPan-Toolbox", "--weights", group="method"
+        None,
+        "generic (serves any sensor; the default without --arch), run folder, proj/run, .safetensors, .pth; dlpan:FILE "
+        "for DLPan-Toolbox",
+        "--weights",
+        group="method",
     )
     arch: str | None = option(
         None,

@@ -10,6 +10,7 @@ Legend: C bands, h w size of ms, H W size of PAN, p PAN, p_low PAN through the b
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from copy import copy
@@ -28,6 +29,7 @@ from lemamba.operators import interpolate, mtf_filter
 from lemamba.operators import sample as take_samples
 from lemamba.operators.resample import INTERPOLATION_TAPS, mirrored, resample
 from lemamba.operators.window import Window
+from lemamba.utils.errors import UserError
 from lemamba.utils.geometry import Geometry
 from lemamba.utils.registry import register_model
 from lemamba.utils.sensors import Sensor
@@ -58,7 +60,6 @@ _LEAST_SHIFT = 0.05  # PAN pixels; smaller ones are not worth a resampling
 _DARK = 1.0  # percentile of the scene that stands for the light that the air adds
 _LEAST_LIGHT = 0.3  # deviations of PAN above that, where it divides
 _RIDGE = 1e-4  # of the intensity's regression, as a share of each band's variance
-_BATCH_PIXELS = 128 * 128
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,12 @@ def scene_statistics(windows: Windows, gain: float) -> SceneStatistics:
 
 def _derive(moments: Moments, dark: Tensor, shift: tuple[float, float]) -> SceneStatistics:
     deviation = moments.sd(slice(None))
+    flat = [name for name, part in (("PAN", deviation[-1:]), ("every band", deviation[:-1])) if not part.any()]
+    if flat:
+        raise UserError(
+            f"LEMambaAny: expected images with detail, {flat[0]} has one value throughout; check the files, nodata "
+            "(--nodata) and that both show one place"
+        )
     correlation = quotient(moments.covariance, torch.outer(deviation, deviation))
     among, rho = correlation[:-1, :-1], correlation[:-1, -1]
     used = among + _RIDGE * torch.eye(len(among), dtype=among.dtype)
@@ -345,22 +352,12 @@ class LEMambaAny(Classical):
     def _by_steps(self, planes: Tensor, window: Window) -> Tensor:
         """Run the core over STEP x STEP pixels at a time with CONTEXT around them, so that a window is as the whole."""
         H, W = planes.shape[-2:]
-        first = [s.start or 0 for s in window.inner]
-        ends = [s.stop or n for s, n in zip(window.inner, (H, W), strict=True)]
         fused = planes.new_zeros(1, 1, H, W)
-        corners = [(r, c) for r in range(first[0], ends[0], STEP) for c in range(first[1], ends[1], STEP)]
-        sides = [min(STEP, end - begin) for begin, end in zip(first, ends, strict=True)]
-        batch = max(1, _BATCH_PIXELS // (sides[0] * sides[1]))
-        for done in range(0, len(corners), batch):
-            some = corners[done : done + batch]
-            tiles = [
-                planes.index_select(2, _around(r, sides[0], H, planes)).index_select(3, _around(c, sides[1], W, planes))
-                for r, c in some
-            ]
-            out = self.fuse_planes(torch.cat(tiles))[..., CONTEXT:-CONTEXT, CONTEXT:-CONTEXT]
-            for (r, c), tile in zip(some, out, strict=True):
-                h, w = min(sides[0], ends[0] - r), min(sides[1], ends[1] - c)
-                fused[0, :, r : r + h, c : c + w] = tile[:, :h, :w]
+        limits = [(s.start or 0, s.stop or n) for s, n in zip(window.inner, (H, W), strict=True)]
+        rows, columns = ([(i, min(STEP, end - i)) for i in range(begin, end, STEP)] for begin, end in limits)
+        for (r, h), (c, w) in itertools.product(rows, columns):  # the last ones are smaller, as in the whole image
+            tile = planes.index_select(2, _around(r, h, H, planes)).index_select(3, _around(c, w, W, planes))
+            fused[..., r : r + h, c : c + w] = self.fuse_planes(tile)[..., CONTEXT:-CONTEXT, CONTEXT:-CONTEXT]
         return fused
 
 

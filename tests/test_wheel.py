@@ -20,8 +20,12 @@ import lemamba
 
 ROOT = Path(__file__).resolve().parent.parent
 MATLAB = "Pansharpening_Hyper_SR_Matlab_Test_Package"
-DATA_FILES = {".c", ".h", ".yaml", ".m"}
-FOLDERS = {p.parent.name for p in ROOT.glob("*/__init__.py")} - {"lemamba", "benchmarks"} | {"configs", MATLAB}
+DATA_FILES = {".c", ".h", ".yaml", ".m", ".safetensors", ".json"}
+FOLDERS = {p.parent.name for p in ROOT.glob("*/__init__.py")} - {"lemamba", "benchmarks"} | {
+    "configs",
+    "weights",
+    MATLAB,
+}
 QUIET = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "PIP_NO_INDEX": "1"}
 
 
@@ -123,6 +127,7 @@ def test_it_holds_every_module_source_and_configuration(clone, wheel):
     files = [p.relative_to(clone) for p in clone.rglob("*") if p.suffix in {".py", *DATA_FILES}]
     expected = {f"lemamba/{p.as_posix()}" for p in files if p.parts[0] in FOLDERS}
     expected |= {p.as_posix() for p in files if p.parts[0] == "lemamba"} | {f"lemamba/{MATLAB}/README.md"}
+    expected.add("lemamba/weights/README.md")
     assert len(expected) > 150
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}

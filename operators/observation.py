@@ -230,7 +230,8 @@ def estimate_psf(windows: Callable[[], Iterable[Window]], response: Tensor) -> O
         return (kernel / kernel.sum()).view(side, side)
 
     def left_out(penalty: float) -> float:
-        return sum(misfit(free(*sums[half][:2], penalty), sums[not half]) for half in (False, True))
+        halves = (sums[False], sums[True])
+        return sum(misfit(free(a[0], a[1], penalty), b) for a, b in (halves, halves[::-1]))
 
     scores = {penalty: left_out(penalty) for penalty in _PENALTIES}
     best = min(scores, key=scores.__getitem__)

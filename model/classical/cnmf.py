@@ -91,7 +91,8 @@ def purest(X: Tensor, count: int) -> Tensor:
 
     It ends where the rest is rounding.
     """
-    rest, chosen, first = X.clone(), [], 0.0
+    rest, first = X.clone(), 0.0
+    chosen: list[int] = []
     for _ in range(count):
         length = rest.square().sum(0)
         best = int(length.argmax())

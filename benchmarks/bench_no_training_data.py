@@ -93,7 +93,8 @@ def _full(name: str, ms: Tensor, pan: Tensor, facts: DataFacts) -> Case:
 def uneven(name: str, ms_path: Path, pan_path: Path) -> Iterator[Case]:
     """Yield a pair whose ratio is not whole; reduced, it has the whole ratio next to it and common corners.
 
-    No index is defined for such a pair at full resolution. PAN is reduced through its own MTF, and sampled where the MS pixels lie.
+    No index is defined for such a pair at full resolution. PAN is reduced through its own MTF, and sampled where the MS
+    pixels lie.
     """
     with open_pair(ms_path, pan_path) as pair:
         window = pair.window(((0, pair.size[0]), (0, pair.size[1])), 0)

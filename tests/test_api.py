@@ -173,7 +173,6 @@ NETWORK = build_model("PNN", img_channel=4, condition_channel=1, out_channel=4)
         (MS, PAN, {"sensor": "WV9"}, "unknown sensor"),
         (MS, np.stack([PAN] * 3), {}, "one PAN band"),
         (MS, PAN, {"method": "GSB"}, "did you mean"),
-        (MS, PAN, {"method": None}, "given neither"),
         (MS, PAN, {"method": "PNN"}, "needs --weights"),
         (MS, PAN, {"divisor": -1.0}, "positive divisor"),
         (MS, PAN, {"tile": 10, "method": NETWORK, "divisor": 2.0}, "multiples of the ratio 4"),

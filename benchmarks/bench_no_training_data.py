@@ -159,8 +159,8 @@ def fuse_with(method: torch.nn.Module, case: Case) -> Tensor:
 
 
 METHODS: dict[str, Callable[[Case], Tensor]] = {
-    name: partial(fuse_case, name=name) for name in ("EXP", *list_models("pansharpening", "classical")) if name
-}
+    name: partial(fuse_case, name=name) for name in ("EXP", *list_models("pansharpening", "classical"))
+} | {"generic": partial(fuse_case, name=None, weights="generic")}
 
 
 def scores_of(case: Case, sr: Tensor) -> dict[str, float]:

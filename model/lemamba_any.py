@@ -295,8 +295,6 @@ class LEMambaAny(Classical):
         UserError: see `Classical`.
     """
 
-    single_guide = False
-
     def __init__(
         self,
         img_channel: int,
@@ -308,8 +306,10 @@ class LEMambaAny(Classical):
         geometry: Geometry | None = None,
         **core: Any,
     ) -> None:
-        super().__init__(img_channel, condition_channel, out_channel, ratio=ratio, sensor=sensor, geometry=geometry)
-        self.prepared = condition_channel == GUIDES
+        prepared = (img_channel, condition_channel) == (1, GUIDES)
+        guides = 1 if prepared else condition_channel
+        super().__init__(img_channel, guides, out_channel, ratio=ratio, sensor=sensor, geometry=geometry)
+        self.prepared = prepared
         self.core = LEMamba(1, GUIDES, 4, **(_SMALL | core))
         nn.init.normal_(self.core.tail.weight, std=1e-4)  # a network that has learnt nothing is the local injection
 

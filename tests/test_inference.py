@@ -170,7 +170,6 @@ def test_images_for_which_no_index_is_defined_are_fused_all_the_same(tmp_path, c
     [
         (["--arch", "pannet"], "needs --weights"),
         (["--arch", "lemmaba"], "did you mean"),
-        ([], "--weights"),
         (["--weights", "{weights}", "--arch", "PanNet"], "holds weights of LEMamba"),
         (["--weights", "{tmp}/none.safetensors"], "weight file or a run"),
         (["--weights", "{weights}", "--tile", "30"], "multiples of the ratio"),

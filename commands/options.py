@@ -237,7 +237,9 @@ class ReproduceOptions:
 
     recipe: str | None = option(None, "name of a recipe, or a YAML file", "recipe")
     list_recipes: bool = option(False, "list the recipes", "--list")
-    scene: Path | None = option(None, "the scene's file, if the recipe simulates its data from one", "--scene")
+    scene: Path | None = option(
+        None, "the scene's file, or the folder of the download, if the recipe makes its data from one", "--scene"
+    )
     data_root: Path | None = option(
         None, "folder of the H5 files, if the recipe's data are published ones", "--data_root"
     )

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
 import h5py
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
-from scipy.io import savemat
+from scipy.io import loadmat, savemat
 
-from lemamba.commands import parse, prepare
+from lemamba.commands import parse, prepare, reproduce
+from lemamba.commands.recipes import FOLDER
 from lemamba.datasets.simulation import benchmarks
+from lemamba.datasets.simulation.response import nikon_d700, read_psf, read_response
 from lemamba.utils.errors import UserError
 
 # The field's 20 training and 11 test scenes, as named in public scripts for HSRNet's data.
@@ -175,3 +180,125 @@ def test_folders_that_hold_no_scenes(tmp_path):
     harvard(tmp_path / "CZ_hsdb", 2)
     with pytest.raises(UserError, match="expected the 50 scenes of Harvard"):
         run("harvard", tmp_path, "--out", tmp_path / "o")
+
+
+def test_reproduce_says_that_data_are_missing(tmp_path):
+    for name in ("cave_x8", "harvard_x8"):
+        with pytest.raises(UserError, match="not run: data not here"):
+            reproduce.run(parse("reproduce", [name, "--out", str(tmp_path / "o")]))
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.slow
+def test_the_recipe_runs_from_end_to_end_on_a_miniature(tmp_path, capfd):
+    """The shipped recipe with another split, a quick network and one epoch: every step runs, the values differ."""
+    cave(tmp_path / "zip", ("beads", "cd", "cloth"))
+    held = names(tmp_path / "t.txt", "cd")
+    recipe = yaml.safe_load((FOLDER / "cave_x8.yaml").read_text(encoding="utf-8"))
+    recipe["prepare"] += f" --test_scenes {held}"
+    recipe["train"] = "--arch SSRNet -c configs/budget.yaml -e 1 -b 1"
+    recipe["network"]["arch"] = "SSRNet"
+    (tmp_path / "mini.yaml").write_text(yaml.safe_dump(recipe))
+    words = [tmp_path / "mini.yaml", "--scene", tmp_path / "zip", "--out", tmp_path / "o", "--device", "cpu"]
+    assert reproduce.run(parse("reproduce", [str(word) for word in words])) == 1
+    told = capfd.readouterr().out
+    assert told.count("outside") >= 4 and "2.31 ± 0.116" in told and "49.86 ± 0.5" in told
+    scores = json.loads((tmp_path / "o/mini/reduced.json").read_text(encoding="utf-8"))["scores"]["SSRNet"]
+    assert all(np.isfinite(float(scores[index]["mean"])) for index in ("sam", "ergas", "psnr", "ssim"))
+
+
+def jasper_like(path, dead=()):
+    """Write a cube that keeps some of 20 bands from 400 to 875 nm, as Jasper Ridge's file keeps some of AVIRIS'."""
+    kept = np.array([1, 2, 3, 4, 8, 9, 10, 11, 12, 17, 18, 19, 20])
+    cube = np.random.default_rng(5).random((len(kept), 64, 64)) + 0.5
+    cube[list(dead)] = 0
+    y = cube.transpose(0, 2, 1).reshape(len(kept), -1)
+    savemat(path, {"Y": y, "nRow": 64, "nCol": 64, "SlectBands": kept[:, None].astype(np.uint8)})
+    return np.linspace(400, 875, 20)[kept - 1]
+
+
+def simulated(*words):
+    assert run("simulate", *words, "--test_only", "--name", "lab") == 0
+    return h5py.File(words[words.index("--out") + 1] / "test_lab.h5")
+
+
+def test_bands_that_the_file_keeps_have_their_own_wavelengths(tmp_path):
+    true = jasper_like(tmp_path / "c.mat")
+    with simulated(tmp_path / "c.mat", "--wavelengths", "400:875:20", "--out", tmp_path, "--ratio", 3) as file:
+        np.testing.assert_allclose(file.attrs["wavelengths"], true)
+        assert file["LRHSI"].shape[2:] == (21, 21) and file["GT"].shape[2:] == (63, 63)
+    listed = ",".join(f"{nm:g}" for nm in true)
+    (tmp_path / "nm.csv").write_text("wavelength\n" + listed.replace(",", "\n"))
+    for given in (listed, tmp_path / "nm.csv"):
+        with simulated(tmp_path / "c.mat", "--wavelengths", given, "--out", tmp_path) as file:
+            np.testing.assert_allclose(file.attrs["wavelengths"], true)
+    for given, message in (("400,500", "expected 13 wavelengths"), ("400:875:19", "the number N of all bands")):
+        with pytest.raises(UserError, match=message):
+            simulated(tmp_path / "c.mat", "--wavelengths", given, "--out", tmp_path / "x")
+
+
+def test_jasper_ridge_has_the_wavelengths_of_its_bands(tmp_path, shared):
+    cube = shared("data/jasper_ridge_r198.mat")
+    with simulated(cube, "--wavelengths", "380:2500", "--out", tmp_path) as file:
+        bands = loadmat(cube)["SlectBands"].ravel() - 1
+        np.testing.assert_allclose(file.attrs["wavelengths"], np.linspace(380, 2500, 224)[bands])
+
+
+def test_dead_bands_are_named_and_dropped(tmp_path, capsys):
+    """A band of zeros makes ERGAS infinite or NaN, and no weights of a training are its best."""
+    true = jasper_like(tmp_path / "c.mat", dead=(2, 7))
+    with simulated(tmp_path / "c.mat", "--wavelengths", "400:875:20", "--out", tmp_path) as file:
+        np.testing.assert_allclose(file.attrs["wavelengths"], np.delete(true, [2, 7]))
+        assert list(file.attrs["dropped_bands"]) == [3, 8] and file["GT"].shape[1] == 11
+        assert file.attrs["response"].shape == (3, 11) and file["GT"][0].any((1, 2)).all()
+    assert "2 of 13 bands are 0 everywhere and are left out: 3 (450 nm), 8 (650 nm)" in capsys.readouterr().out
+
+
+def test_responses_and_kernels_in_the_forms_in_use(tmp_path):
+    """bands x guides or the transpose, as .npy, .csv or .mat next to a kernel; a table with wavelengths."""
+    nm, matrix = np.linspace(400, 700, 31), np.random.default_rng(0).random((31, 4))
+    kernel = np.random.default_rng(1).random((32, 32))
+    np.save(tmp_path / "r.npy", matrix.T)
+    savemat(tmp_path / "response coefficient.mat", {"R": matrix, "C": kernel})
+    np.savetxt(tmp_path / "r.csv", matrix, delimiter=",", header="a,b,c,d", comments="")
+    np.savetxt(tmp_path / "table.csv", np.column_stack([nm, matrix]), delimiter=";")
+    for file in ("r.npy", "response coefficient.mat", "r.csv", "table.csv"):
+        np.testing.assert_allclose(read_response(tmp_path / file, nm), matrix.T)
+    np.testing.assert_allclose(read_response(tmp_path / "r.csv", nm, [3, 1]), matrix.T[[2, 0]])
+    np.testing.assert_allclose(read_psf(tmp_path / "response coefficient.mat"), kernel)
+    savemat(tmp_path / "two.mat", {"a": matrix, "b": matrix})
+    (tmp_path / "bad.csv").write_text("1,2\n3,x\n")
+    for file, message in (
+        ("two.mat", "several matrices"),
+        ("bad.csv", "cannot read"),
+        ("none.npy", "does not exist"),
+        ("r.xls", "expected a .mat, .npy"),
+    ):
+        with pytest.raises(UserError, match=message):
+            read_response(tmp_path / file, nm)
+    with pytest.raises(UserError, match="one blur kernel"):
+        read_psf(tmp_path / "r.npy")
+
+
+def test_the_nikon_is_that_of_public_experiments(shared):
+    published = np.load(shared("data/responses/nikon_d700.npy")).T
+    np.testing.assert_allclose(
+        nikon_d700(np.linspace(400, 700, 31)), published / published.sum(1, keepdims=True), atol=6e-5
+    )
+
+
+def test_arrays_of_the_file_that_are_not_used_are_named(tmp_path, capsys):
+    generator = np.random.default_rng(0)
+    arrays = {"hrhsi": (64, 64, 20), "lrhsi": (16, 16, 20), "hrmsi": (64, 64, 4)}
+    savemat(tmp_path / "1.mat", {name: generator.random(shape) for name, shape in arrays.items()})
+    simulated(tmp_path / "1.mat", "--wavelengths", "400:875", "--out", tmp_path).close()
+    assert "simulated from hrhsi; lrhsi and hrmsi of the file are not used" in capsys.readouterr().out
+
+
+def test_harvard_by_simulate_is_normalised_too(tmp_path, capsys):
+    refs = harvard(tmp_path / "CZ_hsdb", 1)
+    words = [tmp_path / "CZ_hsdb/imga0.mat", "--sensor", "Harvard", "--out", tmp_path]
+    with simulated(*words) as file:
+        assert file["GT"][:].max() == pytest.approx(1, rel=1e-6)
+        np.testing.assert_allclose(file.attrs["scale"], refs["imga0"].max())
+    assert "are divided by it" in capsys.readouterr().out

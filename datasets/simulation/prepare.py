@@ -259,9 +259,11 @@ def _scene_samples(
         attributes["source"].append(path.name)
         attributes["sha256"].append(sha256(path))
         attributes["scale"].append(cube.scale)
-        sample = simulate.hyperspectral(cube.values[:, :rows, :columns], observation, number)
+        image = cube.values[:, :rows, :columns]
         del cube
+        sample = simulate.hyperspectral(image, observation, number)
         yield from simulate.tiles(sample, taken, (step, step) if size else taken, ratio)
+        del image, sample  # before the next scene is read: each takes half a gigabyte with Harvard
 
 
 _LARGEST_ATTRIBUTE = 60_000  # bytes; HDF5 keeps attributes below 64 KiB

@@ -160,6 +160,8 @@ class BenchmarkOptions(ObservationOptions):
     )
     overwrite: bool = option(False, _OVERWRITE, "--overwrite")
 
+    stride: int = option(32, "step between training patches (default 32)", "--stride", low=1)
+
     @property
     def sensor(self) -> str:
         """Return the sensor of the data set."""
@@ -169,8 +171,6 @@ class BenchmarkOptions(ObservationOptions):
 @dataclass(frozen=True, kw_only=True)
 class CaveOptions(BenchmarkOptions):
     """Make cave_x4, cave_x8, … from the download of CAVE: PNG bands in nested folders, scenes split as published."""
-
-    stride: int = option(32, "step between training patches (default 32)", "--stride", low=1)
 
     @property
     def sensor(self) -> str:

@@ -62,7 +62,8 @@ def _simulate(options: SimulateOptions) -> dict[str, int]:
     scenes = [source for source in sources if isinstance(source, Scene)]
     if scenes and len(scenes) < len(sources):
         raise UserError("expected only scenes or only cubes, given both; prepare them separately")
-    return _scenes(options, scenes) if scenes else _cubes(options, sources)
+    cubes = [source for source in sources if isinstance(source, Cube)]
+    return _scenes(options, scenes) if scenes else _cubes(options, cubes)
 
 
 def _scenes(options: SimulateOptions, scenes: list, product: str | None = None) -> dict[str, int]:
@@ -159,11 +160,10 @@ def _benchmark(options: BenchmarkOptions) -> dict[str, int]:
     cave = isinstance(options, CaveOptions)
     protocol = benchmarks.PROTOCOLS[options.protocol]
     scenes = (benchmarks.cave_scenes if cave else benchmarks.harvard_scenes)(options.folder)
-    train, test = (path and benchmarks.read_names(path) for path in (options.train_scenes, options.test_scenes))
     splits = benchmarks.split_scenes(
         scenes,
-        train,
-        test,
+        benchmarks.read_names(options.train_scenes) if options.train_scenes else None,
+        benchmarks.read_names(options.test_scenes) if options.test_scenes else None,
         lambda: benchmarks.cave_split(options.protocol) if cave else benchmarks.harvard_split(scenes),
     )
     wavelengths = np.linspace(400, 700, 31) if cave else np.linspace(420, 720, 31)

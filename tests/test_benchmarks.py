@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
+from importlib import import_module
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -189,8 +193,12 @@ def test_reproduce_says_that_data_are_missing(tmp_path):
     assert not (tmp_path / "o").exists()
 
 
-@pytest.mark.slow
-def test_the_recipe_runs_from_end_to_end_on_a_miniature(tmp_path, capfd):
+def in_process(_title, name, *words):
+    """Stand in for `run_step`, which starts a process per step."""
+    import_module(f"lemamba.commands.{name}").run(parse(name, [str(word) for word in words]))
+
+
+def test_the_recipe_runs_from_end_to_end_on_a_miniature(tmp_path, capsys, monkeypatch):
     """The shipped recipe with another split, a quick network and one epoch: every step runs, the values differ."""
     cave(tmp_path / "zip", ("beads", "cd", "cloth"))
     held = names(tmp_path / "t.txt", "cd")
@@ -199,9 +207,10 @@ def test_the_recipe_runs_from_end_to_end_on_a_miniature(tmp_path, capfd):
     recipe["train"] = "--arch SSRNet -c configs/budget.yaml -e 1 -b 1"
     recipe["network"]["arch"] = "SSRNet"
     (tmp_path / "mini.yaml").write_text(yaml.safe_dump(recipe))
+    monkeypatch.setattr(reproduce, "run_step", in_process)
     words = [tmp_path / "mini.yaml", "--scene", tmp_path / "zip", "--out", tmp_path / "o", "--device", "cpu"]
     assert reproduce.run(parse("reproduce", [str(word) for word in words])) == 1
-    told = capfd.readouterr().out
+    told = capsys.readouterr().out
     assert told.count("outside") >= 4 and "2.31 ± 0.116" in told and "49.86 ± 0.5" in told
     scores = json.loads((tmp_path / "o/mini/reduced.json").read_text(encoding="utf-8"))["scores"]["SSRNet"]
     assert all(np.isfinite(float(scores[index]["mean"])) for index in ("sam", "ergas", "psnr", "ssim"))
@@ -226,11 +235,11 @@ def test_bands_that_the_file_keeps_have_their_own_wavelengths(tmp_path):
     true = jasper_like(tmp_path / "c.mat")
     with simulated(tmp_path / "c.mat", "--wavelengths", "400:875:20", "--out", tmp_path, "--ratio", 3) as file:
         np.testing.assert_allclose(file.attrs["wavelengths"], true)
-        assert file["LRHSI"].shape[2:] == (21, 21) and file["GT"].shape[2:] == (63, 63)
+        assert file["LRHSI"].shape[2:] == (11, 11) and file["GT"].shape[2:] == (33, 33)
     listed = ",".join(f"{nm:g}" for nm in true)
     (tmp_path / "nm.csv").write_text("wavelength\n" + listed.replace(",", "\n"))
     for given in (listed, tmp_path / "nm.csv"):
-        with simulated(tmp_path / "c.mat", "--wavelengths", given, "--out", tmp_path) as file:
+        with simulated(tmp_path / "c.mat", "--wavelengths", given, "--out", tmp_path, "--overwrite") as file:
             np.testing.assert_allclose(file.attrs["wavelengths"], true)
     for given, message in (("400,500", "expected 13 wavelengths"), ("400:875:19", "the number N of all bands")):
         with pytest.raises(UserError, match=message):
@@ -302,3 +311,32 @@ def test_harvard_by_simulate_is_normalised_too(tmp_path, capsys):
         assert file["GT"][:].max() == pytest.approx(1, rel=1e-6)
         np.testing.assert_allclose(file.attrs["scale"], refs["imga0"].max())
     assert "are divided by it" in capsys.readouterr().out
+
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMAND = {"prepare_data": "prepare", "accelerate_main": "train", "inference": "fuse", "evaluate": "evaluate"}
+
+
+def test_the_five_commands_of_the_guide(tmp_path, monkeypatch, capsys):
+    """docs/hmif.md as written, on a miniature of CAVE; one epoch of a quick network instead of LE-Mamba's hundred."""
+    block = re.search(r"```bash\n(.*?)```", (ROOT / "docs/hmif.md").read_text(encoding="utf-8"), re.DOTALL)
+    lines = [line for line in block[1].replace("\\\n", "").splitlines() if line.strip()]
+    assert len(lines) == 5
+    cave(tmp_path / "complete_ms_data", [name for name in ALPHABETIC.split() if name in KEPT])
+    monkeypatch.setattr(benchmarks, "cave_split", lambda _: (["beads", "cloth"], ["cd"]))
+    monkeypatch.chdir(tmp_path)
+    for line in lines:
+        script, *words = shlex.split(line, comments=True)[1:]
+        words = [str(ROOT / word) if word.startswith("configs/") else word for word in words]
+        if script == "accelerate_main.py":
+            words = ["SSRNet" if word == "LEMamba" else "1" if word == "100" else word for word in words]
+            words += ["--cpu", "-b", "1"]
+        in_process("", COMMAND[script.removesuffix(".py")], *words)
+    told = capsys.readouterr().out
+    assert "nothing wrong found" in told and "psnr" in told.lower()
+    fused = loadmat(tmp_path / "fused.mat")
+    assert fused["sr"].shape == (1, 31, 64, 64) and np.isfinite(fused["sr"]).all()
+    assert fused["info_wavelengths"].ravel()[[0, -1]].tolist() == [400, 700]
+
+
+KEPT = ("beads", "cloth", "cd")

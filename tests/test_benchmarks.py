@@ -340,3 +340,18 @@ def test_the_five_commands_of_the_guide(tmp_path, monkeypatch, capsys):
 
 
 KEPT = ("beads", "cloth", "cd")
+
+
+def test_a_test_file_of_other_scenes_does_not_join_a_training_file(tmp_path, capsys):
+    """simulate TRAIN, then simulate TEST --test_only into the same folder replaced the test file without a word."""
+    jasper_like(tmp_path / "a.mat")
+    savemat(tmp_path / "b.mat", {"hsi": np.random.default_rng(6).random((96, 64, 13))})
+    words = ["--wavelengths", "400:875", "--name", "lab", "--out", tmp_path]
+    assert run("simulate", tmp_path / "b.mat", *words) == 0
+    before = (tmp_path / "test_lab.h5").read_bytes()
+    for other, wavelengths in (("a.mat", "400:875:20"), ("b.mat", "400:875")):
+        words[1] = wavelengths
+        with pytest.raises(UserError, match="made from other scenes or another split"):
+            run("simulate", tmp_path / other, *words, "--test_only")
+    assert (tmp_path / "test_lab.h5").read_bytes() == before
+    assert run("simulate", tmp_path / "b.mat", *words) == 0  # the same again

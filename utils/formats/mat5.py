@@ -100,10 +100,13 @@ def list_others(path: Path, order: str) -> dict[str, str]:
     return found
 
 
-def _stored(path: Path, position: int, length: int, most: int) -> bytes:
+def _stored(path: Path, position: int, length: int, most: int) -> bytearray:
+    """Return bytes of the file, writable: arrays of the stored type can use them without a copy."""
+    found = bytearray(max(0, min(length, most, path.stat().st_size - position)))
     with path.open("rb") as file:
         file.seek(position)
-        return file.read(min(length, most))
+        del found[file.readinto(found) :]
+    return found
 
 
 def _inflated(path: Path, position: int, length: int, most: int) -> bytes:
@@ -176,7 +179,7 @@ def _numbers(values: memoryview, kind: int, order: str, variable: Variable) -> n
     if storage is None or len(values) != math.prod(variable.shape) * storage.itemsize:
         raise DamagedError("values do not fill the array")
     wanted = np.dtype(bool) if variable.logical else np.dtype(_CLASSES[variable.kind])
-    return np.frombuffer(values, storage).astype(wanted).reshape(variable.shape, order="F")
+    return np.frombuffer(values, storage).astype(wanted, copy=values.readonly).reshape(variable.shape, order="F")
 
 
 def _text(values: memoryview, kind: int, order: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -170,7 +170,8 @@ def cube_from_png(folder: Path, scale: float | None = None) -> Cube:
             bands.append(band)
     if len(bands) < _LEAST_BANDS or len({band.shape for band in bands}) != 1:
         raise UserError(
-            f"{folder}: expected one grey PNG of one size per band, found {len(bands)} bands; check the folder"
+            f"{folder}: expected one grey PNG of one size per band, found {len(bands)} bands; check the folder "
+            "(the whole download of CAVE: prepare_data.py cave)"
         )
     full = 255.0 if bands[0].dtype == np.uint8 else 65535.0
     return _cube(folder, np.stack(bands).astype(np.float64), scale or full)

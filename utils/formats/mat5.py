@@ -90,7 +90,7 @@ def list_others(path: Path, order: str) -> dict[str, str]:
         if kind == _COMPRESSED:
             peek = _inflated(path, position + 8, length, _PEEK)
         else:
-            peek = _stored(path, position, 8 + length, _PEEK) if kind == _MATRIX else b""
+            peek = _stored(path, position, 8 + length, _PEEK) if kind == _MATRIX else bytearray()
         if peek and _unpack(order + "II", peek[:8])[0] == _MATRIX:
             _, flags, at = _element(peek, order, 8)
             what = OTHERS.get(flags[0] if order == "<" else flags[3]) if len(flags) >= 8 else None

@@ -26,6 +26,8 @@ class Command:
 
 PREPARE = {
     "simulate": options.SimulateOptions,
+    "cave": options.CaveOptions,
+    "harvard": options.HarvardOptions,
     "synthetic": options.SyntheticOptions,
     "generic": options.GenericOptions,
     "inspect": options.InspectOptions,

@@ -58,7 +58,44 @@ CUBES: dict[str, Any] = {"group": "hyperspectral cubes"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class SimulateOptions:
+class ObservationOptions:
+    """How a guide and a low-resolution image are made from a hyperspectral cube (base class)."""
+
+    guide: str | None = option(
+        None, "camera whose response gives the guide", "--guide", choices=("gaussian", "nikon_d700"), **CUBES
+    )
+    response: Path | None = option(
+        None,
+        "response of the guide instead (.mat, .npy, .csv): bands x guide bands, or a table: wavelength, one column per "
+        "guide band",
+        "--response",
+        **CUBES,
+    )
+    guide_columns: str | None = option(
+        None, "1-based columns of --response that become guide bands", "--guide_columns", metavar="N,N", **CUBES
+    )
+    sigma: float | None = option(None, "of the Gaussian blur in pixels (default ratio / 2)", "--sigma", **CUBES)
+    blur_size: int | None = option(None, "side of the blur kernel (default 2 ratio + 1)", "--blur_size", low=1, **CUBES)
+    psf: Path | None = option(None, "blur kernel instead (.mat, .npy, .csv)", "--psf", **CUBES)
+    offset: int | None = option(
+        None,
+        "pixel at which the first low-resolution sample is taken (default: ratio // 2, or the protocol's)",
+        "--offset",
+        **CUBES,
+    )
+    snr: float | None = option(
+        None, "add noise to guide and low-resolution image, in dB below each band", "--snr", metavar="DB", **CUBES
+    )
+    scale: float | None = option(
+        None, "values are divided by it (default: 255, 65535, or the largest)", "--scale", **CUBES
+    )
+
+
+_OVERWRITE = "replace files of this name that were made from other scenes or another split"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulateOptions(ObservationOptions):
     """Simulate data sets from real scenes or hyperspectral cubes by Wald's protocol."""
 
     scenes: tuple[Path, ...] = option(
@@ -75,7 +112,7 @@ class SimulateOptions:
     out: Path = option(REQUIRED, "output folder", "--out")
     sensor: str | None = option(None, "its MTF gains and divisor are used (default: what the file says)", "--sensor")
     name: str | None = option(None, "name in the file names (default: the sensor's, or the cube's)", "--name")
-    ratio: int | None = option(None, "H/h: checked against a scene; for a cube 4 (default) or 8", "--ratio", low=1)
+    ratio: int | None = option(None, "H/h: checked against a scene; for a cube 2 to 64 (default 4)", "--ratio", low=1)
     stride: int | None = option(
         None,
         "step between training patches in pixels (default 16, or the multiple of the ratio next to it)",
@@ -85,20 +122,72 @@ class SimulateOptions:
         None, "values are divided by it when read (default: 2^L - 1 of the file, or the sensor's)", "--divisor"
     )
     test_only: bool = option(False, "use the whole ground for the test files", "--test_only")
+    overwrite: bool = option(False, _OVERWRITE, "--overwrite")
     wavelengths: str | None = option(
-        None, "nm of the first and the last band (31 bands: 400:700)", "--wavelengths", metavar="START:END", **CUBES
+        None,
+        "nm of the first and the last band (31 bands: 400:700), and the number N of the sensor's bands if the file "
+        "keeps some; or a list, or a file",
+        "--wavelengths",
+        metavar="START:END[:N]|LIST|FILE",
+        **CUBES,
     )
-    response: Path | None = option(
-        None, ".mat table: wavelength, then one column per guide band", "--response", **CUBES
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkOptions(ObservationOptions):
+    """A data set of hyperspectral and RGB fusion from its download (base class)."""
+
+    folder: Path = option(REQUIRED, "folder of the unpacked download", "FOLDER")
+    out: Path = option(REQUIRED, "output folder", "--out")
+    ratio: int = option(8, "H/h: 4, 8 (default), 16, 32 …", "--ratio", low=2)
+    protocol: str = option(
+        "hsrnet",
+        "published work whose blur, patches and scenes are taken (default hsrnet)",
+        "--protocol",
+        choices=("hsrnet", "psrt", "mhf"),
     )
-    guide_columns: str | None = option(
-        None, "1-based columns of --response that become guide bands", "--guide_columns", metavar="N,N", **CUBES
+    train_scenes: Path | None = option(
+        None, "text file with the training scenes, one name a line (default: published, or the rest)", "--train_scenes"
     )
-    sigma: float | None = option(None, "of the Gaussian blur in pixels (default ratio / 2)", "--sigma", **CUBES)
-    blur_size: int | None = option(None, "odd side of the blur kernel (default 2 ratio + 1)", "--blur_size", **CUBES)
-    scale: float | None = option(
-        None, "values are divided by it (default: 255, 65535, or the largest)", "--scale", **CUBES
+    test_scenes: Path | None = option(None, "the same for the test scenes", "--test_scenes")
+    name: str | None = option(None, "name in the file names (default cave_x8, harvard_x8 …)", "--name")
+    patch: int | None = option(None, "side of training patches (default: the protocol's)", "--patch", low=1)
+    normalise: str | None = option(
+        None,
+        "divide by the largest value of each image or of the set, or by the full scale of the file (none)",
+        "--normalise",
+        choices=("none", "image", "set"),
     )
+    overwrite: bool = option(False, _OVERWRITE, "--overwrite")
+
+    stride: int = option(32, "step between training patches (default 32)", "--stride", low=1)
+
+    @property
+    def sensor(self) -> str:
+        """Return the sensor of the data set."""
+        return "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaveOptions(BenchmarkOptions):
+    """Make cave_x4, cave_x8, … from the download of CAVE: PNG bands in nested folders, scenes split as published."""
+
+    @property
+    def sensor(self) -> str:
+        """Return the sensor of the data set."""
+        return "CAVE"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HarvardOptions(BenchmarkOptions):
+    """Make harvard_x4, harvard_x8, … from the download of Harvard (folder CZ_hsdb, one .mat a scene)."""
+
+    stride: int = option(64, "step between training patches (default 64)", "--stride", low=1)
+
+    @property
+    def sensor(self) -> str:
+        """Return the sensor of the data set."""
+        return "Harvard"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +251,9 @@ class ReproduceOptions:
 
     recipe: str | None = option(None, "name of a recipe, or a YAML file", "recipe")
     list_recipes: bool = option(False, "list the recipes", "--list")
-    scene: Path | None = option(None, "the scene's file, if the recipe simulates its data from one", "--scene")
+    scene: Path | None = option(
+        None, "the scene's file, or the folder of the download, if the recipe makes its data from one", "--scene"
+    )
     data_root: Path | None = option(
         None, "folder of the H5 files, if the recipe's data are published ones", "--data_root"
     )

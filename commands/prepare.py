@@ -6,15 +6,22 @@ docs/data.md describes what each route needs and writes.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lemamba.commands.generic import write_generic
 from lemamba.commands.options import (
+    BenchmarkOptions,
+    CaveOptions,
     GenericOptions,
     InspectOptions,
+    ObservationOptions,
     RepackOptions,
     SimulateOptions,
     SyntheticOptions,
@@ -24,13 +31,17 @@ from lemamba.datasets.pair import load_pair
 from lemamba.datasets.readers import inspect_file, reader_of
 from lemamba.datasets.repack import repack
 from lemamba.datasets.repack import report as repacked
-from lemamba.datasets.simulation.prepare import prepare_cubes, prepare_scenes
-from lemamba.datasets.simulation.response import gaussian_rgb, parse_wavelengths, response_from_mat
-from lemamba.datasets.simulation.sources import Scene
+from lemamba.datasets.simulation import benchmarks
+from lemamba.datasets.simulation.benchmarks import Protocol
+from lemamba.datasets.simulation.prepare import prepare_benchmark, prepare_cubes, prepare_scenes
+from lemamba.datasets.simulation.response import CAMERAS, parse_wavelengths, read_psf, read_response
+from lemamba.datasets.simulation.sources import Cube, Scene
 from lemamba.datasets.simulation.synthetic import write_dataset
+from lemamba.datasets.simulation.wald import Observation, gaussian_psf
 from lemamba.reporting.pictures import save_scene
 from lemamba.utils.atomic import check_writable
 from lemamba.utils.errors import UserError, one_line
+from lemamba.utils.progress import ProgressBar, track
 from lemamba.utils.sensors import get_sensor
 
 
@@ -53,7 +64,8 @@ def _simulate(options: SimulateOptions) -> dict[str, int]:
     scenes = [source for source in sources if isinstance(source, Scene)]
     if scenes and len(scenes) < len(sources):
         raise UserError("expected only scenes or only cubes, given both; prepare them separately")
-    return _scenes(options, scenes) if scenes else _cubes(options, sources)
+    cubes = [source for source in sources if isinstance(source, Cube)]
+    return _scenes(options, scenes) if scenes else _cubes(options, cubes)
 
 
 def _scenes(options: SimulateOptions, scenes: list, product: str | None = None) -> dict[str, int]:
@@ -75,36 +87,141 @@ def _scenes(options: SimulateOptions, scenes: list, product: str | None = None) 
         stride=options.stride,
         divisor=options.divisor,
         test_only=options.test_only,
+        overwrite=options.overwrite,
     )
 
 
-def _cubes(options: SimulateOptions, cubes: list) -> dict[str, int]:
+def _cubes(options: SimulateOptions, cubes: list[Cube]) -> dict[str, int]:
     ratio = options.ratio or 4
     sensor = get_sensor(options.sensor or "none")
     bands = len(cubes[0].values)
     if sensor.bands not in (None, bands):
         raise UserError(f"expected {sensor.bands} bands for sensor {sensor.name}, given {bands}; name the right sensor")
-    wavelengths = parse_wavelengths(options.wavelengths, bands)
-    if options.response:
-        columns = _columns(options.guide_columns)
-        response = response_from_mat(options.response, wavelengths, columns)
-    else:
-        response = gaussian_rgb(wavelengths)
+    wavelengths = parse_wavelengths(options.wavelengths, bands, cubes[0].kept, cubes[0].kept_name)
+    observation, facts = _observation(options, wavelengths, ratio, "gaussian")
     default = f"{options.scenes[0].stem if sensor.bands is None else sensor.name}_x{ratio}"
     return prepare_cubes(
         cubes,
-        response,
+        observation,
         wavelengths,
         options.out,
         _checked_name(options.name or default),
-        ratio=ratio,
-        sigma=options.sigma,
-        blur_size=options.blur_size,
         stride=options.stride,
-        sensor=sensor.name,
-        guide=options.response.name if options.response else "gaussian RGB",
         test_only=options.test_only,
+        overwrite=options.overwrite,
+        facts={"sensor": sensor.name, **facts},
     )
+
+
+_CAMERA_NAMES = {"gaussian": "gaussian RGB", "nikon_d700": "Nikon D700"}
+
+
+def _observation(
+    options: ObservationOptions, wavelengths: np.ndarray, ratio: int, camera: str, protocol: Protocol | None = None
+) -> tuple[Observation, dict[str, Any]]:
+    """Return how guide and low-resolution image are made, and attributes that name it.
+
+    Args:
+        options: what the user chose.
+        wavelengths: of the cube's bands in nm.
+        ratio: r.
+        camera: gives the guide where the user chose nothing.
+        protocol: gives blur and offset where the user chose nothing; None is a Gaussian of sigma r / 2.
+    """
+    if options.response and options.guide:
+        raise UserError("expected --guide or --response, given both; drop one")
+    columns = _columns(options.guide_columns)
+    if options.response:
+        response = read_response(options.response, wavelengths, columns)
+        guide = options.response.name
+    elif columns:
+        raise UserError("--guide_columns chooses columns of --response, which is not given; drop it")
+    else:
+        named = options.guide or camera
+        response, guide = CAMERAS[named](wavelengths), _CAMERA_NAMES[named]
+    facts: dict[str, Any] = {"guide": guide}
+    gaussian = options.sigma is not None or options.blur_size is not None
+    if options.psf and gaussian:
+        raise UserError("expected --psf, or --sigma and --blur_size, given both; drop one")
+    offset = options.offset
+    if options.psf:
+        psf, facts["blur"] = read_psf(options.psf), options.psf.name
+    elif protocol and not gaussian:
+        psf, facts["blur"] = protocol.psf(ratio), protocol.blur
+        offset = protocol.offset(ratio) if offset is None else offset
+    else:
+        sigma = ratio / 2 if options.sigma is None else options.sigma
+        size = 2 * ratio + 1 if options.blur_size is None else options.blur_size
+        psf, facts["blur"] = gaussian_psf(size, sigma), f"gaussian {size}x{size}, sigma {sigma:g}"
+        facts |= {"blur_sigma": sigma, "blur_size": size}
+    return Observation(response, ratio, psf, offset, options.snr), facts
+
+
+def _benchmark(options: BenchmarkOptions) -> dict[str, int]:
+    """Make CAVE or Harvard."""
+    cave = isinstance(options, CaveOptions)
+    protocol = benchmarks.PROTOCOLS[options.protocol]
+    scenes = (benchmarks.cave_scenes if cave else benchmarks.harvard_scenes)(options.folder)
+    splits = benchmarks.split_scenes(
+        scenes,
+        benchmarks.read_names(options.train_scenes) if options.train_scenes else None,
+        benchmarks.read_names(options.test_scenes) if options.test_scenes else None,
+        lambda: benchmarks.cave_split(options.protocol) if cave else benchmarks.harvard_split(scenes),
+    )
+    wavelengths = np.linspace(400, 700, 31) if cave else np.linspace(420, 720, 31)
+    observation, facts = _observation(options, wavelengths, options.ratio, "nikon_d700", protocol)
+    read = benchmarks.load_cave if cave else benchmarks.load_harvard
+    scale = _scale(options, read, [path for split in splits.values() for path in split.values()])
+    facts |= {"sensor": options.sensor, "protocol": options.protocol}
+    with ProgressBar("scenes", sum(map(len, splits.values()))) as bar:
+        done = count(1)
+
+        def load(path: Path) -> Cube:
+            cube = scale(path)
+            bar.update(next(done), path.name)
+            return cube
+
+        return prepare_benchmark(
+            splits,
+            load,
+            observation,
+            wavelengths,
+            options.out,
+            _checked_name(options.name or f"{options.sensor}_x{options.ratio}"),
+            patch=options.patch or protocol.patch,
+            stride=options.stride,
+            crop=None if cave else protocol.crop,
+            overwrite=options.overwrite,
+            facts=facts,
+        )
+
+
+def _scale(
+    options: BenchmarkOptions, read: Callable[[Path, float | None], Cube], paths: list[Path]
+) -> Callable[[Path], Cube]:
+    """Return the function that reads a scene and divides it as --scale and --normalise say."""
+    cave = isinstance(options, CaveOptions)
+    normalise = options.normalise or ("none" if cave else "image")
+    if options.scale is not None and options.normalise:
+        raise UserError("expected --scale or --normalise, given both; drop one")
+    if options.scale is not None and not 0 < options.scale < float("inf"):
+        raise UserError(f"expected a positive scale, given {options.scale:g}; correct it")
+    if options.scale is not None:
+        return lambda path: read(path, options.scale)
+    if normalise == "set":
+        largest = benchmarks.largest_value(track(paths, "largest value"), read)
+        return lambda path: read(path, largest)
+    if normalise == "none":  # Harvard's values have no full scale
+        return lambda path: read(path, None if cave else 1.0)
+    if not cave:
+        return lambda path: read(path, None)
+
+    def by_image(path: Path) -> Cube:
+        cube = read(path, None)
+        top = float(cube.values.max())
+        return replace(cube, values=cube.values / np.float32(top), scale=cube.scale * top)
+
+    return by_image
 
 
 def _columns(text: str | None) -> list[int] | None:
@@ -154,7 +271,9 @@ def _inspect(options: InspectOptions) -> int:
     return max(found.status for found in reports)
 
 
-def run(options: SimulateOptions | SyntheticOptions | GenericOptions | InspectOptions | RepackOptions) -> int:
+def run(
+    options: SimulateOptions | BenchmarkOptions | SyntheticOptions | GenericOptions | InspectOptions | RepackOptions,
+) -> int:
     """Run the subcommand of these options; return its exit status (inspect: 1 a problem found, 2 unreadable)."""
     if isinstance(options, InspectOptions):
         return _inspect(options)
@@ -163,8 +282,10 @@ def run(options: SimulateOptions | SyntheticOptions | GenericOptions | InspectOp
         return 0
     if isinstance(options, SimulateOptions):
         written = _simulate(options)
+    elif isinstance(options, BenchmarkOptions):
+        written = _benchmark(options)
     else:
         written = _generic(options) if isinstance(options, GenericOptions) else _synthetic(options)
-    for file, count in written.items():
-        print(f"{options.out / file}: {count} samples")
+    for file, samples in written.items():
+        print(f"{options.out / file}: {samples} samples")
     return 0

@@ -113,9 +113,10 @@ def _peak(
     if sensor is not None:
         return get_sensor(sensor).divisor_for(getattr(reference, "stored", reference.dtype)), False
     top = float(reference.amax() if isinstance(reference, LargeImage) else reference.max(initial=0))
+    peak = nearest_peak(top)
     raise UserError(
         f"reduced resolution needs the peak value of the data, which end at {top:.6g}: add "
-        f"--const {nearest_peak(top):g} (or --sensor WV3, or another)"
+        f"--const {peak:g} (or --sensor {'CAVE' if peak == 1 else 'WV3'}, or another)"
     )
 
 

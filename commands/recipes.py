@@ -57,7 +57,7 @@ class Recipe:
         dataset, sensor: name of the data set (part of its file names), and its sensor.
         prepare: arguments of `lemamba prepare` that make the data, SCENE standing for the scene's file; "" for
             published data, which must be downloaded.
-        scene, sha256: file name and hash of the scene; "" if none is needed.
+        scene, sha256: file name and hash of the scene; "" if none is needed. A download of many files has no hash.
         train: arguments of `lemamba train`, without those for data, seed and names.
         seed: of weights, order and augmentation.
         network: what is trained.
@@ -81,6 +81,11 @@ class Recipe:
     sha256: str = ""
     export: str = ""
     name: str = ""
+
+    @property
+    def task(self) -> str:
+        """Return "hmif" for a guide of several bands, else "pansharpening"."""
+        return "hmif" if self.network.condition_channel > 1 else "pansharpening"
 
     def prepare_words(self, scene: Path | None, out: Path) -> list[str]:
         """Return the arguments of `lemamba prepare`."""
@@ -112,7 +117,8 @@ def read_recipe(given: str) -> Recipe:
     unknown = [p for p in recipe.expect if p not in SPLITS]
     if unknown or not recipe.expect:
         raise UserError(f"{path}: expect: expected {' and '.join(SPLITS)}, given {', '.join(unknown) or 'nothing'}")
-    if "SCENE" in shlex.split(recipe.prepare) and not (recipe.scene and recipe.sha256):
+    hashed = recipe.sha256 or recipe.task == "hmif"
+    if "SCENE" in shlex.split(recipe.prepare) and not (recipe.scene and hashed):
         raise UserError(f"{path}: prepare names SCENE; give scene and sha256, the name and hash of its file")
     if "max_minutes" in recipe.train:
         raise UserError(f"{path}: train: expected a length in epochs (-e), given minutes, which depend on the machine")

@@ -50,14 +50,14 @@ def claim(recipe: Recipe, out: Path) -> None:
 
 def data_of(recipe: Recipe, options: ReproduceOptions) -> Path:
     """Return the folder of the recipe's H5 files; missing ones are made if the recipe says how."""
-    if not recipe.prepare:
+    if not recipe.prepare or (options.data_root and not options.scene):
         root = data_root(options.data_root)
         for split in ("train", "valid", *(SPLITS[protocol] for protocol in recipe.expect)):
             find_file(recipe.dataset, split, root)  # its error names the missing file and the folder
         claim(recipe, options.out)
         return root
     out = options.out / recipe.name / "data"
-    there = all((out / file).is_file() for file in files_of("pansharpening", recipe.dataset).values())
+    there = all((out / file).is_file() for file in files_of(recipe.task, recipe.dataset).values())
     if recipe.scene and not there:
         _check_scene(recipe, options.scene)
     claim(recipe, options.out)
@@ -69,6 +69,15 @@ def data_of(recipe: Recipe, options: ReproduceOptions) -> Path:
 
 
 def _check_scene(recipe: Recipe, scene: Path | None) -> None:
+    if not recipe.sha256:
+        if scene is None:
+            raise UserError(
+                f"not run: data not here; recipe {recipe.name} is made from {recipe.scene}: give it with --scene, or "
+                "the folder of its H5 files with --data_root"
+            )
+        if not scene.is_dir():
+            raise UserError(f'expected {recipe.scene}, "{scene}" is no folder; correct --scene')
+        return
     if scene is None:
         raise UserError(f"recipe {recipe.name} is made from the scene {recipe.scene}; give its file with --scene")
     if not scene.is_file():

@@ -423,9 +423,10 @@ def write_h5(
     count = 0
     with renamed(path) as temporary, h5py.File(temporary, "w") as file:
         for sample in samples:
-            for role, value in sample.items():
-                _append(file, TASK_FAMILY[task][role], value, count)
+            for role in sample:
+                _append(file, TASK_FAMILY[task][role], sample[role], count)
             count += 1
+            del sample  # its views would keep a whole scene in memory while the next is made
         if not count:
             raise UserError(f'no sample fits for "{path}"; the ground is smaller than one sample')
         file.attrs.update(dict(attributes) | {"version": FORMAT_VERSION, "task": task})

@@ -6,10 +6,12 @@ The attributes of every file record how it was made: sensor, gains, ratio, offse
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
 from lemamba.datasets.simulation import wald as simulate
@@ -37,6 +39,7 @@ def prepare_scenes(
     stride: int | None = None,
     divisor: float | None = None,
     test_only: bool = False,
+    overwrite: bool = False,
 ) -> dict[str, int]:
     """Write train, valid, reduced-resolution and full-resolution test files from observed pairs.
 
@@ -48,6 +51,7 @@ def prepare_scenes(
         stride: step between training patches in gt pixels, a multiple of the ratio; None takes the one nearest to 16.
         divisor: written as attribute; None takes the scene's 2^L - 1, else the sensor's.
         test_only: use all ground for the two test files.
+        overwrite: replace files that were made from other ground.
 
     Samples in which data are missing are left out, and one line says how many.
 
@@ -100,7 +104,7 @@ def prepare_scenes(
     shapes = [scene.ms.shape[1:] for scene in scenes]
     attributes |= _provenance(scenes)
     masks = [scene.valid for scene in scenes]
-    return _write(jobs, shapes, ratio, folder, attributes, "pansharpening", stride, test_only, masks)
+    return _write(jobs, shapes, ratio, folder, attributes, "pansharpening", stride, test_only, masks, overwrite)
 
 
 def _divisor(scene: Scene, sensor: Sensor) -> float:
@@ -114,63 +118,190 @@ def _divisor(scene: Scene, sensor: Sensor) -> float:
 
 def prepare_cubes(
     cubes: Sequence[Cube],
-    response: np.ndarray,
+    observation: simulate.Observation,
     wavelengths: np.ndarray,
     folder: Path,
     name: str,
     *,
-    ratio: int = 4,
-    sigma: float | None = None,
-    blur_size: int | None = None,
     stride: int | None = None,
-    sensor: str = "none",
-    guide: str = "gaussian RGB",
     test_only: bool = False,
+    overwrite: bool = False,
+    facts: Mapping[str, Any] | None = None,
 ) -> dict[str, int]:
-    """Write train, valid and test files of hyperspectral images with a guide.
+    """Write train, valid and test files of hyperspectral images with a guide; the ground of each is split.
+
+    Bands that are 0 in all cubes are left out: SAM ignores them, ERGAS is infinite or NaN. A line names them, and the
+    attributes `dropped_bands` (1-based) and `wavelengths` tell which bands the file has.
 
     Args:
         cubes: one or more with the same bands.
-        response: (P, C), see `lemamba.datasets.simulation.response`.
+        observation: how guide and low-resolution image are made.
         wavelengths: of the bands in nm, (C,); written as attribute.
         folder: output folder.
         name: name of the data set.
-        ratio: 4 or 8 (a power of two).
-        sigma: of the Gaussian blur; None takes ratio / 2.
-        blur_size: odd side of its kernel; None takes 2 · ratio + 1.
         stride: step between training patches.
-        sensor: written as attribute.
-        guide: what the response is, written as attribute.
         test_only: use all ground for the test file.
+        overwrite: replace files that were made from other ground.
+        facts: further attributes of the files.
 
     Returns:
         file name -> number of samples.
     """
-    simulate.check_ratio(ratio)
-    sigma, size = sigma or ratio / 2, blur_size or 2 * ratio + 1
-    if sigma <= 0 or size < 1 or size % 2 == 0:
-        raise UserError(f"expected a positive sigma and an odd blur size, given {sigma} and {size}; correct them")
-    bands = len(cubes[0].values)
+    bands, ratio = len(cubes[0].values), observation.ratio
     for cube in cubes:
         if len(cube.values) != bands:
             raise UserError(f"{cube.paths[0]}: expected {bands} bands as in the first, given {len(cube.values)}")
+    alive = np.array([any(cube.values[band].any() for cube in cubes) for band in range(bands)])
+    dropped = np.flatnonzero(~alive) + 1
+    if dropped.size:
+        listed = ", ".join(f"{band} ({wavelengths[band - 1]:.0f} nm)" for band in dropped[:8])
+        more = f" and {dropped.size - 8} others" if dropped.size > 8 else ""
+        print(f"note: {dropped.size} of {bands} bands are 0 everywhere and are left out: {listed}{more}")
+        observation = replace(observation, response=observation.response[:, alive])
+        if (observation.response.sum(1) < 1e-6).any():
+            raise UserError("a guide band sees only bands that are 0 everywhere; choose others with --guide_columns")
+        cubes = [replace(cube, values=cube.values[alive]) for cube in cubes]
 
     def reduced(number: int, box: simulate.Box) -> Sample:
-        return simulate.hyperspectral(simulate.crop(cubes[number].values, box), response, ratio, sigma, size)
+        return simulate.hyperspectral(simulate.crop(cubes[number].values, box), observation, number)
 
     jobs: list[Job] = [(split, reduced, file, 1) for split, file in files_of("hmif", name).items()]
-    attributes = {
-        "sensor": sensor,
-        "divisor": 1.0,
-        "scale": [cube.scale for cube in cubes],
-        "blur_sigma": sigma,
-        "blur_size": size,
-        "guide": guide,
-        "response": response,
-        "wavelengths": wavelengths,
-    }
+    attributes = {"scale": [cube.scale for cube in cubes], "wavelengths": wavelengths[alive]}
+    attributes |= _observed(observation) | dict(facts or {}) | _provenance(cubes)
+    if dropped.size:
+        attributes["dropped_bands"] = dropped
     shapes = [cube.values.shape[1:] for cube in cubes]
-    return _write(jobs, shapes, ratio, folder, attributes | _provenance(cubes), "hmif", stride, test_only)
+    return _write(jobs, shapes, ratio, folder, attributes, "hmif", stride, test_only, overwrite=overwrite)
+
+
+def prepare_benchmark(
+    splits: Mapping[str, Mapping[str, Path]],
+    load: Callable[[Path], Cube],
+    observation: simulate.Observation,
+    wavelengths: np.ndarray,
+    folder: Path,
+    name: str,
+    *,
+    patch: int,
+    stride: int,
+    crop: int | None = None,
+    overwrite: bool = False,
+    facts: Mapping[str, Any] | None = None,
+) -> dict[str, int]:
+    """Write train, valid and test files of a data set whose scenes belong to one split each; one scene is in memory.
+
+    Args:
+        splits: "train", "valid", "test" -> name of a scene -> its place.
+        load: reads a scene.
+        observation: how guide and low-resolution image are made.
+        wavelengths: of the bands in nm, (C,).
+        folder: output folder.
+        name: name of the data set.
+        patch: side of the patches of train and valid; test images are whole.
+        stride: step between patches of train; those of valid do not overlap.
+        crop: side of the square at the top left that is used of each scene; None uses all.
+        overwrite: replace files that were made from other scenes.
+        facts: further attributes of the files.
+
+    Returns:
+        file name -> number of samples.
+    """
+    ratio = observation.ratio
+    if patch % ratio or stride < 1 or stride % ratio:
+        raise UserError(
+            f"expected patch and stride as multiples of the ratio {ratio}, given {patch} and {stride}; correct them"
+        )
+    files = {split: folder / file for split, file in files_of("hmif", name).items()}
+    check_writable(*files.values())
+    for split, file in files.items():
+        _check_earlier(file, {"source": [path.name for path in splits[split].values()]}, overwrite)
+    written = {}
+    for split, file in files.items():
+        step = stride if split == "train" else patch
+        attributes = {**_observed(observation), **(facts or {}), "wavelengths": wavelengths, "ratio": ratio}
+        attributes |= {"split": split, "stride": step, "scenes": list(splits[split])}
+        attributes |= {key: [] for key in ("source", "sha256", "scale")}
+        sizes = None if split == "test" else (patch, patch)
+        samples = _scene_samples(splits[split], load, observation, crop, sizes, step, attributes)
+        written[file.name] = write_h5(file, samples, attributes, "hmif")
+    return written
+
+
+def _scene_samples(
+    scenes: Mapping[str, Path],
+    load: Callable[[Path], Cube],
+    observation: simulate.Observation,
+    crop: int | None,
+    size: tuple[int, int] | None,
+    step: int,
+    attributes: dict[str, Any],
+) -> Iterator[Sample]:
+    """Yield the samples of one scene after the other, and append to `attributes` what is known of each.
+
+    Args:
+        scenes, load, observation, crop: see `prepare_benchmark`.
+        size: of a patch; None yields whole images.
+        step: between patches.
+        attributes: "source", "sha256" and "scale" grow; "tile" is set.
+    """
+    ratio = observation.ratio
+    for number, (name, path) in enumerate(scenes.items()):
+        cube = load(path)
+        rows, columns = (min(side, crop or side) // ratio * ratio for side in cube.values.shape[1:])
+        taken = size or (rows, columns)
+        if attributes.setdefault("tile", taken) != taken:
+            raise UserError(
+                f"{path}: expected a test image of the first one's {attributes['tile'][0]}x{attributes['tile'][1]} "
+                f"pixels, given {rows}x{columns}; test it in a set of its own (--test_scenes)"
+            )
+        if min(rows, columns) < max(taken) and size:
+            raise UserError(f"{path}: expected at least {size[0]}x{size[1]} pixels, scene {name} has {rows}x{columns}")
+        attributes["source"].append(path.name)
+        attributes["sha256"].append(sha256(path))
+        attributes["scale"].append(cube.scale)
+        image = cube.values[:, :rows, :columns]
+        del cube
+        sample = simulate.hyperspectral(image, observation, number)
+        yield from simulate.tiles(sample, taken, (step, step) if size else taken, ratio)
+        del image, sample  # before the next scene is read: each takes half a gigabyte with Harvard
+
+
+_LARGEST_ATTRIBUTE = 60_000  # bytes; HDF5 keeps attributes below 64 KiB
+
+
+def _observed(observation: simulate.Observation) -> dict[str, Any]:
+    """Return the attributes that say how images were made."""
+    offset = observation.geometry.offset
+    found: dict[str, Any] = {
+        "divisor": 1.0,
+        "response": observation.response,
+        "offset": offset[0] if offset[0] == offset[1] else offset,
+        "psf_size": observation.psf.shape,
+    }
+    psf = observation.psf.astype(np.float32)
+    if psf.nbytes < _LARGEST_ATTRIBUTE:
+        found["psf"] = psf
+    if observation.snr is not None:
+        found["snr"] = observation.snr
+    return found
+
+
+def _check_earlier(file: Path, made_of: Mapping[str, Any], overwrite: bool) -> None:
+    """Refuse to replace a file of other sources or ground: with the other splits it could share ground unnoticed."""
+    if overwrite or not file.is_file():
+        return
+    try:
+        with h5py.File(file) as earlier:
+            before = {
+                key: np.asarray(earlier.attrs[key]).astype(str).tolist() for key in made_of if key in earlier.attrs
+            }
+    except OSError:  # damaged: nothing is lost
+        return
+    changed = [key for key in before if before[key] != np.asarray(made_of[key]).astype(str).tolist()]
+    if changed:
+        raise UserError(
+            f'"{file}" was made from other scenes or another split; choose another --out or --name, or give --overwrite'
+        )
 
 
 def _mask(scene: Scene, box: simulate.Box, scale: int = 1) -> Sample:
@@ -204,17 +335,19 @@ def _write(
     stride: int | None,
     test_only: bool,
     masks: Sequence[np.ndarray | None] = (),
+    overwrite: bool = False,
 ) -> dict[str, int]:
     """Write one file per job whose split has ground; return file name -> number of samples."""
     stride = ratio * max(1, round(16 / ratio)) if stride is None else stride
     if stride < 1 or stride % ratio:
         raise UserError(f"expected a stride that is a multiple of the ratio {ratio}, given {stride}; correct it")
     boxes, patch = _boxes(shapes, ratio, test_only)
+    jobs = [job for job in jobs if job[0] in boxes[0]]
     check_writable(*(folder / file for _, _, file, _ in jobs))  # all of them, before the first is written
+    for _, _, file, _ in jobs:
+        _check_earlier(folder / file, {"sha256": attributes["sha256"], "boxes": json.dumps(boxes)}, overwrite)
     written = {}
     for split, degrade, file, scale in jobs:
-        if split not in boxes[0]:
-            continue
         size, step = _tile(split, boxes, patch, stride, scale, simulate.cell(ratio))
         if split == "test":
             size = step = _without_gaps(size, masks, boxes, scale, simulate.cell(ratio))

@@ -54,11 +54,21 @@ class Scene:
 
 @dataclass(frozen=True)
 class Cube:
-    """A hyperspectral image: `values` (C, H, W) in 0..1, the `scale` it was divided by, its source file or folder."""
+    """A hyperspectral image.
+
+    Attributes:
+        values: (C, H, W) in 0..1.
+        scale: what the file's values were divided by.
+        paths: the source file or folder.
+        kept: 1-based bands of the sensor that the file keeps, (C,), where it names them, else None.
+        kept_name: name of that variable.
+    """
 
     values: np.ndarray
     scale: float
     paths: tuple[Path, ...]
+    kept: np.ndarray | None = None
+    kept_name: str = ""
 
 
 def load_mat(path: Path, scale: float | None = None) -> Scene | Cube:
@@ -160,7 +170,8 @@ def cube_from_png(folder: Path, scale: float | None = None) -> Cube:
             bands.append(band)
     if len(bands) < _LEAST_BANDS or len({band.shape for band in bands}) != 1:
         raise UserError(
-            f"{folder}: expected one grey PNG of one size per band, found {len(bands)} bands; check the folder"
+            f"{folder}: expected one grey PNG of one size per band, found {len(bands)} bands; check the folder "
+            "(the whole download of CAVE: prepare_data.py cave)"
         )
     full = 255.0 if bands[0].dtype == np.uint8 else 65535.0
     return _cube(folder, np.stack(bands).astype(np.float64), scale or full)
@@ -171,7 +182,7 @@ def cube_from_raster(raster: Raster, scale: float | None = None) -> Cube:
 
     Args:
         raster: the image.
-        scale: values are divided by it; None takes the largest value, unless that is at most 1.
+        scale: values are divided by it; None takes the largest value, unless that lies in 0.5..1 (reflectance).
 
     Raises:
         UserError: fewer bands, pixels without data, or NaN.
@@ -200,19 +211,47 @@ def cube_from_mat(path: Path, data: Mapping[str, np.ndarray], scale: float | Non
     Args:
         path: the file, for messages and provenance.
         data: its variables.
-        scale: values are divided by it; None takes the largest value, unless that is at most 1.
+        scale: values are divided by it; None takes the largest value, unless that lies in 0.5..1 (reflectance).
 
     Raises:
         UserError: nothing that can be read as a cube, or NaN.
     """
+    kept_name, kept = _kept_bands(data)
     rows, columns = (_scalar(data.get(key)) for key in ("nRow", "nCol"))
     y = data.get("Y")
     if y is not None and y.ndim == 2 and rows and columns and rows * columns == y.shape[1]:
-        return _cube(path, y.reshape(len(y), int(columns), int(rows)).transpose(0, 2, 1).astype(np.float64), scale)
-    cubes = {key: value for key, value in data.items() if value.ndim == 3 and value.dtype.kind in "uif"}
-    if not cubes:
-        raise UserError(f"{path} holds no cube (H, W, C); {_held(data)}; give another file")
-    return _cube(path, np.moveaxis(max(cubes.values(), key=np.size), -1, 0).astype(np.float64), scale)
+        values = y.reshape(len(y), int(columns), int(rows)).transpose(0, 2, 1)
+    else:
+        cubes = {key: value for key, value in data.items() if value.ndim == 3 and value.dtype.kind in "uif"}
+        if not cubes:
+            raise UserError(f"{path} holds no cube (H, W, C); {_held(data)}; give another file")
+        name = max(cubes, key=lambda key: cubes[key].size)
+        others = [key for key, value in cubes.items() if key != name and value.shape[2] > 1]
+        if others:
+            print(
+                f"note: {path}: ms and guide are simulated from {name}; {' and '.join(others)} of the file "
+                f"{'are' if len(others) > 1 else 'is'} not used"
+            )
+        values = np.moveaxis(cubes[name], -1, 0)
+    if kept is not None and len(kept) != len(values):
+        print(f"note: {path}: {kept_name} has {len(kept)} entries for {len(values)} bands and is ignored")
+        kept = None
+    return _cube(path, values.astype(np.float64), scale, kept, kept_name)
+
+
+_KEPT = ("slectbands", "selectbands", "selectedbands", "non_del_bands", "kept_bands", "good_bands", "bands_kept")
+
+
+def _kept_bands(data: Mapping[str, np.ndarray]) -> tuple[str, np.ndarray | None]:
+    """Return name and value of the variable that lists the sensor's bands that were kept, counted from 1."""
+    for name, value in data.items():
+        if name.lower() in _KEPT and value.size > 1 and value.dtype.kind in "iufb":
+            listed = value.ravel()
+            if set(np.unique(listed)) == {0, 1} and listed.size > 2:  # a mask over all bands of the sensor
+                return name, np.flatnonzero(listed) + 1
+            if (listed >= 1).all() and (listed == np.round(listed)).all() and (np.diff(listed.astype(float)) > 0).all():
+                return name, listed.astype(int)
+    return "", None
 
 
 def _held(data: Mapping[str, np.ndarray]) -> str:
@@ -220,10 +259,32 @@ def _held(data: Mapping[str, np.ndarray]) -> str:
     return f"it holds: {listed}" if listed else "cells, structures and sparse matrices are not read"
 
 
-def _cube(path: Path, values: np.ndarray, scale: float | None) -> Cube:
+def _cube(
+    path: Path, values: np.ndarray, scale: float | None, kept: np.ndarray | None = None, kept_name: str = ""
+) -> Cube:
     check_finite("the cube", values, path)
     largest = float(values.max(initial=0))
-    used = scale or (largest if largest > 1 else 1.0)
-    if used <= 0:
+    if scale is not None and not 0 < scale < float("inf"):
         raise UserError(f"expected a positive scale, given {scale}; correct it")
-    return Cube(values / used, used, (path,))
+    used = scale or _full_scale(path, largest)
+    if largest / used > _MOST_ABOVE:
+        raise UserError(
+            f"{path}: values up to {largest:g} divided by {used:g} are not in 0..1, where PSNR and SSIM have their "
+            "peak; correct --scale"
+        )
+    return Cube(values / used, used, (path,), kept, kept_name)
+
+
+_MOST_ABOVE = 16.0  # a largest value this far above 1 is another unit, not a bright pixel
+_REFLECTANCE = 0.5  # a largest value from here to 1 is taken as reflectance, which has its full scale at 1
+
+
+def _full_scale(path: Path, largest: float) -> float:
+    """Return the largest value, or 1 for what looks like reflectance in 0..1."""
+    if largest <= 0:
+        raise UserError(f"{path}: all values of the cube are 0 or negative; give another file")
+    if _REFLECTANCE <= largest <= 1:
+        return 1.0
+    if largest < _REFLECTANCE:  # Harvard: PSNR against a peak of 1 would be tens of dB too high
+        print(f"note: {path}: values end at {largest:.6g} and are divided by it (--scale overrides)")
+    return largest

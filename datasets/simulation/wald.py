@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch.nn import functional as F  # noqa: N812
 from lemamba.operators import decimate, imresize, interp23, interpolate, mtf_filter, resample
 from lemamba.operators import sample as take_samples
 from lemamba.utils.errors import UserError
-from lemamba.utils.geometry import Geometry
+from lemamba.utils.geometry import LARGEST_RATIO, Geometry
 
 Sample = dict[str, np.ndarray]
 Box = tuple[int, int, int, int]  # first row, row after the last, first column, column after the last
@@ -86,40 +87,112 @@ def full_resolution(ms: np.ndarray, pan: np.ndarray, ratio: int, geometry: Geome
     }
 
 
-def hyperspectral(cube: np.ndarray, response: np.ndarray, ratio: int, sigma: float, size: int) -> Sample:
-    """Degrade a hyperspectral cube.
+@dataclass(frozen=True)
+class Observation:
+    """How a guide and a low-resolution image are made from a hyperspectral cube.
+
+    Attributes:
+        response: (P, C), weight of each band in each guide band; rows are normalised to sum 1.
+        ratio: r, 2 to 64.
+        psf: (S, T), weights of the pixels under a pixel of ms, normalised to sum 1; a correlation, as MATLAB's
+            `imfilter` computes it, centred at ((S - 1) // 2, (T - 1) // 2); border samples are repeated.
+        offset: pixel of gt in each cell of r by r at which the blurred image is taken; None takes r // 2.
+        snr: power of each band over that of the noise added to it, in dB, for ms and guide; None adds no noise.
+    """
+
+    response: np.ndarray
+    ratio: int
+    psf: np.ndarray
+    offset: int | None = None
+    snr: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse values that no image can be made with."""
+        check_ratio(self.ratio)
+        if self.psf.ndim != 2 or not np.isfinite(self.psf).all() or not abs(self.psf.sum()) > 0:
+            raise UserError(f"expected a blur kernel as a finite matrix with a sum, given {self.psf.shape}; correct it")
+        if not 0 <= self.start < self.ratio:
+            raise UserError(
+                f"expected a decimation offset from 0 to {self.ratio - 1}, given {self.offset}; correct --offset"
+            )
+        if self.snr is not None and not math.isfinite(self.snr):
+            raise UserError(f"expected a finite --snr in dB, given {self.snr}; correct it, or drop it")
+
+    @property
+    def start(self) -> int:
+        """Return the pixel of gt under which the first sample is taken."""
+        return self.ratio // 2 if self.offset is None else self.offset
+
+    @property
+    def geometry(self) -> Geometry:
+        """Return where pixels of ms lie: an even kernel has its centre half a pixel after the pixel it is put at."""
+        rows, columns = (self.start + (0.0 if side % 2 else 0.5) for side in self.psf.shape)
+        return Geometry((self.ratio, self.ratio), (rows, columns))
+
+
+def gaussian_psf(size: int, sigma: float) -> np.ndarray:
+    """Return a Gaussian kernel (size, size) of sum 1, sigma in pixels, as MATLAB's ``fspecial('gaussian')``."""
+    if not (size >= 1 and 0 < sigma < math.inf):
+        raise UserError(f"expected a positive sigma and blur size, given {sigma} and {size}; correct them")
+    taps = np.exp(-((np.arange(size) - (size - 1) / 2) ** 2) / (2 * sigma**2))
+    return np.outer(taps, taps) / taps.sum() ** 2
+
+
+def hyperspectral(cube: np.ndarray, observation: Observation, seed: int = 0) -> Sample:
+    """Degrade a hyperspectral cube, band by band: no more than one band is held in float64.
 
     Args:
-        cube: (C, H, W); becomes gt. H and W are multiples of `ratio`.
-        response: (P, C), weight of each band in each guide band; rows are normalised to sum 1.
-        ratio: r, a power of two.
-        sigma: standard deviation of the Gaussian blur in pixels; border samples are repeated.
-        size: side of the blur's kernel, odd.
+        cube: (C, H, W), floating point; becomes gt. H and W are multiples of the ratio.
+        observation: response, blur, decimation and noise.
+        seed: of the noise.
 
     Returns:
-        gt (C, H, W), ms (C, H/r, W/r) decimated at offset r/2, lms (C, H, W), pan (P, H, W), float64.
+        gt (C, H, W), ms (C, H/r, W/r), lms (C, H, W), pan (P, H, W) with the dtype of `cube`. lms is the 23-tap
+        interpolation where it is defined (a ratio 2^n, samples at r/2), otherwise interpolated where ms lies.
     """
-    x = _batch(cube)
-    offsets = torch.arange(size, dtype=x.dtype) - size // 2
-    taps = torch.exp(-(offsets**2) / (2 * sigma**2))
-    taps = (taps / taps.sum()).view(1, 1, size)
-    padded = F.pad(x, (size // 2,) * 4, mode="replicate").transpose(0, 1)
-    blurred = F.conv2d(F.conv2d(padded, taps[..., None]), taps[:, :, None]).transpose(0, 1)
-    small = decimate(blurred, ratio)
-    weights = response / response.sum(1, keepdims=True)
-    guide = np.tensordot(weights, np.asarray(cube, np.float64), 1)
-    return {
-        "gt": np.asarray(cube, np.float64),
-        "ms": small[0].numpy(),
-        "lms": interp23(small, ratio)[0].numpy(),
-        "pan": guide,
-    }
+    r, psf, start = observation.ratio, observation.psf / observation.psf.sum(), observation.start
+    above, left = (start - (side - 1) // 2 for side in psf.shape)
+    rows, columns = cube.shape[1:]
+    taken = _border(rows, above, psf.shape[0], r), _border(columns, left, psf.shape[1], r)
+    kernel = torch.from_numpy(psf)[None, None]
+    weights = observation.response / observation.response.sum(1, keepdims=True)
+    ms = np.empty((len(cube), rows // r, columns // r), cube.dtype)
+    pan = np.zeros((len(weights), rows, columns), cube.dtype)
+    lms = np.empty_like(cube)
+    generator = np.random.default_rng(seed)
+    for number, values in enumerate(cube):
+        band = torch.from_numpy(values.astype(np.float64))
+        under = band[taken[0]][:, taken[1]][None, None]
+        ms[number] = _noisy(F.conv2d(under, kernel, stride=r)[0, 0].numpy(), observation.snr, generator)
+        pan += (weights[:, number, None, None] * values).astype(cube.dtype)
+        lms[number] = _enlarged(ms[number], observation)
+    for number, values in enumerate(pan):
+        pan[number] = _noisy(values, observation.snr, generator)
+    return {"gt": cube, "ms": ms, "lms": lms, "pan": pan}
+
+
+def _border(length: int, first: int, side: int, ratio: int) -> torch.Tensor:
+    """Return the pixels under the kernel at all samples along an axis; those outside are the nearest inside."""
+    return torch.arange(first, first + length - ratio + side).clamp(0, length - 1)
+
+
+def _noisy(band: np.ndarray, snr: float | None, generator: np.random.Generator) -> np.ndarray:
+    if snr is None:
+        return band
+    power = float(np.mean(np.square(band, dtype=np.float64))) / 10 ** (snr / 10)
+    return band + generator.normal(0, math.sqrt(power), band.shape)
+
+
+def _enlarged(ms: np.ndarray, observation: Observation) -> np.ndarray:
+    """Return one band of lms (H, W)."""
+    size = [observation.ratio * side for side in ms.shape]
+    return interpolate(_batch(ms[None]), observation.geometry, size)[0, 0].numpy()
 
 
 def check_ratio(ratio: int) -> None:
-    """Refuse a ratio that interp23 is not defined for."""
-    if ratio < 2 or ratio & (ratio - 1):
-        raise UserError(f"expected a ratio that is a power of two (2, 4, 8), given {ratio}; choose another")
+    """Refuse a ratio below 2 or above 64."""
+    if not 2 <= ratio <= LARGEST_RATIO:
+        raise UserError(f"expected a ratio from 2 to {LARGEST_RATIO:g}, given {ratio}; choose another")
 
 
 def cell(ratio: int) -> int:

@@ -12,7 +12,7 @@ from lemamba.operators.window import Window
 from lemamba.utils.registry import register_model
 
 
-@register_model("EXP", ratios=(2, 3, 4, 5, 6, 7, 8, 16), family="classical", paper="interpolation: the baseline")
+@register_model("EXP", ratios=(2, 3, 4, 5, 6, 7, 8, 16, 32), family="classical", paper="interpolation: the baseline")
 class EXP(Classical):
     """Interpolation (23-tap polynomial, as in the data); the guide is ignored, so any number of its bands will do."""
 

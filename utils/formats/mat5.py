@@ -23,6 +23,7 @@ import numpy as np
 
 HEADER_BYTES = 128
 _INT32, _UINT32, _MATRIX, _COMPRESSED = 5, 6, 14, 15
+_PIECE = 2**16  # stored bytes that are decompressed at once
 _PEEK = 4096  # bytes that always contain flags, sizes and a name of 63 characters
 _STORAGE = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 _CLASSES = {6: "f8", 7: "f4", 8: "i1", 9: "u1", 10: "i2", 11: "u2", 12: "i4", 13: "u4", 14: "i8", 15: "u8"}
@@ -55,7 +56,7 @@ class Variable:
     is_complex: bool
     total: int
     values_at: int
-    element: Callable[[int], bytes]
+    element: Callable[[int], bytes | bytearray]
 
     @property
     def nbytes(self) -> int:
@@ -89,7 +90,7 @@ def list_others(path: Path, order: str) -> dict[str, str]:
         if kind == _COMPRESSED:
             peek = _inflated(path, position + 8, length, _PEEK)
         else:
-            peek = _stored(path, position, 8 + length, _PEEK) if kind == _MATRIX else b""
+            peek = _stored(path, position, 8 + length, _PEEK) if kind == _MATRIX else bytearray()
         if peek and _unpack(order + "II", peek[:8])[0] == _MATRIX:
             _, flags, at = _element(peek, order, 8)
             what = OTHERS.get(flags[0] if order == "<" else flags[3]) if len(flags) >= 8 else None
@@ -100,22 +101,30 @@ def list_others(path: Path, order: str) -> dict[str, str]:
     return found
 
 
-def _stored(path: Path, position: int, length: int, most: int) -> bytes:
+def _stored(path: Path, position: int, length: int, most: int) -> bytearray:
+    """Return bytes of the file, writable: arrays of the stored type can use them without a copy."""
+    found = bytearray(max(0, min(length, most, path.stat().st_size - position)))
     with path.open("rb") as file:
         file.seek(position)
-        return file.read(min(length, most))
+        del found[file.readinto(found) :]
+    return found
 
 
-def _inflated(path: Path, position: int, length: int, most: int) -> bytes:
+def _inflated(path: Path, position: int, length: int, most: int) -> bytearray:
     # A compressed header of _PEEK bytes lies within its first _PEEK stored bytes, or is damaged.
-    data = _stored(path, position, length, _PEEK if most == _PEEK else length)
+    data = memoryview(_stored(path, position, length, _PEEK if most == _PEEK else length))
+    inflater, found = zlib.decompressobj(), bytearray()
     try:
-        return zlib.decompressobj().decompress(data, most)
+        for start in range(0, len(data), _PIECE):  # in pieces: zlib would hold the whole twice
+            if len(found) >= most or inflater.eof:
+                break
+            found += inflater.decompress(data[start : start + _PIECE], most - len(found))
     except zlib.error as error:
         raise DamagedError(str(error)) from error
+    return found
 
 
-def _describe(element: Callable[[int], bytes], order: str) -> dict[str, Variable]:
+def _describe(element: Callable[[int], bytes | bytearray], order: str) -> dict[str, Variable]:
     """Return {name: variable} from a header; nothing for structures, cells and sparse matrices."""
     peek = element(_PEEK)
     inner, length = _unpack(order + "II", peek[:8])
@@ -152,13 +161,13 @@ def read_variable(order: str, variable: Variable) -> np.ndarray:
     return array
 
 
-def _unpack(layout: str, data: bytes | memoryview) -> tuple[int, ...]:
+def _unpack(layout: str, data: bytes | bytearray | memoryview) -> tuple[int, ...]:
     if len(data) < struct.calcsize(layout):
         raise DamagedError("truncated")
     return struct.unpack(layout, data)
 
 
-def _element(data: bytes, order: str, at: int) -> tuple[int, memoryview, int]:
+def _element(data: bytes | bytearray, order: str, at: int) -> tuple[int, memoryview, int]:
     """Return type, data and end of the element at `at`; short elements store their data in the tag."""
     first, second = _unpack(order + "II", data[at : at + 8])
     if first >> 16:
@@ -176,7 +185,7 @@ def _numbers(values: memoryview, kind: int, order: str, variable: Variable) -> n
     if storage is None or len(values) != math.prod(variable.shape) * storage.itemsize:
         raise DamagedError("values do not fill the array")
     wanted = np.dtype(bool) if variable.logical else np.dtype(_CLASSES[variable.kind])
-    return np.frombuffer(values, storage).astype(wanted).reshape(variable.shape, order="F")
+    return np.frombuffer(values, storage).astype(wanted, copy=values.readonly).reshape(variable.shape, order="F")
 
 
 def _text(values: memoryview, kind: int, order: str, shape: tuple[int, ...]) -> np.ndarray:

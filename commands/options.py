@@ -89,7 +89,13 @@ class SimulateOptions:
         None, "nm of the first and the last band (31 bands: 400:700)", "--wavelengths", metavar="START:END", **CUBES
     )
     response: Path | None = option(
-        None, ".mat table: wavelength, then one column per guide band", "--response", **CUBES
+        None,
+        ".mat table: wavelength, then one column per guide band; of a pair: response.npy of `estimate`",
+        "--response",
+        **CUBES,
+    )
+    psf: Path | None = option(
+        None, "of a pair: the point spread function, as `estimate` writes it (default: estimated)", "--psf", **CUBES
     )
     guide_columns: str | None = option(
         None, "1-based columns of --response that become guide bands", "--guide_columns", metavar="N,N", **CUBES

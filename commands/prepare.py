@@ -12,14 +12,17 @@ from pathlib import Path
 import numpy as np
 
 from lemamba.commands.options import InspectOptions, RepackOptions, SimulateOptions, SyntheticOptions
+from lemamba.datasets.arrays import holds_pair
 from lemamba.datasets.opening import Relation, files_of, inspect_pair, pair_paths
 from lemamba.datasets.pair import load_pair
+from lemamba.datasets.raster import MULTISPECTRAL
 from lemamba.datasets.readers import inspect_file, reader_of
 from lemamba.datasets.repack import repack
 from lemamba.datasets.repack import report as repacked
+from lemamba.datasets.simulation.pairs import prepare_guided, prepare_pairs
 from lemamba.datasets.simulation.prepare import prepare_cubes, prepare_scenes
-from lemamba.datasets.simulation.response import gaussian_rgb, parse_wavelengths, response_from_mat
-from lemamba.datasets.simulation.sources import Scene
+from lemamba.datasets.simulation.response import gaussian_rgb, parse_wavelengths, read_matrix, response_from_mat
+from lemamba.datasets.simulation.sources import Cube, Scene
 from lemamba.datasets.simulation.synthetic import write_dataset
 from lemamba.reporting.pictures import save_scene
 from lemamba.utils.atomic import check_writable
@@ -40,13 +43,66 @@ def _simulate(options: SimulateOptions) -> dict[str, int]:
         raise UserError("expected either SCENE files or --ms and --pan; give one of the two")
     if options.ms or options.pan:
         ms, pan = pair_paths(options.ms, options.pan)
-        relation = Relation(options.allow_remote, options.assume_aligned, options.register)
-        return _scenes(options, [load_pair(ms, pan, relation, nodata=options.nodata)], files_of(ms, "ms")[1])
-    sources = [reader_of(path).load(path, options.scale) for path in options.scenes]
+        sources, product = [_pair(options, ms, pan)], files_of(ms, "ms")[1]
+    else:
+        sources = [
+            _pair(options, (path,), (path,)) if holds_pair(path) else reader_of(path).load(path, options.scale)
+            for path in options.scenes
+        ]
+        product = None
     scenes = [source for source in sources if isinstance(source, Scene)]
     if scenes and len(scenes) < len(sources):
         raise UserError("expected only scenes or only cubes, given both; prepare them separately")
-    return _scenes(options, scenes) if scenes else _cubes(options, sources)
+    if not scenes:
+        guided = any(source.guide is not None for source in sources)
+        return _guided(options, sources) if guided else _cubes(options, sources)
+    if any(len(scene.ms) > MULTISPECTRAL for scene in scenes):
+        return _hyperspectral_pairs(options, scenes)
+    return _scenes(options, scenes, product)
+
+
+def _pair(options: SimulateOptions, ms: tuple[Path, ...], pan: tuple[Path, ...]) -> Scene | Cube:
+    relation = Relation(options.allow_remote, options.assume_aligned, options.register)
+    return load_pair(ms, pan, relation, nodata=options.nodata, scale=options.scale)
+
+
+def _check_ratio(options: SimulateOptions, scene: Scene) -> None:
+    if options.ratio not in (None, scene.ratio):
+        raise UserError(f"expected ratio {options.ratio}, the sizes of the scene say {scene.ratio}; correct --ratio")
+
+
+def _hyperspectral_pairs(options: SimulateOptions, scenes: list[Scene]) -> dict[str, int]:
+    _check_ratio(options, scenes[0])
+    name = (options.scenes or options.ms)[0].stem
+    return prepare_pairs(
+        scenes,
+        options.out,
+        _checked_name(options.name or f"{name}_x{scenes[0].ratio}"),
+        response=None if options.response is None else read_matrix(options.response),
+        psf=None if options.psf is None else read_matrix(options.psf),
+        stride=options.stride,
+        divisor=options.divisor,
+        test_only=options.test_only,
+    )
+
+
+def _guided(options: SimulateOptions, cubes: list[Cube]) -> dict[str, int]:
+    ratio = options.ratio or 4
+    name = (options.scenes or options.ms)[0].stem
+    print(f"note: the guide has the size of the hyperspectral image, which is degraded by {ratio}; the guide is kept")
+    if options.blur_size:
+        raise UserError("expected --sigma or --psf for a pair, given --blur_size; drop it")
+    return prepare_guided(
+        cubes,
+        options.out,
+        _checked_name(options.name or f"{name}_x{ratio}"),
+        ratio=ratio,
+        sigma=options.sigma,
+        psf=None if options.psf is None else read_matrix(options.psf),
+        response=None if options.response is None else read_matrix(options.response),
+        stride=options.stride,
+        test_only=options.test_only,
+    )
 
 
 def _scenes(options: SimulateOptions, scenes: list, product: str | None = None) -> dict[str, int]:
@@ -56,10 +112,7 @@ def _scenes(options: SimulateOptions, scenes: list, product: str | None = None) 
             "the file does not say which sensor took it; give --sensor (or --sensor none for generic gains)"
         )
     sensor = get_sensor(named)
-    if options.ratio not in (None, scenes[0].ratio):
-        raise UserError(
-            f"expected ratio {options.ratio}, the sizes of the scene say {scenes[0].ratio}; correct --ratio"
-        )
+    _check_ratio(options, scenes[0])
     return prepare_scenes(
         scenes,
         sensor,

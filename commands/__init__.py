@@ -26,6 +26,7 @@ class Command:
 
 PREPARE = {
     "simulate": options.SimulateOptions,
+    "estimate": options.EstimateOptions,
     "synthetic": options.SyntheticOptions,
     "inspect": options.InspectOptions,
     "repack": options.RepackOptions,

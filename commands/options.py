@@ -108,6 +108,26 @@ class SimulateOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EstimateOptions:
+    """Estimate the spectral response and the PSF of a hyperspectral image and its guide, from the pair itself.
+
+    Writes response.npy (guide bands x bands), response.csv, psf.npy, estimate.json and estimate.png. `simulate` and
+    `evaluate` take the two matrices with --response and --psf.
+    """
+
+    pair: Path | None = option(None, "a file that holds both images (.mat, .npz)", "PAIR")
+    ms: tuple[Path, ...] = option((), "the hyperspectral image (instead of PAIR)", "--ms", **_FILES)
+    pan: tuple[Path, ...] = option((), "its guide of one or several bands", "--pan", **_FILES)
+    assume_aligned: bool = option(False, _ALIGNED, "--assume_aligned")
+    register: bool = option(False, _REGISTER, "--register")
+    allow_remote: bool = option(False, _REMOTE, "--allow_remote")
+    nodata: float | None = option(
+        None, "pixels with this value in all bands are missing, though nothing marks them", "--nodata"
+    )
+    out: Path = option(REQUIRED, "output folder", "--out")
+
+
+@dataclass(frozen=True, kw_only=True)
 class SyntheticOptions:
     """Draw synthetic scenes: a complete data set without a download."""
 

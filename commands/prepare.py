@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lemamba.commands.options import InspectOptions, RepackOptions, SimulateOptions, SyntheticOptions
+from lemamba.commands import estimate
+from lemamba.commands.options import EstimateOptions, InspectOptions, RepackOptions, SimulateOptions, SyntheticOptions
 from lemamba.datasets.arrays import holds_pair
 from lemamba.datasets.opening import Relation, files_of, inspect_pair, pair_paths
 from lemamba.datasets.pair import load_pair
@@ -195,13 +196,15 @@ def _inspect(options: InspectOptions) -> int:
     return max(found.status for found in reports)
 
 
-def run(options: SimulateOptions | SyntheticOptions | InspectOptions | RepackOptions) -> int:
+def run(options: SimulateOptions | EstimateOptions | SyntheticOptions | InspectOptions | RepackOptions) -> int:
     """Run the subcommand of these options; return its exit status (inspect: 1 a problem found, 2 unreadable)."""
     if isinstance(options, InspectOptions):
         return _inspect(options)
     if isinstance(options, RepackOptions):
         print(repacked(*repack(options.file, options.out, options.dtype)))
         return 0
+    if isinstance(options, EstimateOptions):
+        return estimate.run(options)
     written = _simulate(options) if isinstance(options, SimulateOptions) else _synthetic(options)
     for file, count in written.items():
         print(f"{options.out / file}: {count} samples")

@@ -16,9 +16,8 @@ from lemamba.datasets.arrays import holds_pair
 from lemamba.datasets.opening import Relation, pair_paths
 from lemamba.datasets.pair import load_pair
 from lemamba.datasets.raster import MULTISPECTRAL
-from lemamba.datasets.simulation.pairs import windows_of
 from lemamba.datasets.simulation.sources import Cube, Scene
-from lemamba.operators.observation import Observation, estimate
+from lemamba.operators.observation import Observation, estimate, windows_of
 from lemamba.reporting.observation import save_observation
 from lemamba.utils.atomic import check_writable, write_atomically, write_json, write_text
 from lemamba.utils.errors import UserError
@@ -100,7 +99,7 @@ def write(out: Path, seen: Observation, geometry: Geometry, errors: list[float],
     about: dict[str, Any] = {"source": sources, "ratio": list(geometry.ratio), "offset": list(geometry.offset)}
     about |= {"psf_fwhm_ms_pixels": width(seen), "misfit": errors}
     write_json(out / "estimate.json", about)
-    save_observation(out / "estimate.png", response, psf, seen.ratio)
+    save_observation(out / "estimate.png", response, psf, geometry)
 
 
 def _save(path: Path, values: np.ndarray) -> None:

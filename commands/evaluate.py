@@ -23,7 +23,8 @@ from rich.table import Table
 from lemamba.commands.options import EvaluateOptions
 from lemamba.commands.protocol import Settings, settle
 from lemamba.commands.samples import Sample, fused_path, open_samples
-from lemamba.commands.scores import NEEDED, dead_band_note, measure, report, rows, undefined_notes
+from lemamba.commands.scores import NEEDED, Observed, dead_band_note, measure, report, rows, undefined_notes
+from lemamba.datasets.simulation.response import read_matrix
 from lemamba.metrics import Meter
 from lemamba.metrics.inputs import check_positive, in_unit_range
 from lemamba.reporting.html import html_report
@@ -117,6 +118,18 @@ def _tensors(sample: Sample, protocol: str, device: str, nodata: float | None = 
     return {role: image.to(device) for role, image in images.items()}
 
 
+def _observed(options: EvaluateOptions, info: dict[str, Any]) -> Observed | None:
+    """Return response and PSF of a pair: as given, else as the file says; None where neither is known."""
+    given = (options.response, options.psf)
+    if any(given) and not all(given):
+        raise UserError("expected --response and --psf together, given one; give both (prepare_data.py estimate)")
+    if options.response and options.psf:
+        return torch.from_numpy(read_matrix(options.response)), torch.from_numpy(read_matrix(options.psf))
+    if "response" not in info or "psf" not in info:
+        return None
+    return torch.from_numpy(info["response"]), torch.from_numpy(info["psf"])
+
+
 def evaluate(options: EvaluateOptions) -> Result:
     """Measure every sample of the path."""
     meter, settings = Meter(), None
@@ -133,6 +146,7 @@ def evaluate(options: EvaluateOptions) -> Result:
         try:
             images = _tensors(sample, settings.protocol, options.device, options.nodata)
             how: dict[str, Any] = {"extra": options.indices, "cut": options.cut, "coregister": options.coregister}
+            how["observed"] = _observed(options, opened.info)
             values = measure(images, **vars(settings), **how, geometry=opened.geometry)
         except UserError as error:
             raise UserError(f"sample {name}: {error}") from error
@@ -147,7 +161,8 @@ def evaluate(options: EvaluateOptions) -> Result:
     if settings is None:
         raise UserError(f'expected at least one image in "{fused_path(options)}", found none; check the file')
     result = Result(settings, opened.names, meter, pictures=pictures)
-    notes += [*_notes(settings, top), *filter(None, remarks), *undefined_notes(result.samples, opened.names)]
+    about = [] if "ms_rmse" in result.samples else _notes(settings, top)  # consistency depends on no peak and sensor
+    notes += [*about, *filter(None, remarks), *undefined_notes(result.samples, opened.names)]
     return replace(result, notes=notes)
 
 

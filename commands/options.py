@@ -236,6 +236,14 @@ class FuseOptions(DeviceOptions, DataOptions):
     split: str = option(
         "test", "file of --dataset (default test)", "--split", choices=("valid", "test", "test_full"), group="data"
     )
+    guide_order: tuple[int, ...] = option(
+        (),
+        "guide bands in the order in which the network learnt them (from 1; 3,2,1 turns BGR to RGB)",
+        "--guide_order",
+        metavar="N,N",
+        read=_numbers,
+        group="data",
+    )
     ms: tuple[Path, ...] = option((), f"{_MS} (instead of an H5 file)", "--ms", group="data", **_FILES)
     pan: tuple[Path, ...] = option((), _PAN, "--pan", group="data", **_FILES)
     assume_aligned: bool = option(False, _ALIGNED, "--assume_aligned", group="data")
@@ -331,6 +339,12 @@ class EvaluateOptions:
     nodata: float | None = option(
         None, "pixels are missing where all bands of gt (lms at full resolution) have this value", "--nodata"
     )
+    response: Path | None = option(
+        None,
+        "response.npy of `prepare_data.py estimate`: consistency with a guide of several bands",
+        "--response",
+    )
+    psf: Path | None = option(None, "psf.npy of the same", "--psf")
     mask: Path | None = option(
         None,
         "only pixels count where this image is not 0: .npy, .npz, .mat, .h5 or GeoTIFF, (H,W) or one per sample; "

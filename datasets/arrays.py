@@ -92,7 +92,7 @@ def open_array(path: Path, role: str) -> ArrayRaster:
         raise UserError(f'expected a file of arrays, "{path}" {"is a folder" if path.is_dir() else "does not exist"}')
     if path.suffix.lower() in (".mat", ".npz"):
         arrays = _images_in(path)
-        names = pair_names(path, arrays)
+        names = _pair_in(path, arrays)
         if names:
             return ArrayRaster(path, _oriented(path, {role: arrays[name] for role, name in names.items()})[role])
     return ArrayRaster(path, _image(path, *_LOADERS[path.suffix.lower()](path, role)))
@@ -149,9 +149,15 @@ def holds_pair(path: Path) -> bool:
     """Return whether a file holds a hyperspectral image and its guide, or MS and a PAN image of several bands."""
     if path.suffix.lower() not in (".mat", ".npz") or not path.is_file():
         return False
-    arrays = _images_in(path)
-    several = [v for name, v in arrays.items() if name.lower() in NAMES["pan"] and v.squeeze().ndim == 3]
-    return bool(several or pair_names(path, arrays))
+    return bool(_pair_in(path, _images_in(path)))
+
+
+def _pair_in(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Return `pair_names`, or the names of MS and of a PAN image of several bands."""
+    names = pair_names(path, arrays)
+    cubes = {name.lower(): name for name, v in arrays.items() if v.squeeze().ndim == 3}
+    both = {role: next((cubes[name] for name in known if name in cubes), None) for role, known in NAMES.items()}
+    return names or {role: name for role, name in both.items() if name and all(both.values())}
 
 
 def truth_next_to(path: Path) -> np.ndarray | None:

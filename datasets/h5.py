@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -251,7 +251,10 @@ class H5Dataset(Dataset):
         path: the file.
         facts: sensor, divisor, ratio, bands, guide bands, `rgb` (the file's RGB_indexes), whether samples have "gt".
         contents: keys, shapes, axis order and attributes of the file.
+        guide_order: 0-based bands of pan in the order in which samples have them; None = as stored.
     """
+
+    guide_order: tuple[int, ...] | None = None
 
     def __init__(
         self,
@@ -343,11 +346,19 @@ class H5Dataset(Dataset):
             raise IndexError(f"sample {index} of {len(self)}")
         index %= len(self)
         sample = {role: self._read(role, index) for role in self.contents.keys}
+        if self.guide_order is not None:
+            sample["pan"] = sample["pan"][list(self.guide_order)]
         if "lms" not in sample:
             sample["lms"] = self._enlarged(sample["ms"])
         if self.augment is not None:
             sample = self.augment(sample, self.facts.ratio, epoch, index)
         return {role: torch.from_numpy(np.array(value, order="C")) for role, value in sample.items()}
+
+    def reorder_guide(self, order: tuple[int, ...]) -> None:
+        """Give samples the 0-based guide bands `order`, each band once."""
+        self.guide_order = order
+        if self.facts.response is not None:
+            self.facts = replace(self.facts, response=tuple(self.facts.response[band] for band in order))
 
     def _enlarged(self, ms: np.ndarray) -> np.ndarray:
         """Return lms (C, H, W) of a file that has none, by the interpolation of the field's data sets."""

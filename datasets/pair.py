@@ -22,10 +22,12 @@ import torch
 
 from lemamba.datasets.alignment import Ground, common_ground
 from lemamba.datasets.arrays import ArrayRaster, truth_next_to
+from lemamba.datasets.guide_order import checked_order
 from lemamba.datasets.nodata import RINGS, border_area, fill, fits
 from lemamba.datasets.opening import Paths, Relation, files_of, open_images
 from lemamba.datasets.raster import Raster, Span, Window
 from lemamba.datasets.simulation.sources import Cube, Scene, cube_from_raster
+from lemamba.datasets.stack import Chosen
 from lemamba.operators import interpolate, resample
 from lemamba.operators import window as windows
 from lemamba.operators.resample import MARGIN
@@ -67,6 +69,7 @@ def open_pair(
     divisor: float | None = None,
     nodata: float | None = None,
     relation: Relation | None = None,
+    guide_order: tuple[int, ...] = (),
 ) -> Iterator[ScenePair]:
     """Open an MS and a PAN image as a `ScenePair`, to be fused by windows.
 
@@ -78,11 +81,14 @@ def open_pair(
         divisor: values are divided by it; None = the sensor's, but 255 for 8-bit files.
         nodata: pixels that have this value in all bands are missing, whatever the files mark.
         relation: see `lemamba.datasets.opening.Relation`.
+        guide_order: guide bands in the wanted order, from 1; () = as stored.
 
     Raises:
         UserError: what `open_aligned` refuses, another number of bands than the sensor's, or an unknown type.
     """
     with open_aligned(ms_path, pan_path, relation) as (ms, pan, ground):
+        if guide_order:
+            pan = Chosen(pan, checked_order(guide_order, pan.count))
         yield ScenePair(ms, pan, ground, sensor or files_of(ms_path, "ms")[1], divisor, nodata)
 
 

@@ -101,6 +101,21 @@ class Guide:
         return image[self.bands].mean(0, dtype=np.float64, keepdims=True).astype(np.float32), valid
 
 
+class Chosen(Guide):
+    """Some bands of an image, in an order of their own."""
+
+    def __init__(self, raster: Raster, bands: Sequence[int]) -> None:
+        """Take the 0-based `bands` of an open image."""
+        super().__init__(raster, bands)
+        self.count, self.dtypes = len(self.bands), tuple(raster.dtypes[band] for band in bands)
+        self.labels = {name: [values[band] for band in bands] for name, values in raster.labels.items()}
+
+    def read(self, window: Window | None = None, size: Span | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Read a window; see `Raster.read`."""
+        image, valid = self.raster.read(window, size)
+        return image[self.bands], valid
+
+
 class Masked(Guide):
     """The first of two bands; the second holds 0 where there are no data."""
 

@@ -5,14 +5,16 @@ matplotlib is imported when the picture is drawn.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 
 from lemamba.utils.atomic import write_atomically
+from lemamba.utils.geometry import Geometry
 
 
-def save_observation(path: Path, response: np.ndarray, psf: np.ndarray, ratio: tuple[int, int]) -> None:
+def save_observation(path: Path, response: np.ndarray, psf: np.ndarray, geometry: Geometry) -> None:
     """Draw a response (P, C), each guide band a line, and a PSF (S, S) with the MS pixel's outline, as PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -28,7 +30,8 @@ def save_observation(path: Path, response: np.ndarray, psf: np.ndarray, ratio: t
     left.legend(fontsize="small", ncols=1 + len(response) // 6)
     half = psf.shape[0] // 2
     shown = right.imshow(psf, extent=(-half - 0.5, half + 0.5, half + 0.5, -half - 0.5), cmap="viridis")
-    right.add_patch(Rectangle((-ratio[1] / 2, -ratio[0] / 2), ratio[1], ratio[0], fill=False, edgecolor="white"))
+    top, first = (o - math.floor(o + 0.5) - r / 2 for o, r in zip(geometry.offset, geometry.ratio, strict=True))
+    right.add_patch(Rectangle((first, top), geometry.ratio[1], geometry.ratio[0], fill=False, edgecolor="white"))
     right.set(title="point spread function", xlabel="guide pixels (white: one MS pixel)")
     figure.colorbar(shown, ax=right, shrink=0.8)
     write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))

@@ -21,37 +21,14 @@ from lemamba.datasets.simulation import wald as simulate
 from lemamba.datasets.simulation.sources import Cube, Scene
 from lemamba.datasets.writers import write_h5
 from lemamba.operators import interpolate
-from lemamba.operators.observation import Observation, estimate, estimate_response, start
-from lemamba.operators.window import Window, cut_windows
+from lemamba.operators.observation import Observation, estimate, estimate_response, start, windows_of
+from lemamba.operators.window import Window
 from lemamba.utils.atomic import check_writable, sha256
 from lemamba.utils.errors import UserError
 from lemamba.utils.geometry import Geometry
 from lemamba.utils.sensors import divisor_of, files_of, full_file
 
 Sample = dict[str, np.ndarray]
-SIDE = 512  # guide pixels of the windows in which response and PSF are estimated
-MARGIN = 4  # MS pixels around them
-
-
-def windows_of(ms: np.ndarray, guide: np.ndarray, geometry: Geometry, valid: np.ndarray | None = None) -> Any:
-    """Return a function that gives the windows of a pair, for `lemamba.operators.observation.estimate`.
-
-    Args:
-        ms: (C, h, w).
-        guide: (P, r·h, r·w).
-        geometry: of the pair, a whole ratio.
-        valid: (h, w) bool, MS pixels with data; None = all.
-    """
-    images = [torch.from_numpy(np.array(x, dtype=np.float64))[None] for x in (ms, guide)]
-    r = geometry.nominal
-    fine = None if valid is None else torch.from_numpy(valid.repeat(r, 0).repeat(r, 1))
-
-    def windows() -> Iterator[Window]:
-        for _, window in cut_windows(images[0], images[1], geometry, r * max(1, SIDE // r), MARGIN * r, fine):
-            if window.valid is None or window.valid.any():
-                yield window
-
-    return windows
 
 
 def observe(

@@ -15,9 +15,10 @@ from lemamba.commands.options import EstimateOptions
 from lemamba.datasets.arrays import holds_pair
 from lemamba.datasets.opening import Relation, pair_paths
 from lemamba.datasets.pair import load_pair
+from lemamba.datasets.pair_windows import windows_of
 from lemamba.datasets.raster import MULTISPECTRAL
 from lemamba.datasets.simulation.sources import Cube, Scene
-from lemamba.operators.observation import Observation, estimate, windows_of
+from lemamba.operators.observation import Observation, estimate
 from lemamba.reporting.observation import save_observation
 from lemamba.utils.atomic import check_writable, write_atomically, write_json, write_text
 from lemamba.utils.errors import UserError

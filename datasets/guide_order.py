@@ -15,8 +15,9 @@ import torch
 
 from lemamba.datasets.h5 import H5Dataset
 from lemamba.datasets.inspect import spread
+from lemamba.datasets.pair_windows import windows_of
 from lemamba.datasets.raster import MULTISPECTRAL
-from lemamba.operators.observation import estimate_response, windows_of
+from lemamba.operators.observation import estimate_response
 from lemamba.operators.window import Window
 from lemamba.utils.errors import UserError
 

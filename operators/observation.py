@@ -11,17 +11,16 @@ Legend: C bands, P guide bands, h w size of ms, H W of the guide, r ratio, S sid
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from lemamba.operators.least_squares import non_negative_least_squares, square_root
 from lemamba.operators.resample import mirrored
-from lemamba.operators.window import Window, cut_windows
+from lemamba.operators.window import Window
 from lemamba.utils.errors import UserError
 from lemamba.utils.geometry import Geometry
 
@@ -32,8 +31,6 @@ _SMOOTH_RESPONSE = 3e-4  # weight of squared differences of neighbouring bands, 
 _WIDTHS = tuple(0.05 * i for i in range(2, 21))  # sigma of the Gaussian PSF in MS pixels: gains 0.99 to 0.007
 _FULL_UP_TO = 16  # ratio; above, a PSF of (2r + 1)^2 free values asks for more pixels than images have
 _PENALTIES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-_SIDE = 512  # guide pixels of a window of an image in memory
-_MARGIN = 4  # MS pixels around it
 _LARGEST_SAMPLE = 20_000  # equations of the PSF, taken evenly over the image
 
 
@@ -101,29 +98,6 @@ def start(geometry: Geometry, response: Tensor, sigma: float) -> Observation:
     """Return an observation with a Gaussian PSF."""
     base = (math.floor(geometry.offset[0] + 0.5), math.floor(geometry.offset[1] + 0.5))
     return Observation(response, gaussian_psf(sigma, geometry), whole_ratio(geometry), base)
-
-
-def windows_of(
-    ms: np.ndarray, guide: np.ndarray, geometry: Geometry, valid: np.ndarray | None = None
-) -> Callable[[], Iterator[Window]]:
-    """Return a function that gives the windows of a pair, for `estimate`.
-
-    Args:
-        ms: (C, h, w).
-        guide: (P, r·h, r·w).
-        geometry: of the pair, a whole ratio.
-        valid: (h, w) bool, MS pixels with data; None = all.
-    """
-    images = [torch.from_numpy(np.array(x, dtype=np.float64))[None] for x in (ms, guide)]
-    r = geometry.nominal
-    fine = None if valid is None else torch.from_numpy(valid.repeat(r, 0).repeat(r, 1))
-
-    def windows() -> Iterator[Window]:
-        for _, window in cut_windows(images[0], images[1], geometry, r * max(1, _SIDE // r), _MARGIN * r, fine):
-            if window.valid is None or window.valid.any():
-                yield window
-
-    return windows
 
 
 def estimate(windows: Callable[[], Iterable[Window]]) -> Observation:

@@ -13,8 +13,9 @@ import torch
 
 from lemamba.commands import parse
 from lemamba.datasets.guide_order import order_to_match
+from lemamba.datasets.pair_windows import windows_of
 from lemamba.metrics import consistency
-from lemamba.operators.observation import Observation, estimate, gaussian_psf, windows_of
+from lemamba.operators.observation import Observation, estimate, gaussian_psf
 from lemamba.utils.errors import UserError
 from lemamba.utils.geometry import Geometry
 

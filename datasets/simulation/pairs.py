@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from lemamba.datasets.pair_windows import windows_of
 from lemamba.datasets.simulation import wald as simulate
 from lemamba.datasets.simulation.sources import Cube, Scene
 from lemamba.datasets.writers import write_h5
 from lemamba.operators import interpolate
-from lemamba.operators.observation import Observation, estimate, estimate_response, start, windows_of
+from lemamba.operators.observation import Observation, estimate, estimate_response, start
 from lemamba.operators.window import Window
 from lemamba.utils.atomic import check_writable, sha256
 from lemamba.utils.errors import UserError

@@ -5,6 +5,7 @@ Legend: C bands, P guide bands, S side of the PSF, r ratio.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def write(out: Path, seen: Observation, geometry: Geometry, errors: list[float],
     """Write `FILES` below a folder."""
     response, psf = seen.response.numpy(), seen.psf.numpy()
     for name, values in (("response.npy", response), ("psf.npy", psf)):
-        write_atomically(out / name, lambda path, values=values: _save(path, values))
+        write_atomically(out / name, partial(_save, values))
     rows = "\n".join(",".join(f"{v:.9g}" for v in row) for row in response)
     write_text(out / "response.csv", ",".join(f"band_{i + 1}" for i in range(response.shape[1])) + f"\n{rows}\n")
     about: dict[str, Any] = {"source": sources, "ratio": list(geometry.ratio), "offset": list(geometry.offset)}
@@ -103,6 +104,6 @@ def write(out: Path, seen: Observation, geometry: Geometry, errors: list[float],
     save_observation(out / "estimate.png", response, psf, geometry)
 
 
-def _save(path: Path, values: np.ndarray) -> None:
+def _save(values: np.ndarray, path: Path) -> None:
     with path.open("wb") as file:
         np.save(file, values)

@@ -124,7 +124,7 @@ def fuse_pair(options: FuseOptions, device: torch.device) -> None:
         raise UserError("expected --ms and --pan without --data, --per_image, --json; drop those")
     started = time.perf_counter()
     relation = Relation(options.allow_remote, options.assume_aligned, options.register)
-    how = {"nodata": options.nodata, "relation": relation, "guide_order": options.guide_order}
+    how: dict[str, Any] = {"nodata": options.nodata, "relation": relation, "guide_order": options.guide_order}
     with open_pair(ms, pan, **how, **scene_numbers(options)) as pair:
         facts = pair.facts
         output = Output(options.compress, options.cog, options.bands, options.dtype)

@@ -55,8 +55,9 @@ def _simulate(options: SimulateOptions) -> dict[str, int]:
     if scenes and len(scenes) < len(sources):
         raise UserError("expected only scenes or only cubes, given both; prepare them separately")
     if not scenes:
-        guided = any(source.guide is not None for source in sources)
-        return _guided(options, sources) if guided else _cubes(options, sources)
+        cubes = [source for source in sources if isinstance(source, Cube)]
+        guided = any(cube.guide is not None for cube in cubes)
+        return _guided(options, cubes) if guided else _cubes(options, cubes)
     if any(len(scene.ms) > MULTISPECTRAL for scene in scenes):
         return _hyperspectral_pairs(options, scenes)
     return _scenes(options, scenes, product)

@@ -76,7 +76,8 @@ def order_to_match(known: Centres, found: Centres) -> tuple[int, ...] | None:
 def described(centres: Centres) -> str:
     """Return an order of guide bands in words: RGB, BGR, or the ranks of their wavelengths."""
     ranks = tuple(int(r) + 1 for r in np.argsort(np.argsort(centres)))
-    return {(3, 2, 1): "RGB", (1, 2, 3): "BGR"}.get(ranks, "wavelength ranks " + ",".join(map(str, ranks)))
+    known: dict[tuple[int, ...], str] = {(3, 2, 1): "RGB", (1, 2, 3): "BGR"}
+    return known.get(ranks, "wavelength ranks " + ",".join(map(str, ranks)))
 
 
 def checked_order(order: tuple[int, ...], guide_bands: int) -> tuple[int, ...]:

@@ -125,6 +125,7 @@ def fuse_pair(options: FuseOptions, device: torch.device) -> None:
     started = time.perf_counter()
     relation = Relation(options.allow_remote, options.assume_aligned, options.register)
     how: dict[str, Any] = {"nodata": options.nodata, "relation": relation, "guide_order": options.guide_order}
+    how["drop_dead"] = options.drop_dead
     with open_pair(ms, pan, **how, **scene_numbers(options)) as pair:
         facts = pair.facts
         output = Output(options.compress, options.cog, options.bands, options.dtype)

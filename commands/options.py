@@ -236,6 +236,9 @@ class FuseOptions(DeviceOptions, DataOptions):
     split: str = option(
         "test", "file of --dataset (default test)", "--split", choices=("valid", "test", "test_full"), group="data"
     )
+    drop_dead: bool = option(
+        False, "of --ms: leave out hyperspectral bands that hold one value", "--drop_dead", group="data"
+    )
     guide_order: tuple[int, ...] = option(
         (),
         "guide bands in the order in which the network learnt them (from 1; 3,2,1 turns BGR to RGB)",

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from lemamba.datasets.h5 import H5Dataset
-from lemamba.datasets.inspect import spread
 from lemamba.datasets.pair_windows import windows_of
 from lemamba.datasets.raster import MULTISPECTRAL
 from lemamba.operators.observation import estimate_response
@@ -53,7 +52,7 @@ def dataset_centres(dataset: H5Dataset) -> Centres | None:
     written = np.asarray(dataset.contents.attributes.get("response", ()))
     if written.shape == (facts.guide_bands, facts.bands) and written.dtype.kind == "f":
         return centres_of(written if dataset.guide_order is None else written[list(dataset.guide_order)])
-    samples = [dataset[i] for i in spread(len(dataset))[:4]]
+    samples = [dataset[i] for i in sorted({0, len(dataset) // 2, len(dataset) - 1})]
     parts = [windows_of(s["ms"].numpy(), s["pan"].numpy(), facts.geometry) for s in samples]
     try:
         return estimated_centres(lambda: chain.from_iterable(part() for part in parts))
@@ -65,12 +64,16 @@ def order_to_match(known: Centres, found: Centres) -> tuple[int, ...] | None:
     """Return the 1-based guide bands of `found` in the order of `known`; None where they agree or are not clear."""
     if len(known) != len(found):
         return None
-    for centres in (known, found):
-        if np.diff(np.sort(centres)).min() < _APART:
-            return None
+    if not (are_clear(known) and are_clear(found)):
+        return None
     by_rank = np.argsort(found)
     order = tuple(int(by_rank[rank]) + 1 for rank in np.argsort(np.argsort(known)))
     return None if order == tuple(range(1, len(known) + 1)) else order
+
+
+def are_clear(centres: Centres) -> bool:
+    """Return whether the centres are far enough apart for an order."""
+    return len(centres) > 1 and bool(np.diff(np.sort(centres)).min() >= _APART)
 
 
 def described(centres: Centres) -> str:

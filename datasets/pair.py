@@ -25,7 +25,7 @@ from lemamba.datasets.arrays import ArrayRaster, truth_next_to
 from lemamba.datasets.guide_order import checked_order
 from lemamba.datasets.nodata import RINGS, border_area, fill, fits
 from lemamba.datasets.opening import Paths, Relation, files_of, open_images
-from lemamba.datasets.raster import Raster, Span, Window
+from lemamba.datasets.raster import MULTISPECTRAL, Raster, Span, Window
 from lemamba.datasets.simulation.sources import Cube, Scene, cube_from_raster
 from lemamba.datasets.stack import Chosen
 from lemamba.operators import interpolate, resample
@@ -70,6 +70,7 @@ def open_pair(
     nodata: float | None = None,
     relation: Relation | None = None,
     guide_order: tuple[int, ...] = (),
+    drop_dead: bool = False,
 ) -> Iterator[ScenePair]:
     """Open an MS and a PAN image as a `ScenePair`, to be fused by windows.
 
@@ -82,6 +83,7 @@ def open_pair(
         nodata: pixels that have this value in all bands are missing, whatever the files mark.
         relation: see `lemamba.datasets.opening.Relation`.
         guide_order: guide bands in the wanted order, from 1; () = as stored.
+        drop_dead: leave out hyperspectral bands that hold one value; the result lacks them.
 
     Raises:
         UserError: what `open_aligned` refuses, another number of bands than the sensor's, or an unknown type.
@@ -89,7 +91,39 @@ def open_pair(
     with open_aligned(ms_path, pan_path, relation) as (ms, pan, ground):
         if guide_order:
             pan = Chosen(pan, checked_order(guide_order, pan.count))
+        dead = dead_bands(ms)
+        if dead:
+            named = f"{ms.path}: {'bands' if len(dead) > 1 else 'band'} {', '.join(map(str, dead))} of {ms.count}"
+            print(f"note: {named} hold one value: {'left out' if drop_dead else 'dead? --drop_dead leaves them out'}")
+        if dead and drop_dead:
+            ms = Chosen(ms, [band for band in range(ms.count) if band + 1 not in dead])
         yield ScenePair(ms, pan, ground, sensor or files_of(ms_path, "ms")[1], divisor, nodata)
+
+
+def dead_bands(ms: Raster) -> list[int]:
+    """Return the bands of a hyperspectral image, from 1, that hold one value wherever there are data.
+
+    They are looked for in a subsampled reading and confirmed in the whole; an image of which all are dead has none.
+    """
+    if ms.count <= MULTISPECTRAL:
+        return []
+
+    def flat(image: np.ndarray, valid: np.ndarray) -> np.ndarray:
+        seen = image[:, valid]
+        return seen.min(1) == seen.max(1) if seen.shape[1] else np.zeros(len(image), bool)
+
+    step = max(1, max(ms.shape) // OVERVIEW)
+    found = flat(*ms.read(size=(max(1, ms.shape[0] // step), max(1, ms.shape[1] // step))))
+    first: dict[int, Any] = {}
+    for row in range(0, ms.shape[0], BLOCK):
+        if not found.any() or step == 1:
+            break
+        image, valid = ms.read(((row, min(row + BLOCK, ms.shape[0])), (0, ms.shape[1])))
+        found &= flat(image, valid) | ~valid.any()
+        for band in np.flatnonzero(found & valid.any()):
+            value = image[band][valid][0]
+            found[band] = first.setdefault(int(band), value) == value
+    return [] if found.all() else [int(band) + 1 for band in np.flatnonzero(found)]
 
 
 def load_pair(

@@ -83,6 +83,35 @@ def test_pairs_are_read_under_the_names_in_use(ratio: int, names: tuple[str, str
         run("fuse", "--ms", file, "--pan", file, "--arch", "GSA", "--out", out)
 
 
+def test_geotiff_and_npy_pairs_keep_all_guide_bands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    ms, guide, _ = pair(3, 26)
+    for name, image, pixel in (("hs", ms, 30.0), ("rgb", guide, 10.0)):
+        place = rasterio.Affine(pixel, 0, 500000, 0, -pixel, 4000000)
+        about = {"count": len(image), "height": image.shape[1], "width": image.shape[2], "dtype": "float64"}
+        with rasterio.open(tmp_path / f"{name}.tif", "w", crs="EPSG:32631", transform=place, **about) as file:
+            file.write(image)
+        np.save(tmp_path / f"{name}.npy", image)
+    for suffix in ("tif", "npy"):
+        files = ("--ms", tmp_path / f"hs.{suffix}", "--pan", tmp_path / f"rgb.{suffix}")
+        with pytest.raises(UserError, match="one PAN band, given 3"):
+            run("fuse", *files, "--arch", "GSA", "--out", tmp_path / "sr.npy")
+        assert run("prepare", "inspect", *files) == 0
+        assert "PAN: 3 bands, 78x78" in capsys.readouterr().out
+    with pytest.raises(UserError, match="swap --ms and --pan"):
+        run(
+            "fuse",
+            "--ms",
+            tmp_path / "rgb.tif",
+            "--pan",
+            tmp_path / "hs.tif",
+            "--arch",
+            "EXP",
+            "--out",
+            tmp_path / "x.npy",
+        )
+
+
 def test_estimate_simulate_fuse_and_consistency(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ms, guide, truth = pair(3, 34)
     file = save(tmp_path / "mine.mat", HSI=ms, MSI=guide)
@@ -142,13 +171,15 @@ def test_a_guide_of_the_same_size_is_kept(tmp_path: Path, shared, capsys: pytest
 
 
 @pytest.mark.parametrize("kind", ["h5", "mat"])
-def test_a_guide_in_another_order_is_refused(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_guide_in_another_order_is_refused(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     ms, guide, _ = pair(4, 34)
     file = save(tmp_path / "bgr.mat", HSI=ms, MSI=guide[::-1])
     data: tuple[object, ...] = ("--ms", file, "--pan", file)
     if kind == "h5":
         with h5py.File(tmp_path / "test_bgr.h5", "w") as h5:  # as published: no attribute names the order
-            h5.update({"LRHSI": ms[None], "HSI_up": np.zeros((1, C, 136, 136)), "RGB": guide[None, ::-1]})
+            h5.update({"LRHSI": ms[None], "HSI_up": ms[None].repeat(4, 2).repeat(4, 3), "RGB": guide[None, ::-1]})
         data = ("--data", tmp_path / "test_bgr.h5", "--divisor", 1)
     learnt = {"guide_centres": [18 / 23, 11 / 23, 4 / 23]}
     monkeypatch.setattr("lemamba.commands.fuse.trained_on", lambda _: learnt)
@@ -160,7 +191,21 @@ def test_a_guide_in_another_order_is_refused(kind: str, tmp_path: Path, monkeypa
     with pytest.raises(UserError, match="each of the 3 guide bands once"):
         run("fuse", *data, *out, "--guide_order", "3,2")
     if kind == "h5":
+        assert run("prepare", "inspect", tmp_path / "test_bgr.h5") in (0, 1)
+        assert "guide order: BGR" in capsys.readouterr().out
         np.testing.assert_allclose(sio.loadmat(out[-1])["pan"][0], guide, rtol=1e-6)
+
+
+def test_dead_bands_are_named_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ms, guide, _ = pair(4, 12)
+    ms[6] = ms[19] = 0.0
+    file, out = save(tmp_path / "dead.mat", HSI=ms, MSI=guide), tmp_path / "sr.npy"
+    assert run("fuse", "--ms", file, "--pan", file, "--arch", "EXP", "--out", out) == 0
+    assert "bands 7, 20 of 24 hold one value: dead?" in capsys.readouterr().out
+    kept = np.load(out)
+    assert run("fuse", "--ms", file, "--pan", file, "--arch", "EXP", "--out", out, "--drop_dead") == 0
+    assert "left out" in capsys.readouterr().out
+    np.testing.assert_array_equal(np.load(out), np.delete(kept, (6, 19), axis=0 if len(kept) == C else 2))
 
 
 def test_several_guides_are_refused(tmp_path: Path) -> None:

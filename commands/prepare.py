@@ -68,6 +68,15 @@ def _pair(options: SimulateOptions, ms: tuple[Path, ...], pan: tuple[Path, ...])
     return load_pair(ms, pan, relation, nodata=options.nodata, scale=options.scale)
 
 
+def _refuse(options: SimulateOptions, *names: str) -> None:
+    """Refuse options that a hyperspectral image with its own guide does not use."""
+    given = next((name for name in names if getattr(options, name) is not None), None)
+    if given:
+        raise UserError(
+            f"--{given} is not used for a hyperspectral image with its own guide (--psf, --response); drop it"
+        )
+
+
 def _check_ratio(options: SimulateOptions, scene: Scene) -> None:
     if options.ratio not in (None, scene.ratio):
         raise UserError(f"expected ratio {options.ratio}, the sizes of the scene say {scene.ratio}; correct --ratio")
@@ -75,6 +84,7 @@ def _check_ratio(options: SimulateOptions, scene: Scene) -> None:
 
 def _hyperspectral_pairs(options: SimulateOptions, scenes: list[Scene]) -> dict[str, int]:
     _check_ratio(options, scenes[0])
+    _refuse(options, "sigma", "blur_size", "scale", "guide_columns", "wavelengths")
     name = (options.scenes or options.ms)[0].stem
     return prepare_pairs(
         scenes,
@@ -92,8 +102,7 @@ def _guided(options: SimulateOptions, cubes: list[Cube]) -> dict[str, int]:
     ratio = options.ratio or 4
     name = (options.scenes or options.ms)[0].stem
     print(f"note: the guide has the size of the hyperspectral image, which is degraded by {ratio}; the guide is kept")
-    if options.blur_size:
-        raise UserError("expected --sigma or --psf for a pair, given --blur_size; drop it")
+    _refuse(options, "blur_size", "guide_columns", "wavelengths", "nodata", "divisor")
     return prepare_guided(
         cubes,
         options.out,

@@ -230,7 +230,7 @@ def estimate_psf(windows: Callable[[], Iterable[Window]], response: Tensor) -> O
         return (kernel / kernel.sum()).view(side, side)
 
     def left_out(penalty: float) -> float:
-        return sum(misfit(free(*sums[half][:2], penalty), sums[not half]) for half in (False, True))
+        return sum(misfit(free(sums[half][0], sums[half][1], penalty), sums[not half]) for half in (False, True))
 
     scores = {penalty: left_out(penalty) for penalty in _PENALTIES}
     best = min(scores, key=scores.__getitem__)

@@ -208,6 +208,17 @@ def test_dead_bands_are_named_and_left_out(tmp_path: Path, capsys: pytest.Captur
     np.testing.assert_array_equal(np.load(out), np.delete(kept, (6, 19), axis=0 if len(kept) == C else 2))
 
 
+def test_options_that_a_pair_does_not_use_are_refused(tmp_path: Path) -> None:
+    ms, guide, _ = pair(4, 12)
+    file = save(tmp_path / "pair.mat", HSI=ms, MSI=guide)
+    with pytest.raises(UserError, match="--sigma is not used"):
+        run("prepare", "simulate", file, "--sigma", 2, "--out", tmp_path)
+    np.save(tmp_path / "wrong.npy", np.ones((2, C)))
+    with pytest.raises(UserError, match="expected a response of 3 guide bands x 24 bands, given 2 x 24"):
+        run("prepare", "simulate", file, "--response", tmp_path / "wrong.npy", "--out", tmp_path)
+    assert not list(tmp_path.glob("*.h5"))
+
+
 def test_several_guides_are_refused(tmp_path: Path) -> None:
     ms, guide, _ = pair(2, 18)
     file = save(tmp_path / "three.mat", HSI=ms, MSI=guide, PAN=guide[:1])

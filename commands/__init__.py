@@ -28,6 +28,7 @@ PREPARE = {
     "simulate": options.SimulateOptions,
     "cave": options.CaveOptions,
     "harvard": options.HarvardOptions,
+    "estimate": options.EstimateOptions,
     "synthetic": options.SyntheticOptions,
     "generic": options.GenericOptions,
     "inspect": options.InspectOptions,

@@ -24,7 +24,8 @@ from rich.table import Table
 from lemamba.commands.options import EvaluateOptions
 from lemamba.commands.protocol import Settings, settle
 from lemamba.commands.samples import Opened, Sample, as_large, fused_path, open_samples
-from lemamba.commands.scores import NEEDED, dead_band_note, measure, report, rows, undefined_notes
+from lemamba.commands.scores import NEEDED, Observed, dead_band_note, measure, report, rows, undefined_notes
+from lemamba.datasets.simulation.response import read_matrix
 from lemamba.datasets.writers import write_map
 from lemamba.metrics import Meter
 from lemamba.metrics.hqnr_map import hqnr_blocks
@@ -150,6 +151,18 @@ def _large(sample: Sample, protocol: str, device: str, nodata: float | None) -> 
     return found
 
 
+def _observed(options: EvaluateOptions, info: dict[str, Any]) -> Observed | None:
+    """Return response and PSF of a pair: as given, else as the file says; None where neither is known."""
+    given = (options.response, options.psf)
+    if any(given) and not all(given):
+        raise UserError("expected --response and --psf together, given one; give both (prepare_data.py estimate)")
+    if options.response and options.psf:
+        return torch.from_numpy(read_matrix(options.response)), torch.from_numpy(read_matrix(options.psf))
+    if "response" not in info or "psf" not in info:
+        return None
+    return torch.from_numpy(info["response"]), torch.from_numpy(info["psf"])
+
+
 def evaluate(options: EvaluateOptions) -> Result:
     """Measure every sample of the path."""
     with ExitStack() as files:
@@ -170,6 +183,7 @@ def _evaluate(options: EvaluateOptions, opened: Opened) -> Result:
         try:
             images = _tensors(sample, settings.protocol, options.device, options.nodata)
             how: dict[str, Any] = {"extra": options.indices, "cut": options.cut, "coregister": options.coregister}
+            how["observed"] = _observed(options, opened.info)
             values = measure(images, **vars(settings), **how, geometry=opened.geometry)
         except UserError as error:
             raise UserError(f"sample {name}: {error}") from error
@@ -189,7 +203,8 @@ def _evaluate(options: EvaluateOptions, opened: Opened) -> Result:
     if settings is None:
         raise UserError(f'expected at least one image in "{fused_path(options)}", found none; check the file')
     result = Result(settings, opened.names, meter, pictures=pictures)
-    notes += [*_notes(settings, top), *filter(None, remarks), *undefined_notes(result.samples, opened.names)]
+    about = [] if "ms_rmse" in result.samples else _notes(settings, top)  # consistency depends on no peak and sensor
+    notes += [*about, *filter(None, remarks), *undefined_notes(result.samples, opened.names)]
     return replace(result, notes=notes)
 
 

@@ -6,9 +6,10 @@ import io
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,19 @@ from lemamba.commands.options import AdaptOptions, FuseOptions
 from lemamba.commands.pairs import read_pairs
 from lemamba.commands.scores import notes_of, report, rows, score, weights_sha256
 from lemamba.datasets.build import build_dataset, check_range, find_entry, names_no_divisor
+from lemamba.datasets.guide_order import (
+    Centres,
+    checked_order,
+    dataset_centres,
+    described,
+    estimated_centres,
+    order_to_match,
+)
 from lemamba.datasets.h5 import H5Dataset
 from lemamba.datasets.opening import Relation, pair_paths
 from lemamba.datasets.own_ground import image_areas, scene_area
 from lemamba.datasets.pair import ScenePair, open_pair
+from lemamba.datasets.raster import MULTISPECTRAL
 from lemamba.datasets.strips import hidden_folder, is_complete, job_name, mark_complete, remove_folder
 from lemamba.datasets.writers import Output, check_output
 from lemamba.engine.fusing.runner import Runner
@@ -111,12 +121,21 @@ def fuse_list(options: FuseOptions, device: torch.device, ranks: Ranks) -> int:
     return 1 if failed else 0
 
 
-def fuse_test_set(options: FuseOptions, device: torch.device) -> None:
-    """Fuse an H5 file, write images and pictures, measure the result and print the scores."""
-    dataset, name = open_data(options)
+def _ready(options: FuseOptions, dataset: H5Dataset, device: torch.device) -> tuple[FuseOptions, torch.nn.Module]:
+    """Bring the guide into the order that is asked for, and load the method, chosen by measuring if it is "auto"."""
+    if options.guide_order:
+        dataset.reorder_guide(checked_order(options.guide_order, dataset.facts.guide_bands))
     if options.arch == AUTO:
         options = choose(options, image_areas(dataset), dataset.facts, device)
     model = load_method(options.arch, options.weights, dataset.facts, options.adapt_steps)
+    check_guide_order(options, dataset.path, partial(dataset_centres, dataset))
+    return options, model
+
+
+def fuse_test_set(options: FuseOptions, device: torch.device) -> None:
+    """Fuse an H5 file, write images and pictures, measure the result and print the scores."""
+    dataset, name = open_data(options)
+    options, model = _ready(options, dataset, device)
     method = str(model.model_name)
     out = options.out or default_output(method, name, dataset.facts, options.per_image)
     if not options.per_image:
@@ -181,13 +200,16 @@ def fuse_pair(
         raise UserError("expected --ms and --pan without --data, --per_image, --json; drop those")
     started = time.perf_counter()
     relation = Relation(options.allow_remote, options.assume_aligned, options.register)
-    with open_pair(ms, pan, nodata=options.nodata, relation=relation, **scene_numbers(options)) as pair:
+    how: dict[str, Any] = {"nodata": options.nodata, "relation": relation, "guide_order": options.guide_order}
+    how["drop_dead"] = options.drop_dead
+    with open_pair(ms, pan, **how, **scene_numbers(options)) as pair:
         output = Output(options.compress, options.cog, options.bands, options.dtype)
         if options.rgb_png:
             output = replace(output, rgb=get_sensor(pair.facts.sensor).rgb_for(pair.facts.bands))
         if options.arch == AUTO:
             options = first_alone(ranks, lambda: _chosen(options, pair, device))
         runner = _runner(options, pair.facts, device, runners)
+        check_guide_order(options, pan[0], partial(pair_centres, pair))
         out = options.out or OUT / f"{runner.model_name}_{ms[0].stem}.tif"
         check_output(out, pair, output)
         check_writable(out, options.rgb_png)
@@ -226,6 +248,39 @@ def fuse_pair(
     if options.rgb_png:
         print(f"picture:  {options.rgb_png}")
     print(f"time:     {(time.perf_counter() - started) / (H * W / 1e6):.2f} s per megapixel on {device}")
+
+
+def check_guide_order(options: FuseOptions, path: Path, centres: Callable[[], Centres | None]) -> None:
+    """Refuse a guide whose bands are ordered otherwise than those that the network learnt.
+
+    Weights that do not name their order are not checked, nor is an order that --guide_order names.
+
+    Raises:
+        UserError: another order; the line names the one to give.
+    """
+    known = trained_on(options.weights).get("guide_centres")
+    if options.guide_order or not known:
+        return
+    found = centres()
+    order = None if found is None else order_to_match(tuple(known), found)
+    if found is not None and order is not None:
+        raise UserError(
+            f"the weights were trained with guide bands in the order {described(tuple(known))}, {path} has "
+            f"{described(found)}; add --guide_order {','.join(map(str, order))} (or "
+            f"{','.join(str(i + 1) for i in range(len(order)))} to keep the file's)"
+        )
+
+
+def pair_centres(pair: ScenePair) -> Centres | None:
+    """Return where the guide bands of a scene lie, by one window in its middle; None where that cannot be found."""
+    if pair.facts.guide_bands < 2 or pair.facts.bands <= MULTISPECTRAL:
+        return None
+    spans = [(n // 2 - min(n // 2, 256), n // 2 + min(n - n // 2, 256)) for n in pair.size]
+    window = pair.window((spans[0], spans[1]), 4 * pair.facts.ratio)
+    try:
+        return None if window is None else estimated_centres(lambda: [window])
+    except UserError:  # a ratio that is not whole
+        return None
 
 
 def _chosen(options: FuseOptions, pair: ScenePair, device: torch.device) -> FuseOptions:

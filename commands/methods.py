@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,9 @@ from torch import nn
 from lemamba.commands.adapting import STEPS, Adapting
 from lemamba.engine.weights.files import load_weights, open_weights, weights_meta
 from lemamba.model import build_model, model_class, model_entry
+from lemamba.model.classical.coupled import Coupled
 from lemamba.model.convert import convert_state_dict
+from lemamba.operators.observation import start
 from lemamba.utils.errors import UserError
 from lemamba.utils.facts import DataFacts
 
@@ -56,7 +59,11 @@ def _load_method(name: str | None, weights: str | None, facts: DataFacts) -> nn.
         raise UserError(f"{entry.name} is a learned network and needs --weights; train it or give a weight file")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # a method that starts from drawn weights gives the same image every time
-        return build_model(name, **_taken(name, known)).eval()
+        method = build_model(name, **_taken(name, known)).eval()
+    if isinstance(method, Coupled) and facts.response is not None and facts.psf is not None:
+        seen = start(facts.geometry, torch.tensor(facts.response, dtype=torch.float64), 1.0)
+        method.observed = replace(seen, psf=torch.tensor(facts.psf, dtype=torch.float64))
+    return method
 
 
 def load_network(name: str | None, weights: str, wanted: Mapping[str, Any] | None = None) -> nn.Module:

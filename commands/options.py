@@ -191,6 +191,26 @@ class HarvardOptions(BenchmarkOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class EstimateOptions:
+    """Estimate the spectral response and the PSF of a hyperspectral image and its guide, from the pair itself.
+
+    Writes response.npy (guide bands x bands), response.csv, psf.npy, estimate.json and estimate.png. `simulate` and
+    `evaluate` take the two matrices with --response and --psf.
+    """
+
+    pair: Path | None = option(None, "a file that holds both images (.mat, .npz)", "PAIR")
+    ms: tuple[Path, ...] = option((), "the hyperspectral image (instead of PAIR)", "--ms", **_FILES)
+    pan: tuple[Path, ...] = option((), "its guide of one or several bands", "--pan", **_FILES)
+    assume_aligned: bool = option(False, _ALIGNED, "--assume_aligned")
+    register: bool = option(False, _REGISTER, "--register")
+    allow_remote: bool = option(False, _REMOTE, "--allow_remote")
+    nodata: float | None = option(
+        None, "pixels with this value in all bands are missing, though nothing marks them", "--nodata"
+    )
+    out: Path = option(REQUIRED, "output folder", "--out")
+
+
+@dataclass(frozen=True, kw_only=True)
 class SyntheticOptions:
     """Draw synthetic scenes: a complete data set without a download."""
 
@@ -325,6 +345,17 @@ class FuseOptions(DeviceOptions, DataOptions):
     )
     split: str = option(
         "test", "file of --dataset (default test)", "--split", choices=("valid", "test", "test_full"), group="data"
+    )
+    drop_dead: bool = option(
+        False, "of --ms: leave out hyperspectral bands that hold one value", "--drop_dead", group="data"
+    )
+    guide_order: tuple[int, ...] = option(
+        (),
+        "guide bands in the order in which the network learnt them (from 1; 3,2,1 turns BGR to RGB)",
+        "--guide_order",
+        metavar="N,N",
+        read=_numbers,
+        group="data",
     )
     ms: tuple[Path, ...] = option((), f"{_MS} (instead of an H5 file)", "--ms", group="data", **_FILES)
     pan: tuple[Path, ...] = option((), _PAN, "--pan", group="data", **_FILES)
@@ -478,6 +509,12 @@ class EvaluateOptions:
     nodata: float | None = option(
         None, "pixels are missing where all bands of gt (lms at full resolution) have this value", "--nodata"
     )
+    response: Path | None = option(
+        None,
+        "response.npy of `prepare_data.py estimate`: consistency with a guide of several bands",
+        "--response",
+    )
+    psf: Path | None = option(None, "psf.npy of the same", "--psf")
     mask: Path | None = option(
         None,
         "only pixels count where this image is not 0: .npy, .npz, .mat, .h5 or GeoTIFF, (H,W) or one per sample; "

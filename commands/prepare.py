@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from lemamba.commands import estimate
 from lemamba.commands.generic import write_generic
 from lemamba.commands.options import (
     BenchmarkOptions,
     CaveOptions,
+    EstimateOptions,
     GenericOptions,
     InspectOptions,
     ObservationOptions,
@@ -26,15 +28,18 @@ from lemamba.commands.options import (
     SimulateOptions,
     SyntheticOptions,
 )
+from lemamba.datasets.arrays import holds_pair
 from lemamba.datasets.opening import Relation, files_of, inspect_pair, pair_paths
 from lemamba.datasets.pair import load_pair
+from lemamba.datasets.raster import MULTISPECTRAL
 from lemamba.datasets.readers import inspect_file, reader_of
 from lemamba.datasets.repack import repack
 from lemamba.datasets.repack import report as repacked
 from lemamba.datasets.simulation import benchmarks
 from lemamba.datasets.simulation.benchmarks import Protocol
+from lemamba.datasets.simulation.pairs import prepare_guided, prepare_pairs
 from lemamba.datasets.simulation.prepare import prepare_benchmark, prepare_cubes, prepare_scenes
-from lemamba.datasets.simulation.response import CAMERAS, parse_wavelengths, read_psf, read_response
+from lemamba.datasets.simulation.response import CAMERAS, parse_wavelengths, read_matrix, read_psf, read_response
 from lemamba.datasets.simulation.sources import Cube, Scene
 from lemamba.datasets.simulation.synthetic import write_dataset
 from lemamba.datasets.simulation.wald import Observation, gaussian_psf
@@ -58,14 +63,76 @@ def _simulate(options: SimulateOptions) -> dict[str, int]:
         raise UserError("expected either SCENE files or --ms and --pan; give one of the two")
     if options.ms or options.pan:
         ms, pan = pair_paths(options.ms, options.pan)
-        relation = Relation(options.allow_remote, options.assume_aligned, options.register)
-        return _scenes(options, [load_pair(ms, pan, relation, nodata=options.nodata)], files_of(ms, "ms")[1])
-    sources = [reader_of(path).load(path, options.scale) for path in options.scenes]
+        sources, product = [_pair(options, ms, pan)], files_of(ms, "ms")[1]
+    else:
+        sources = [
+            _pair(options, (path,), (path,)) if holds_pair(path) else reader_of(path).load(path, options.scale)
+            for path in options.scenes
+        ]
+        product = None
     scenes = [source for source in sources if isinstance(source, Scene)]
     if scenes and len(scenes) < len(sources):
         raise UserError("expected only scenes or only cubes, given both; prepare them separately")
-    cubes = [source for source in sources if isinstance(source, Cube)]
-    return _scenes(options, scenes) if scenes else _cubes(options, cubes)
+    if not scenes:
+        cubes = [source for source in sources if isinstance(source, Cube)]
+        guided = any(cube.guide is not None for cube in cubes)
+        return _guided(options, cubes) if guided else _cubes(options, cubes)
+    if any(len(scene.ms) > MULTISPECTRAL for scene in scenes):
+        return _hyperspectral_pairs(options, scenes)
+    return _scenes(options, scenes, product)
+
+
+def _pair(options: SimulateOptions, ms: tuple[Path, ...], pan: tuple[Path, ...]) -> Scene | Cube:
+    relation = Relation(options.allow_remote, options.assume_aligned, options.register)
+    return load_pair(ms, pan, relation, nodata=options.nodata, scale=options.scale)
+
+
+def _refuse(options: SimulateOptions, *names: str) -> None:
+    """Refuse options that a hyperspectral image with its own guide does not use."""
+    given = next((name for name in names if getattr(options, name) is not None), None)
+    if given:
+        raise UserError(
+            f"--{given} is not used for a hyperspectral image with its own guide (--psf, --response); drop it"
+        )
+
+
+def _check_ratio(options: SimulateOptions, scene: Scene) -> None:
+    if options.ratio not in (None, scene.ratio):
+        raise UserError(f"expected ratio {options.ratio}, the sizes of the scene say {scene.ratio}; correct --ratio")
+
+
+def _hyperspectral_pairs(options: SimulateOptions, scenes: list[Scene]) -> dict[str, int]:
+    _check_ratio(options, scenes[0])
+    _refuse(options, "sigma", "blur_size", "scale", "guide_columns", "wavelengths")
+    name = (options.scenes or options.ms)[0].stem
+    return prepare_pairs(
+        scenes,
+        options.out,
+        _checked_name(options.name or f"{name}_x{scenes[0].ratio}"),
+        response=None if options.response is None else read_matrix(options.response),
+        psf=None if options.psf is None else read_matrix(options.psf),
+        stride=options.stride,
+        divisor=options.divisor,
+        test_only=options.test_only,
+    )
+
+
+def _guided(options: SimulateOptions, cubes: list[Cube]) -> dict[str, int]:
+    ratio = options.ratio or 4
+    name = (options.scenes or options.ms)[0].stem
+    print(f"note: the guide has the size of the hyperspectral image, which is degraded by {ratio}; the guide is kept")
+    _refuse(options, "blur_size", "guide_columns", "wavelengths", "nodata", "divisor")
+    return prepare_guided(
+        cubes,
+        options.out,
+        _checked_name(options.name or f"{name}_x{ratio}"),
+        ratio=ratio,
+        sigma=options.sigma,
+        psf=None if options.psf is None else read_matrix(options.psf),
+        response=None if options.response is None else read_matrix(options.response),
+        stride=options.stride,
+        test_only=options.test_only,
+    )
 
 
 def _scenes(options: SimulateOptions, scenes: list, product: str | None = None) -> dict[str, int]:
@@ -75,10 +142,7 @@ def _scenes(options: SimulateOptions, scenes: list, product: str | None = None) 
             "the file does not say which sensor took it; give --sensor (or --sensor none for generic gains)"
         )
     sensor = get_sensor(named)
-    if options.ratio not in (None, scenes[0].ratio):
-        raise UserError(
-            f"expected ratio {options.ratio}, the sizes of the scene say {scenes[0].ratio}; correct --ratio"
-        )
+    _check_ratio(options, scenes[0])
     return prepare_scenes(
         scenes,
         sensor,
@@ -272,7 +336,13 @@ def _inspect(options: InspectOptions) -> int:
 
 
 def run(
-    options: SimulateOptions | BenchmarkOptions | SyntheticOptions | GenericOptions | InspectOptions | RepackOptions,
+    options: SimulateOptions
+    | BenchmarkOptions
+    | EstimateOptions
+    | SyntheticOptions
+    | GenericOptions
+    | InspectOptions
+    | RepackOptions,
 ) -> int:
     """Run the subcommand of these options; return its exit status (inspect: 1 a problem found, 2 unreadable)."""
     if isinstance(options, InspectOptions):
@@ -280,6 +350,8 @@ def run(
     if isinstance(options, RepackOptions):
         print(repacked(*repack(options.file, options.out, options.dtype)))
         return 0
+    if isinstance(options, EstimateOptions):
+        return estimate.run(options)
     if isinstance(options, SimulateOptions):
         written = _simulate(options)
     elif isinstance(options, BenchmarkOptions):

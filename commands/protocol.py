@@ -68,7 +68,7 @@ def settle(sample: Sample, options: EvaluateOptions, info: dict[str, Any]) -> tu
     if said and options.sensor and get_sensor(options.sensor) not in (said, get_sensor("none")):
         raise UserError(f"the file says sensor {said.name}, given --sensor {options.sensor}; drop it, or name the file")
     ratio = _ratio(sample, options, info)
-    if protocol == "full" and sensor is None:
+    if protocol == "full" and sensor is None and not (options.response or "response" in info):
         raise UserError(
             "full resolution needs the sensor's filter gains: add --sensor WV3 (or another; none = generic)"
         )

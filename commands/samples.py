@@ -247,9 +247,12 @@ def _open_h5(dataset: H5Dataset) -> Opened:
     sensor, divisor = file_sensor(dataset.contents), np.asarray(dataset.contents.attributes.get("divisor", 0))
     if sensor.name != "none":
         info["sensor"] = sensor.name
+    facts = dataset.facts
+    if not facts.has_gt and facts.response is not None and facts.psf is not None:
+        info |= {"response": np.array(facts.response), "psf": np.array(facts.psf), "geometry": facts.geometry}
     if divisor.size == 1 and divisor.dtype.kind in "iuf" and divisor.item() > 0:
         info["divisor"] = float(divisor.item())
-    return Opened(list(range(1, len(dataset) + 1)), samples, info)
+    return Opened(list(range(1, len(dataset) + 1)), samples, info, geometry=info.pop("geometry", None))
 
 
 def _paired(fused: Opened, truth: Opened, path: Path) -> Opened:
@@ -269,7 +272,7 @@ def _paired(fused: Opened, truth: Opened, path: Path) -> Opened:
                 f'the fused images say {key} {fused.info[key]}, "{path}" {truth.info[key]}; name their test set'
             )
     samples = (_joined(one, other) for one, other in zip(fused.samples, truth.samples, strict=True))
-    return Opened(fused.names, samples, truth.info | fused.info, notes)
+    return Opened(fused.names, samples, truth.info | fused.info, notes, truth.geometry)
 
 
 def _joined(one: Sample, other: Sample) -> Sample:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lemamba.engine.weights.files import PUBLISHED_PREFIX, resolve_weights
-from lemamba.metrics import EXTRA, INDICES, Meter, full_resolution, q2n, reduced_resolution
+from lemamba.metrics import EXTRA, INDICES, Meter, consistency, full_resolution, q2n, reduced_resolution
 from lemamba.metrics.coregistration import check_wanted
 from lemamba.metrics.inputs import BLOCK
 from lemamba.metrics.tiles import block_tiles, tiles
@@ -27,6 +27,7 @@ from lemamba.utils.geometry import Geometry
 from lemamba.utils.sensors import get_sensor
 from lemamba.utils.version import project_version
 
+Observed = tuple[Tensor, Tensor]  # response (P, C) and PSF (S, S)
 NEEDED = {"reduced": ("sr", "gt"), "full": ("sr", "ms", "lms", "pan")}
 _WHY = {  # what makes an index NaN or infinite
     "sam": "every pixel is black in gt or sr",
@@ -50,6 +51,7 @@ def measure(
     cut: int = 0,
     geometry: Geometry | None = None,
     coregister: bool = False,
+    observed: Observed | None = None,
 ) -> dict[str, Tensor]:
     """Measure images in the numbers of the sensor.
 
@@ -65,6 +67,8 @@ def measure(
         extra: names of indices that are not in the published tables, or "all" (`lemamba.metrics.EXTRA`).
         cut: border in pixels that does not count; 0 as published, papers use 21 and 30.
         geometry: at full resolution, where MS pixels lie under PAN pixels; None = the toolboxes' convention.
+        observed: response (P, C) and PSF (S, S) of a pair whose guide has several bands: at full resolution its
+            consistency is measured, since D_s is defined for one band.
         coregister: see `lemamba.metrics.full_resolution`; at reduced resolution there is nothing to co-register.
 
     Returns:
@@ -80,8 +84,42 @@ def measure(
         peak = get_sensor(sensor or "none").divisor if const is None else const
         return reduced_resolution(images["sr"], images["gt"], const=peak, **common)
     sr, ms, lms, pan = (images[role] for role in NEEDED["full"])
+    if pan.shape[1] > 1:
+        check_wanted(coregister, measured=False)
+        return _consistency(images, ratio, geometry or Geometry.toolbox(ratio), observed)
     common |= {"sensor": sensor or "none", "const": const, "geometry": geometry, "coregister": coregister}
     return full_resolution(sr, ms, lms, pan, **common)
+
+
+def _consistency(
+    images: Mapping[str, Tensor], ratio: int, geometry: Geometry, observed: Observed | None
+) -> dict[str, Tensor]:
+    """Measure whether images agree with both observations, see `lemamba.metrics.consistency`."""
+    guide_bands = images["pan"].shape[1]
+    if observed is None:
+        raise UserError(
+            f"D_s is defined for one band, the guide has {guide_bands}; give --response and --psf "
+            "(prepare_data.py estimate) to measure the consistency with both images"
+        )
+    if "valid" in images and not bool(images["valid"].all()):
+        raise UserError("consistency is measured on images without missing pixels, given some; cut out a part")
+    response, psf = observed
+    base = (math.floor(geometry.offset[0] + 0.5), math.floor(geometry.offset[1] + 0.5))  # the PSF holds the rest
+    found = consistency(
+        *(images[role].double() for role in ("sr", "ms", "pan")),
+        ratio=ratio,
+        response=response,
+        psf=psf,
+        geometry=Geometry((ratio, ratio), base),
+    )
+    return dict(found)
+
+
+def observed_of(facts: DataFacts) -> Observed | None:
+    """Return response and PSF that a data set names, None where it names none."""
+    if facts.response is None or facts.psf is None:
+        return None
+    return torch.tensor(facts.response, dtype=torch.float64), torch.tensor(facts.psf, dtype=torch.float64)
 
 
 def score(images: Mapping[str, Tensor], facts: DataFacts, result: str = "sr") -> Meter:
@@ -100,7 +138,8 @@ def score(images: Mapping[str, Tensor], facts: DataFacts, result: str = "sr") ->
         one["sr"] = one[result]
         try:
             geometry = None if facts.geometry == Geometry.toolbox(facts.ratio) else facts.geometry
-            meter.update(measure(one, protocol, ratio=facts.ratio, sensor=facts.sensor, const=const, geometry=geometry))
+            how: dict[str, Any] = {"ratio": facts.ratio, "sensor": facts.sensor, "const": const, "geometry": geometry}
+            meter.update(measure(one, protocol, **how, observed=observed_of(facts)))
         except UserError as error:  # the peak is the divisor here
             raise UserError(str(error).replace("(--const ", "(--divisor ")) from error
     return meter

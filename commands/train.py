@@ -19,6 +19,7 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from torch import nn
 
 from lemamba.datasets.build import build_dataset, check_range, find_entry, names_no_divisor
+from lemamba.datasets.guide_order import dataset_centres
 from lemamba.datasets.h5 import H5Dataset
 from lemamba.datasets.provenance import file_facts
 from lemamba.datasets.transforms import Augment
@@ -242,6 +243,9 @@ def build_job(settings: config.Config, accelerator: Accelerator, folder: Path, c
     }
     if data.geometry != Geometry.toolbox(data.ratio):  # scenes are fused with ms where the network knows it
         trained_on["offset"] = list(data.geometry.offset)
+    centres = dataset_centres(train)
+    if centres:  # a guide in another order of bands is refused when fusing
+        trained_on["guide_centres"] = list(centres)
     return Job(
         config=settings,
         model=model,

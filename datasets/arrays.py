@@ -23,9 +23,13 @@ from lemamba.utils.formats.mat import READ_LIMIT, read_mat
 
 # Names by role, in the order in which they are looked for: files with I_MS_LR or lrms have the enlarged image in I_MS.
 NAMES = {
-    "ms": ("i_ms_lr", "ms_lr", "lrms", "lr_ms", "i_ms", "ms", "lrhsi", "hsi", "i_hs", "hs"),
+    "ms": ("i_ms_lr", "ms_lr", "lrms", "lr_ms", "i_ms", "ms", "lrhsi", "lr_hsi", "hsi", "hsim", "i_hs", "hs"),
     "pan": ("i_pan", "pan", "p"),
 }
+# A hyperspectral image and its guide of several bands: names that mean a pair only together; "y" only with "z".
+_HYPERSPECTRAL = ("lrhsi", "lr_hsi", "hsim", "i_hs", "hsi", "hs", "yh", "y")
+_GUIDES = ("hrmsi", "hr_msi", "msim", "msi", "hrms", "hr_ms", "ym", "i_ms", "ms", "rgb", "z", *NAMES["pan"])
+_TRUTHS = ("hrhsi", "hr_hsi", "gt")
 
 
 class ArrayRaster:
@@ -86,11 +90,32 @@ def open_array(path: Path, role: str) -> ArrayRaster:
     """
     if not path.is_file():
         raise UserError(f'expected a file of arrays, "{path}" {"is a folder" if path.is_dir() else "does not exist"}')
+    if path.suffix.lower() in (".mat", ".npz"):
+        arrays = _images_in(path)
+        names = _pair_in(path, arrays)
+        if names:
+            return ArrayRaster(path, _oriented(path, {role: arrays[name] for role, name in names.items()})[role])
     return ArrayRaster(path, _image(path, *_LOADERS[path.suffix.lower()](path, role)))
+
+
+def _oriented(path: Path, images: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return a hyperspectral image, its guide and perhaps the truth as (C, H, W): in both, sizes of one whole ratio.
+
+    Of a cube with more bands than rows, the sizes of one array alone do not say which axis holds the bands.
+    """
+    for axis in (-1, 0):  # (H, W, C) as MATLAB has it, else (C, H, W)
+        found = {role: np.moveaxis(v, axis, 0) if v.ndim == 3 else v[None] for role, v in images.items()}
+        (h, w), (H, W) = found["ms"].shape[-2:], found["pan"].shape[-2:]
+        if H % h == W % w == 0 and H // h == W // w and len(found["ms"]) > len(found["pan"]):
+            return found
+    return {role: _image(path, role, v) for role, v in images.items()}
 
 
 def pick(path: Path, names: Mapping[str, Any] | list[str], role: str) -> str:
     """Return which of the names in a file is the MS ("ms") or PAN ("pan") image; see `NAMES`."""
+    pair = pair_names(path, names)
+    if pair:
+        return pair[role]
     known = {name.lower(): name for name in names}
     found = next((known[name] for name in NAMES[role] if name in known), None)
     if found is None and len(names) == 1:
@@ -100,6 +125,53 @@ def pick(path: Path, names: Mapping[str, Any] | list[str], role: str) -> str:
         wanted = "ms, I_MS, lrms" if role == "ms" else "pan, I_PAN"
         raise UserError(f"{path} has no array named like a {role.upper()} image ({wanted} …); it holds: {held}")
     return found
+
+
+def pair_names(path: Path, names: Mapping[str, Any] | list[str]) -> dict[str, str]:
+    """Return which names are a hyperspectral image ("ms"), its guide ("pan") and perhaps the truth ("gt"), or {}.
+
+    Raises:
+        UserError: several guides.
+    """
+    known = {name.lower(): name for name in names}
+    hyper = next((name for name in _HYPERSPECTRAL if name in known), None)
+    guides = [name for name in (_GUIDES if hyper != "y" else ("z",)) if name in known]
+    if hyper is None or not guides:
+        return {}
+    if len(guides) > 1:
+        held = " and ".join(known[name] for name in guides)
+        raise UserError(f"{path} holds several guides of {known[hyper]}: {held}; save it with the one to use")
+    truth = next((known[name] for name in _TRUTHS if name in known), None)
+    return {"ms": known[hyper], "pan": known[guides[0]]} | ({"gt": truth} if truth else {})
+
+
+def holds_pair(path: Path) -> bool:
+    """Return whether a file holds a hyperspectral image and its guide, or MS and a PAN image of several bands."""
+    if path.suffix.lower() not in (".mat", ".npz") or not path.is_file():
+        return False
+    return bool(_pair_in(path, _images_in(path)))
+
+
+def _pair_in(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Return `pair_names`, or the names of MS and of a PAN image of several bands."""
+    names = pair_names(path, arrays)
+    cubes = {name.lower(): name for name, v in arrays.items() if v.squeeze().ndim == 3}
+    both = {role: next((cubes[name] for name in known if name in cubes), None) for role, known in NAMES.items()}
+    return names or {role: name for role, name in both.items() if name and all(both.values())}
+
+
+def truth_next_to(path: Path) -> np.ndarray | None:
+    """Return the ground truth (C, H, W) that a file holds next to a pair, see `pair_names`, or None."""
+    if path.suffix.lower() not in (".mat", ".npz"):
+        return None
+    arrays = _images_in(path)
+    names = pair_names(path, arrays)
+    return _oriented(path, {role: arrays[name] for role, name in names.items()})["gt"] if "gt" in names else None
+
+
+def _images_in(path: Path) -> dict[str, np.ndarray]:
+    arrays: Mapping[str, np.ndarray] = load_npz(path) if path.suffix.lower() == ".npz" else read_mat(path)
+    return {name: arrays[name] for name in arrays if arrays[name].ndim in (2, 3) and arrays[name].size > 1}
 
 
 def load_npz(path: Path) -> Mapping[str, np.ndarray]:

@@ -16,7 +16,7 @@ from lemamba.datasets.h5 import H5Dataset
 from lemamba.datasets.transforms import Augment
 from lemamba.utils.errors import UserError, nearest
 from lemamba.utils.formats.bounds import check_not_divided
-from lemamba.utils.sensors import DATASETS, DatasetEntry, Sensor, divisor_of, files_of, get_dataset
+from lemamba.utils.sensors import DATASETS, DatasetEntry, Sensor, divisor_of, files_of, full_file, get_dataset
 
 SPLITS = ("train", "valid", "test", "test_full")
 ROOT_VARIABLE = "LEMAMBA_DATA"
@@ -43,7 +43,8 @@ def _own_name(name: str, folder: Path) -> DatasetEntry | None:
     there = {file.name for sub in (folder, folder / plain) if sub.is_dir() for file in sub.glob(f"*{plain}*.h5")}
     for task, files in (("hmif", hmif), ("pansharpening", pansharpening)):
         if files["test"] in there:
-            return DatasetEntry(plain, "", task, 0, files)
+            observed = {"test_full": full_file(plain)} if full_file(plain) in there else {}
+            return DatasetEntry(plain, "", task, 0, files | observed)
     return DatasetEntry(plain, "", "pansharpening", 0, pansharpening) if there & set(pansharpening.values()) else None
 
 

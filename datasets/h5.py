@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -24,7 +24,7 @@ from lemamba.datasets.layout import Shape, as_nchw, find_layout, read_sample, to
 from lemamba.datasets.transforms import Augment
 from lemamba.operators import interpolate
 from lemamba.utils.errors import UserError
-from lemamba.utils.facts import DataFacts
+from lemamba.utils.facts import DataFacts, Matrix
 from lemamba.utils.formats.bounds import MAX_COMPRESSION, check_chunks, check_own_data, hdf5_member
 from lemamba.utils.geometry import Geometry
 from lemamba.utils.sensors import Sensor, find_sensor, get_sensor
@@ -213,6 +213,28 @@ def file_geometry(contents: Contents) -> Geometry:
     return Geometry((ratio, ratio), (rows, columns))
 
 
+def _matrix(contents: Contents, name: str, shape: tuple[int, int] | None = None) -> Matrix | None:
+    """Return an attribute of an observed pair as numbers; None where it is absent.
+
+    The response of a simulated guide is in other units and left out: such files have no PSF.
+
+    Raises:
+        UserError: no finite matrix, or another shape.
+    """
+    found = np.asarray(contents.attributes.get(name, ()))
+    if not found.size or "psf" not in contents.attributes:
+        return None
+    if (
+        found.ndim != 2
+        or found.dtype.kind not in "iuf"
+        or not np.isfinite(found).all()
+        or shape not in (None, found.shape)
+    ):
+        wanted = "a matrix of numbers" if shape is None else f"{shape[0]} x {shape[1]} numbers"
+        raise UserError(f'{contents.path}: expected the attribute "{name}" as {wanted}, given {found.shape}; delete it')
+    return tuple(tuple(map(float, row)) for row in found)
+
+
 def rgb_indexes(written: Any, bands: int) -> tuple[int, int, int] | None:
     """Return the file's own 1-based bands for red, green, blue; None where it names none, or bands it lacks."""
     found = np.asarray(() if written is None else written)
@@ -229,7 +251,10 @@ class H5Dataset(Dataset):
         path: the file.
         facts: sensor, divisor, ratio, bands, guide bands, `rgb` (the file's RGB_indexes), whether samples have "gt".
         contents: keys, shapes, axis order and attributes of the file.
+        guide_order: 0-based bands of pan in the order in which samples have them; None = as stored.
     """
+
+    guide_order: tuple[int, ...] | None = None
 
     def __init__(
         self,
@@ -270,6 +295,8 @@ class H5Dataset(Dataset):
             guide_bands=contents.shapes["pan"][1],
             rgb=(own[0] - 1, own[1] - 1, own[2] - 1) if own else None,
             has_gt="gt" in contents.keys,  # noqa: SIM118  (`keys` is a mapping of the file's keys)
+            response=_matrix(contents, "response", (contents.shapes["pan"][1], bands)),
+            psf=_matrix(contents, "psf"),
             geometry=file_geometry(contents),
         )
         self.augment = augment
@@ -319,11 +346,19 @@ class H5Dataset(Dataset):
             raise IndexError(f"sample {index} of {len(self)}")
         index %= len(self)
         sample = {role: self._read(role, index) for role in self.contents.keys}
+        if self.guide_order is not None:
+            sample["pan"] = sample["pan"][list(self.guide_order)]
         if "lms" not in sample:
             sample["lms"] = self._enlarged(sample["ms"])
         if self.augment is not None:
             sample = self.augment(sample, self.facts.ratio, epoch, index)
         return {role: torch.from_numpy(np.array(value, order="C")) for role, value in sample.items()}
+
+    def reorder_guide(self, order: tuple[int, ...]) -> None:
+        """Give samples the 0-based guide bands `order`, each band once."""
+        self.guide_order = order
+        if self.facts.response is not None:
+            self.facts = replace(self.facts, response=tuple(self.facts.response[band] for band in order))
 
     def _enlarged(self, ms: np.ndarray) -> np.ndarray:
         """Return lms (C, H, W) of a file that has none, by the interpolation of the field's data sets."""

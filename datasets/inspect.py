@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,22 @@ import h5py
 import numpy as np
 import torch
 
-from lemamba.datasets.arrays import NAMES, load_npz, open_array
+from lemamba.datasets.arrays import NAMES, load_npz, open_array, pair_names
 from lemamba.datasets.geotiff import GEOTIFF, Format, open_geotiff
-from lemamba.datasets.h5 import DAMAGE, Contents, checked_dataset, default_divisor, describe, file_sensor, open_file
+from lemamba.datasets.guide_order import are_clear, described, estimated_centres
+from lemamba.datasets.h5 import (
+    DAMAGE,
+    Contents,
+    checked_dataset,
+    default_divisor,
+    describe,
+    file_geometry,
+    file_sensor,
+    open_file,
+)
 from lemamba.datasets.layout import read_sample
 from lemamba.datasets.nodata import border_area
+from lemamba.datasets.pair_windows import windows_of
 from lemamba.operators import interp23
 from lemamba.utils.errors import UserError
 from lemamba.utils.formats.bounds import BEYOND, DIVIDED
@@ -146,7 +158,7 @@ def _judge(report: Report, contents: Contents) -> None:
     else:
         report.notes.append("the file has no lms: it is interpolated from ms when samples are read")
     if contents.shapes["pan"][1] == 3 and contents.shapes["ms"][1] > 8:
-        report.lines.append(f"guide order: {_guide_order(samples)}")
+        report.lines.append(f"guide order: {_guide_order(contents, samples)}")
 
 
 def _sensor_guess(contents: Contents, largest: float) -> str:
@@ -186,13 +198,15 @@ def _judge_lms(report: Report, contents: Contents, samples: dict[str, np.ndarray
         report.notes.append("lms is not the 23-tap interpolation of ms (another interpolation, which is common)")
 
 
-def _guide_order(samples: dict[str, np.ndarray]) -> str:
-    """Guess RGB or BGR: compare the first guide band with the last (red) and the first (blue) third of the bands."""
-    spectral = samples["lms"]
-    first = samples["pan"][:, 0].ravel()
-    third = spectral.shape[1] // 3
-    red, blue = (np.corrcoef(first, part.mean(1).ravel())[0, 1] for part in (spectral[:, -third:], spectral[:, :third]))
-    return "RGB" if red > blue else "BGR"
+def _guide_order(contents: Contents, samples: dict[str, np.ndarray]) -> str:
+    """Return the order of the guide bands by the response that the samples show; "not clear" where bands overlap."""
+    geometry = file_geometry(contents)
+    parts = [windows_of(ms, guide, geometry) for ms, guide in zip(samples["ms"], samples["pan"], strict=True)]
+    try:
+        centres = estimated_centres(lambda: chain.from_iterable(part() for part in parts))
+    except UserError:  # samples without data
+        return "not clear"
+    return described(centres) if are_clear(centres) else "not clear"
 
 
 def inspect_arrays(report: Report) -> None:
@@ -227,6 +241,13 @@ def inspect_mat(report: Report) -> None:
 
 def _mat_kind(data: dict[str, Any]) -> str:
     names = {name.lower() for name in data}
+    try:
+        found = pair_names(Path("the file"), {name: v for name, v in data.items() if v.ndim == 3})
+    except UserError as reason:
+        return str(reason)
+    if found:
+        held = " and ".join(found[role] for role in ("ms", "pan"))
+        return f"a hyperspectral image and its guide ({held}): prepare_data.py estimate and simulate, or --ms FILE"
     if names & {"i_pan", "pan"} and names & {*NAMES["ms"]} and "sr" not in data:
         return "a scene (MS and PAN): prepare_data.py simulate, or --ms FILE --pan FILE"
     if "sr" in data:

@@ -19,7 +19,7 @@ from lemamba.datasets.alignment import common_ground
 from lemamba.datasets.geotiff import gdal_errors
 from lemamba.datasets.inspect import Report
 from lemamba.datasets.products import is_product, product_files
-from lemamba.datasets.raster import Raster
+from lemamba.datasets.raster import MULTISPECTRAL, Raster
 from lemamba.datasets.readers import reader_of
 from lemamba.datasets.registration import WARN, measure_pair, pair_geometry, register_pair
 from lemamba.datasets.stack import Stack, as_guide
@@ -76,13 +76,16 @@ def files_of(paths: Paths, role: str) -> tuple[tuple[Path, ...], str | None]:
 
 
 @contextmanager
-def open_images(ms: Paths, pan: Paths, relation: Relation | None = None) -> Iterator[tuple[Raster, Raster]]:
+def open_images(
+    ms: Paths, pan: Paths, relation: Relation | None = None, *, equal: bool = False
+) -> Iterator[tuple[Raster, Raster]]:
     """Open an MS and a PAN image whose `crs` and `transform` say how they lie.
 
     Args:
         ms: a file, several whose bands are stacked, or the folder of a product.
-        pan: the same; of several bands the mean is taken, see `as_guide`.
+        pan: the same; of several bands the mean is taken unless ms is hyperspectral, see `as_guide`.
         relation: see `Relation`.
+        equal: a hyperspectral image and a guide of one size are accepted, and not related.
 
     Raises:
         UserError: files that cannot be read, stacked or related; the line says what to do.
@@ -99,6 +102,9 @@ def open_images(ms: Paths, pan: Paths, relation: Relation | None = None) -> Iter
 
         coarse = image(ms, "ms")
         fine = as_guide(image(pan, "pan"), coarse)
+        if equal and coarse.count > MULTISPECTRAL and coarse.shape == fine.shape:
+            yield coarse, fine
+            return
         relate(coarse, fine, relation.aligned)
         if relation.register:
             print(f"note: {register_pair(coarse, fine)}")
@@ -173,6 +179,7 @@ def _share_ground(ms: Raster, pan: Raster) -> bool:
 
 def _by_clear_size(ms: Raster, pan: Raster, reason: str) -> None:
     """Relate by the sizes, which must have one whole ratio; print that it was done."""
+    _refuse_equal(ms, pan)
     rows, columns = (p / m for p, m in zip(pan.shape, ms.shape, strict=True))
     if rows != columns or not rows.is_integer() or not 2 <= rows <= LARGEST:
         raise UserError(
@@ -184,11 +191,20 @@ def _by_clear_size(ms: Raster, pan: Raster, reason: str) -> None:
     _by_size(ms, pan)
 
 
+def _refuse_equal(ms: Raster, pan: Raster) -> None:
+    if ms.shape == pan.shape and ms.count > MULTISPECTRAL:
+        raise UserError(
+            f"expected a guide larger than the hyperspectral image, both have {ms.shape[0]}x{ms.shape[1]} pixels "
+            f"({pan.path}); there is nothing to sharpen: prepare_data.py simulate degrades the hyperspectral image"
+        )
+
+
 def _by_size(ms: Raster, pan: Raster) -> None:
     """Lay the corners of MS on those of PAN, in the coordinates of the file that has some."""
     from affine import Affine
 
     rows, columns = (p / m for p, m in zip(pan.shape, ms.shape, strict=True))
+    _refuse_equal(ms, pan)
     if not all(1 < ratio <= LARGEST + 0.5 and math.isfinite(ratio) for ratio in (rows, columns)):
         raise UserError(
             f"expected a PAN image larger than MS, at most {LARGEST} times, given {pan.shape[0]}x{pan.shape[1]} "

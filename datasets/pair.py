@@ -22,10 +22,13 @@ import numpy as np
 import torch
 
 from lemamba.datasets.alignment import Ground, common_ground
+from lemamba.datasets.arrays import ArrayRaster, truth_next_to
+from lemamba.datasets.guide_order import checked_order
 from lemamba.datasets.nodata import RINGS, border_area, fill, fits
 from lemamba.datasets.opening import Paths, Relation, files_of, open_images
-from lemamba.datasets.raster import Raster, Span, Window
-from lemamba.datasets.simulation.sources import Scene
+from lemamba.datasets.raster import MULTISPECTRAL, Raster, Span, Window
+from lemamba.datasets.simulation.sources import Cube, Scene, cube_from_raster
+from lemamba.datasets.stack import Chosen
 from lemamba.operators import interpolate, resample
 from lemamba.operators import window as windows
 from lemamba.operators.resample import MARGIN
@@ -68,43 +71,111 @@ def open_pair(
     divisor: float | None = None,
     nodata: float | None = None,
     relation: Relation | None = None,
+    guide_order: tuple[int, ...] = (),
+    drop_dead: bool = False,
 ) -> Iterator[ScenePair]:
     """Open an MS and a PAN image as a `ScenePair`, to be fused by windows.
 
     Args:
         ms_path: C bands, integers of at most 32 bits or floating point; an alpha band is taken as a mask. A file,
             several whose bands are stacked, or the folder of a product.
-        pan_path: the same; of several bands the mean is taken.
+        pan_path: the same; of several bands the mean is taken, unless ms is hyperspectral (`as_guide`).
         sensor: name; None = the product's, else "none".
         divisor: values are divided by it; None = the sensor's, but 255 for 8-bit files.
         nodata: pixels that have this value in all bands are missing, whatever the files mark.
         relation: see `lemamba.datasets.opening.Relation`.
+        guide_order: guide bands in the wanted order, from 1; () = as stored.
+        drop_dead: leave out hyperspectral bands that hold one value; the result lacks them.
 
     Raises:
         UserError: what `open_aligned` refuses, another number of bands than the sensor's, or an unknown type.
     """
     with open_aligned(ms_path, pan_path, relation) as (ms, pan, ground):
+        if guide_order:
+            pan = Chosen(pan, checked_order(guide_order, pan.count))
+        dead = dead_bands(ms)
+        if dead:
+            named = f"{ms.path}: {'bands' if len(dead) > 1 else 'band'} {', '.join(map(str, dead))} of {ms.count}"
+            print(f"note: {named} hold one value: {'left out' if drop_dead else 'dead? --drop_dead leaves them out'}")
+        if dead and drop_dead:
+            ms = Chosen(ms, [band for band in range(ms.count) if band + 1 not in dead])
         yield ScenePair(ms, pan, ground, sensor or files_of(ms_path, "ms")[1], divisor, nodata)
 
 
+def dead_bands(ms: Raster) -> list[int]:
+    """Return the bands of a hyperspectral image, from 1, that hold one value wherever there are data.
+
+    They are looked for in a subsampled reading and confirmed in the whole; an image of which all are dead has none.
+    """
+    if ms.count <= MULTISPECTRAL:
+        return []
+
+    def flat(image: np.ndarray, valid: np.ndarray) -> np.ndarray:
+        seen = image[:, valid]
+        return seen.min(1) == seen.max(1) if seen.shape[1] else np.zeros(len(image), bool)
+
+    step = max(1, max(ms.shape) // OVERVIEW)
+    found = flat(*ms.read(size=(max(1, ms.shape[0] // step), max(1, ms.shape[1] // step))))
+    first: dict[int, Any] = {}
+    for row in range(0, ms.shape[0], BLOCK):
+        if not found.any() or step == 1:
+            break
+        image, valid = ms.read(((row, min(row + BLOCK, ms.shape[0])), (0, ms.shape[1])))
+        found &= flat(image, valid) | ~valid.any()
+        for band in np.flatnonzero(found & valid.any()):
+            value = image[band][valid][0]
+            found[band] = first.setdefault(int(band), value) == value
+    return [] if found.all() else [int(band) + 1 for band in np.flatnonzero(found)]
+
+
 def load_pair(
-    ms_path: Paths, pan_path: Paths, relation: Relation | None = None, *, nodata: float | None = None
-) -> Scene:
+    ms_path: Paths,
+    pan_path: Paths,
+    relation: Relation | None = None,
+    *,
+    nodata: float | None = None,
+    scale: float | None = None,
+) -> Scene | Cube:
     """Read an MS and a PAN image whole, cut to the ground they share, to simulate a data set from.
 
     Args:
         ms_path, pan_path, nodata: see `open_pair`.
+        scale: values of a cube are divided by it, see `Cube`.
 
     Returns:
-        The scene; its `valid` marks the MS pixels that have data in both images, None where all have.
+        The scene, or for a hyperspectral image and a guide of one size a cube with its guide. The scene's `valid`
+        marks the MS pixels that have data in both images, None where all have.
 
     Raises:
         UserError: what `open_pair` refuses, a ratio that is not whole, or no pixel with data.
     """
-    with open_pair(ms_path, pan_path, nodata=nodata, relation=relation) as pair:
+    with open_images(ms_path, pan_path, relation, equal=True) as (ms, pan):
+        if ms.shape == pan.shape:
+            return _guided_cube(ms, pan, scale)
+        pair = ScenePair(ms, pan, common_ground(ms, pan), files_of(ms_path, "ms")[1], None, nodata)
         for line in pair.notes:
             print(f"note: {line}")
-        return pair.scene()
+        return replace(pair.scene(), gt=_truth(ms, pair))
+
+
+def _guided_cube(ms: Raster, guide: Raster, scale: float | None) -> Cube:
+    """Return a hyperspectral image and a guide of one size as a cube with its guide, both divided by one number."""
+    cube = cube_from_raster(ms, scale)
+    image, valid = guide.read()
+    if not valid.all():
+        raise UserError(f"{guide.path}: {int((~valid).sum())} pixels have no data; cut out a part where all have")
+    return replace(cube, guide=image.astype(np.float64) / cube.scale, paths=tuple(dict.fromkeys((ms.path, guide.path))))
+
+
+def _truth(ms: Raster, pair: ScenePair) -> np.ndarray | None:
+    """Return the ground truth (C, H, W) that an array file holds next to the pair, None where it holds none."""
+    found: np.ndarray | None = truth_next_to(ms.path) if isinstance(ms, ArrayRaster) else None
+    if found is not None and found.shape != (pair.facts.bands, *pair.size):
+        raise UserError(
+            f"{ms.path}: expected the ground truth as {pair.facts.bands} bands of {pair.size[0]}x{pair.size[1]} "
+            f"pixels, given {found.shape}; leave it out or correct it"
+        )
+    return found
 
 
 class Side:
@@ -231,7 +302,7 @@ class ScenePair:
             float(divisor or row.divisor_for(self.ms.dtype)),
             ground.geometry.nominal,
             ms.count,
-            1,
+            pan.count,
             geometry=ground.geometry,
         )
 
@@ -256,11 +327,26 @@ class ScenePair:
     @cached_property
     def pan_factor(self) -> float:
         """Mean of the intensity of MS over that of PAN where these are units apart, else 1."""
-        seen = self.overview
-        ms, pan = float(seen.mean(seen.ms).mean()), float(seen.mean(seen.pan)[0])
+        ms, pan = self._means
         if not (ms > 0 and pan > 0) or SAME_UNITS[0] <= pan / ms <= SAME_UNITS[1]:
             return 1.0
         return ms / pan
+
+    @cached_property
+    def _means(self) -> tuple[float, float]:
+        """Mean of the intensity of MS and of PAN.
+
+        Of a guide of several bands, the means of the band that has the median ratio to the MS band most like it: the
+        mean of all hyperspectral bands says nothing of the few that a guide sees.
+        """
+        seen = self.overview
+        ms, pan = seen.mean(seen.ms), seen.mean(seen.pan)
+        if len(pan) == 1 or not seen.valid.any():
+            return float(ms.mean()), float(pan.mean())
+        best = most_alike(seen.pan[:, seen.valid], seen.ms[:, seen.valid])
+        pairs = [(float(ms[b]), float(p)) for b, p in zip(best, pan, strict=True) if ms[b] > 0 and p > 0]
+        pairs.sort(key=lambda pair: pair[1] / pair[0])
+        return pairs[len(pairs) // 2] if pairs else (0.0, 0.0)
 
     @property
     def notes(self) -> list[str]:
@@ -277,9 +363,9 @@ class ScenePair:
                 f"data, give --nodata {value:g}"
             )
         if self.pan_factor != 1:
+            ms, pan = self._means
             lines.append(
-                f"PAN is in other units than MS (mean {seen.mean(seen.pan)[0]:.4g} against "
-                f"{seen.mean(seen.ms).mean():.4g}): multiplied by {self.pan_factor:.4g}"
+                f"PAN is in other units than MS (mean {pan:.4g} against {ms:.4g}): multiplied by {self.pan_factor:.4g}"
             )
         return lines
 
@@ -479,6 +565,16 @@ class ScenePair:
         divisor = 255.0 if self.ms.dtype == self.pan.dtype == np.uint8 else None
         paths = (self.ms.raster.path, self.pan.raster.path)
         return Scene(ms, pan, r, None, divisor, paths, geometry=placed, valid=valid)
+
+
+def most_alike(guide: np.ndarray, ms: np.ndarray) -> list[int]:
+    """Return for each guide band (P, n) the index of the band of ms (C, n) that correlates best with it."""
+
+    def normed(x: np.ndarray) -> np.ndarray:
+        x = x - x.mean(1, keepdims=True)
+        return np.asarray(x / np.maximum(np.sqrt((x**2).sum(1, keepdims=True)), 1e-30))
+
+    return [int(i) for i in (normed(guide.astype(np.float64)) @ normed(ms.astype(np.float64)).T).argmax(1)]
 
 
 class NetworkGrid:

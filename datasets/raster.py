@@ -14,6 +14,7 @@ import numpy as np
 
 Span = tuple[int, int]
 Window = tuple[Span, Span]
+MULTISPECTRAL = 13  # bands that an MS image may have (Sentinel-2); a hyperspectral image has more
 
 
 class Raster(Protocol):

@@ -143,7 +143,7 @@ def measure_pair(ms: Raster, pan: Raster, nodata: float | None = None) -> tuple[
             continue
         local = geometry.window((window[0][0], window[1][0]), (fine[0][0], fine[1][0]))
         try:
-            found.append(estimate_shift(_filled(coarse, valid), _filled(image, also)[0], local))
+            found.append(estimate_shift(_filled(coarse, valid), _filled(image, also).mean(0), local))
         except UserError as error:
             last = error
     if not found:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lemamba.datasets.raster import Raster, Span, Window
+from lemamba.datasets.raster import MULTISPECTRAL, Raster, Span, Window
 from lemamba.utils.errors import UserError
 
 _SMALL = 512  # side of the subsampled image in which the bands of a guide are compared
@@ -101,6 +101,21 @@ class Guide:
         return image[self.bands].mean(0, dtype=np.float64, keepdims=True).astype(np.float32), valid
 
 
+class Chosen(Guide):
+    """Some bands of an image, in an order of their own."""
+
+    def __init__(self, raster: Raster, bands: Sequence[int]) -> None:
+        """Take the 0-based `bands` of an open image."""
+        super().__init__(raster, bands)
+        self.count, self.dtypes = len(self.bands), tuple(raster.dtypes[band] for band in bands)
+        self.labels = {name: [values[band] for band in bands] for name, values in raster.labels.items()}
+
+    def read(self, window: Window | None = None, size: Span | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Read a window; see `Raster.read`."""
+        image, valid = self.raster.read(window, size)
+        return image[self.bands], valid
+
+
 class Masked(Guide):
     """The first of two bands; the second holds 0 where there are no data."""
 
@@ -116,28 +131,29 @@ class Masked(Guide):
 
 
 def as_guide(raster: Raster, ms: Raster) -> Raster:
-    """Return a PAN image of one band, and print how it was made of several.
+    """Return the guide, and print what was made of several bands.
 
-    A second band that holds 0 and the largest number only is a mask; bands that are all alike (grey stored as RGB) are
-    one; of others the mean is taken, as a panchromatic band sums what several bands see.
+    A hyperspectral image (more than `MULTISPECTRAL` bands) is given all bands of its guide. Otherwise the guide is
+    one PAN band: a second band that holds 0 and the largest number only is a mask; bands that are all alike (grey
+    stored as RGB) are one; of others the mean is taken, as a panchromatic band sums what several bands see.
 
     Args:
         raster: the PAN image.
         ms: the MS image, to notice that the two were confused.
 
     Raises:
-        UserError: several bands in an image that is not larger than MS.
+        UserError: several bands in an image that is not larger than MS, or as many as the hyperspectral image has.
     """
     if raster.count == 1:
         return raster
+    if ms.count > MULTISPECTRAL and raster.shape[0] >= ms.shape[0] and raster.shape[1] >= ms.shape[1]:
+        return _several(raster, ms)
     if raster.shape[0] <= ms.shape[0] and raster.shape[1] <= ms.shape[1]:
         raise UserError(
             f"{raster.path}: expected one band in the PAN image, given {raster.count}; swap --ms and --pan?"
         )
-    step = max(1, max(raster.shape) // _SMALL)
-    small, valid = raster.read(size=(max(1, raster.shape[0] // step), max(1, raster.shape[1] // step)))
-    seen = small[:, valid]
-    if raster.count == 2 and small.dtype.kind == "u" and np.isin(small[1], (0, np.iinfo(small.dtype).max)).all():
+    small, seen = _subsampled(raster)
+    if _is_mask(small):
         print(f"note: the second band of {raster.path} holds 0 and {np.iinfo(small.dtype).max} only: taken as a mask")
         return Masked(raster)
     if (seen == seen[:1]).all():
@@ -145,3 +161,32 @@ def as_guide(raster: Raster, ms: Raster) -> Raster:
         return Guide(raster, [0])
     print(f"note: {raster.path} has {raster.count} guide bands; their mean is taken as PAN (for one, give its file)")
     return Guide(raster, range(raster.count))
+
+
+def _several(raster: Raster, ms: Raster) -> Raster:
+    """Return the guide of a hyperspectral image: all bands, without a mask or copies of one band."""
+    if raster.count >= ms.count:
+        raise UserError(
+            f"expected fewer bands in the guide than in the hyperspectral image, given {raster.count} ({raster.path}) "
+            f"and {ms.count} ({ms.path}); swap --ms and --pan?"
+        )
+    small, seen = _subsampled(raster)
+    if _is_mask(small):
+        print(f"note: the second band of {raster.path} holds 0 and {np.iinfo(small.dtype).max} only: taken as a mask")
+        return Masked(raster)
+    if (seen == seen[:1]).all():
+        print(f"note: the {raster.count} bands of {raster.path} are alike; one is taken as guide")
+        return Guide(raster, [0])
+    return raster
+
+
+def _subsampled(raster: Raster) -> tuple[np.ndarray, np.ndarray]:
+    """Return an image of at most about `_SMALL` pixels a side, (C, h, w), and its pixels with data (C, n)."""
+    step = max(1, max(raster.shape) // _SMALL)
+    small, valid = raster.read(size=(max(1, raster.shape[0] // step), max(1, raster.shape[1] // step)))
+    return small, small[:, valid]
+
+
+def _is_mask(small: np.ndarray) -> bool:
+    """Return whether the second of two bands holds 0 and the largest number only."""
+    return len(small) == 2 and small.dtype.kind == "u" and bool(np.isin(small[1], (0, np.iinfo(small.dtype).max)).all())

@@ -29,7 +29,7 @@ _ASSUMED_WIDTH = 0.45  # sigma in MS pixels of the PSF before it is known
 _ROUNDS = 2
 _SMOOTH_RESPONSE = 3e-4  # weight of squared differences of neighbouring bands, share of the mean energy of a band
 _WIDTHS = tuple(0.05 * i for i in range(2, 21))  # sigma of the Gaussian PSF in MS pixels: gains 0.99 to 0.007
-_FULL_UP_TO = 8  # ratio; above, a PSF of (2r + 1)^2 free values asks for more pixels than images have
+_FULL_UP_TO = 16  # ratio; above, a PSF of (2r + 1)^2 free values asks for more pixels than images have
 _PENALTIES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 _LARGEST_SAMPLE = 20_000  # equations of the PSF, taken evenly over the image
 
@@ -184,7 +184,7 @@ def _equations(window: Window, response: Tensor, side: int, every: int) -> tuple
 def estimate_psf(windows: Callable[[], Iterable[Window]], response: Tensor) -> Observation:
     """Estimate the PSF.
 
-    First the Gaussian that fits best; then, up to ratio 8, free values with a penalty on the slope of their difference
+    First the Gaussian that fits best; then, up to ratio 16, free values with a penalty on the slope of their difference
     from it. The penalty is the one that predicts left-out pixels best, and the Gaussian stays where none does better.
 
     Args:

@@ -298,10 +298,10 @@ def test_the_nikon_is_that_of_public_experiments(shared):
 
 def test_arrays_of_the_file_that_are_not_used_are_named(tmp_path, capsys):
     generator = np.random.default_rng(0)
-    arrays = {"hrhsi": (64, 64, 20), "lrhsi": (16, 16, 20), "hrmsi": (64, 64, 4)}
+    arrays = {"cube": (64, 64, 20), "classes": (64, 64, 3)}
     savemat(tmp_path / "1.mat", {name: generator.random(shape) for name, shape in arrays.items()})
     simulated(tmp_path / "1.mat", "--wavelengths", "400:875", "--out", tmp_path).close()
-    assert "simulated from hrhsi; lrhsi and hrmsi of the file are not used" in capsys.readouterr().out
+    assert "simulated from cube; classes of the file is not used" in capsys.readouterr().out
 
 
 def test_harvard_by_simulate_is_normalised_too(tmp_path, capsys):

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from lemamba.utils.geometry import Geometry
 
+Matrix = tuple[tuple[float, ...], ...]
+
 
 @dataclass(frozen=True)
 class DataFacts:
@@ -19,6 +21,8 @@ class DataFacts:
         guide_bands: P, bands of pan.
         rgb: 0-based bands shown as red, green, blue where the file names them; None = the sensor's.
         has_gt: whether there is a ground truth.
+        response: (P, C), the guide's spectral response in the units of the data where it is known.
+        psf: (S, S), how ms was blurred where it is known, on the grid of the guide.
         geometry: where pixels of ms lie under those of pan; by default as in the research toolboxes.
     """
 
@@ -29,6 +33,8 @@ class DataFacts:
     guide_bands: int
     rgb: tuple[int, int, int] | None = None
     has_gt: bool = False
+    response: Matrix | None = None
+    psf: Matrix | None = None
     geometry: Geometry = None  # type: ignore[assignment]  # set below: its default depends on the ratio
 
     def __post_init__(self) -> None:

@@ -218,6 +218,11 @@ def files_of(task: str, name: str) -> dict[str, str]:
     return files | {"test": f"test_{name}_multiExm1.h5", "test_full": f"test_{name}_OrigScale_multiExm1.h5"}
 
 
+def full_file(name: str) -> str:
+    """Return the file name of an observed hyperspectral pair, split "test_full"; the published sets have none."""
+    return f"test_{name}_OrigScale.h5"
+
+
 def _pansharpening(name: str, sensor: str) -> DatasetEntry:
     return DatasetEntry(name, sensor, "pansharpening", 4, files_of("pansharpening", name))
 

@@ -15,14 +15,13 @@ from typing import Any
 import numpy as np
 
 from lemamba.datasets.h5 import rgb_indexes
-from lemamba.datasets.raster import Raster
+from lemamba.datasets.raster import MULTISPECTRAL, Raster
 from lemamba.utils.errors import UserError
 from lemamba.utils.formats.mat import read_mat
 from lemamba.utils.geometry import Geometry
 from lemamba.utils.sensors import find_sensor
 
 _LEAST_BANDS = 4  # of a cube of PNG
-_MULTISPECTRAL = 13  # bands that an MS image may have (Sentinel-2); a cube has more
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Scene:
 
     Attributes:
         ms: (C, H, W).
-        pan: (1, r·H, r·W).
+        pan: (P, r·H, r·W); several bands are the guide of a hyperspectral image.
         ratio: r.
         sensor: name given in the file, or None.
         divisor: 2^L - 1 where the file gives L, 255 for 8-bit data, or None.
@@ -39,6 +38,7 @@ class Scene:
         rgb: 1-based bands that the file names for red, green, blue, or None.
         geometry: where MS pixels lie under PAN pixels; None = as in the research toolboxes, offset r/2.
         valid: (H, W) bool, MS pixels with data in both images; None = all.
+        gt: (C, r·H, r·W), the ground truth that the file holds next to the pair, or None.
     """
 
     ms: np.ndarray
@@ -50,6 +50,7 @@ class Scene:
     rgb: tuple[int, int, int] | None = None
     geometry: Geometry | None = None
     valid: np.ndarray | None = None
+    gt: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Cube:
         paths: the source file or folder.
         kept: 1-based bands of the sensor that the file keeps, (C,), where it names them, else None.
         kept_name: name of that variable.
+        guide: (P, H, W), divided by the same number, an observed guide of the same size; None = it is simulated.
     """
 
     values: np.ndarray
@@ -69,6 +71,7 @@ class Cube:
     paths: tuple[Path, ...]
     kept: np.ndarray | None = None
     kept_name: str = ""
+    guide: np.ndarray | None = None
 
 
 def load_mat(path: Path, scale: float | None = None) -> Scene | Cube:
@@ -187,9 +190,9 @@ def cube_from_raster(raster: Raster, scale: float | None = None) -> Cube:
     Raises:
         UserError: fewer bands, pixels without data, or NaN.
     """
-    if raster.count <= _MULTISPECTRAL:
+    if raster.count <= MULTISPECTRAL:
         raise UserError(
-            f"expected a hyperspectral cube of more than {_MULTISPECTRAL} bands, {raster.path} has {raster.count}; "
+            f"expected a hyperspectral cube of more than {MULTISPECTRAL} bands, {raster.path} has {raster.count}; "
             "give an image pair with --ms and --pan"
         )
     raster.check_window(((0, raster.shape[0]), (0, raster.shape[1])))

@@ -105,9 +105,10 @@ class Coupled(Classical):
         return (MARGIN + 6) * self.ratio
 
     def fit(self, windows: Windows) -> Fitted:
-        """Estimate response and PSF, then learn the basis."""
-        seen = estimate(windows)
-        return self.learn(windows, seen)
+        """Estimate response and PSF unless they are known, then learn the basis."""
+        return self.learn(windows, self.observed or estimate(windows))
+
+    observed: Observation | None = None  # how the data were observed, where they say so
 
     def learn(self, windows: Windows, seen: Observation) -> Fitted:
         """Learn the basis; by default the leading principal directions of ms, means not subtracted."""

@@ -57,6 +57,8 @@ SEARCH = 2  # PAN pixels within which PAN's shift against MS is sought
 _PIXELS_PER_BAND = 50  # MS pixels that are needed to find a shift
 _EXPLAINED = 0.3  # share of PAN's variance that the bands must explain, likewise
 _LEAST_SHIFT = 0.05  # PAN pixels; smaller ones are not worth a resampling
+_GAINS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97)  # at Nyquist, that are tried
+_CONTRADICTED = 3.0  # times as much of PAN is unexplained with the gains of the sensor: they are wrong
 _DARK = 1.0  # percentile of the scene that stands for the light that the air adds
 _LEAST_LIGHT = 0.3  # deviations of PAN above that, where it divides
 _RIDGE = 1e-4  # of the intensity's regression, as a share of each band's variance
@@ -74,6 +76,7 @@ class SceneStatistics:
         component: (C,) regression of every band on the intensity, in their deviations.
         dark, pan_dark: (C,) and (1,) the `_DARK` percentiles, in deviations: light that the air adds.
         shift: PAN pixels, rows and columns, by which PAN lies off the place that the geometry says.
+        gains: (C,) MTF gains at Nyquist that the pair shows; empty = those of the sensor.
     """
 
     mean: Tensor
@@ -86,6 +89,7 @@ class SceneStatistics:
     dark: Tensor
     pan_dark: Tensor
     shift: tuple[float, float] = (0.0, 0.0)
+    gains: tuple[float, ...] = ()
 
 
 def middle(gains: Sequence[float]) -> float:
@@ -110,20 +114,56 @@ def find_shift(windows: Windows, gain: float) -> tuple[float, float]:
     """
     steps = [(float(r), float(c)) for r in range(-SEARCH, SEARCH + 1) for c in range(-SEARCH, SEARCH + 1)]
     (moments,) = gather((w.coarse(w.ms, *_shifted(w, gain, steps)),) for w in windows())
-    bands = len(moments.mean) - len(steps)
-    if moments.count < _PIXELS_PER_BAND * bands:
+    explained = _explained(moments, len(steps))
+    if explained is None:
         return 0.0, 0.0
+    explained = explained.reshape(2 * SEARCH + 1, -1)
+    row, column = divmod(int(explained.argmax()), explained.shape[1])
+    found = [_vertex(line, i) - SEARCH for line, i in ((explained[:, column], row), (explained[row], column))]
+    rows, columns = (0.0 if abs(f) < _LEAST_SHIFT else f for f in found)
+    return rows, columns
+
+
+def find_gains(windows: Windows, gains: Sequence[float], shift: tuple[float, float]) -> tuple[float, ...]:
+    """Check the MTF gains at Nyquist against the scene: with the right low-pass the bands explain PAN best.
+
+    The gains of the sensor stay unless another width leaves less than a third of the unexplained variance of PAN, as
+    where MS was decimated without a filter, and where the scene is too small to say. One width is sought for all
+    bands; their differences, as widths of Gaussian filters, are kept.
+
+    Args:
+        windows: gives the windows of the scene.
+        gains: C gains of the sensor.
+        shift: of PAN, see `find_shift`.
+    """
+    moved = (registered(w, shift) for w in windows())
+    tried = (*_GAINS, middle(gains))
+    (moments,) = gather((w.coarse(w.ms, low_pass(w, tried)),) for w in moved)
+    shares = _explained(moments, len(tried))
+    if shares is None or 1 - shares[-1] < _CONTRADICTED * (1 - shares.amax()):
+        return tuple(gains)
+    explained = shares[:-1]
+    place = _vertex(explained, int(explained.argmax()))
+    low = min(int(place), len(_GAINS) - 2)
+    found = _GAINS[low] + (place - low) * (_GAINS[low + 1] - _GAINS[low])
+    wider = math.log(found) / math.log(middle(gains))
+    return tuple(min(max(gain**wider, _GAINS[0]), _GAINS[-1]) for gain in gains)
+
+
+def _explained(moments: Moments, count: int) -> Tensor | None:
+    """Return which share of the variance of each of the last `count` features the others explain together.
+
+    None: too few pixels to say, or hardly any of it.
+    """
+    bands = len(moments.mean) - count
+    if moments.count < _PIXELS_PER_BAND * bands:
+        return None
     deviation = moments.sd(slice(None))
     correlation = quotient(moments.covariance, torch.outer(deviation, deviation))
     used = correlation[:bands, :bands] + _RIDGE * torch.eye(bands, dtype=correlation.dtype)
     to_pan = correlation[:bands, bands:]
-    explained = (to_pan * torch.linalg.solve(used, to_pan)).sum(0).reshape(2 * SEARCH + 1, -1)
-    row, column = divmod(int(explained.argmax()), explained.shape[1])
-    if not explained[row, column] > _EXPLAINED:
-        return 0.0, 0.0
-    found = [_vertex(line, i) - SEARCH for line, i in ((explained[:, column], row), (explained[row], column))]
-    rows, columns = (0.0 if abs(f) < _LEAST_SHIFT else f for f in found)
-    return rows, columns
+    explained = (to_pan * torch.linalg.solve(used, to_pan)).sum(0)
+    return explained if explained.amax() > _EXPLAINED else None
 
 
 def _shifted(window: Window, gain: float, steps: Sequence[tuple[float, float]]) -> list[Tensor]:
@@ -332,12 +372,13 @@ class LEMambaAny(Classical):
         return super().forward(ms, lms, pan)
 
     def fit(self, windows: Windows) -> SceneStatistics:
-        """Gather the statistics of the scene."""
-        return scene_statistics(windows, middle(self.gains))
+        """Gather the statistics of the scene, its MTF gains among them."""
+        gains = find_gains(windows, self.gains, find_shift(windows, middle(self.gains)))
+        return replace(scene_statistics(windows, middle(gains)), gains=gains)
 
     def inject(self, window: Window, fitted: SceneStatistics) -> Tensor:
         """Fuse a window."""
-        like, planes = next(self.core.parameters()), band_planes(window, fitted, self.gains)
+        like, planes = next(self.core.parameters()), band_planes(window, fitted, fitted.gains or self.gains)
         bands = torch.cat([self._by_steps(one.to(like), window) for one in planes], 1).to(window.lms)
         mean, deviation = (v.to(bands).view(1, -1, 1, 1) for v in (fitted.mean, fitted.deviation))
         return bands * deviation + mean

@@ -19,9 +19,9 @@ from lemamba.datasets.h5 import H5Dataset
 from lemamba.datasets.simulation.drawn import draw_pair
 from lemamba.engine.weights.files import SHIPPED, read_weights
 from lemamba.model import build_model
-from lemamba.model.lemamba_any import GUIDES, RANGE, STEP, LEMambaAny, find_shift
+from lemamba.model.lemamba_any import GUIDES, RANGE, STEP, LEMambaAny, find_gains, find_shift
 from lemamba.operators import interpolate, mtf_filter, resample, sample
-from lemamba.operators.window import cut_windows
+from lemamba.operators.window import Window, cut_windows
 from lemamba.utils.atomic import sha256
 from lemamba.utils.errors import UserError
 from lemamba.utils.facts import DataFacts
@@ -197,3 +197,22 @@ def test_from_drawn_scenes_to_weights_in_a_few_steps(tmp_path, monkeypatch):
     ms, _, pan = scene(5, 3)
     sr = lemamba.fuse(ms[0].numpy(), pan[0, 0].numpy(), weights=tmp_path / "out/own.safetensors", clip=False)
     assert sr.shape == (5, 60, 60)
+
+
+@pytest.mark.parametrize("gain", [0.1, 0.3, 0.62, 0.9])
+def test_the_gain_of_the_mtf_is_found(gain):
+    _, _, pan = scene(3, 4, side=32, seed=7)
+    fine = torch.cat([pan, pan.flip(-1), 0.7 * pan + 0.3 * pan.flip(-2)], 1)
+    geometry = Geometry.toolbox(4)
+    ms = sample(mtf_filter(fine, gain, 4), geometry, (32, 32)).contiguous()
+    window = Window(ms, interpolate(ms, geometry, (128, 128)), pan, geometry)
+    found = find_gains(partial(iter, (window,)), (0.3, 0.3, 0.2), (0.0, 0.0))
+    assert found[0] == found[1] == pytest.approx(gain, abs=0.03)
+    # the third band keeps the width of its filter relative to the others
+    assert found[2] == pytest.approx(min(max(found[0] ** (np.log(0.2) / np.log(0.3)), 0.1), 0.97))
+
+
+def test_the_gain_of_a_scene_too_small_to_say_stays():
+    ms, lms, pan = scene(4, 4, side=8)
+    window = Window(ms, lms, pan, Geometry.toolbox(4))
+    assert find_gains(partial(iter, (window,)), (0.3, 0.2, 0.3, 0.3), (0.0, 0.0)) == (0.3, 0.2, 0.3, 0.3)

@@ -88,7 +88,7 @@ def load_network(name: str | None, weights: str, wanted: Mapping[str, Any] | Non
             f"{file.path} holds weights of {name_there}, given the name {name}; drop the name or use other weights"
         )
     name_there = name or name_there  # Z-PNN adapts weights of A-PNN: their networks are the same
-    arguments = described.get("args") or wanted
+    arguments = described.get("args") or (None if wanted is None else _taken(name_there, wanted))
     if arguments is None:
         raise UserError(f"{file.path} does not name its number of bands; give bands, guide_bands and ratio")
     if any_size(name_there):

@@ -561,10 +561,10 @@ def test_a_scene_under_other_names_is_simulated(tmp_path):
             "--name",
             "x",
             "--out",
-            str(tmp_path / "o"),
+            str(tmp_path / names[0]),
         ]
         assert prepare.run(parse("prepare", arguments)) == 0
-        with h5py.File(tmp_path / "o" / "train_x.h5") as file:
+        with h5py.File(tmp_path / names[0] / "train_x.h5") as file:
             written.append({key: file[key][()] for key in file})
     for other in written[1:]:
         assert all(np.array_equal(written[0][key], other[key]) for key in written[0])

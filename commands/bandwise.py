@@ -48,7 +48,7 @@ def band_ground(network: LEMambaAny, ground: OwnGround) -> OwnGround:
     with torch.no_grad():
         scene = network.fit(lambda: iter(seen))
         for (sample, valid), window in zip(chosen, seen, strict=True):
-            for k, planes in enumerate(band_planes(window, scene, network.gains)):
+            for k, planes in enumerate(band_planes(window, scene)):
                 if float(scene.deviation[k]) > 0:
                     gt = (sample["gt"][k : k + 1].double() - scene.mean[k]) / scene.deviation[k]
                     made.train.append((_stored(planes[0], gt, ground.facts.ratio), valid))

@@ -20,7 +20,7 @@ import torch
 from lemamba.datasets.simulation.drawn import DrawnPair, draw_pair
 from lemamba.datasets.writers import write_h5
 from lemamba.engine.weights.files import read_weights, resolve_weights, save_weights
-from lemamba.model.lemamba_any import GUIDES, RANGE, band_planes, middle, scene_statistics
+from lemamba.model.lemamba_any import GUIDES, RANGE, band_planes, scene_statistics
 from lemamba.operators.window import cut_windows
 from lemamba.utils.atomic import check_writable, read_json, sha256, write_text
 from lemamba.utils.progress import track
@@ -53,9 +53,9 @@ def scene_samples(seed: int, patches: int = PATCHES) -> Iterator[Sample]:
         pan = pan + spread * generator.standard_normal(pan.shape, dtype=np.float32)
     ms, guide, truth = (torch.from_numpy(np.array(x, np.float64))[None] for x in (pair.ms, pan, pair.gt))
     ((_, window),) = cut_windows(ms, guide, pair.geometry, max(guide.shape[-2:]), _MARGIN)
-    scene = scene_statistics(partial(iter, (window,)), middle(gains))
+    scene = scene_statistics(partial(iter, (window,)), gains)
     kept = set(generator.permutation(len(gains))[:BANDS].tolist())
-    for k, planes in enumerate(band_planes(window, scene, gains)):
+    for k, planes in enumerate(band_planes(window, scene)):
         if k not in kept or scene.deviation[k] == 0:
             continue
         stored = 0.5 + window.crop(planes)[0].numpy() / RANGE

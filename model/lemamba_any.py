@@ -75,8 +75,8 @@ class SceneStatistics:
         rho: (C,) correlation of every band with PAN.
         component: (C,) regression of every band on the intensity, in their deviations.
         dark, pan_dark: (C,) and (1,) the `_DARK` percentiles, in deviations: light that the air adds.
+        gains: C MTF gains at Nyquist.
         shift: PAN pixels, rows and columns, by which PAN lies off the place that the geometry says.
-        gains: (C,) MTF gains at Nyquist that the pair shows; empty = those of the sensor.
     """
 
     mean: Tensor
@@ -88,8 +88,8 @@ class SceneStatistics:
     component: Tensor
     dark: Tensor
     pan_dark: Tensor
+    gains: tuple[float, ...]
     shift: tuple[float, float] = (0.0, 0.0)
-    gains: tuple[float, ...] = ()
 
 
 def middle(gains: Sequence[float]) -> float:
@@ -193,14 +193,18 @@ def _filtered(window: Window, gains: Sequence[float]) -> Tensor:
     return filtered / sums.view(1, -1, 1, 1)  # the kernels are not normalised; an offset of PAN must not matter
 
 
-def scene_statistics(windows: Windows, gain: float) -> SceneStatistics:
+def scene_statistics(
+    windows: Windows, gains: Sequence[float], shift: tuple[float, float] | None = None
+) -> SceneStatistics:
     """Gather the statistics of a scene.
 
     Args:
         windows: gives its windows.
-        gain: at Nyquist, for the low-passed PAN.
+        gains: C gains at Nyquist; the middle one is that of the low-passed PAN.
+        shift: of PAN, where it is known; None = it is sought.
     """
-    shift = find_shift(windows, gain)
+    gain = middle(gains)
+    shift = find_shift(windows, gain) if shift is None else shift
 
     def features() -> Iterator[Tensor]:
         for window in windows():
@@ -208,10 +212,10 @@ def scene_statistics(windows: Windows, gain: float) -> SceneStatistics:
             yield moved.coarse(moved.ms, low_pass(moved, [gain]))
 
     (moments,) = gather((x,) for x in features())
-    return _derive(moments, percentile(features, moments, _DARK), shift)
+    return _derive(moments, percentile(features, moments, _DARK), tuple(gains), shift)
 
 
-def _derive(moments: Moments, dark: Tensor, shift: tuple[float, float]) -> SceneStatistics:
+def _derive(moments: Moments, dark: Tensor, gains: tuple[float, ...], shift: tuple[float, float]) -> SceneStatistics:
     deviation = moments.sd(slice(None))
     flat = [name for name, part in (("PAN", deviation[-1:]), ("every band", deviation[:-1])) if not part.any()]
     if flat:
@@ -235,6 +239,7 @@ def _derive(moments: Moments, dark: Tensor, shift: tuple[float, float]) -> Scene
         component=quotient(among @ weights, variance),
         dark=dark[:-1],
         pan_dark=dark[-1],
+        gains=gains,
         shift=shift,
     )
 
@@ -252,13 +257,12 @@ def _box(x: Tensor) -> Tensor:
     return F.avg_pool2d(x, 2 * REACH + 1, stride=1)
 
 
-def band_planes(window: Window, scene: SceneStatistics, gains: Sequence[float]) -> Iterator[Tensor]:
+def band_planes(window: Window, scene: SceneStatistics) -> Iterator[Tensor]:
     """Yield the planes of every band of a window, (1, GUIDES, H, W) in the order of `PLANES`.
 
     Args:
         window: its pixels with margins.
         scene: statistics of the scene it is from.
-        gains: C gains at Nyquist.
 
     Each is in deviations of the band or of PAN; "global", "local", "component" and "modulation" are
     details to be added to the band: with the regression gains of the scene and of the neighbourhood, by substituting
@@ -267,7 +271,7 @@ def band_planes(window: Window, scene: SceneStatistics, gains: Sequence[float]) 
     window = registered(window, scene.shift)
     size, geometry = tuple(window.pan.shape[-2:]), window.geometry
     scale = (geometry.ratio[0] * geometry.ratio[1]) ** 0.5
-    distinct = sorted(set(gains))
+    distinct = sorted(set(scene.gains))
     lows = _scaled(low_pass(window, distinct), scene.pan_mean, scene.pan_deviation)
     pan = _scaled(window.pan, scene.pan_mean, scene.pan_deviation)
     small = _scaled(window.ms, scene.mean, scene.deviation)
@@ -277,7 +281,7 @@ def band_planes(window: Window, scene: SceneStatistics, gains: Sequence[float]) 
     means = [(_box(low[:, None]), _box(low[:, None] ** 2)) for low in lows.unbind(1)]
     ratio = torch.full_like(pan, math.log2(scale) - 2)
     for k in range(bands.shape[1]):
-        d = distinct.index(gains[k])
+        d = distinct.index(scene.gains[k])
         x, low, (mean, square) = small[:, k : k + 1], lows[:, d : d + 1], means[d]
         rho, component = float(scene.rho[k]), float(scene.component[k])
         own = _box(x)
@@ -373,12 +377,13 @@ class LEMambaAny(Classical):
 
     def fit(self, windows: Windows) -> SceneStatistics:
         """Gather the statistics of the scene, its MTF gains among them."""
-        gains = find_gains(windows, self.gains, find_shift(windows, middle(self.gains)))
-        return replace(scene_statistics(windows, middle(gains)), gains=gains)
+        shift = find_shift(windows, middle(self.gains))
+        gains = find_gains(windows, self.gains, shift)
+        return scene_statistics(windows, gains, shift if gains == tuple(self.gains) else None)
 
     def inject(self, window: Window, fitted: SceneStatistics) -> Tensor:
         """Fuse a window."""
-        like, planes = next(self.core.parameters()), band_planes(window, fitted, fitted.gains or self.gains)
+        like, planes = next(self.core.parameters()), band_planes(window, fitted)
         bands = torch.cat([self._by_steps(one.to(like), window) for one in planes], 1).to(window.lms)
         mean, deviation = (v.to(bands).view(1, -1, 1, 1) for v in (fitted.mean, fitted.deviation))
         return bands * deviation + mean

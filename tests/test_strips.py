@@ -335,7 +335,7 @@ def test_threads_keep_the_order_and_hand_errors_over():
 
 
 def test_inspect_leaves_out_what_nodata_marks(tmp_path, capsys):
-    """The range is that of the data, the share is told, and the collar is no longer reported."""
+    """The range is that of the data, the share of missing pixels is printed, and the collar is no longer reported."""
     from lemamba.commands import prepare
 
     image = smooth(100, 100, 3)

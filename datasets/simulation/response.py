@@ -152,31 +152,15 @@ def _numbers(path: Path) -> np.ndarray:
 
 
 def read_matrix(path: Path) -> np.ndarray:
-    """Read a response (P, C) or a PSF (S, S), as `prepare_data.py estimate` writes it: `.npy`, `.csv` or `.mat`.
-
-    A `.csv` may have one line of headings. A `.mat` holds one matrix.
+    """Read a response (P, C) or a PSF (S, S), as `prepare_data.py estimate` writes it: the only matrix of the file.
 
     Raises:
-        UserError: no such file, or no matrix of finite numbers.
+        UserError: no such file, or no single matrix of finite numbers.
     """
-    suffix = path.suffix.lower()
-    try:
-        if suffix == ".npy":
-            found = np.load(path, allow_pickle=False)
-        elif suffix == ".csv":
-            lines = path.read_text().splitlines()
-            heading = any(c.isalpha() and c not in "eE" for c in lines[0]) if lines else False
-            found = np.loadtxt(lines[heading:], delimiter=",", ndmin=2)
-        elif suffix == ".mat":
-            matrices = [v for v in read_mat(path).values() if v.ndim == 2 and v.size > 1]
-            found = matrices[0] if len(matrices) == 1 else np.zeros(0)
-        else:
-            raise UserError(f'expected a matrix as .npy, .csv or .mat, given "{path}"; convert it')
-    except (OSError, ValueError) as error:
-        raise UserError(f'cannot read "{path}" as a matrix of numbers; check the file') from error
-    if found.ndim != 2 or found.dtype.kind not in "iuf" or not found.size or not np.isfinite(found).all():
+    found = _matrices(path)
+    if len(found) != 1 or not np.isfinite(found[0]).all():
         raise UserError(f'expected one matrix of finite numbers in "{path}"; correct it')
-    return np.asarray(found, np.float64)
+    return found[0]
 
 
 def _checked(response: np.ndarray, source: str) -> np.ndarray:

@@ -21,15 +21,18 @@ from lemamba.datasets.simulation.drawn import DrawnPair, draw_pair
 from lemamba.datasets.writers import write_h5
 from lemamba.engine.weights.files import read_weights, resolve_weights, save_weights
 from lemamba.model.lemamba_any import GUIDES, RANGE, band_planes, scene_statistics
+from lemamba.operators import sample as take_samples
 from lemamba.operators.window import cut_windows
 from lemamba.utils.atomic import check_writable, read_json, sha256, write_text
 from lemamba.utils.progress import track
 from lemamba.utils.sensors import files_of, get_sensor
 
 SPLITS = ("train", "valid", "test")
-SIDE = 288  # of a scene in PAN pixels, about
+SIDE, SMALL = 288, (72, 160)  # of a scene in PAN pixels, about, and of the small ones, whose statistics are uncertain
 PATCH = 48
-BANDS, PATCHES = 4, 8  # of a scene that are kept: bands, and patches of each
+BANDS, PATCHES = 4, 3  # of a scene that are kept: bands, and patches of each
+_SMALL = 0.25  # share of small scenes
+_ALIASED = 0.1  # share of scenes whose MS was decimated without a low-pass, as some files at reduced resolution are
 _UNKNOWN = 0.5  # share of scenes that are fused with the gain of the nameless sensor
 _MOVED = 0.25  # share of scenes whose PAN is moved by a whole pixel, to be found by the registration
 _NOISY = 0.15  # share of scenes whose PAN is as noisy as one decimated without a filter
@@ -52,6 +55,8 @@ def scene_samples(seed: int, patches: int = PATCHES) -> Iterator[Sample]:
         spread = generator.uniform(0.02, 0.15) * pan.std()
         pan = pan + spread * generator.standard_normal(pan.shape, dtype=np.float32)
     ms, guide, truth = (torch.from_numpy(np.array(x, np.float64))[None] for x in (pair.ms, pan, pair.gt))
+    if generator.random() < _ALIASED:
+        ms = take_samples(truth, pair.geometry, tuple(ms.shape[-2:]))
     ((_, window),) = cut_windows(ms, guide, pair.geometry, max(guide.shape[-2:]), _MARGIN)
     scene = scene_statistics(partial(iter, (window,)), gains)
     kept = set(generator.permutation(len(gains))[:BANDS].tolist())
@@ -68,9 +73,11 @@ def scene_samples(seed: int, patches: int = PATCHES) -> Iterator[Sample]:
 
 
 def _draw(generator: np.random.Generator, seed: int) -> DrawnPair:
-    """Draw a scene of about SIDE pixels, whatever its ratio; one that is all of one value is drawn again."""
+    """Draw a scene of about SIDE pixels, or a small one, whatever its ratio."""
     ratio = draw_pair(seed, (8, 8)).ratio
-    return draw_pair(seed, (SIDE // ratio, SIDE // ratio))
+    side = int(generator.integers(*SMALL)) if generator.random() < _SMALL else SIDE
+    side = max(side // ratio, math.ceil(PATCH / ratio), 8)
+    return draw_pair(seed, (side, side))
 
 
 def write_generic(folder: Path, name: str, *, scenes: int, held_out: int, seed: int) -> dict[str, int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -10,6 +12,7 @@ import torch
 from scipy.io import loadmat
 
 from lemamba.model import build_model, list_models, model_entry
+from lemamba.model.classical.c_gsa import cluster
 from lemamba.model.classical.filters import binomial_low_pass
 from lemamba.model.classical.mf import half_gradient
 from lemamba.operators import mtf_filter, sample
@@ -32,7 +35,8 @@ GOLDEN = {
     "AWLP": "AWLP",
     "MF": "MF",
 }
-NAMES = [*GOLDEN, "Brovey"]
+CONTEXT = ["C-GLP", "C-GSA"]
+NAMES = [*GOLDEN, "Brovey", *CONTEXT]
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +88,60 @@ def test_brovey_against_a_plain_loop():
             pixel = lms[0, :, i, j].numpy()
             expected[0, :, i, j] = pixel * pan[0, 0, i, j].item() / (pixel.mean() + 2.2e-16)
     assert np.allclose(method("Brovey")(ms, lms, pan).numpy(), expected, rtol=1e-13)
+
+
+@pytest.mark.parametrize("name", CONTEXT)
+def test_gains_of_segments_against_a_plain_loop(name):
+    """The details of MTF-GLP-FS or GSA, which are tested above, with the gain of each pixel's own segment."""
+    ms, lms, pan = random_inputs(h=16, w=16)
+    ms[..., 8:] *= 3  # two kinds of ground
+    lms = torch.nn.functional.interpolate(ms, scale_factor=4, mode="bicubic")
+    whole = method("GSA" if name == "C-GSA" else "MTF-GLP-FS")
+    window = next(w for _, w in cut_windows(ms, pan, Geometry.toolbox(4), 64, 0))
+    window = dataclasses.replace(window, lms=lms)
+    if name == "C-GSA":
+        fitted = whole.fit(lambda: iter((window,)))
+        intensity = (lms * fitted.weights.view(1, -1, 1, 1)).sum(1) - fitted.intensity_mean
+        detail = (pan - fitted.pan_mean)[0, 0] - intensity[0]
+        low = [(intensity[0]).numpy()] * 4
+        details = [detail.numpy()] * 4
+    else:
+        low = whole.smooth(window)[0].numpy()
+        details = pan[0].numpy() - low
+    context = method(name)
+    label = context.fit(lambda: iter((window,))).of(lms[0]).numpy()
+    assert len(np.unique(label)) == 5
+    sr = context(ms, lms, pan)[0].numpy()
+    for b, band in enumerate(lms[0].numpy()):
+        for k in range(5):
+            at = label == k
+            c = np.cov(band[at], low[b][at])
+            expected = band[at] + c[0, 1] / c[1, 1] * details[b][at]
+            shift = (sr[b][at] - expected).mean() if name == "C-GSA" else 0  # of the intensity at MS and PAN size
+            np.testing.assert_allclose(sr[b][at] - shift, expected, rtol=0, atol=1e-10)
+
+
+def test_segments_are_those_of_least_distance():
+    """As good as the best of many starts of Lloyd's loop, and the same whatever the order of the pixels."""
+    generator = np.random.default_rng(0)
+    pixels = np.concatenate([generator.normal(c, 0.15, (80, 3)) for c in (0.5, 1.0, 1.4, 2.0, 2.2, 3.0)])
+    top, centres = cluster(torch.from_numpy(pixels.T))
+    _, shuffled = cluster(torch.from_numpy(generator.permutation(pixels).T))
+    torch.testing.assert_close(shuffled, centres, rtol=0, atol=0)
+    rows = pixels / pixels.max(0)
+    np.testing.assert_array_equal(top, pixels.max(0))
+
+    def distances(c):
+        return ((rows[:, None] - c[None]) ** 2).sum(-1)
+
+    least = np.inf
+    for _ in range(60):
+        c = rows[generator.choice(len(rows), 5, replace=False)]
+        for _ in range(50):
+            label = distances(c).argmin(1)
+            c = np.stack([rows[label == k].mean(0) if (label == k).any() else c[k] for k in range(5)])
+        least = min(least, distances(c).min(1).sum())
+    assert distances(centres.numpy()).min(1).sum() <= least * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("name", NAMES)

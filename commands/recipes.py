@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lemamba.metrics import INDICES
+from lemamba.metrics import EXTRA, INDICES
+from lemamba.utils.atomic import sha256
 from lemamba.utils.config import CONFIG_FOLDER, from_mapping
 from lemamba.utils.errors import UserError, nearest
 from lemamba.utils.safe_yaml import read_yaml
@@ -122,15 +123,29 @@ def read_recipe(given: str) -> Recipe:
         raise UserError(f"{path}: prepare names SCENE; give scene and sha256, the name and hash of its file")
     if "max_minutes" in recipe.train:
         raise UserError(f"{path}: train: expected a length in epochs (-e), given minutes, which depend on the machine")
-    expect = {protocol: _indices(rows, f"{path}: expect.{protocol}") for protocol, rows in recipe.expect.items()}
+    expect = {protocol: indices(rows, f"{path}: expect.{protocol}") for protocol, rows in recipe.expect.items()}
     return dataclasses.replace(recipe, expect=expect)
 
 
-def _indices(rows: Any, where: str) -> dict[str, Expected]:
-
+def indices(rows: Any, where: str) -> dict[str, Expected]:
+    """Read a mapping of index -> {value, band}; `where` names it in messages."""
     if not isinstance(rows, Mapping):
         raise UserError(f"{where}: expected a mapping index: {{value, band}}, given {rows!r}")
     for name in rows:
-        if name not in INDICES:
-            raise UserError(f"{where}: unknown index {name!r}{nearest(str(name), INDICES)}")
+        if name not in INDICES | EXTRA:
+            raise UserError(f"{where}: unknown index {name!r}{nearest(str(name), INDICES | EXTRA)}")
     return {name: from_mapping(Expected, row, f"{where}.{name}") for name, row in rows.items()}
+
+
+def check_scene(recipe: str, name: str, digest: str, scene: Path | None) -> None:
+    """Raise a `UserError` unless `scene` is the file that a recipe is made from, which its sha256 says."""
+    if scene is None:
+        raise UserError(f"recipe {recipe} is made from the scene {name}; give its file with --scene")
+    if not scene.is_file():
+        raise UserError(f'expected the scene {name}, "{scene}" does not exist; correct --scene')
+    found = sha256(scene)
+    if found != digest:
+        raise UserError(
+            f'"{scene}" is not the scene of the recipe: expected sha256 {digest[:16]}…, given {found[:16]}…; '
+            f"docs/recipes.md says which file {name} is"
+        )

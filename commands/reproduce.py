@@ -12,15 +12,16 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from lemamba.commands import published
 from lemamba.commands.generic import export_weights
 from lemamba.commands.options import ReproduceOptions
-from lemamba.commands.recipes import SPLITS, Recipe, known_recipes, read_recipe
+from lemamba.commands.recipes import SPLITS, Recipe, check_scene, known_recipes, read_recipe
 from lemamba.commands.steps import run_step
 from lemamba.datasets.build import data_root, find_file
 from lemamba.engine.fusing.cost import count_flops, count_parameters
 from lemamba.model import build_model
 from lemamba.reporting.tables import heading
-from lemamba.utils.atomic import read_json, sha256, write_json
+from lemamba.utils.atomic import read_json, write_json
 from lemamba.utils.errors import UserError
 from lemamba.utils.sensors import files_of
 from lemamba.utils.startup import INTERRUPTED_STATUS
@@ -50,14 +51,15 @@ def claim(recipe: Recipe, out: Path) -> None:
 
 def data_of(recipe: Recipe, options: ReproduceOptions) -> Path:
     """Return the folder of the recipe's H5 files; missing ones are made if the recipe says how."""
+    splits = ("train", "valid", *(SPLITS[protocol] for protocol in recipe.expect))
     if not recipe.prepare or (options.data_root and not options.scene):
         root = data_root(options.data_root)
-        for split in ("train", "valid", *(SPLITS[protocol] for protocol in recipe.expect)):
+        for split in splits:
             find_file(recipe.dataset, split, root)  # its error names the missing file and the folder
         claim(recipe, options.out)
         return root
     out = options.out / recipe.name / "data"
-    there = all((out / file).is_file() for file in files_of(recipe.task, recipe.dataset).values())
+    there = all(_is_there(recipe, split, out) for split in splits)
     if recipe.scene and not there:
         _check_scene(recipe, options.scene)
     claim(recipe, options.out)
@@ -78,16 +80,12 @@ def _check_scene(recipe: Recipe, scene: Path | None) -> None:
         if not scene.is_dir():
             raise UserError(f'expected {recipe.scene}, "{scene}" is no folder; correct --scene')
         return
-    if scene is None:
-        raise UserError(f"recipe {recipe.name} is made from the scene {recipe.scene}; give its file with --scene")
-    if not scene.is_file():
-        raise UserError(f'expected the scene {recipe.scene}, "{scene}" does not exist; correct --scene')
-    found = sha256(scene)
-    if found != recipe.sha256:
-        raise UserError(
-            f'"{scene}" is not the scene of the recipe: expected sha256 {recipe.sha256[:16]}…, given {found[:16]}…; '
-            f"docs/recipes.md says which file {recipe.scene} is"
-        )
+    check_scene(recipe.name, recipe.scene, recipe.sha256, scene)
+
+
+def _is_there(recipe: Recipe, split: str, folder: Path) -> bool:
+    tasks = ("pansharpening", "hmif")  # the planes of LEMambaAny make a pansharpening set with many guide bands
+    return any((folder / files_of(task, recipe.dataset)[split]).is_file() for task in tasks)
 
 
 def train(recipe: Recipe, data: Path, options: ReproduceOptions) -> Path:
@@ -199,6 +197,8 @@ def show_list() -> None:
     for name in known_recipes():
         recipe = read_recipe(name)
         print(f"{name:<12}{recipe.title}{'' if recipe.measured else ' (published, not run here)'}")
+    for name, path in published.known_tables().items():
+        print(f"{name:<12}{published.read_table(path).title}")
 
 
 def run(options: ReproduceOptions) -> int:
@@ -207,7 +207,12 @@ def run(options: ReproduceOptions) -> int:
         show_list()
         return 0
     if options.recipe is None:
-        raise UserError(f"expected the name of a recipe; known: {', '.join(known_recipes())}")
+        raise UserError(
+            f"expected the name of a recipe; known: {', '.join([*known_recipes(), *published.known_tables()])}"
+        )
+    if options.recipe in published.known_tables():
+        table = published.read_table(published.known_tables()[options.recipe])
+        return 0 if published.reproduce(table, options.scene, options.out) else OUTSIDE_STATUS
     recipe = read_recipe(options.recipe)
     if options.measure:
         found = measured(recipe, options)

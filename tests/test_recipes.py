@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lemamba.commands import parse, reproduce
+from lemamba.commands import parse, published, reproduce
 from lemamba.commands.recipes import FOLDER, Expected, known_recipes, read_recipe
 from lemamba.utils import config
 from lemamba.utils.atomic import write_json
@@ -111,7 +111,7 @@ def test_bad_input_is_one_line(tmp_path, arguments, message):
 def test_recipes_are_listed():
     done = run("--list")
     assert done.returncode == 0
-    assert [line.split()[0] for line in done.stdout.splitlines()] == list(known_recipes())
+    assert [line.split()[0] for line in done.stdout.splitlines()] == [*known_recipes(), *published.known_tables()]
 
 
 class Steps:

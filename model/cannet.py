@@ -30,6 +30,11 @@ def membership(labels: Tensor, clusters: int, dtype: torch.dtype) -> Tensor:
     return (labels[:, None] == torch.arange(clusters, device=labels.device)[:, None]).to(dtype)
 
 
+def _distances(x: Tensor, centres: Tensor) -> Tensor:
+    """Return the squared distances of x (B, L, c) from centres (B, k, c), less |x|^2: (B, L, k)."""
+    return torch.baddbmm(centres.square().sum(-1)[:, None], x, centres.transpose(1, 2), alpha=-2)
+
+
 def _first_centres(x: Tensor, clusters: int) -> Tensor:
     """Choose points of x (B, L, c) far from each other, (B, clusters, c), by k-means++ without a random number.
 
@@ -37,10 +42,11 @@ def _first_centres(x: Tensor, clusters: int) -> Tensor:
     The draws here are multiples of the golden ratio modulo 1, which cover [0, 1) evenly.
     """
     images = torch.arange(len(x), device=x.device)
+    norms = x.square().sum(-1)
     chosen = x[images, x.shape[1] // 2]
-    centres, nearest = [chosen], torch.full(x.shape[:2], torch.inf, dtype=x.dtype, device=x.device)
+    centres, nearest = [chosen], torch.full_like(norms, torch.inf)
     for i in range(1, clusters):
-        nearest = torch.minimum(nearest, (x - chosen[:, None]).square().sum(-1))
+        nearest = torch.minimum(nearest, (norms + _distances(x, chosen[:, None])[..., 0]).clamp_min(0))
         shares = nearest.cumsum(1)
         draw = shares[:, -1:] * (i * _GOLDEN_RATIO % 1.0)
         chosen = x[images, torch.searchsorted(shares, draw).clamp_max(x.shape[1] - 1)[:, 0]]
@@ -69,8 +75,7 @@ def k_means(x: Tensor, clusters: int, *, tolerance: float = 0.01, iterations: in
         labels = torch.full(x.shape[:2], -1, device=x.device)
         running = torch.ones(len(x), 1, dtype=torch.bool, device=x.device)
         for _ in range(iterations):
-            distances = centres.square().sum(-1)[..., None] - 2 * centres @ x.transpose(1, 2)
-            moved = distances.argmin(dim=1)
+            moved = _distances(x, centres).argmin(dim=-1)
             changed = (moved != labels).to(x.dtype).mean(1, keepdim=True)
             labels = torch.where(running, moved, labels)
             running = running & (changed > tolerance)

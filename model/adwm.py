@@ -64,6 +64,9 @@ class DualWeighting(nn.Module):
         super().__init__()
         self.intra = nn.ModuleList(CovarianceWeighting(width, hidden, dropout) for _ in range(depth))
         self.cross = CovarianceWeighting(depth, depth, dropout)
+        last = self.cross.weigh[-1]
+        assert isinstance(last, nn.Linear)
+        last.bias.requires_grad_(False)  # one number for all shares; the softmax takes it away again
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Map n features (B, c, H, W) to one."""
@@ -262,9 +265,7 @@ class ADWMLGPNet(Weighted):
         self.head = nn.Sequential(LGPConv(condition_channel + img_channel, first), LGPConv(first, width))
         self.blocks = nn.Sequential(*(LGPBlock(width) for _ in range(depth)))
         self.weighting = DualWeighting(width, depth, hidden=round(0.6 * width))
-        self.tail = nn.Sequential(
-            LGPConv(width, last), LGPConv(last, out_channel), LGPConv(out_channel, out_channel)
-        )
+        self.tail = nn.Sequential(LGPConv(width, last), LGPConv(last, out_channel), LGPConv(out_channel, out_channel))
 
     @staticmethod
     def from_published(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

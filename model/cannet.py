@@ -104,9 +104,7 @@ class CANConv(nn.Module):
     def __init__(self, width: int, clusters: int, threshold: float, hidden: int = 16) -> None:
         super().__init__()
         self.clusters, self.threshold = clusters, threshold
-        self.head = nn.Sequential(
-            nn.Linear(_AREA * width, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU()
-        )
+        self.head = nn.Sequential(nn.Linear(_AREA * width, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU())
         self.to_in, self.to_area, self.to_out = (nn.Linear(hidden, n) for n in (width, _AREA, width))
         self.bias = nn.Sequential(
             nn.Linear(_AREA * width, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, width)

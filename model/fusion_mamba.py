@@ -53,7 +53,7 @@ def sequences(x: Tensor, directions: int) -> Tensor:
 
 
 def image(y: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return the mean over K sequences y (B, K, c, L), each put back in its place: (B, H, W, c) with `size` = (H, W)."""
+    """Return the mean over K sequences y (B, K, c, L), each put back in its place: (B, H, W, c), `size` = (H, W)."""
     H, W = size
     total = (y[:, 0] + y[:, 1].flip(-1)).unflatten(-1, (H, W))
     if y.shape[1] == 4:

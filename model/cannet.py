@@ -9,6 +9,7 @@ k clusters and one more, number k, for pixels of small clusters; a 3x3 patch of 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -234,7 +235,7 @@ class CANNet(nn.Module):
         x = self.head(pad_to_multiple(torch.cat([pan, lms], dim=1), _STRIDE))
         skips, found = [], []
         for level in range(3):
-            block = self.blocks[level]
+            block = cast(CANBlock, self.blocks[level])
             found.append(block.conv1.cluster(x) if clusters is None else _checked(clusters, level, x))
             x = block(x, found[-1])
             if level < 2:

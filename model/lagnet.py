@@ -27,22 +27,25 @@ class LAGConv(nn.Module):
         channels_in: c.
         channels_out: d.
         size: side k of the kernel.
+        activation: between the layers that make ``a`` and the bias.
     """
 
-    def __init__(self, channels_in: int, channels_out: int, size: int = 3) -> None:
+    def __init__(
+        self, channels_in: int, channels_out: int, size: int = 3, activation: type[nn.Module] = nn.ReLU
+    ) -> None:
         super().__init__()
         self.size = size
         taps = size * size
         self.adapt = nn.Sequential(
             nn.Conv2d(channels_in, taps, size, padding=size // 2),
-            nn.ReLU(),
+            activation(),
             nn.Conv2d(taps, taps, 1),
-            nn.ReLU(),
+            activation(),
             nn.Conv2d(taps, taps, 1),
             nn.Sigmoid(),
         )
         self.harmonic = nn.Sequential(
-            nn.Conv2d(channels_in, channels_out, 1), nn.ReLU(), nn.Conv2d(channels_out, channels_out, 1)
+            nn.Conv2d(channels_in, channels_out, 1), activation(), nn.Conv2d(channels_out, channels_out, 1)
         )
         self.weight = nn.Parameter(torch.empty(channels_out, channels_in, size, size))
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))  # PyTorch's own rule for convolutions
@@ -109,8 +112,13 @@ class LAGNet(nn.Module):
         """Rename a state dict of the authors' toolbox (never checked against published weights)."""
         places = {"head_conv.0": "head", "tail_conv": "tail"}
         places |= {f"RB{b + 1}.conv{i}": f"blocks.{b}.conv{i}" for b in range(_DEPTH) for i in (1, 2)}
-        names = dict(places)
-        for theirs, ours in places.items():
-            names |= {f"{theirs}.attention1.{i}": f"{ours}.adapt.{i}" for i in (0, 2, 4)}
-            names |= {f"{theirs}.attention3.{i}": f"{ours}.harmonic.{i - 1}" for i in (1, 3)}
-        return rename_modules(state_dict, names, arch="LAGNet")
+        return rename_modules(state_dict, lagconv_names(places), arch="LAGNet")
+
+
+def lagconv_names(places: Mapping[str, str]) -> dict[str, str]:
+    """Return published module names -> ours of LAGConv layers at the given places, published path -> ours."""
+    names = dict(places)
+    for theirs, ours in places.items():
+        names |= {f"{theirs}.attention1.{i}": f"{ours}.adapt.{i}" for i in (0, 2, 4)}
+        names |= {f"{theirs}.attention3.{i}": f"{ours}.harmonic.{i - 1}" for i in (1, 3)}
+    return names

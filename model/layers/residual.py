@@ -6,21 +6,29 @@ Yang et al. (PanNet, ICCV 2017) use it. Shapes: (B, width, H, W) in and out.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
 class ResidualBlock(nn.Module):
-    """``x + conv2(relu(conv1(x)))``, 3x3, no normalisation and no activation after the sum."""
+    """``x + conv2(relu(conv1(x)))``, 3x3, no normalisation and no activation after the sum.
 
-    def __init__(self, width: int) -> None:
+    Args:
+        width: channels in and out.
+        activation: in place of the ReLU.
+    """
+
+    def __init__(self, width: int, activation: Callable[[Tensor], Tensor] = F.relu) -> None:
         super().__init__()
+        self.activation = activation
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, width, H, W) to (B, width, H, W)."""
-        return x + self.conv2(F.relu(self.conv1(x)))
+        return x + self.conv2(self.activation(self.conv1(x)))
 
 
 def he_initialise(module: nn.Module) -> None:

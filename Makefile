@@ -1,5 +1,5 @@
 # make demo    a synthetic scene, a training run, a fused image and its numbers, in under 3 minutes on 2 cores
-# make test    every test that needs no GPU (COVERAGE=1: also prints how many lines they run; takes a third longer)
+# make test    every test that needs no GPU, in WORKERS=2 processes (COVERAGE=1: also prints how many lines they run)
 # make lint    ruff, clang-format, mypy and miss_hit (MATLAB), checking only      make format  ruff and clang-format, changing files
 # make bench   speed, compared side by side in one run
 # make gpu     tests and benchmarks on a CUDA machine (MAMBA_SSM=its .tar.gz builds that operator to compare with;
@@ -11,6 +11,7 @@
 # make lock    write the installed versions to requirements.lock    make matlab-tables  write sensor_table.m
 PYTHON ?= python3
 VENV   ?= .venv
+WORKERS ?= 2
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
 KERNELS := $(wildcard model/ops/native/*.[ch] tests/*.c benchmarks/*.c)
@@ -32,7 +33,7 @@ demo: $(STAMP)
 	$(PY) demo.py
 
 test: $(STAMP)
-	$(PY) -m pytest -m "not gpu and not fuzz" $(if $(COVERAGE),--cov --cov-report=term:skip-covered)
+	$(PY) -m pytest -m "not gpu and not fuzz" -n $(WORKERS) --dist loadfile $(if $(COVERAGE),--cov --cov-report=term:skip-covered)
 
 bench: $(STAMP)
 	$(PY) -m benchmarks.bench_scan --plain

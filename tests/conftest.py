@@ -11,6 +11,7 @@ import pytest
 
 from lemamba.utils.startup import prepare_process
 
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # test processes share the cores: waiting threads must not spin
 prepare_process()  # as every entry point does, before torch is imported
 
 import torch  # noqa: E402

@@ -134,7 +134,7 @@ def _doubling(width: int) -> nn.Sequential:
 
 @register_model("BDT", tasks=("hmif",), ratios=(2, 4, 8, 16), paper="Deng et al., IJCAI 2023")
 class BDT(nn.Module):
-    """BDT. 2,668,027 parameters for 31 bands and RGB at ratio 4, as published (2.668 M).
+    """BDT. 2,668,027 parameters for 31 bands and RGB at ratio 4, as the authors' class.
 
     There are as many levels as sizes between ms and pan. Images that do not fit the windows are mirrored within each
     level, not as a whole. The features of the third and further levels keep four times the width, as released.
@@ -185,14 +185,15 @@ class BDT(nn.Module):
 
     def forward(self, ms: Tensor, lms: Tensor, pan: Tensor) -> Tensor:
         """Fuse: ms, lms and pan (B, P, H, W) in [0, 1] -> sr (B, C, H, W), not clipped."""
-        x, fine = self.head_guide(torch.cat([lms, pan], dim=1)), []
+        x = self.head_guide(torch.cat([lms, pan], dim=1))
+        fine: list[Tensor] = []
         for i, block in enumerate(self.spatial):
             fine.append(block(x if i == 0 else self.down[i - 1](fine[-1])))
-        y, joined = self.head_ms(ms), None
+        y, joined = self.head_ms(ms), torch.zeros(0)
         for i, block in enumerate(self.spectral):
             y = block(y if i == 0 else self.up[i - 1](y))
             parts = [fine[-1 - i], y]
-            if joined is not None:
+            if i:
                 parts.append(self.up_joined[i - 1](joined))
             joined = self.join[i](torch.cat(parts, dim=1))
         return lms + joined

@@ -36,6 +36,9 @@ class ShiftedAttention(nn.Module):
         shifted: whether the windows are shifted.
     """
 
+    distance: Tensor
+    split: Tensor
+
     def __init__(self, width: int, heads: int, *, shifted: bool) -> None:
         super().__init__()
         self.heads, self.shift = heads, _WINDOW // 2 if shifted else 0
@@ -141,10 +144,10 @@ class TransformerPrior(nn.Module):
     paper="Ma et al., Information Fusion 100, 2023",
 )
 class DT3Net(Unfolding):
-    """3DT-Net. 3,463,525 parameters for 31 bands and RGB at ratio 8; published: 3.464 M.
+    """3DT-Net. 3,463,525 parameters for 31 bands and RGB at ratio 8; the authors' class: 3,463,536.
 
-    The published class has 11 numbers more that it never uses: ten of its fourteen step lengths and weights, a slope.
-    It starts from a bicubic enlargement of ms; here that is lms.
+    That class has 11 numbers more that it never uses: ten of its fourteen step lengths and weights, a slope. It starts
+    from a bicubic enlargement of ms; here that is lms.
 
     Args:
         img_channel, condition_channel, ratio: see `lemamba.model.build_model`.

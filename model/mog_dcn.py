@@ -52,7 +52,9 @@ class Decoder(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, last: int) -> None:
         super().__init__()
         self.enlarge = nn.ConvTranspose2d(channels_in, FEATURES, 3, stride=2, padding=1)
-        self.layers = nn.ModuleList(nn.Conv2d(FEATURES * (2 if i == 0 else 1), FEATURES, 3, padding=1) for i in range(3))
+        self.layers = nn.ModuleList(
+            nn.Conv2d(FEATURES * (2 if i == 0 else 1), FEATURES, 3, padding=1) for i in range(3)
+        )
         self.tail = nn.Conv2d(FEATURES, channels_out, last, padding=last // 2)
         self.activation = nn.PReLU()
 
@@ -93,10 +95,10 @@ class UNet(nn.Module):
     paper="Dong et al., TIP 30, 2021",
 )
 class MoGDCN(Unfolding):
-    """MoG-DCN. 6,840,184 parameters for 31 bands and RGB at ratio 4; published: 6.840 M.
+    """MoG-DCN. 6,840,184 parameters for 31 bands and RGB at ratio 4; the public class: 6,840,289.
 
-    The published class has 105 numbers more that it never uses: a fixed response of 31 x 3, ten of its fourteen step
-    lengths and weights, two slopes. It starts from a bicubic enlargement of ms; here that is lms.
+    That class has 105 numbers more that it never uses: a fixed response of 31 x 3, ten of its fourteen step lengths and
+    weights, two slopes. It starts from a bicubic enlargement of ms; here that is lms.
 
     Args:
         img_channel, condition_channel, ratio: see `lemamba.model.build_model`.

@@ -57,14 +57,18 @@ class Unfolding(nn.Module):
         return (1 - d - d * e) * x + d * self.to_cube(pan - self.to_guide(x)) + d * (x - e * v)
 
     def consistent(self, x: Tensor, v: Tensor, ms: Tensor, pan: Tensor) -> Tensor:
-        """Return the next x: ``(1 - d e) x + d T(pan - R x) + d U(D x - ms) + d e v``, D the degradation, U its counterpart."""
+        """Return the next x, which follows both images and the prior's v.
+
+        ``(1 - d e) x + d T(pan - R x) + d U(D x - ms) + d e v`` with D the learned degradation and U its counterpart.
+        """
         d, e = self.step, self.weight
         from_ms = self.spread(self.degrade(x) - ms, output_size=list(x.shape[-2:]))
         return (1 - d * e) * x + d * self.to_cube(pan - self.to_guide(x)) + d * from_ms + d * e * v
 
     def forward(self, ms: Tensor, lms: Tensor, pan: Tensor) -> Tensor:
         """Fuse: ms, lms and pan (B, P, H, W) in [0, 1] -> sr (B, C, H, W), not clipped."""
-        x, features = lms, []
+        x = lms
+        features: list[Tensor] = []
         for stage, second in enumerate(self.second):
             seen = self.embed(x)
             if features:

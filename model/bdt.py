@@ -7,11 +7,14 @@ Shapes: ms (B, C, h, w), lms and sr (B, C, H, W), pan (B, P, H, W); inside also 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lemamba.model.convert import rename_modules
 from lemamba.model.layers.window import pad_to_multiple
 from lemamba.model.psrt import WindowBlock
 from lemamba.utils.registry import register_model
@@ -19,6 +22,7 @@ from lemamba.utils.registry import register_model
 _HEADS = 8
 _WINDOW = 8
 _EXPANSION = 2.66  # of the gated feed-forward layer
+_MERGE = {"norm": "norm", "reduction": "mix"}
 _WIDEST = 4  # times `width`, however many levels there are
 
 
@@ -132,7 +136,9 @@ def _doubling(width: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(width, 4 * width, 3, padding=1, bias=False), nn.PixelShuffle(2))
 
 
-@register_model("BDT", tasks=("hmif",), ratios=(2, 4, 8, 16), paper="Deng et al., IJCAI 2023")
+@register_model(
+    "BDT", tasks=("hmif",), ratios=(2, 4, 8, 16), paper="Deng et al., IJCAI 2023", published_weights="names only"
+)
 class BDT(nn.Module):
     """BDT. 2,668,027 parameters for 31 bands and RGB at ratio 4, as the authors' class.
 
@@ -197,3 +203,31 @@ class BDT(nn.Module):
                 parts.append(self.up_joined[i - 1](joined))
             joined = self.join[i](torch.cat(parts, dim=1))
         return lms + joined
+
+    @staticmethod
+    def from_published(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Rename the authors' state dict, of ratio 4 or 8."""
+        levels = 4 if any(key.startswith("t.direction1.stage4.") for key in state_dict) else 3
+        return rename_modules(state_dict, published_names(levels), arch="BDT")
+
+
+def published_names(levels: int) -> dict[str, str]:
+    """Return the modules' names in the authors' class -> ours."""
+    names = {"t.direction1.conv": "head_guide", "t.direction2.patch_embed.proj": "head_ms"}
+    parts = {"norm1.body": "norm1", "norm2.body": "norm2", "attn": "attention", "attn.qkv": "attention.qkv"}
+    parts |= {"attn.qkv_dwconv": "attention.spread", "attn.project_out": "attention.project"}
+    parts |= {"ffn.project_in": "feed_forward.expand", "ffn.dwconv": "feed_forward.spread"}
+    parts |= {"ffn.project_out": "feed_forward.project"}
+    for i in range(levels):
+        theirs, ours = f"t.direction1.stage{i + 1}", f"spatial.{i}"
+        for n, block in enumerate(("first", "second", "third")):
+            attention = {f"attn{n + 1}.qkv": "qkv", f"attn{n + 1}.proj": "project"}
+            norms = {f"norm{2 * n + j}": f"norm{j}" for j in (1, 2)}
+            mlp = {f"mlp{n + 1}.fc1": "mlp.0", f"mlp{n + 1}.fc2": "mlp.2"}
+            names |= {f"{theirs}.{a}": f"{ours}.{block}.{b}" for a, b in (attention | norms | mlp).items()}
+        names |= {f"t.direction2.stage{i + 1}.{a}": f"spectral.{i}.{b}" for a, b in parts.items()}
+        names |= {f"t.merge{i + 1}.{j}": f"join.{i}.{j}" for j in (0, 1)}
+        if i < levels - 1:
+            names |= {f"t.direction1.downsample{i + 1}.{a}": f"down.{i}.{b}" for a, b in _MERGE.items()}
+            names |= {f"t.direction2.up{i + 1}_{i + 2}.body.0": f"up.{i}.0", f"t.up{i + 1}.body.0": f"up_joined.{i}.0"}
+    return names

@@ -7,13 +7,17 @@ Shapes: ms (B, C, h, w) is not used, lms and sr (B, C, H, W), pan (B, 1, H, W).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lemamba.model.convert import rename_modules
 from lemamba.model.hyperpnn import check_single_guide
 from lemamba.utils.registry import register_model
 
+_DEPTH = 4
 _SHRINK = 16  # factor of the hidden layer of the channel attention
 
 
@@ -38,6 +42,7 @@ class DualAttention(nn.Module):
     tasks=("pansharpening",),
     ratios=(2, 3, 4, 5, 6, 7, 8, 16),
     paper="Zheng et al., TGRS 58(11), 2020",
+    published_weights="names only",
 )
 class DHPDARN(nn.Module):
     """The sharpening network of DHP-DARN, DARN. 334,387 parameters for 31 bands, counted from the layers.
@@ -62,7 +67,7 @@ class DHPDARN(nn.Module):
         *,
         ratio: int = 4,
         width: int = 64,
-        depth: int = 4,
+        depth: int = _DEPTH,
     ) -> None:
         super().__init__()
         check_single_guide("DHP-DARN", condition_channel)
@@ -73,3 +78,11 @@ class DHPDARN(nn.Module):
     def forward(self, ms: Tensor, lms: Tensor, pan: Tensor) -> Tensor:
         """Fuse: lms (B, C, H, W) and pan (B, 1, H, W) in [0, 1] -> sr (B, C, H, W), not clipped; ms is not used."""
         return lms + self.tail(self.blocks(self.head(torch.cat([lms, pan], dim=1))))
+
+    @staticmethod
+    def from_published(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Rename a state dict of DARN as public code has it."""
+        layers = ("conv1", "conv2", "squeeze", "excite", "place")
+        names = {"FEN": "head", "RRN": "tail"}
+        names |= {f"CSA{b + 1}.conv{i + 1}": f"blocks.{b}.{n}" for b in range(_DEPTH) for i, n in enumerate(layers)}
+        return rename_modules(state_dict, names, arch="DHP-DARN")

@@ -7,21 +7,31 @@ Shapes: ms (B, C, h, w), lms and sr (B, C, H, W), pan (B, P, H, W); inside also 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
+from lemamba.model.convert import rename_modules
 from lemamba.model.layers.drop_path import DropPath
-from lemamba.model.layers.unfolding import FEATURES, Unfolding
+from lemamba.model.layers.unfolding import FEATURES, Unfolding, published_names, published_scalars
 from lemamba.model.layers.window import pad_to_multiple
 from lemamba.utils.registry import register_model
 
+_STAGES = 3
+_DEPTH = 6
 _WINDOW = 8
 _FAR = -100.0  # added to logits of pixels that are no neighbours, as released
 _DROP = 0.1  # of the last transformer block; the first has none
 _MAPS = 64  # of the convolutions along the bands
+_PARAMETERS = {  # released spelling -> that of current torch, and ours
+    ".relative_position_bias_table": ".bias",
+    ".weight_g": ".parametrizations.weight.original0",
+    ".weight_v": ".parametrizations.weight.original1",
+}
 
 
 class ShiftedAttention(nn.Module):
@@ -142,6 +152,7 @@ class TransformerPrior(nn.Module):
     tasks=("hmif",),
     ratios=(2, 3, 4, 5, 6, 7, 8, 16),
     paper="Ma et al., Information Fusion 100, 2023",
+    published_weights="names only",
 )
 class DT3Net(Unfolding):
     """3DT-Net. 3,463,525 parameters for 31 bands and RGB at ratio 8; the authors' class: 3,463,536.
@@ -165,10 +176,34 @@ class DT3Net(Unfolding):
         out_channel: int,
         *,
         ratio: int = 4,
-        stages: int = 3,
+        stages: int = _STAGES,
         width: int = 180,
         heads: int = 6,
-        depth: int = 6,
+        depth: int = _DEPTH,
     ) -> None:
         prior = TransformerPrior(out_channel, width, heads, depth)
         super().__init__(out_channel, condition_channel, ratio, stages, prior)
+
+    @staticmethod
+    def from_published(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Rename the authors' state dict, dropping what it never uses and what is computed."""
+        scalars, rest = published_scalars(state_dict)
+        spelt = {}
+        for key, value in rest.items():
+            if not key.endswith((".relative_position_index", ".attn_mask")):
+                for theirs, ours in _PARAMETERS.items():
+                    key = key.replace(theirs, ours)
+                spelt[key] = value
+        body = "spatial.body.layers.0"
+        names = published_names(_STAGES) | {"spatial.head": "prior.head", "spatial.feture": "prior.widen"}
+        names |= {"spatial.tail": "prior.tail", "spatial.body.patch_embed.norm": "prior.norm1"}
+        names |= {"spatial.body.norm": "prior.norm2", f"{body}.conv": "prior.conv1"}
+        names |= {"spatial.body.conv_after_body": "prior.conv2"}
+        for theirs, ours in (("conv3d1", "space"), ("conv3d2", "spectrum")):
+            names |= {f"spatial.{theirs}{p}": f"prior.{ours}{p}" for p in ("", ".parametrizations.weight")}
+        layers = {"norm1": "norm1", "norm2": "norm2", "attn": "attention", "attn.qkv": "attention.qkv"}
+        layers |= {"attn.proj": "attention.project", "mlp.fc1": "mlp.0", "mlp.fc2": "mlp.2"}
+        for i in range(_DEPTH):
+            block = f"{body}.residual_group.blocks.{i}"
+            names |= {f"{block}.{a}": f"prior.blocks.{i}.{b}" for a, b in layers.items()}
+        return scalars | rename_modules(spelt, names, arch="3DT-Net")

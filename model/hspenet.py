@@ -7,12 +7,17 @@ Shapes: ms (B, C, h, w) is not used, lms and sr (B, C, H, W), pan (B, 1, H, W).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lemamba.model.convert import rename_modules
 from lemamba.model.hyperpnn import check_single_guide, mirrored_conv
 from lemamba.utils.registry import register_model
+
+_DEPTH = 5
 
 
 @register_model(
@@ -20,6 +25,7 @@ from lemamba.utils.registry import register_model
     tasks=("pansharpening",),
     ratios=(2, 3, 4, 5, 6, 7, 8, 16),
     paper="He et al., JSTARS 13, 2020",
+    published_weights="names only",
 )
 class HSpeNet(nn.Module):
     """HSpeNet. 94,399 parameters for 31 bands, counted from the layers.
@@ -46,7 +52,7 @@ class HSpeNet(nn.Module):
         ratio: int = 4,
         width: int = 64,
         growth: int = 16,
-        depth: int = 5,
+        depth: int = _DEPTH,
     ) -> None:
         super().__init__()
         check_single_guide("HSpeNet", condition_channel)
@@ -64,3 +70,10 @@ class HSpeNet(nn.Module):
         for layer in self.dense:
             x = torch.cat([x, F.relu(layer(x))], dim=1)
         return lms + self.tail(x)
+
+    @staticmethod
+    def from_published(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Rename a state dict of the public toolbox for hyperspectral pansharpening."""
+        names = {"conv1_2": "smooth1", "conv2_2": "smooth2", "conv1_1": "encode1", "conv2_1": "encode2"}
+        names |= {f"conv{3 + i}": f"dense.{i}" for i in range(_DEPTH)}
+        return rename_modules(state_dict, {**names, f"conv{3 + _DEPTH}": "tail"}, arch="HSpeNet")

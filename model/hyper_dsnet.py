@@ -8,11 +8,13 @@ Shapes: ms (B, C, h, w), lms and sr (B, C, H, W), pan (B, 1, H, W).
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lemamba.model.convert import rename_modules
 from lemamba.model.hyperpnn import check_single_guide
 from lemamba.utils.registry import register_model
 
@@ -83,6 +85,7 @@ class SpectralAttention(nn.Module):
     tasks=("pansharpening",),
     ratios=(2, 3, 4, 5, 6, 7, 8, 16),
     paper="Zhuo et al., JSTARS 15, 2022",
+    published_weights="names only",
 )
 class HyperDSNet(nn.Module):
     """Hyper-DSNet. 74,711 parameters for 31 bands, counted from the layers of the authors' code.
@@ -122,3 +125,11 @@ class HyperDSNet(nn.Module):
         for layer in self.deep:
             maps.append(F.relu(layer(maps[-1])))
         return lms + self.tail(torch.cat(maps, dim=1)) * self.attention(ms)
+
+    @staticmethod
+    def from_published(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Rename the authors' state dict."""
+        names = {f"block2.conv{i + 1}.0": f"scales.{i}" for i in range(3)}
+        names |= {f"block3.conv0{i + 1}": f"deep.{i}" for i in range(len(_WIDTHS))}
+        names |= {f"CA.conv_du.{i}": f"attention.layers.{i}" for i in (0, 2)}
+        return rename_modules(state_dict, {**names, "convlast": "tail"}, arch="Hyper-DSNet")

@@ -7,10 +7,13 @@ Shapes: ms (B, C, h, w) is not used, lms and sr (B, C, H, W), pan (B, 1, H, W).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lemamba.model.convert import rename_modules
 from lemamba.utils.errors import UserError
 from lemamba.utils.registry import register_model
 
@@ -31,6 +34,7 @@ def mirrored_conv(channels_in: int, channels_out: int) -> nn.Conv2d:
     tasks=("pansharpening",),
     ratios=(2, 3, 4, 5, 6, 7, 8, 16),
     paper="He et al., JSTARS 12(8), 2019",
+    published_weights="names only",
 )
 class HyperPNN(nn.Module):
     """HyperPNN with its skip connection. 123,743 parameters for 31 bands, counted from the layers.
@@ -63,3 +67,10 @@ class HyperPNN(nn.Module):
         for layer in self.spatial:
             x = F.relu(layer(x))
         return self.decode2(F.relu(self.decode1(x + spectra)))
+
+    @staticmethod
+    def from_published(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Rename a state dict of the public toolbox for hyperspectral pansharpening."""
+        names = {"conv1": "encode1", "conv2": "encode2", "conv6": "decode1", "conv7": "decode2"}
+        names |= {f"conv{3 + i}": f"spatial.{i}" for i in range(3)}
+        return rename_modules(state_dict, names, arch="HyperPNN")

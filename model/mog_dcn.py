@@ -7,14 +7,18 @@ Shapes: ms (B, C, h, w), lms and sr (B, C, H, W), pan (B, P, H, W).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
-from lemamba.model.layers.unfolding import FEATURES, Unfolding
+from lemamba.model.convert import rename_modules
+from lemamba.model.layers.unfolding import FEATURES, Unfolding, published_names, published_scalars
 from lemamba.utils.registry import register_model
 
 _WIDTH = 64
 _DEEP = 512  # feature maps between the levels on the way up
+_STAGES = 4
 _LEVELS = 4  # at which the sides are halved
 
 
@@ -93,6 +97,7 @@ class UNet(nn.Module):
     tasks=("hmif",),
     ratios=(2, 3, 4, 5, 6, 7, 8, 16),
     paper="Dong et al., TIP 30, 2021",
+    published_weights="names only",
 )
 class MoGDCN(Unfolding):
     """MoG-DCN. 6,840,184 parameters for 31 bands and RGB at ratio 4; the public class: 6,840,289.
@@ -107,6 +112,25 @@ class MoGDCN(Unfolding):
     """
 
     def __init__(
-        self, img_channel: int, condition_channel: int, out_channel: int, *, ratio: int = 4, stages: int = 4
+        self, img_channel: int, condition_channel: int, out_channel: int, *, ratio: int = 4, stages: int = _STAGES
     ) -> None:
         super().__init__(out_channel, condition_channel, ratio, stages, UNet(out_channel))
+
+    @staticmethod
+    def from_published(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Rename a state dict of the public class, dropping what it never uses."""
+        scalars, rest = published_scalars(state_dict)
+        names = published_names(_STAGES)
+        for i in range(_LEVELS + 1):
+            bottom = i == _LEVELS
+            theirs = "spatial.Encoding_block_end" if bottom else f"spatial.Encoding_block{i + 1}"
+            ours = "prior.bottom" if bottom else f"prior.down.{i}"
+            names |= {f"{theirs}.conv{n + 1}": f"{ours}.layers.{n}" for n in range(3)}
+            names |= {f"{theirs}.conv4": f"{ours}.across", f"{theirs}.act": f"{ours}.activation"}
+            names |= {} if bottom else {f"{theirs}.conv5": f"{ours}.halve"}
+        for i in range(_LEVELS):
+            theirs = f"spatial.Decoding_block{'_End' if i == _LEVELS - 1 else i + 1}"
+            names |= {f"{theirs}.conv{n}": f"prior.up.{i}.layers.{n}" for n in range(3)}
+            names |= {f"{theirs}.conv3": f"prior.up.{i}.tail", f"{theirs}.up": f"prior.up.{i}.enlarge"}
+            names |= {f"{theirs}.act": f"prior.up.{i}.activation"}
+        return scalars | rename_modules(rest, names, arch="MoG-DCN")

@@ -20,6 +20,7 @@ from lemamba.commands.methods import load_method
 from lemamba.engine.fusing.stages import train_stage
 from lemamba.model import build_model, model_entry
 from lemamba.model.bdt import DilatedSpatial, GroupedAttention, Merge, contract, dilate
+from lemamba.model.convert import convert_state_dict
 from lemamba.model.dt3_net import ShiftedAttention, TransformerPrior
 from lemamba.model.hyper_dsnet import edges
 from lemamba.model.layers.unfolding import Unfolding
@@ -143,6 +144,87 @@ def test_networks_for_guides_take_any_number_of_bands(name):
     with torch.no_grad():
         sr = model(torch.rand(1, 7, 3, 5), torch.rand(1, 7, 6, 10), torch.rand(1, 5, 6, 10))
     assert sr.shape == (1, 7, 6, 10) and sr.isfinite().all()
+
+
+# --- released names ---------------------------------------------------------------------------------------------------
+
+
+def keys(*modules: str, parts: str = "weight bias") -> list[str]:
+    return [f"{module}.{part}" for module in modules for part in parts.split()]
+
+
+def bdt_names(levels: int) -> list[str]:
+    d1, d2 = "t.direction1", "t.direction2"
+    names = keys(f"{d1}.conv") + keys(f"{d2}.patch_embed.proj", parts="weight")
+    for i in range(1, levels + 1):
+        names += keys(*(f"{d1}.stage{i}.attn{n}.{part}" for n in (1, 2, 3) for part in ("qkv", "proj")))
+        names += keys(*(f"{d1}.stage{i}.mlp{n}.fc{part}" for n in (1, 2, 3) for part in (1, 2)))
+        names += keys(*(f"{d1}.stage{i}.norm{n}" for n in range(1, 7)))
+        names += keys(f"{d2}.stage{i}.norm1.body", f"{d2}.stage{i}.norm2.body") + [f"{d2}.stage{i}.attn.temperature"]
+        weights = ["attn.qkv", "attn.qkv_dwconv", "attn.project_out", "ffn.project_in", "ffn.dwconv", "ffn.project_out"]
+        names += keys(*(f"{d2}.stage{i}.{part}" for part in weights), parts="weight")
+        names += keys(f"t.merge{i}.0", f"t.merge{i}.1", parts="weight")
+        if i < levels:
+            names += keys(f"{d1}.downsample{i}.norm") + keys(f"{d1}.downsample{i}.reduction", parts="weight")
+            names += keys(f"{d2}.up{i}_{i + 1}.body.0", f"t.up{i}.body.0", parts="weight")
+    return names
+
+
+def unfolded_names(calls: int) -> list[str]:
+    names = keys(
+        "conv_downsample", "conv_upsample", "conv_torgb", "conv_tohsi", *(f"fe_conv{i + 1}" for i in range(calls))
+    )
+    return [*names, "acti.weight", *(f"{kind}_{i}" for kind in ("delta", "eta") for i in range(7))]
+
+
+def mog_dcn_names() -> list[str]:
+    encoders = {f"Encoding_block{i}": 5 for i in range(1, 5)} | {"Encoding_block_end": 4}
+    names = [f"spatial.{block}.conv{n}" for block, last in encoders.items() for n in range(1, last + 1)]
+    decoders = ("Decoding_block1", "Decoding_block2", "Decoding_block3", "Decoding_block_End")
+    names += [f"spatial.{block}.{n}" for block in decoders for n in ("conv0", "conv1", "conv2", "conv3", "up")]
+    slopes = keys(*(f"spatial.{block}.act" for block in (*encoders, *decoders)), "spatial.acti", parts="weight")
+    return [*keys(*names), *slopes, *unfolded_names(8), "P"]
+
+
+def dt3_net_names() -> list[str]:
+    body = "spatial.body"
+    names = ["spatial.head", "spatial.feture", "spatial.tail", f"{body}.patch_embed.norm", f"{body}.norm"]
+    names += [f"{body}.conv_after_body", f"{body}.layers.0.conv"]
+    blocks = [f"{body}.layers.0.residual_group.blocks.{i}" for i in range(6)]
+    names += [f"{b}.{n}" for b in blocks for n in ("norm1", "norm2", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")]
+    more = keys(*(f"{b}.attn" for b in blocks), parts="relative_position_bias_table relative_position_index")
+    more += keys(*blocks[1::2], parts="attn_mask")
+    more += keys("spatial.conv3d1", "spatial.conv3d2", parts="weight_g weight_v bias")
+    return [*keys(*names), *more, *unfolded_names(6)]
+
+
+RELEASED = {  # names in the public classes, and how many of them are dropped
+    "HyperPNN": (1, 4, keys(*(f"conv{i}" for i in range(1, 8))), 0),
+    "HSpeNet": (1, 4, keys("conv1_1", "conv2_1", "conv1_2", "conv2_2", *(f"conv{i}" for i in range(3, 9))), 0),
+    "Hyper-DSNet": (
+        1,
+        4,
+        keys(*(f"block2.conv{i}.0" for i in (1, 2, 3)), *(f"block3.conv0{i}" for i in (1, 2, 3, 4)), "convlast")
+        + keys("CA.conv_du.0", "CA.conv_du.2"),
+        0,
+    ),
+    "DHP-DARN": (1, 4, keys("FEN", "RRN", *(f"CSA{b}.conv{i}" for b in range(1, 5) for i in range(1, 6))), 0),
+    "BDT": (3, 4, bdt_names(3), 0),
+    "BDT, ratio 8": (3, 8, bdt_names(4), 0),
+    "MoG-DCN": (3, 4, mog_dcn_names(), 1 + 10 + 2),
+    "3DT-Net": (3, 8, dt3_net_names(), 1 + 10 + 6 + 3),
+}
+
+
+@pytest.mark.parametrize("case", RELEASED)
+def test_released_names_are_those_of_every_parameter(case):
+    guides, ratio, names, dropped = RELEASED[case]
+    name = case.partition(",")[0]
+    converted = convert_state_dict(name, {key: torch.tensor(float(i)) for i, key in enumerate(names)})
+    assert set(converted) == set(network(name, 31, guides, ratio).state_dict())
+    assert len(converted) == len(set(names)) - dropped == len({float(v) for v in converted.values()})
+    with pytest.raises(UserError, match="unknown key"):
+        convert_state_dict(name, {key: torch.zeros(1) for key in [*names, "other.weight"]})
 
 
 # --- numpy references -------------------------------------------------------------------------------------------------

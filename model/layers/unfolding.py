@@ -7,11 +7,14 @@ Shapes: ms (B, C, h, w), lms and sr (B, C, H, W), pan (B, P, H, W).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
 _WIDTH = 64  # feature maps that a prior takes
 FEATURES = 128  # feature maps that it passes on to later calls
+_SCALARS = {"delta_0": "guide_step", "eta_0": "guide_weight", "delta_3": "step", "eta_3": "weight"}  # of 14 released
 
 
 class Unfolding(nn.Module):
@@ -80,3 +83,18 @@ class Unfolding(nn.Module):
             if stage < len(self.second) - 1:
                 x = self.consistent(x, v, ms, pan)
         return v
+
+
+def published_scalars(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Split a released state dict: its four scalars under our names, and the rest without what is never used."""
+    scalars = {ours: state_dict[theirs] for theirs, ours in _SCALARS.items() if theirs in state_dict}
+    unused = ("delta_", "eta_", "acti.", "spatial.acti.")
+    return scalars, {k: v for k, v in state_dict.items() if k != "P" and not k.startswith(unused)}
+
+
+def published_names(stages: int) -> dict[str, str]:
+    """Return the names of the layers outside the prior in the released classes -> ours."""
+    names = {"fe_conv1": "embed", "conv_downsample": "degrade", "conv_upsample": "spread"}
+    names |= {"conv_torgb": "to_guide", "conv_tohsi": "to_cube"}
+    names |= {f"fe_conv{2 * i + 2}": f"second.{i}" for i in range(stages)}
+    return names | {f"fe_conv{2 * i + 3}": f"first.{i}" for i in range(stages - 1)}

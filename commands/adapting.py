@@ -1,9 +1,9 @@
 """Methods that adapt: networks that train on the images they fuse, in the stages of their papers.
 
 A-PNN-FT at reduced resolution, Z-PNN and lambda-PNN at full resolution, ZS-Pan at both. Without weights the first three
-start from a training at reduced resolution on the same images. Settings are those of the released codes, where these
-were at hand.
-Shapes: ms (1, C, h, w), lms (1, C, H, W), pan (1, 1, H, W), in [0, 1].
+start from a training at reduced resolution on the same images. SpectraLift, for hyperspectral images, trains on ms and
+the guide's response. Settings are those of the released codes, where these were at hand.
+Shapes: ms (1, C, h, w), lms (1, C, H, W), pan (1, P, H, W), in [0, 1]; P = 1 but for SpectraLift.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from lemamba.losses.zpnn import ZPNNLoss
 from lemamba.losses.zspan import ZSPanLoss
 from lemamba.model.zspan import SpectralResponse
 from lemamba.operators import interpolate, mtf_filter, sample
+from lemamba.operators.observation import estimate
+from lemamba.operators.window import Window
 from lemamba.utils.errors import UserError
 from lemamba.utils.facts import DataFacts
 from lemamba.utils.geometry import Geometry
@@ -40,7 +42,8 @@ CROP = 64  # largest side of the crops that are trained on at reduced resolution
 CROP_RATE = 5e-4  # learning rate of the stages on crops: ZS-Pan
 START_STEPS = 1500  # of the training at reduced resolution: as many as in the second stage of ZS-Pan
 FINE_TUNING_RATE = 1e-4  # chosen here: A-PNN was released with SGD and a rate that depends on the size of the image
-STEPS = {"A-PNN-FT": 50, "Z-PNN": 100, "lambda-PNN": 100, "ZS-Pan": 2500 + START_STEPS + 50}
+STEPS = {"A-PNN-FT": 50, "Z-PNN": 100, "lambda-PNN": 100, "ZS-Pan": 2500 + START_STEPS + 50, "SpectraLift": 2500}
+FROM_NOTHING = ("ZS-Pan", "SpectraLift")  # without weights they start from drawn ones, with no stage of their own
 
 # Weights of the losses and learning rates in the released codes, by sensor; others take those of their number of bands.
 ZPNN = {"WV3": (0.36, 1e-5), "WV2": (0.36, 1e-5), "GeoEye1": (0.25, 5e-5)}
@@ -49,6 +52,10 @@ LAMBDA_PNN = {
     "WV2": ((0.05, 1.0, 6.0), 3.5e-5),
     "GeoEye1": ((0.075, 1.5, 7.0), 5e-5),
 }
+
+# Learning rates of SpectraLift: at the start, at the peak and at the end; and the share of the steps before the peak.
+CYCLE = (1e-3, 1e-2, 1e-6)
+RISE = 0.3
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,7 @@ class Adapting(nn.Module):
         seed: of the weights that are drawn.
 
     Raises:
-        UserError: a guide of several bands, or no steps and no weights.
+        UserError: a guide of several bands for a method that takes PAN, or no steps and no weights.
     """
 
     def __init__(
@@ -104,7 +111,7 @@ class Adapting(nn.Module):
         super().__init__()
         self.model_name = str(network.model_name)
         self.traits: Traits = network.traits  # type: ignore[assignment]
-        if facts.guide_bands != 1:
+        if facts.guide_bands != 1 and "hmif" not in network.tasks:  # type: ignore[operator]
             raise UserError(
                 f"{self.model_name} trains on pairs with one PAN band, given {facts.guide_bands} guide bands; choose "
                 "another method"
@@ -112,9 +119,10 @@ class Adapting(nn.Module):
         row = get_sensor(facts.sensor)
         self.sensor, self.gains, self.pan_gain = row.name, row.gains(facts.bands), row.pan_gain
         self.network, self.pretrained, self.seed = network, pretrained, seed
+        self.response = facts.response
         self.start = copy.deepcopy(network.state_dict())
         own = STEPS[self.model_name]
-        self.full_steps = own if pretrained or self.model_name == "ZS-Pan" else own + START_STEPS
+        self.full_steps = own if pretrained or self.model_name in FROM_NOTHING else own + START_STEPS
         self.steps = self.full_steps if steps is None else steps
         if self.steps == 0 and not pretrained:
             raise UserError(f"{self.model_name} has no weights and would not train; give --adapt_steps or --weights")
@@ -128,7 +136,7 @@ class Adapting(nn.Module):
     def plan(self) -> str:
         """What it does, in one line for users."""
         start = "the weights given" if self.pretrained else "a training at reduced resolution on the images themselves"
-        if self.model_name == "ZS-Pan":
+        if self.model_name in FROM_NOTHING:
             start = "the weights given" if self.pretrained else "no weights"
         return f"{self.model_name} starts from {start}: {self.steps} steps on each image or scene"
 
@@ -178,8 +186,9 @@ class Adapting(nn.Module):
             "Z-PNN": self._zpnn,
             "lambda-PNN": self._lambda_pnn,
             "ZS-Pan": self._zspan,
+            "SpectraLift": self._spectralift,
         }[self.model_name](targets)
-        if self.pretrained or self.model_name == "ZS-Pan":
+        if self.pretrained or self.model_name in FROM_NOTHING:
             return own
         return [self._on_crops("reduced resolution", START_STEPS, targets, nn.L1Loss()), *own]
 
@@ -259,17 +268,46 @@ class Adapting(nn.Module):
             Stage("full resolution", 50, last),
         ]
 
+    def _spectralift(self, targets: list[Target]) -> list[Stage]:
+        """Train on what the guide would show at the pixels of ms; the guide itself enters the response alone."""
+        response = self._guide_response(targets).to(targets[0].ms)
+        network, loss = self.network, nn.L1Loss()
+
+        def term(seen: Tensor, spectra: Tensor) -> Tensor:
+            return loss(network.spectra(seen), spectra)  # type: ignore[operator]
+
+        pixels = [target.ms[0].flatten(1).T for target in targets]
+        parts = [partial(term, spectra @ response.T, spectra) for spectra in pixels]
+        run = partial(_run, network, lambda step: parts, one_cycle, 0.0, 1)
+        return [Stage("spectra", STEPS["SpectraLift"], run)]
+
+    @torch.no_grad()
+    def _guide_response(self, targets: list[Target]) -> Tensor:
+        """Return the guide's response (P, C): that of the data where they know it, else estimated on the targets."""
+        if self.response is not None:
+            return torch.tensor(self.response, dtype=torch.float64)
+        windows = [Window(t.ms.cpu(), t.lms.cpu(), t.pan.cpu(), t.geometry) for t in targets]
+        return estimate(lambda: windows).response
+
 
 def _run(
     module: nn.Module,
     terms: Callable[[int], Terms],
-    rate: float,
+    rate: float | Callable[[float], float],
     decay: float,
     period: int,
     steps: int,
     on_step: Callable[[float], None],
 ) -> list[float]:
     return train_stage(module, terms, steps=steps, rate=rate, decay=decay, period=period, on_step=on_step)
+
+
+def one_cycle(share: float) -> float:
+    """Return SpectraLift's learning rate after a share of the steps: straight up to the peak, straight down again."""
+    start, peak, end = CYCLE
+    if share < RISE:
+        return start + (peak - start) * share / RISE
+    return peak + (end - peak) * (share - RISE) / (1 - RISE)
 
 
 def turn(step: int, count: int) -> int:

@@ -338,7 +338,8 @@ class FuseOptions(DeviceOptions, DataOptions):
     )
     adapt_steps: int | None = option(
         None,
-        "steps that A-PNN-FT, Z-PNN, lambda-PNN or ZS-Pan trains on each image (default: those of its paper)",
+        "steps that A-PNN-FT, Z-PNN, lambda-PNN, ZS-Pan or SpectraLift trains on each image (default: those of its "
+        "paper)",
         "--adapt_steps",
         low=0,
         group="method",

@@ -141,6 +141,7 @@ def scene(side: int = 64) -> tuple[Target, torch.Tensor]:
 @pytest.mark.parametrize("arch", STEPS)
 def test_every_method_learns_and_repeats_itself(arch):
     facts, one = DataFacts("IKONOS", 2047, 4, 4, 1), scene()[0]
+    own = {"ZS-Pan": ["response of PAN", "reduced resolution", "full resolution"], "SpectraLift": ["spectra"]}
     titles = []
     results = []
     for _ in range(2):
@@ -151,7 +152,8 @@ def test_every_method_learns_and_repeats_itself(arch):
         results.append(method(one.ms, one.lms, one.pan))
     assert torch.equal(*results) and torch.isfinite(results[0]).all() and losses
     stages = list(dict.fromkeys(title for title, _ in titles))
-    assert len(stages) == {"ZS-Pan": 3}.get(arch, 2) and stages[-2] == "reduced resolution"
+    last = "fine-tuning" if arch == "A-PNN-FT" else "full resolution"
+    assert stages == own.get(arch, ["reduced resolution", last])
     assert [step for _, step in titles] == [*range(1, 10)] * 2
     method.adapt([one])
     assert torch.equal(method(one.ms, one.lms, one.pan), results[0]), "each adaptation starts anew"
@@ -251,7 +253,7 @@ def test_what_cannot_be_is_refused_in_one_line(tmp_path):
     rgb = {"ms": g.random((1, 4, 16, 16)), "lms": g.random((1, 4, 64, 64)), "pan": g.random((1, 3, 64, 64))}
     guide = write_h5(tmp_path / "rgb.h5", rgb, sensor="none", divisor=1.0)
     little, few = ("--data", small, *given[2:]), ("--adapt_steps", 4)
-    only = "only A-PNN-FT, Z-PNN, lambda-PNN, ZS-Pan do"
+    only = "only A-PNN-FT, Z-PNN, lambda-PNN, ZS-Pan, SpectraLift do"
     cases = {
         f"EXP takes no --adapt_steps, {only}": (*given, "--arch", "EXP", *few),
         "has no weights and would not train; give": (*given, "--arch", "Z-PNN", "--adapt_steps", 0),
@@ -275,5 +277,5 @@ def test_what_cannot_be_is_refused_in_one_line(tmp_path):
 def test_boards_take_adapting_methods_by_name_only():
     """They take minutes an image."""
     assert not set(STEPS) & set(chosen_methods("all", "pansharpening", 4))
-    assert set(STEPS) <= set(chosen_methods("A-PNN-FT,z-pnn,lambda-PNN,ZS-Pan", "pansharpening", 4))
+    assert set(STEPS) <= set(chosen_methods("A-PNN-FT,z-pnn,lambda-PNN,ZS-Pan,SpectraLift", "pansharpening", 4))
     assert all(model_entry(name).traits.adapts for name in STEPS)

@@ -18,7 +18,7 @@ def train_stage(
     terms: Callable[[int], Terms],
     *,
     steps: int,
-    rate: float,
+    rate: float | Callable[[float], float],
     decay: float = 0.0,
     period: int = 1,
     on_step: Callable[[float], None] = lambda loss: None,
@@ -30,7 +30,7 @@ def train_stage(
         terms: number of the step -> functions that return one loss each, a scalar. Their mean is minimised; each is
             differentiated by itself, so that only one graph is in memory.
         steps: how many; 0 changes nothing.
-        rate: learning rate of Adam.
+        rate: learning rate of Adam; or a function that returns it for the share of the steps that are done, 0 to 1.
         decay: L2 penalty, as in `torch.optim.Adam`.
         period: losses are averaged over so many steps before they are compared. The weights after the step (the last
             of the period) with the smallest loss are kept, as the released codes do.
@@ -42,11 +42,14 @@ def train_stage(
     Raises:
         UserError: a loss that is not finite.
     """
-    optimizer = torch.optim.Adam(module.parameters(), lr=rate, weight_decay=decay)
+    optimizer = torch.optim.Adam(module.parameters(), lr=0.0 if callable(rate) else rate, weight_decay=decay)
     means: list[float] = []
     kept: dict[str, Tensor] = {}
     recent: list[float] = []
     for step in range(steps):
+        if callable(rate):
+            for group in optimizer.param_groups:
+                group["lr"] = rate(step / steps)
         optimizer.zero_grad()
         parts = terms(step)
         loss = 0.0

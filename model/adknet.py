@@ -30,6 +30,11 @@ def standardise(kernel: Tensor, dim: int) -> Tensor:
     return (kernel - mean) / (deviation + 1e-10)
 
 
+def _in_float64(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    assert layer.bias is not None
+    return F.conv2d(x, layer.weight.double(), layer.bias.double())
+
+
 class AdaptiveKernels(nn.Module):
     """Filter features of the MS with kernels ``spatial(pixel) * spectral(channel)``, 3x3 each.
 
@@ -50,7 +55,8 @@ class AdaptiveKernels(nn.Module):
             nn.Conv2d(_TAPS, _TAPS, _SIDE, padding=1),
         )
         inside = max(1, int(width * _REDUCTION))
-        self.spectral = nn.ModuleList([nn.Conv2d(width, inside, 1), nn.Conv2d(inside, width * _TAPS, 1)])
+        self.squeeze = nn.Conv2d(width, inside, 1)
+        self.expand = nn.Conv2d(inside, width * _TAPS, 1)
         self.std = nn.Parameter(torch.randn(width * _TAPS) * _SPREAD)  # one deviation per channel and tap
 
     def spectral_kernels(self, x: Tensor) -> Tensor:
@@ -59,9 +65,9 @@ class AdaptiveKernels(nn.Module):
         In float64, which costs nothing on one vector per image: standardising amplifies rounding, all pixels share it,
         and layer follows layer. In float32 it is most of the error of the network.
         """
-        first, last = ((layer.weight.double(), layer.bias.double()) for layer in self.spectral)
-        inside = F.leaky_relu(F.conv2d(x.mean(dim=(-2, -1), keepdim=True, dtype=torch.float64), *first), 0.2)
-        kernels = standardise(F.conv2d(inside, *last).view(x.shape[0], -1, _TAPS), dim=2)
+        mean = x.mean(dim=(-2, -1), keepdim=True, dtype=torch.float64)
+        inside = F.leaky_relu(_in_float64(self.squeeze, mean), 0.2)
+        kernels = standardise(_in_float64(self.expand, inside).view(x.shape[0], -1, _TAPS), dim=2)
         return (kernels * self.std.view(-1, _TAPS)).to(x.dtype)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
@@ -102,9 +108,8 @@ class ADKNet(nn.Module):
         depth: int = _DEPTH,
     ) -> None:
         super().__init__()
-        enlarging = {"kernel_size": 2 * ratio, "stride": ratio, "padding": ratio // 2}
-        self.enlarge = nn.ConvTranspose2d(img_channel, img_channel, **enlarging)
-        self.skip = nn.ConvTranspose2d(img_channel, out_channel, **enlarging)
+        self.enlarge = nn.ConvTranspose2d(img_channel, img_channel, 2 * ratio, stride=ratio, padding=ratio // 2)
+        self.skip = nn.ConvTranspose2d(img_channel, out_channel, 2 * ratio, stride=ratio, padding=ratio // 2)
         self.activation = nn.PReLU()  # one slope for its three uses, as published
         self.head_ms = nn.Conv2d(img_channel, width, 5, padding=2)
         self.head_pan = nn.Conv2d(condition_channel, width, 5, padding=2)
@@ -127,6 +132,6 @@ class ADKNet(nn.Module):
         for i in range(_DEPTH):
             theirs, ours = f"adk{i + 1}.ADKGenerator", f"layers.{i}"
             names |= {f"{theirs}.spatial_branch.{j}": f"{ours}.spatial.{j}" for j in (0, 1, 2, 4)}
-            names |= {f"{theirs}.spectral_branch.{j}": f"{ours}.spectral.{j // 2}" for j in (1, 3)}
-            names |= {f"{theirs}.spectral_branch.4": ours}
+            spectral = {"1": f"{ours}.squeeze", "3": f"{ours}.expand", "4": ours}
+            names |= {f"{theirs}.spectral_branch.{place}": module for place, module in spectral.items()}
         return rename_modules(state_dict, names, arch="ADKNet")

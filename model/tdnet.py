@@ -70,15 +70,13 @@ class Level(nn.Module):
     def __init__(self, bands: int, width: int) -> None:
         super().__init__()
         self.enlarge = nn.Sequential(nn.Conv2d(bands, 4 * bands, 3, padding=1), nn.PixelShuffle(2))
-        self.attention = nn.Sequential(
-            nn.Conv2d(2 * bands, 1, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(1, 1, 5, padding=2),
-            nn.ReLU(),
-            nn.Conv2d(1, 1, 1),
-            nn.Sigmoid(),
-        )
-        self._open_attention()
+        merge, widen = nn.Conv2d(2 * bands, 1, 3, padding=1), nn.Conv2d(1, 1, 5, padding=2)
+        self.attention = nn.Sequential(merge, nn.ReLU(), widen, nn.ReLU(), nn.Conv2d(1, 1, 1), nn.Sigmoid())
+        # Both ReLUs have one channel: closed, they pass no gradient to the weights before them. As released, the signs
+        # of two random convolutions decide whether they are; here they start open.
+        assert merge.bias is not None
+        nn.init.ones_(merge.bias)
+        nn.init.uniform_(widen.weight, 0, 2 / 25)
         self.fuse = nn.Sequential(
             nn.Conv2d(2 * bands, width, 7, padding=3),
             nn.ReLU(),
@@ -88,15 +86,6 @@ class Level(nn.Module):
             Scales(width // 2),
             nn.Conv2d(width // 2, bands, 5, padding=2),
         )
-
-    def _open_attention(self) -> None:
-        """Let both ReLUs start open: of one channel each, a closed one would pass no gradient to the weights before it.
-
-        As released, the signs of two random convolutions decide that.
-        """
-        first, second = self.attention[0], self.attention[2]
-        nn.init.ones_(first.bias)
-        nn.init.uniform_(second.weight, 0, 0.08)  # of mean 1 / 25
 
     def forward(self, image: Tensor, details: Tensor) -> Tensor:
         """Map an image (B, C, h, w) and details (B, C, 2h, 2w) to an image (B, C, 2h, 2w)."""

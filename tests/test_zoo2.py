@@ -213,7 +213,7 @@ def test_adaptive_kernels_against_a_loop_over_pixels():
         return (values - values.mean()) / (((values - values.mean()) ** 2).sum() / 8).sqrt()
 
     gain = nn.init.calculate_gain("leaky_relu") / 3
-    first, last = layer.spectral
+    first, last = layer.squeeze, layer.expand
     inside = F.leaky_relu(first.weight[..., 0, 0] @ x.mean((2, 3))[0] + first.bias, 0.2)
     per_channel = (last.weight[..., 0, 0] @ inside + last.bias).view(20, 9)
     per_pixel = layer.spatial(y)[0]

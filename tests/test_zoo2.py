@@ -150,7 +150,7 @@ def published_psrt(bands: int, guide: int) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(("bands", "guide"), [(4, 1), (31, 3)])
-@pytest.mark.parametrize("wrap", [("net", ""), ("state_dict", "model."), ("state_dict", "module.model.")])
+@pytest.mark.parametrize("wrap", [("net", ""), ("state_dict", "model."), ("weights", "module.model.")])
 def test_psrt_in_the_wrappings_of_published_files(bands, guide, wrap, tmp_path):
     key, prefix = wrap
     published = published_psrt(bands, guide)
@@ -162,6 +162,20 @@ def test_psrt_in_the_wrappings_of_published_files(bands, guide, wrap, tmp_path):
     assert torch.equal(psrt.tail.weight, published["conv.0.weight"] * 64)
     assert torch.equal(psrt.tail.bias, published["conv.0.bias"])
     assert torch.equal(psrt.blocks[4].second.mlp[2].weight, published["w.layers.1.layers.1.WA2.mlp.fc2.weight"])
+
+
+def test_two_states_below_unknown_keys_are_refused(tmp_path):
+    """Which of them is meant is the user's to say."""
+    state = published_psrt(4, 1)
+    torch.save({"generator": state, "teacher": state}, tmp_path / "two.pth")
+    with pytest.raises(UserError, match="expected a state_dict"):
+        open_weights(str(tmp_path / "two.pth"))
+
+
+def test_a_file_that_would_run_code_is_refused(tmp_path):
+    torch.save({"net": network("PSRT", 4, 1)}, tmp_path / "best.pth.tar")
+    with pytest.raises(UserError, match="would run code"):
+        open_weights(str(tmp_path / "best.pth.tar"))
 
 
 def test_a_file_of_another_network_is_refused():

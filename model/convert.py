@@ -1,8 +1,8 @@
 """Published weights to our parameter names, by architecture.
 
 A network that has published weights defines ``from_published(state_dict) -> dict``; it renames keys and drops
-duplicates, and never computes. `convert_state_dict` finds it through the registry, so a new network defines its
-conversion in its own file.
+duplicates, and changes values only where its docstring says so (PSRT). `convert_state_dict` finds it through the
+registry, so a new network defines its conversion in its own file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from lemamba.model import model_class, model_entry
 from lemamba.utils.errors import UserError, nearest
 
-_WRAPPED_PREFIX = "module."  # added by DistributedDataParallel in many published files
+_WRAPPED_PREFIXES = ("module.", "model.")  # added by DistributedDataParallel and by wrappers of many published codes
 
 
 def convert_state_dict(arch: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -36,8 +36,9 @@ def convert_state_dict(arch: str, state_dict: Mapping[str, Tensor]) -> dict[str,
     convert = getattr(cls, "from_published", None)
     if convert is None:
         raise UserError(f"{entry.name} has no known published weights; use a checkpoint trained here")
-    if state_dict and all(k.startswith(_WRAPPED_PREFIX) for k in state_dict):
-        state_dict = {k.removeprefix(_WRAPPED_PREFIX): v for k, v in state_dict.items()}
+    for prefix in _WRAPPED_PREFIXES:
+        if state_dict and all(k.startswith(prefix) for k in state_dict):
+            state_dict = {k.removeprefix(prefix): v for k, v in state_dict.items()}
     return dict(convert(state_dict))
 
 

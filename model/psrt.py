@@ -7,14 +7,19 @@ Shapes: ms (B, C, h, w) is not used, lms and sr (B, C, H, W), pan (B, P, H, W); 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lemamba.model.convert import rename_modules
 from lemamba.model.layers.window import pad_to_multiple, window_merge, window_partition
 from lemamba.utils.registry import register_model
 
+_WINDOWS = (8, 4, 2)
+_DEPTH = 2
 _SCALE = 4.0  # factor on the logits in the authors' code, where others have head_width ** -0.5
 
 
@@ -77,15 +82,15 @@ class ShuffleBlock(nn.Module):
         return x + self.third(y)
 
 
-@register_model("PSRT", ratios=(2, 4, 8, 16), paper="Deng et al., TGRS 61, 2023")
+@register_model("PSRT", ratios=(2, 4, 8, 16), paper="Deng et al., TGRS 61, 2023", published_weights="yes")
 class PSRT(nn.Module):
     """PSRT. 247,455 parameters for 31 bands and RGB, as published (0.247 M).
 
     At the start of training, every block nearly returns its input and adds it to itself: the features double from block
     to block, and after six blocks they are 64 times those of the first convolution. As released, training therefore
     starts from an output tens of times further from gt than lms. Here the features are divided by that known gain,
-    which is the same network with a rescaled last convolution (released weights: multiply those of `tail`, not its
-    bias, by 64). Biases of both convolutions start at zero, as released.
+    which is the same network with a rescaled last convolution (`from_published` rescales that of released weights).
+    Biases of both convolutions start at zero, as released.
 
     Images whose sides are no multiples of the largest window are padded by reflection and cut back.
 
@@ -106,8 +111,8 @@ class PSRT(nn.Module):
         ratio: int = 4,
         width: int = 32,
         heads: int = 8,
-        windows: tuple[int, ...] = (8, 4, 2),
-        depth: int = 2,
+        windows: tuple[int, ...] = _WINDOWS,
+        depth: int = _DEPTH,
     ) -> None:
         super().__init__()
         self.multiple = max(windows)
@@ -128,3 +133,25 @@ class PSRT(nn.Module):
         x = self.head(pad_to_multiple(torch.cat([lms, pan], dim=1), self.multiple))
         x = self.blocks(x.permute(0, 2, 3, 1).contiguous()).permute(0, 3, 1, 2)
         return lms + F.leaky_relu(self.tail(x * self.gain), 0.2)[..., :H, :W]
+
+    @staticmethod
+    def from_published(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Rename a state dict of shangqideng/PSRT or Caoxuheng/HIFtool, and multiply the last weights by 2**blocks.
+
+        That factor is the one by which `forward` divides the features; it is a power of two, so nothing is rounded.
+        """
+        renamed = rename_modules(state_dict, _published_names(), arch="PSRT")
+        gain = 2.0 ** (_DEPTH * len(_WINDOWS))
+        return {k: v * gain if k == "tail.weight" else v for k, v in renamed.items()}
+
+
+def _published_names() -> dict[str, str]:
+    names = {"w.conv": "head", "conv.0": "tail"}
+    parts = {part: part for part in ("norm1", "norm2")} | {"attn.qkv": "qkv", "attn.proj": "project"}
+    parts |= {"mlp.fc1": "mlp.0", "mlp.fc2": "mlp.2"}
+    for block in range(_DEPTH * len(_WINDOWS)):
+        pyramid, level = divmod(block, len(_WINDOWS))
+        for i, ours in enumerate(("first", "second", "third"), 1):
+            theirs = f"w.layers.{pyramid}.layers.{level}.WA{i}"
+            names |= {f"{theirs}.{a}": f"blocks.{block}.{ours}.{b}" for a, b in parts.items()}
+    return names

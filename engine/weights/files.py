@@ -244,17 +244,30 @@ def _read_legacy(path: Path) -> dict[str, Tensor]:
     return _find_state(loaded, path)
 
 
+def _is_state(value: Any) -> bool:
+    """Return whether a value is a non-empty mapping of names to tensors."""
+    return (
+        isinstance(value, dict)
+        and bool(value)
+        and all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items())
+    )
+
+
 def _find_state(loaded: Any, path: Path) -> dict[str, Tensor]:
-    """Return the state_dict in a legacy file, unwrapped from the mappings of other projects."""
+    """Return the state_dict in a legacy file, unwrapped from the mappings of other projects.
+
+    Below a key that is not known, a state_dict is taken if it is the only one.
+    """
     for _ in range(3):
         if not isinstance(loaded, dict):
             break
-        if loaded and all(isinstance(n, str) and isinstance(v, Tensor) for n, v in loaded.items()):
+        if _is_state(loaded):
             return {n.removeprefix("module."): t for n, t in loaded.items()}
         key = next((k for k in _STATE_KEYS if isinstance(loaded.get(k), dict)), None)
-        if key is None:
+        others = [value for value in loaded.values() if _is_state(value)]
+        if key is None and len(others) != 1:
             break
-        loaded = loaded[key]
+        loaded = others[0] if key is None else loaded[key]
     raise UserError(f"{path}: expected a state_dict (names and tensors), found {type(loaded).__name__}; export one")
 
 

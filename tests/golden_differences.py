@@ -33,7 +33,7 @@ class Golden:
         weights: below ``weights/`` of the shared folder.
         arrays: below ``golden/`` of it, without ``_io.npz``.
         key: name of the network in the arrays.
-        prefix: of the outputs; "raw" where the published class clips its "sr".
+        prefix: of the outputs; "raw" where the published class clips its "sr", "sr64" where float32 is too coarse.
     """
 
     arch: str
@@ -52,6 +52,7 @@ class Golden:
         for name in (n for n in arrays.files if n == output or n.startswith(f"{output}_")):
             end = name.removeprefix(output)
             found = {"sr": arrays[name]} | {role: arrays[f"{role}{end}"] for role in ("ms", "lms", "pan")}
+            found |= {f"clusters{i}": arrays[f"clusters{i}{end}"] for i in (1, 2, 3) if f"clusters{i}{end}" in arrays}
             yield end.lstrip("_"), {role: torch.from_numpy(array) for role, array in found.items()}
 
     def network(self, shared: Path) -> torch.nn.Module:
@@ -96,6 +97,14 @@ ZOO2 = [
     Golden("TDNet", "zoo2/tdnet/tdnet_pretrained.pth", "zoo2/tdnet_wv3", "TDNet"),
     Golden("U2Net", "zoo2/u2net/200000_iter.pth", "zoo2/u2net_wv3", "U2Net"),
 ]
+OTHERS = [  # compared by tests/test_zoo2_adaptive.py
+    Golden("ADWM-FusionNet", "zoo2/adwm/BWNET_FusionNet_WV3.pth", "zoo2/adwm_wv3", "FusionNet"),
+    Golden("ADWM-LAGConv", "zoo2/adwm/BWNET_LAGConv_WV3.pth", "zoo2/adwm_wv3", "LAGConv", "sr64"),
+    Golden("ADWM-LGPNet", "zoo2/adwm/BWNET_LGPNet_WV3.pth", "zoo2/adwm_wv3", "LGPNet"),
+    Golden("CANNet", "zoo2/cannet/cannet_wv3.pth", "zoo2/cannet_wv3", "CANNet"),
+    Golden("CANNet", "zoo2/cannet/cannet_qb.pth", "zoo2/cannet_qb", "CANNet"),
+    Golden("FusionMamba", "zoo2/fusionmamba/420.pth", "zoo2/fusionmamba_wv3", "FusionMamba"),
+]
 
 
 @torch.inference_mode()
@@ -105,7 +114,9 @@ def differences(golden: Golden, shared: Path) -> dict[str, float]:
     found = {}
     for name, arrays in golden.cases(shared):
         expected = arrays["sr"]
-        sr = network(arrays["ms"], arrays["lms"], arrays["pan"])
+        dtype = torch.float64 if golden.prefix == "sr64" else torch.float32
+        more = {"clusters": [arrays[f"clusters{i}"].long() for i in (1, 2, 3)]} if "clusters1" in arrays else {}
+        sr = network.to(dtype)(*(arrays[role].to(dtype) for role in ("ms", "lms", "pan")), **more)
         found[name] = ((sr - expected).abs().max() / expected.abs().max()).item()
     return found
 
@@ -135,5 +146,5 @@ if __name__ == "__main__":
     folder = Path(os.environ.get("LEMAMBA_SHARED", Path(__file__).resolve().parent.parent.parent / "shared"))
     print("| method | year | bands + guide, ratio | numbers in the file | parameters here | file | difference |")
     print("|---|---|---|---:|---:|---|---:|")
-    for published_file in sorted([*DLPAN, *ADAPTED, *ZOO2], key=lambda g: g.arch.lower()):
+    for published_file in sorted([*DLPAN, *ADAPTED, *ZOO2, *OTHERS], key=lambda g: g.arch.lower()):
         print(row(published_file, folder), flush=True)

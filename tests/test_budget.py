@@ -48,7 +48,7 @@ def test_every_rate_gets_the_same_small_share_and_the_best_the_whole(budget, tra
     folder, record = train_with("PNN", budget)
     assert trainings == [(1e-2, 0.1), (1e-3, 0.1), (1e-4, 0.1), (1e-3, 1.0)]
     assert (record["rate"], record["searched"]) == (1e-3, {"0.01": None, "0.001": 2.0, "0.0001": 3.0})
-    assert folder == Path("log_file/leaderboard/ikonos_PNN")
+    assert folder == Path("log_file/leaderboard/ikonos_PNN_s3407")
 
 
 def test_a_divisor_reaches_the_training_and_is_part_of_the_budget(budget, monkeypatch):

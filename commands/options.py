@@ -298,6 +298,35 @@ class DemoOptions:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunsOptions:
+    """List, filter and compare training runs: settings, validation scores, cost, curves.
+
+    Scores are those of the best weights on the validation set. A run is named proj/run.
+    """
+
+    patterns: tuple[str, ...] = option(
+        (), "proj/run, a part of it, or a pattern such as 'demo/*' (default: all)", "RUN"
+    )
+    log_dir: Path = option(Path("log_file"), "folder of the runs (default log_file)", "--log_dir")
+    where: tuple[str, ...] = option(
+        (), "only runs with these settings, e.g. model.arch=PNN train.seed=1", "--where", metavar="KEY=VALUE", many=True
+    )
+    state: str | None = option(None, "only runs in this state", "--state", choices=("training", "finished", "stopped"))
+    sort: str = option("latest", "latest, name, or a score such as psnr (default latest)", "--sort")
+    compare: bool = option(False, "show the settings that differ, scores and cost side by side", "--compare")
+    curves: Path | None = option(None, "draw curves of the runs", "--curves", metavar="FILE.png")
+    curve: tuple[str, ...] = option(
+        ("train/total", "valid/ergas"),
+        "which curves (default train/total valid/ergas)",
+        "--curve",
+        metavar="NAME",
+        many=True,
+    )
+    json: Path | None = option(None, "also write settings, scores and cost as JSON", "--json", metavar="FILE")
+    csv: Path | None = option(None, "also write the table as CSV", "--csv", metavar="FILE")
+
+
 SCRATCH = "scratch"
 COMPRESSIONS = ("none", "deflate", "zstd", "lzw")
 DTYPES = ("uint8", "uint16", "float32")

@@ -305,9 +305,7 @@ class RunsOptions:
     Scores are those of the best weights on the validation set. A run is named proj/run.
     """
 
-    patterns: tuple[str, ...] = option(
-        (), "proj/run, a part of it, or a pattern such as 'demo/*' (default: all)", "RUN"
-    )
+    patterns: tuple[str, ...] = option((), "proj/run, a part of it, or a pattern, e.g. 'demo/*' (default: all)", "RUN")
     log_dir: Path = option(Path("log_file"), "folder of the runs (default log_file)", "--log_dir")
     where: tuple[str, ...] = option(
         (), "only runs with these settings, e.g. model.arch=PNN train.seed=1", "--where", metavar="KEY=VALUE", many=True

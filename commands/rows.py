@@ -215,6 +215,8 @@ def check_training(name: str, settings: Sequence[str], train_config: Path, facts
 def trained_members(name: str, options: BoardOptions, facts: DataFacts) -> list[Member]:
     """Return the members of a network that is trained for the board: every combination of the grid, every seed."""
     seeds = options.seeds or (options.seed,)
+    if options.rates and any(text.startswith("optimizer.lr=") for text in options.grid):
+        raise UserError("--grid optimizer.lr and --rates both set the learning rate; drop one")
     members = []
     for point in grid_points(options.grid):
         settings = assignments(point)

@@ -315,7 +315,7 @@ class RunsOptions:
     compare: bool = option(False, "show the settings that differ, scores and cost side by side", "--compare")
     curves: Path | None = option(None, "draw curves of the runs", "--curves", metavar="FILE.png")
     curve: tuple[str, ...] = option(
-        ("train/total", "valid/ergas"),
+        (),
         "which curves (default train/total valid/ergas)",
         "--curve",
         metavar="NAME",

@@ -25,12 +25,15 @@ from lemamba.utils.errors import UserError, nearest
 from lemamba.utils.safe_yaml import parse_yaml
 
 _PIPED_WIDTH = 200  # columns, where no terminal limits them
+CURVES = ("train/total", "valid/ergas")
 SCORES = ("psnr", "ergas", "sam")  # in the list; --compare shows all
 
 
 def run(options: RunsOptions) -> int:
     """Run the command; return the exit status."""
     check_writable(options.curves, options.json, options.csv)
+    if options.curve and not options.curves:
+        raise UserError("expected --curves FILE.png with --curve, given none; name the picture")
     chosen = ordered(select(find_runs(options.log_dir), options), options.sort)
     rows = {one.name: row_of(one) for one in chosen}
     if options.compare:
@@ -44,7 +47,7 @@ def run(options: RunsOptions) -> int:
     if options.csv:
         write_text(options.csv, as_csv(rows))
     if options.curves:
-        drawn = curves_of(chosen, options.curve)
+        drawn = curves_of(chosen, options.curve or CURVES)
         save_curves(options.curves, drawn)
         print(f"curves:   {options.curves} ({', '.join(drawn)})")
     return 0

@@ -53,10 +53,13 @@ def board(tmp_path_factory):
     folder = tmp_path_factory.mktemp("board")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        prepare.run(parse("prepare", ["synthetic", "--out", "data", "--size", "128"]))
+        prepare.run(
+            parse("prepare", ["synthetic", "--out", "data", "--size", "128", "--name", "tiny", "--sensor", "QB"])
+        )
         (folder / "shared.yaml").write_text(SHARED)
         patch.setattr(budget, "subprocess", SimpleNamespace(run=here))
-        line = ["--dataset", "demo", "--data_root", "data", "--methods", "classical,DiCNN", *GRID, "--seeds", "1,2,3"]
+        patch.setattr(leaderboard, "run_isolated", leaderboard.run_job)  # tests/test_leaderboard.py has the processes
+        line = ["--dataset", "tiny", "--data_root", "data", "--methods", "classical,DiCNN", *GRID, "--seeds", "1,2,3"]
         line += ["--train_epochs", "1", "--train_config", "shared.yaml", "--out", "board", "--strict"]
         assert leaderboard.run(parse("board", line)) == 0
     return folder, line, json.loads((folder / "board/leaderboard.json").read_text())
@@ -68,7 +71,7 @@ def test_three_runs_of_three_seeds_stand_next_to_the_classical_methods(board):
     classical = {name for name in list_models("pansharpening", "classical") if name in report["scores"]}
     assert set(report["scores"]) == runs | classical and len(classical) > 10 and not report["failures"]
     assert {label: report["seeds"][label] for label in runs} == dict.fromkeys(runs, [1, 2, 3])
-    assert len(list((folder / "log_file/leaderboard").glob("demo_DiCNN_loss.name=*_s[123]/weights"))) == 9
+    assert len(list((folder / "log_file/leaderboard").glob("tiny_DiCNN_loss.name=*_s[123]/weights"))) == 9
     assert len(set(report["weights"].values())) == len(report["weights"]) == 9
     assert all((folder / "board" / name).is_file() for name in leaderboard.FILES)
 
@@ -112,7 +115,7 @@ def test_a_second_call_trains_nothing_and_says_that_it_replaces_the_board(board,
     def measured(job):  # the measuring itself is not in question
         values = rows[job["member"].label]
         scores = {index: (statistics.mean(v), statistics.stdev(v)) for index, v in values.items()}
-        image = np.zeros((8, 64, 64), np.float32)
+        image = np.zeros((4, 64, 64), np.float32)
         arrays = {"sr": image, "gt": image, "lms": image, "pan": image[:1]}
         cost = {"parameters": 1, "gflops": None, "s_per_mpx": 1.0, "peak_mib": 1.0}
         return {"scores": scores, "per_sample": values, "cost": cost, "notes": [], "arrays": arrays}

@@ -92,7 +92,8 @@ def differences(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str
     found = {}
     for key in keys:
         row = {run: values.get(key) for run, values in settings.items()}
-        if not key.startswith(_NAMES) and len({json.dumps(value) for value in row.values()}) > 1:
+        first, *others = row.values()
+        if not key.startswith(_NAMES) and any(value != first for value in others):
             found[key] = row
     return found
 

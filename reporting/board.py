@@ -116,8 +116,8 @@ def write_board(
     groups = {title: group for title, group in groups.items() if group}
     columns = [column for group in groups.values() for column in group]
     titles = {title: _with_spread(title, group, results) for title, group in groups.items()}
-    reference = reference if reference in results else next(iter(table))
-    tests = paired_tests(results, [c for c in columns if c not in _COST], reference)
+    known = reference if reference is not None and reference in results else next(iter(table))
+    tests = paired_tests(results, [c for c in columns if c not in _COST], known)
     said = describe_tests(tests)
     failed = "".join(f"\n{name} failed: {reason}\n" for name, reason in failures.items())
     tables = "\n".join(f"{titles[t]}:\n\n{to_markdown(table, group)}" for t, group in groups.items())
@@ -130,10 +130,10 @@ def write_board(
     }
     for name, text in contents.items():
         write_text(out / name, text)
-    more = {key: {name: results[name][key] for name in table if key in results[name]} for key in _KEPT}
+    more: dict[str, Any] = {key: {name: results[name][key] for name in table if key in results[name]} for key in _KEPT}
     scores = {name: _with_samples(results[name]) for name in table}
     ranks = ranks_of(results, sort)
-    more |= {"tests": tests, "ranks": vars(ranks) | {"index": sort} if ranks else None}
+    more |= {"tests": tests, "ranks": {"index": sort, **vars(ranks)} if ranks else {}}
     write_json(out / "leaderboard.json", {**facts, **more, "failures": failures, "scores": scores})
     for title, group in groups.items():
         print_table(table, f"{facts['dataset']}: {titles[title][0].lower()}{titles[title][1:]}", group)
@@ -216,7 +216,7 @@ def ranks_of(results: Results, index: str) -> Ranks | None:
     rows = finite_images({label: r["per_sample"][index] for label, r in results.items() if index in r["per_sample"]})
     if len(rows) < 2 or not len(next(iter(rows.values()))):
         return None
-    return mean_ranks({label: row.tolist() for label, row in rows.items()}, direction(index))
+    return mean_ranks(rows, direction(index))
 
 
 def draw_board(

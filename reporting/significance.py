@@ -17,6 +17,7 @@ import numpy as np
 from scipy import stats
 
 ALPHA = 0.05
+Scores = Mapping[str, Sequence[float] | np.ndarray]  # by method, each (n,), in the order of the images
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Ranks:
     critical: float
 
 
-def signed_rank(one: Sequence[float], other: Sequence[float]) -> float:
+def signed_rank(one: Sequence[float] | np.ndarray, other: Sequence[float] | np.ndarray) -> float:
     """Return the two-sided p of Wilcoxon's signed-rank test on paired values (n,); equal pairs are left out.
 
     All pairs equal: 1. The distribution is exact up to 50 pairs without ties, as in scipy.
@@ -75,17 +76,17 @@ def smallest(images: int, methods: int) -> float:
     return min(1.0, methods * 2.0 ** (1 - images))
 
 
-def finite_images(values: Mapping[str, Sequence[float]]) -> dict[str, np.ndarray]:
+def finite_images(values: Scores) -> dict[str, np.ndarray]:
     """Return the scores of the images for which every method has a finite one, by method."""
     table = np.array([list(row) for row in values.values()], dtype=np.float64)
     return dict(zip(values, table[:, np.isfinite(table).all(axis=0)], strict=True))
 
 
-def against(values: Mapping[str, Sequence[float]], reference: str) -> dict[str, Paired]:
+def against(values: Scores, reference: str) -> dict[str, Paired]:
     """Compare every other method with `reference`.
 
     Args:
-        values: finite scores by method, each (n,), in the order of the images.
+        values: finite scores.
         reference: one of the methods.
     """
     own = np.asarray(values[reference])
@@ -95,7 +96,7 @@ def against(values: Mapping[str, Sequence[float]], reference: str) -> dict[str, 
     return {name: Paired(*row) for name, *row in zip(others, p, holm(p), medians, strict=True)}
 
 
-def mean_ranks(values: Mapping[str, Sequence[float]], direction: int) -> Ranks:
+def mean_ranks(values: Scores, direction: int) -> Ranks:
     """Rank methods image by image.
 
     Args:

@@ -19,7 +19,7 @@ from rich.table import Table as RichTable
 
 from lemamba.metrics import EXTRA, INDICES
 
-Value = tuple[float, float] | tuple[float, float, float] | float | None
+Value = tuple[float, ...] | float | None
 Table = Mapping[str, Mapping[str, Value]]
 
 _KNOWN = INDICES | EXTRA

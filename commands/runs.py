@@ -5,26 +5,20 @@ from __future__ import annotations
 import csv
 import io
 import math
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
 from lemamba.commands.options import RunsOptions
 from lemamba.engine.training.history import Curve, Run, curves, differences, find_runs
 from lemamba.engine.training.validate import minimised
 from lemamba.reporting.curves import save_curves
-from lemamba.reporting.tables import format_value, heading
+from lemamba.reporting.tables import format_value, heading, print_texts
 from lemamba.utils.atomic import check_writable, write_json, write_text
 from lemamba.utils.errors import UserError, nearest
 from lemamba.utils.safe_yaml import parse_yaml
 
-_PIPED_WIDTH = 200  # columns, where no terminal limits them
 CURVES = ("train/total", "valid/ergas")
 SCORES = ("psnr", "ergas", "sam")  # in the list; --compare shows all
 
@@ -38,10 +32,10 @@ def run(options: RunsOptions) -> int:
     rows = {one.name: row_of(one) for one in chosen}
     if options.compare:
         for title, table in comparison(chosen).items():
-            show(table, title, list(rows))
+            print_texts(table, title, list(rows))
     else:
         columns = list(next(iter(rows.values())))
-        show(rows, f"{len(rows)} run{'s' if len(rows) > 1 else ''} in {options.log_dir}", columns)
+        print_texts(rows, f"{len(rows)} run{'s' if len(rows) > 1 else ''} in {options.log_dir}", columns, "run")
     if options.json:
         write_json(options.json, as_json(chosen))
     if options.csv:
@@ -146,17 +140,6 @@ def comparison(runs: Sequence[Run]) -> dict[str, dict[str, dict[str, str]]]:
     if not settings:
         print("note: no setting differs between these runs")
     return {title: table for title, table in tables.items() if table}
-
-
-def show(rows: Mapping[str, Mapping[str, str]], title: str, columns: Sequence[str]) -> None:
-    """Print a table of texts; where there is none, a dash."""
-    table = Table(title=title)
-    table.add_column("", overflow="fold")
-    for column in columns:
-        table.add_column(escape(column), overflow="fold")
-    for name, row in rows.items():
-        table.add_row(escape(name), *(escape(row.get(column, "–")) for column in columns))
-    Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH, highlight=False).print(table)
 
 
 def as_csv(rows: Mapping[str, Mapping[str, str]]) -> str:

@@ -26,6 +26,7 @@ from lemamba.reporting.tables import (
     heading,
     mean_of,
     print_table,
+    print_texts,
     sorted_rows,
     spread,
     to_csv,
@@ -118,11 +119,11 @@ def write_board(
     titles = {title: _with_spread(title, group, results) for title, group in groups.items()}
     known = reference if reference is not None and reference in results else next(iter(table))
     tests = paired_tests(results, [c for c in columns if c not in _COST], known)
-    said = describe_tests(tests)
+    compared, said = describe_tests(tests, list(table))
     failed = "".join(f"\n{name} failed: {reason}\n" for name, reason in failures.items())
     tables = "\n".join(f"{titles[t]}:\n\n{to_markdown(table, group)}" for t, group in groups.items())
     contents = {
-        "leaderboard.md": tables + said + failed,
+        "leaderboard.md": tables + _as_markdown(compared, said) + failed,
         "leaderboard.csv": to_csv(table, columns),
         "leaderboard.tex": to_latex(
             table, [c for c in columns if c not in _COST], "; ".join(titles[t] for t in groups if "±" in titles[t])
@@ -137,7 +138,10 @@ def write_board(
     write_json(out / "leaderboard.json", {**facts, **more, "failures": failures, "scores": scores})
     for title, group in groups.items():
         print_table(table, f"{facts['dataset']}: {titles[title][0].lower()}{titles[title][1:]}", group)
-    print(said.strip())
+    if compared:
+        print_texts(compared, "corrected p of the paired tests", list(next(iter(compared.values()))), "method")
+    if said:
+        print(said)
 
 
 def _with_spread(title: str, group: Sequence[str], results: Results) -> str:
@@ -180,27 +184,43 @@ def paired_tests(results: Results, indices: Sequence[str], reference: str) -> di
     return {"against": reference, "indices": found} if found else {}
 
 
-def describe_tests(tests: Mapping[str, Any]) -> str:
-    """Return the table of `paired_tests` in Markdown with what it means, or ""."""
+def describe_tests(tests: Mapping[str, Any], order: Sequence[str]) -> tuple[dict[str, dict[str, str]], str]:
+    """Return the table of `paired_tests`, label -> heading -> corrected p, and a line that says what it is.
+
+    The table is empty where no difference could count as one, since there are too few images.
+
+    Args:
+        tests: see `paired_tests`.
+        order: of the labels.
+    """
     if not tests:
-        return ""
-    indices, reference = tests["indices"], tests["against"]
-    labels = list(dict.fromkeys(label for found in indices.values() for label in found["methods"]))
-    lines = [
-        f"\nPaired tests against {reference}: p of Wilcoxon's signed-rank test on the scores of the images, two-sided, "
-        f"corrected over the methods by Holm; below {ALPHA:g} with what the method is:\n",
-        "| method | " + " | ".join(heading(index) for index in indices) + " |",
-        "|---|" + "---:|" * len(indices),
-    ]
-    for label in labels:
-        cells = [_verdict(index, found["methods"].get(label)) for index, found in indices.items()]
-        lines.append("| " + " | ".join([label.replace("|", r"\|"), *cells]) + " |")
-    few = {found["images"]: found["smallest_p"] for found in indices.values() if found["smallest_p"] >= ALPHA}
-    for images, p in sorted(few.items()):
-        lines.append(
-            f"\nWith {images} image{'' if images == 1 else 's'} and {len(labels)} methods no p can be below {p:.2g}: "
-            f"whatever the scores, no difference would count as one at {ALPHA:g}. Use more images or fewer methods."
+        return {}, ""
+    indices = tests["indices"]
+    labels = [label for label in order if any(label in found["methods"] for found in indices.values())]
+    best = min(indices.values(), key=lambda found: found["smallest_p"])
+    if best["smallest_p"] >= ALPHA:
+        count = f"{best['images']} image{'' if best['images'] == 1 else 's'} and {len(labels)} methods"
+        return {}, (
+            f"Paired tests against {tests['against']}: with {count}, p after Holm's correction is at least "
+            f"{best['smallest_p']:.2g} whatever the scores, so no difference can count as one at {ALPHA:g}. "
+            "Use more images, or fewer methods."
         )
+    table = {
+        label: {heading(index): _verdict(index, found["methods"].get(label)) for index, found in indices.items()}
+        for label in labels
+    }
+    return table, (
+        f"Paired tests against {tests['against']}: p of Wilcoxon's signed-rank test on the scores of {best['images']} "
+        f"images, two-sided, corrected by Holm for {len(labels)} methods; below {ALPHA:g} it says what the method is."
+    )
+
+
+def _as_markdown(table: Mapping[str, Mapping[str, str]], line: str) -> str:
+    if not table:
+        return f"\n{line}\n" if line else ""
+    columns = list(next(iter(table.values())))
+    lines = ["", line, "", "| method | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
+    lines += ["| " + " | ".join([name.replace("|", r"\|"), *row.values()]) + " |" for name, row in table.items()]
     return "\n".join(lines) + "\n"
 
 

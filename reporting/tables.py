@@ -11,6 +11,7 @@ import csv
 import io
 import math
 import re
+import sys
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
@@ -30,6 +31,7 @@ COSTS = {  # column -> heading; smaller is better
     "peak_mib": "peak MiB",
 }
 EFFORT = {"steps": "steps trained"}  # neither good nor bad
+_PIPED_WIDTH = 200  # columns of a table of texts, where no terminal limits them
 _WHOLE = ("parameters", "peak_mib", "steps")
 
 
@@ -165,9 +167,20 @@ def print_table(table: Table, title: str, columns: Sequence[str] | None = None) 
     """Print a table in the terminal; the best of each column is bold."""
     columns = list(columns or columns_of(table))
     shown = RichTable(title=title)
-    shown.add_column("method", no_wrap=True)
+    shown.add_column("method", overflow="fold")  # a long label gives way, no digit does
     for c in columns:
         shown.add_column(heading(c), justify="right", no_wrap=True)
     for name, *cells in _cells(table, columns, ("[bold]", "[/bold]"), "\n±"):
         shown.add_row(escape(name), *cells)
     Console().print(shown)
+
+
+def print_texts(rows: Mapping[str, Mapping[str, str]], title: str, columns: Sequence[str], first: str = "") -> None:
+    """Print a table of texts with a dash where there is none; through a pipe it is as wide as it needs to be."""
+    shown = RichTable(title=title)
+    shown.add_column(first, overflow="fold")
+    for column in columns:
+        shown.add_column(escape(column), overflow="fold")
+    for name, row in rows.items():
+        shown.add_row(escape(name), *(escape(row.get(column, "–")) for column in columns))
+    Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH, highlight=False).print(shown)

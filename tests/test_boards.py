@@ -21,7 +21,7 @@ from lemamba.commands.options import BoardOptions
 from lemamba.commands.rows import given_weights, grid_points, split_values
 from lemamba.engine.weights.files import save_weights
 from lemamba.model import list_models
-from lemamba.reporting.board import merge_seeds
+from lemamba.reporting.board import describe_tests, merge_seeds, paired_tests
 from lemamba.reporting.tables import to_csv, to_latex, to_markdown
 from lemamba.utils.command_line import parse_options
 from lemamba.utils.config import Config, to_dict
@@ -102,7 +102,7 @@ def test_the_tests_are_scipys_on_the_scores_of_the_images(board):
         one, other = (report["scores"][name]["ergas"]["per_sample"] for name in (label, reference))
         assert found["p"] == pytest.approx(wilcoxon(one, other).pvalue)
         assert found["p_holm"] >= found["p"]
-    assert "no difference would count as one" in (board[0] / "board/leaderboard.md").read_text()  # of four images
+    assert "no difference can count as one" in (board[0] / "board/leaderboard.md").read_text()  # of four images
     assert set(report["ranks"]["mean"]) == set(report["scores"]) and report["ranks"]["images"] == 4
 
 
@@ -262,3 +262,18 @@ def test_tables_print_both_deviations_and_any_label():
     assert r"a\_b \& 50\% \#1 | x & \textbf{30.00$\pm$2.00$\pm$0.25} \\" in to_latex(table)
     rows = list(csv.reader(to_csv(table).splitlines()))
     assert rows[0] == ["method", "psnr", "psnr_std", "psnr_std_seeds"] and rows[2] == ["EXP", "28.0", "1.5", ""]
+
+
+def test_a_method_is_called_worse_only_where_the_corrected_p_is_small():
+    """Twelve images: one method loses on all of them, one differs by nothing but noise, one lacks an index."""
+    noise = np.random.default_rng(0).normal(size=(2, 12))
+    rows = {"best": noise[0] + 9, "twin": noise[0] + 9 + 1e-3 * noise[1], "worse": noise[0] + 7}
+    results = {name: {"per_sample": {"ergas": (-row).tolist(), "psnr": row.tolist()}} for name, row in rows.items()}
+    results["best"]["per_sample"]["psnr"][3] = float("inf")
+    tests = paired_tests(results, ["ergas", "psnr"], "best")
+    assert (tests["indices"]["ergas"]["images"], tests["indices"]["psnr"]["images"]) == (12, 11)
+    assert tests["indices"]["ergas"]["methods"]["worse"]["p_holm"] == pytest.approx(2 * 2 / 2**12)  # two methods
+    table, line = describe_tests(tests, list(rows))
+    assert table["worse"]["ERGAS"].endswith(" worse") and table["worse"]["PSNR"].endswith(" worse")
+    assert float(table["twin"]["ERGAS"]) > 0.05 and "best" not in table and "corrected by Holm for 2 methods" in line
+    assert describe_tests(paired_tests(results, ["psnr"], "worse"), list(rows))[0]["best"]["PSNR"].endswith(" better")

@@ -186,7 +186,7 @@ def _context() -> Any:
     A new interpreter for every method would spend seconds on imports. A fork of this process would inherit its memory,
     whose peak is measured, and the threads of its libraries.
     """
-    if "forkserver" not in multiprocessing.get_all_start_methods():  # Windows
+    if sys.platform != "linux":  # Windows has none; macOS's libraries may not be forked
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     # not our own modules: the server looks for them in the working folder, which may be that of another clone

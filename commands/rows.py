@@ -113,7 +113,7 @@ def given_weights(pairs: Iterable[str]) -> list[Member]:
         if not equals or not label or not path or not label.isprintable():
             raise UserError(f"expected --weights LABEL=RUN, given {pair}; for example --weights PNN=dlpan:pnn.pth")
         label = _registered(label) or label
-        given.setdefault(label, []).append((_registered(label.split()[0]), path))
+        given.setdefault(label, []).append((_registered(label.split()[0].rstrip(",:;")), path))
     members = []
     for label, runs in given.items():
         _check_named(label, runs)

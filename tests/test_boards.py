@@ -115,12 +115,10 @@ def test_a_second_call_trains_nothing_and_says_that_it_replaces_the_board(board,
     def measured(job):  # the measuring itself is not in question
         values = rows[job["member"].label]
         scores = {index: (statistics.mean(v), statistics.stdev(v)) for index, v in values.items()}
-        image = np.zeros((4, 64, 64), np.float32)
-        arrays = {"sr": image, "gt": image, "lms": image, "pan": image[:1]}
-        cost = {"parameters": 1, "gflops": None, "s_per_mpx": 1.0, "peak_mib": 1.0}
-        return {"scores": scores, "per_sample": values, "cost": cost, "notes": [], "arrays": arrays}
+        return {"scores": scores, "per_sample": values, "cost": {"parameters": 1}, "notes": []}
 
     monkeypatch.setattr(leaderboard, "run_isolated", measured)
+    monkeypatch.setattr(leaderboard, "draw_board", lambda *_: None)
     assert leaderboard.run(parse("board", [*line, "--against", "EXP"])) == 0
     assert "note: replaces the board in board, made by:" in capsys.readouterr().out
     again = json.loads((folder / "board/leaderboard.json").read_text())
@@ -165,7 +163,7 @@ def test_runs_that_are_no_seeds_of_one_label_are_refused(tmp_path):
     nameless.touch()
     with pytest.raises(UserError, match=r'does not name its network \(did you mean "PNN"\?\); start the label'):
         given_weights([f"PNNN={nameless}"])
-    assert given_weights([f"PNN old={nameless}"])[0].name == "PNN"
+    assert [given_weights([f"{label}={nameless}"])[0].name for label in ("PNN old", "pnn, old")] == ["PNN", "PNN"]
 
 
 def test_the_grid_is_every_combination():

@@ -1,4 +1,4 @@
-"""The critical-difference picture: methods on an axis of mean ranks; a bar joins those that are not told apart.
+"""Critical-difference picture: methods on an axis of mean ranks; a bar joins those without a significant difference.
 
 As introduced by Demšar, JMLR 7 (2006). matplotlib is imported when the picture is drawn.
 """
@@ -56,7 +56,7 @@ def save_critical_difference(path: Path, ranks: Ranks, title: str) -> None:
 
 
 def _draw_ruler(axis: Any, ranks: Ranks, methods: int) -> None:
-    """Draw the critical difference above the axis; where it is longer than the axis, nothing is told apart."""
+    """Draw the critical difference above the axis; where it is longer than the axis, no difference is significant."""
     end = min(1 + ranks.critical, float(methods))
     axis.hlines(-1.35, 1, end, color="black", linewidth=1.5)
     axis.vlines([1, end], -1.5, -1.2, color="black", linewidth=1.5)

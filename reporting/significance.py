@@ -43,7 +43,7 @@ class Ranks:
         mean: over the images, by method, best first.
         images: how many.
         friedman: p of "all methods are equal"; NaN for fewer than three methods.
-        critical: mean ranks that differ by less are not told apart at `ALPHA` (Nemenyi).
+        critical: mean ranks that differ by less are not significantly different at `ALPHA` (Nemenyi).
     """
 
     mean: dict[str, float]

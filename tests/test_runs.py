@@ -97,6 +97,18 @@ def test_curves_are_those_of_the_log_or_of_the_file_of_metrics(folder, tmp_path)
     assert curves(tmp_path) == {"train/total": [(2, 0.6), (4, 0.4)]}
     assert curves(tmp_path / "nowhere") == {}
 
+    (tmp_path / "old").mkdir()  # a run from before metrics.jsonl
+    (tmp_path / "old/train.log").write_text(
+        "2026-11-29 10:00:00 training\n  network  PNN\n"
+        "2026-11-29 10:00:01 epoch 1/2 step 50 total 0.04429 l1 0.04400 lr 2.00e-03 norm 0.5396 110.6 samples/s\n"
+        "2026-11-29 10:00:02 validation after epoch 1: loss 0.05665 sam 13.60715 ergas inf\n"
+    )
+    assert curves(tmp_path / "old") == {
+        **{"train/total": [(50, 0.04429)], "train/l1": [(50, 0.044)], "loop/lr": [(50, 0.002)]},
+        **{"loop/grad_norm": [(50, 0.5396)], "valid/loss": [(50, 0.05665)], "valid/sam": [(50, 13.60715)]},
+        "valid/ergas": [(50, float("inf"))],
+    }
+
 
 def test_curves_are_drawn(folder, tmp_path, capsys):
     assert run(folder, "--curves", tmp_path / "c.png", "--curve", "total", "valid/sam") == 0

@@ -265,7 +265,7 @@ def test_tables_print_both_deviations_and_any_label():
 def test_a_method_is_called_worse_only_where_the_corrected_p_is_small():
     """Twelve images: one method loses on all of them, one differs by nothing but noise, one lacks an index."""
     noise = np.random.default_rng(0).normal(size=(2, 12))
-    rows = {"best": noise[0] + 9, "twin": noise[0] + 9 + 1e-3 * noise[1], "worse": noise[0] + 7}
+    rows = {"best": noise[0] + 9, "twin": noise[0] + 9 + 1e-3 * noise[1], "worse": 0.9 * noise[0] + 7}
     results = {name: {"per_sample": {"ergas": (-row).tolist(), "psnr": row.tolist()}} for name, row in rows.items()}
     results["best"]["per_sample"]["psnr"][3] = float("inf")
     tests = paired_tests(results, ["ergas", "psnr"], "best")

@@ -199,11 +199,11 @@ def describe_tests(tests: Mapping[str, Any], order: Sequence[str]) -> tuple[dict
     labels = [label for label in order if any(label in found["methods"] for found in indices.values())]
     best = min(indices.values(), key=lambda found: found["smallest_p"])
     if best["smallest_p"] >= ALPHA:
-        count = f"{best['images']} image{'' if best['images'] == 1 else 's'} and {len(labels)} methods"
+        count = f"{best['images']} image{'' if best['images'] == 1 else 's'} and {len(labels)} comparison{'' if len(labels) == 1 else 's'}"
         return {}, (
             f"Paired tests against {tests['against']}: with {count}, p after Holm's correction is at least "
             f"{best['smallest_p']:.2g} whatever the scores, so no difference can count as one at {ALPHA:g}. "
-            "Use more images, or fewer methods."
+            "Use more images, or compare fewer methods."
         )
     table = {
         label: {heading(index): _verdict(index, found["methods"].get(label)) for index, found in indices.items()}
@@ -211,7 +211,7 @@ def describe_tests(tests: Mapping[str, Any], order: Sequence[str]) -> tuple[dict
     }
     return table, (
         f"Paired tests against {tests['against']}: p of Wilcoxon's signed-rank test on the scores of {best['images']} "
-        f"images, two-sided, corrected by Holm for {len(labels)} methods; below {ALPHA:g} it says what the method is."
+        f"images, two-sided, corrected by Holm for {len(labels)} comparisons; below {ALPHA:g} it says what the method is."
     )
 
 

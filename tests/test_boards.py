@@ -273,5 +273,7 @@ def test_a_method_is_called_worse_only_where_the_corrected_p_is_small():
     assert tests["indices"]["ergas"]["methods"]["worse"]["p_holm"] == pytest.approx(2 * 2 / 2**12)  # two methods
     table, line = describe_tests(tests, list(rows))
     assert table["worse"]["ERGAS"].endswith(" worse") and table["worse"]["PSNR"].endswith(" worse")
-    assert float(table["twin"]["ERGAS"]) > 0.05 and "best" not in table and "corrected by Holm for 2 methods" in line
+    assert (
+        float(table["twin"]["ERGAS"]) > 0.05 and "best" not in table and "corrected by Holm for 2 comparisons" in line
+    )
     assert describe_tests(paired_tests(results, ["psnr"], "worse"), list(rows))[0]["best"]["PSNR"].endswith(" better")

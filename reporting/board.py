@@ -199,7 +199,7 @@ def describe_tests(tests: Mapping[str, Any], order: Sequence[str]) -> tuple[dict
     labels = [label for label in order if any(label in found["methods"] for found in indices.values())]
     best = min(indices.values(), key=lambda found: found["smallest_p"])
     if best["smallest_p"] >= ALPHA:
-        count = f"{best['images']} image{'' if best['images'] == 1 else 's'} and {len(labels)} comparison{'' if len(labels) == 1 else 's'}"
+        count = f"{best['images']} images and {len(labels)} other row{'' if len(labels) == 1 else 's'}"
         return {}, (
             f"Paired tests against {tests['against']}: with {count}, p after Holm's correction is at least "
             f"{best['smallest_p']:.2g} whatever the scores, so no difference can count as one at {ALPHA:g}. "
@@ -209,9 +209,12 @@ def describe_tests(tests: Mapping[str, Any], order: Sequence[str]) -> tuple[dict
         label: {heading(index): _verdict(index, found["methods"].get(label)) for index, found in indices.items()}
         for label in labels
     }
+    fewer = [f"{heading(i)} {found['images']}" for i, found in indices.items() if found["images"] < best["images"]]
+    counts = f" ({', '.join(fewer)})" if fewer else ""
     return table, (
         f"Paired tests against {tests['against']}: p of Wilcoxon's signed-rank test on the scores of {best['images']} "
-        f"images, two-sided, corrected by Holm for {len(labels)} comparisons; below {ALPHA:g} it says what the method is."
+        f"images{counts}, two-sided, corrected by Holm for {len(labels)} other rows; "
+        f"below {ALPHA:g} it says what the method is."
     )
 
 

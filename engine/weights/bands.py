@@ -111,9 +111,10 @@ def adapt_bands(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         source, start = _source(file, convert, build, target, sensor)
-        like = build(target.bands, target.guide).state_dict()
+        other = model
         if (source.bands, source.guide) == (target.bands, target.guide):
-            like = build(source.bands + 1, source.guide).state_dict()  # which tensors depend on the bands
+            other = build(source.bands + 1, source.guide)  # which tensors depend on the bands
+        like = other.state_dict()
         dependent = _differing(start, like)
         maps: dict[str, Mapped] = {}
         if by_wavelength and dependent:
@@ -202,7 +203,9 @@ def _maps(
     """Return how tensors are mapped, by name; those that cannot be are left out."""
     from_new = interpolation(source.wavelengths(), target.wavelengths())  # N, old bands from new ones
     from_old = interpolation(target.wavelengths(), source.wavelengths())  # M
-    old, new = (owners_of(build(b.bands, b.guide), b.bands, b.guide, dependent, ratio) for b in (source, target))
+    sizes = {(b.bands, b.guide) for b in (source, target)}
+    owners = {size: owners_of(build(*size), *size, dependent, ratio) for size in sizes}
+    old, new = (owners[b.bands, b.guide] for b in (source, target))
     found: dict[str, Mapped] = {}
     for name, axes in dependent.items():
         matrices: dict[int, Tensor] = {}
@@ -210,13 +213,12 @@ def _maps(
         for axis in axes:
             before, after = old[name, axis], new[name, axis]
             known = [b for b in before if any(a.role == b.role and a.assumed == b.assumed for a in after)]
-            for owners in known:
-                match = next(a for a in after if a.role == owners.role and a.assumed == owners.assumed)
-                between = from_new.T if owners.role == "input" else from_old
-                matrix = _matrix(owners.owners, match.owners, between)
+            for one in known:
+                match = next(a for a in after if a.role == one.role and a.assumed == one.assumed)
+                matrix = _matrix(one.owners, match.owners, from_new.T if one.role == "input" else from_old)
                 if matrix is not None:
                     matrices[axis] = matrix
-                    words.append(f"{owners.role} channels{' (assumed)' if owners.assumed else ''}")
+                    words.append(f"{one.role} channels{' (assumed)' if one.assumed else ''}")
                     break
         if len(matrices) == len(axes):
             found[name] = Mapped(matrices, " and ".join(words))
@@ -269,7 +271,7 @@ def owners_of(
         ratio: of the network.
 
     Returns:
-        By (name, axis): the owners that were found, then those that the width suggests.
+        By (name, axis): the owners that were found, and those that the width suggests; the first are the better ones.
     """
     with torch.no_grad():
         for parameter in network.parameters():
@@ -295,7 +297,8 @@ def owners_of(
                 found[name, axis].append(Owners(role, owners))
             by_width = _by_width(size, bands, guide, ratio)
             if by_width:
-                found[name, axis].append(Owners("input" if role == "input" else "output", by_width, assumed=True))
+                suggested = Owners("input" if role == "input" else "output", by_width, assumed=True)
+                found[name, axis].insert(0 if None in owners else 1, suggested)
     return found
 
 

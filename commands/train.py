@@ -65,12 +65,12 @@ class Resolved:
     """What the command line asks for.
 
     Attributes:
-        config: the configuration.
+        settings: the configuration.
         layers: where its values come from.
         folder, checkpoint: the run that is resumed and its checkpoint, or None.
     """
 
-    config: config.Config
+    settings: config.Config
     layers: config.Layers
     folder: Path | None = None
     checkpoint: Path | None = None
@@ -369,7 +369,7 @@ def build_job(resolved: Resolved, accelerator: Accelerator, folder: Path) -> Job
     Raises:
         UserError: bad data, or settings that do not fit them.
     """
-    settings, device, world = resolved.config, accelerator.device, accelerator.num_processes
+    settings, device, world = resolved.settings, accelerator.device, accelerator.num_processes
     loss = build_loss(settings.loss.name, **settings.loss.args)
     schedule = Schedule(settings.schedule, settings.optimizer.lr, settings.train.epochs)
     train, valid = build_data(settings)
@@ -472,7 +472,7 @@ def run(options: config.TrainOptions) -> int:
     if options.replay:
         return replay(options.replay)
     resolved = resolve_config(options)
-    settings = resolved.config
+    settings = resolved.settings
     use_scan_backend(settings.train.scan_backend)
     use_tf32(settings.train.tf32)
     accelerator = start_accelerator(settings)

@@ -201,7 +201,7 @@ def _entries_of(path: Path, decorator: str) -> list[Entry]:
     except SyntaxError as error:
         raise UserError(f"{path}: line {error.lineno}: {error.msg}; correct the file") from None
     except (OSError, ValueError, RecursionError, MemoryError) as error:
-        raise UserError(f"{path}: {one_line(error)}") from None
+        raise UserError(f"{path}: {one_line(str(error))}; correct the file") from None
     is_model = decorator == "register_model"
     return [
         _model_entry(name, path, class_name, options) if is_model else Entry(name, path, class_name)

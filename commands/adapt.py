@@ -306,7 +306,7 @@ def _start(task: Task, ground: OwnGround, name: str) -> Start:
     if options.weights is None:
         settings = _settings(task, name, 1, 1)
         seed_all(options.seed)
-        network, described = build_network(settings, Drawn(ground, 1))
+        network, described, _ = build_network(settings, Drawn(ground, 1))
         return Start(network, described, ground.facts.geometry, "")
     network = load_method(name, options.weights, facts)
     described = weights_meta(options.weights).get("model") or {"name": name, "args": sizes_of(facts)}

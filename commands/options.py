@@ -287,12 +287,14 @@ class ReproduceOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions:
-    """Run everything once in under three minutes on two CPU cores: scene, H5, training, fused .mat, pictures, scores.
+    """Run everything once, in three minutes on two free CPU cores: scene, H5, training, fused .mat, pictures, scores.
 
     Runs the project's own commands, shows each, and compares LE-Mamba with plain interpolation (EXP).
     """
 
-    minutes: float = option(1.9, "training time in minutes (default 1.9)", "--minutes", low=0)
+    minutes: float = option(
+        1.9, "training time, in minutes in which it has a core to itself (default 1.9)", "--minutes", low=0
+    )
     out: Path = option(
         Path("visualized_img/demo"), "folder of data, results and summary (default visualized_img/demo)", "--out"
     )

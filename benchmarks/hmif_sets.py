@@ -53,6 +53,7 @@ class HmifSet:
     Attributes:
         name: in file names and results.
         title: on the page.
+        ratio: r.
         shown: wavelengths in nm that a picture shows as red, green, blue.
         make: writes the files into a folder, from the folder of shared data.
         marks: pixels (row, column) of the first test image whose spectra are drawn.
@@ -60,6 +61,7 @@ class HmifSet:
 
     name: str
     title: str
+    ratio: int
     shown: tuple[float, float, float]
     make: Callable[[Path, Path], None]
     marks: tuple[tuple[int, int], ...]
@@ -184,11 +186,11 @@ def _sets() -> Iterator[HmifSet]:
     marks = ((8, 20), (16, 50), (24, 80))
     for ratio in (4, 8):
         name = f"jasper_x{ratio}"
-        yield HmifSet(name, f"Jasper Ridge ×{ratio}", infrared, partial(jasper, name=name, ratio=ratio), marks)
+        yield HmifSet(name, f"Jasper Ridge ×{ratio}", ratio, infrared, partial(jasper, name=name, ratio=ratio), marks)
     marks = ((8, 12), (16, 36), (24, 60))
-    yield HmifSet("paris_x4", "Paris ×4", (650.0, 550.0, 480.0), partial(paris, name="paris_x4", ratio=4), marks)
+    yield HmifSet("paris_x4", "Paris ×4", 4, (650.0, 550.0, 480.0), partial(paris, name="paris_x4", ratio=4), marks)
     make = partial(cave_like, name="cavelike_x8", ratio=8)
-    yield HmifSet("cavelike_x8", "Drawn scenes in CAVE's layout ×8", (650.0, 540.0, 460.0), make, ((40, 40),) * 1)
+    yield HmifSet("cavelike_x8", "Drawn scenes in CAVE's layout ×8", 8, (650.0, 540.0, 460.0), make, ((40, 40),) * 1)
 
 
 SETS = {one.name: one for one in _sets()}

@@ -306,16 +306,16 @@ def test_modulation_has_no_poles_in_dark_bands(name):
     torch.testing.assert_close(sr[:, :1], bright, rtol=1e-9, atol=1e-12)
 
 
-def test_pan_and_198_bands_stay_in_range(shared):
+def test_pan_and_a_hyperspectral_image_stay_in_range(shared):
     """Jasper Ridge x4 with a PAN made of 450-900 nm: four methods reached 7e1 to 3e4, where 1 is the largest value."""
     cube = load_mat(shared("data/jasper_ridge_r198.mat"))
-    nm = np.linspace(380, 2500, 224)[cube.kept - 1]
+    nm = np.linspace(380, 2500, 224)[cube.kept - 1][::3]
     response = ((nm > 450) & (nm < 900)).astype(float)[None]
-    sample = wald.hyperspectral(cube.values[:, :64, :64], wald.Degradation(response, 4, wald.gaussian_kernel(9, 2.0)))
+    sample = wald.hyperspectral(cube.values[::3, :64, :64], wald.Degradation(response, 4, wald.gaussian_kernel(9, 2.0)))
     ms, lms, pan, gt = (torch.from_numpy(sample[role])[None] for role in ("ms", "lms", "pan", "gt"))
     baseline = float((lms - gt).square().mean())
     for name in NAMES:
-        sr = method(name, bands=198)(ms, lms, pan)
+        sr = method(name, bands=66)(ms, lms, pan)
         assert float(sr.abs().max()) < (10 if name == "Brovey" else 3), name  # Brovey has PAN in other units than MS
         if name in MODULATED:
             assert float((sr - gt).square().mean()) < 0.7 * baseline, name

@@ -78,14 +78,17 @@ class Method:
 
     def __str__(self) -> str:
         """Return the text that `read` reads."""
-        return ":".join([self.name, *[",".join(f"{k}={v}" for k, v in self.arguments)][: len(self.arguments)]])
+        return ":".join([self.name, ",".join(f"{k}={v}" for k, v in self.arguments)]).rstrip(":")
 
 
 def methods_of(words: str, ratio: int) -> list[Method]:
     """Return the methods that --methods names, for sets of a ratio."""
     if words in ("all", "classical", "learned"):
         return [Method(name) for name in chosen_methods(words, "hmif", ratio)]
-    return [Method.read(part) for part in words.replace(",", " ,").split(" ,") if part.strip()]
+    parts: list[str] = []
+    for part in words.split(","):  # an argument after a comma belongs to the method before it
+        parts = [*parts[:-1], f"{parts[-1]},{part}"] if "=" in part and ":" not in part and parts else [*parts, part]
+    return [Method.read(part) for part in parts if part.strip()]
 
 
 def train(method: Method, one: HmifSet, files: dict[str, Path], options: argparse.Namespace, seed: int) -> Any:

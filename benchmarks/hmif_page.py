@@ -49,7 +49,7 @@ def table(found: Group) -> str:
     for (method, _), seeds in found.items():
         cells = [_number(seeds, index, best[index]) for index in INDICES]
         first = seeds[0]
-        cells += [f"{np.mean([row['cpu_s_per_mpx'] for row in seeds]):.3g}", f"{first['peak_mib']:.0f}"]
+        cells += [_seconds(seeds), f"{first['peak_mib']:.0f}"]
         cells += [f"{first['parameters']:,}" if first.get("parameters") else "–", _training(seeds)]
         lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
@@ -60,6 +60,11 @@ def _number(seeds: list[dict[str, Any]], index: str, best: float) -> str:
     text = f"{np.mean(values):.{digits}f}"
     text = f"**{text}**" if float(np.mean(values)) == best else text
     return f"{text} ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else text
+
+
+def _seconds(seeds: list[dict[str, Any]]) -> str:
+    found = float(np.mean([row["cpu_s_per_mpx"] for row in seeds]))
+    return f"{found:.0f}" if found >= 10 else f"{found:.1f}"
 
 
 def _training(seeds: list[dict[str, Any]]) -> str:
@@ -113,7 +118,7 @@ def _panels(
     limits, errors = stretch_limits(truth, bands), shared_error_maps(images, truth)
     columns = len(images) + 1
     height = 2.2 * truth.shape[1] / truth.shape[2]
-    figure = Figure(figsize=(2.2 * columns, 2 * height + 2.9), layout="constrained")
+    figure = Figure(figsize=(2.2 * columns, 2 * height + 3.4), layout="constrained")
     grid = figure.add_gridspec(3, 6 * columns, height_ratios=[height, height, 2.2])
     for c, (name, image) in enumerate({"ground truth": truth, **images}.items()):
         for r, picture in enumerate((to_rgb(image, bands, limits), errors.get(name))):

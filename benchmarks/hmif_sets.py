@@ -189,8 +189,9 @@ def _sets() -> Iterator[HmifSet]:
         yield HmifSet(name, f"Jasper Ridge ×{ratio}", ratio, infrared, partial(jasper, name=name, ratio=ratio), marks)
     marks = ((8, 12), (16, 36), (24, 60))
     yield HmifSet("paris_x4", "Paris ×4", 4, (650.0, 550.0, 480.0), partial(paris, name="paris_x4", ratio=4), marks)
+    marks = ((40, 40), (40, 155), (160, 100))
     make = partial(cave_like, name="cavelike_x8", ratio=8)
-    yield HmifSet("cavelike_x8", "Drawn scenes in CAVE's layout ×8", 8, (650.0, 540.0, 460.0), make, ((40, 40),) * 1)
+    yield HmifSet("cavelike_x8", "Drawn scenes in CAVE's layout ×8", 8, (650.0, 540.0, 460.0), make, marks)
 
 
 SETS = {one.name: one for one in _sets()}

@@ -310,6 +310,7 @@ class LEMamba(nn.Module):
         for layer in (self.mix, self.unmix):
             if layer is not None:  # mixtures have the size of the bands, whatever their number
                 nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+                nn.init.normal_(self.tail.weight, std=1e-4)  # few mixtures reach all bands: start from lms
 
     def forward(self, ms: torch.Tensor, lms: torch.Tensor, pan: torch.Tensor) -> torch.Tensor:
         """Fuse: lms (B, C, H, W) and pan (B, P, H, W) -> sr (B, C, H, W). `ms` is not used by this network."""

@@ -332,6 +332,12 @@ def test_a_low_rank_makes_the_cost_nearly_flat_in_the_bands_and_none_is_the_publ
     assert not {"mix", "unmix"} & {name.partition(".")[0] for name, _ in small().named_parameters()}
 
 
+def test_a_new_network_of_low_rank_starts_from_the_interpolated_image():
+    lms = torch.rand(1, 198, 16, 16)
+    change = small(img_channel=198, out_channel=198, spectral_rank=16)(None, lms, torch.rand(1, 1, 16, 16)) - lms
+    assert 0 < float(change.abs().max()) < 0.05
+
+
 def test_the_correction_of_a_low_rank_has_that_rank():
     net = small(img_channel=31, out_channel=31, spectral_rank=3).double().eval()
     lms = torch.rand(1, 31, 16, 16, dtype=torch.float64)

@@ -119,10 +119,11 @@ def _panels(
     columns = len(images) + 1
     height = 2.2 * truth.shape[1] / truth.shape[2]
     figure = Figure(figsize=(2.2 * columns, 2 * height + 3.4), layout="constrained")
-    grid = figure.add_gridspec(3, 6 * columns, height_ratios=[height, height, 2.2])
+    above, below = figure.add_gridspec(2, 1, height_ratios=[2 * height + 0.6, 2.6])
+    grid, plots = above.subgridspec(2, columns), below.subgridspec(1, max(1, len(one.marks)))
     for c, (name, image) in enumerate({"ground truth": truth, **images}.items()):
         for r, picture in enumerate((to_rgb(image, bands, limits), errors.get(name))):
-            axis = figure.add_subplot(grid[r, 6 * c : 6 * c + 6])
+            axis = figure.add_subplot(grid[r, c])
             axis.set_xticks([])
             axis.set_yticks([])
             if picture is None:
@@ -132,9 +133,8 @@ def _panels(
             axis.set_title(name if r == 0 else f"{name}, error", fontsize=8)
             for (row, column), colour in zip(one.marks if c + r == 0 else (), MARKS, strict=False):
                 axis.plot(column, row, "o", mfc="none", mec=colour, ms=7)
-    width = 6 * columns // len(one.marks)
     for number, ((row, column), colour) in enumerate(zip(one.marks, MARKS, strict=False)):
-        axis = figure.add_subplot(grid[2, number * width : (number + 1) * width])
+        axis = figure.add_subplot(plots[0, number])
         axis.plot(wavelengths, truth[:, row, column], "k.", ms=2, label="truth")
         for name, image in images.items():
             axis.plot(wavelengths, image[:, row, column], lw=0.8, label=name)

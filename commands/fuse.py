@@ -189,6 +189,13 @@ def fuse_test_set(options: FuseOptions, device: torch.device) -> None:
     print(f"time:     {speed:.2f} s per megapixel on {device}{', compiling included' if options.compile else ''}")
 
 
+def _check_scene_options(options: FuseOptions) -> None:
+    if options.fill_dropped and not options.drop_dead:
+        raise UserError("--fill_dropped writes bands that --drop_dead leaves out; give both, or neither")
+    if options.data or options.per_image or options.json:
+        raise UserError("expected --ms and --pan without --data, --per_image, --json; drop those")
+
+
 def fuse_pair(
     options: FuseOptions, device: torch.device, ranks: Ranks, runners: Runners, *, listed: bool = False
 ) -> None:
@@ -202,14 +209,13 @@ def fuse_pair(
         listed: the pair is one of a list: a note that it is complete stays until all are.
     """
     ms, pan = pair_paths(options.ms, options.pan)
-    if options.data or options.per_image or options.json:
-        raise UserError("expected --ms and --pan without --data, --per_image, --json; drop those")
+    _check_scene_options(options)
     started = time.perf_counter()
     relation = Relation(options.allow_remote, options.assume_aligned, options.register)
     how: dict[str, Any] = {"nodata": options.nodata, "relation": relation, "guide_order": options.guide_order}
     how["drop_dead"] = options.drop_dead
     with open_pair(ms, pan, **how, **scene_numbers(options)) as pair:
-        output = Output(options.compress, options.cog, options.bands, options.dtype)
+        output = Output(options.compress, options.cog, options.bands, options.dtype, fill=options.fill_dropped)
         if options.rgb_png:
             output = replace(output, rgb=get_sensor(pair.facts.sensor).rgb_for(pair.facts.bands))
         if options.arch == AUTO:
@@ -251,7 +257,7 @@ def fuse_pair(
         if listed and ranks.main:
             mark_complete(out, job)
         H, W = pair.size
-    bands = len(options.bands) or facts.bands
+    bands = len(options.bands) or (pair.whole.count if options.fill_dropped else facts.bands)
     print(f"result:   {out} ({H} x {W} pixels, {bands} bands; sensor {facts.sensor}, divisor {facts.divisor:g})")
     if options.rgb_png:
         print(f"picture:  {options.rgb_png}")

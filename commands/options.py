@@ -377,7 +377,13 @@ class FuseOptions(DeviceOptions, DataOptions):
         "test", "file of --dataset (default test)", "--split", choices=("valid", "test", "test_full"), group="data"
     )
     drop_dead: bool = option(
-        False, "of --ms: leave out hyperspectral bands that hold one value", "--drop_dead", group="data"
+        False, "of --ms: leave out hyperspectral bands that hold one value, or noise only", "--drop_dead", group="data"
+    )
+    fill_dropped: bool = option(
+        False,
+        "write the bands that --drop_dead leaves out as bands without data, so that all keep their numbers",
+        "--fill_dropped",
+        group="output",
     )
     guide_order: tuple[int, ...] = option(
         (),

@@ -28,12 +28,19 @@ NETWORKS = [
 ]
 NOT_ALL = {"FeINFN"}  # some of its layers have C + 2 or 128 + C + P channels: these start anew
 BLOCKS = {"ssm_enc_blk_nums": [1, 1, 1], "ssm_dec_blk_nums": [1, 1, 1]}
-SMALL = {  # fewer blocks, which do not know the bands
+SMALL = {  # fewer and narrower blocks, which do not know the bands
     "LEMamba": {"width": 8, **BLOCKS},
     "PanMamba": {"depth": 1, "cross_depth": 1},
     **{name: {"depth": 1} for name in ("DCFNet", "LFormer", "FeINFN", "PSRT")},
+    **{name: {"width": 8} for name in ("ARConv", "FusionMamba", "panRWKV")},
+    "3DT-Net": {"stages": 1, "width": 12, "heads": 2, "depth": 1},
+    "MoG-DCN": {"stages": 1},
+    "BDT": {"width": 16},
+    "PAN-Crafter": {"width": 32, "embedding": 16, "groups": 8, "depth": 1},
+    "S2DBPN": {"width": 16, "narrow": 8, "rounds": 1},
 }
-BY_PLACE = {"SSRNet"}  # puts the guide in the place of some bands: turned, these are others
+# SSRNet puts the guide in the place of some bands, FusionMamba scans the bands, 3DT-Net convolves over them
+BY_PLACE = {"SSRNet", "FusionMamba", "3DT-Net"}
 
 
 @pytest.fixture(autouse=True)

@@ -384,9 +384,12 @@ class LEMambaAny(Classical):
     def inject(self, window: Window, fitted: SceneStatistics) -> Tensor:
         """Fuse a window."""
         like, planes = next(self.core.parameters()), band_planes(window, fitted)
-        bands = torch.cat([self._by_steps(one.to(like), window) for one in planes], 1).to(window.lms)
-        mean, deviation = (v.to(bands).view(1, -1, 1, 1) for v in (fitted.mean, fitted.deviation))
-        return bands * deviation + mean
+        mean, deviation = (v.to(window.ms).view(1, -1, 1, 1) for v in (fitted.mean, fitted.deviation))
+        seen = quotient(window.ms - mean, deviation.expand_as(window.ms)).to(like)
+        fused = [
+            self._by_steps(one.to(like), seen[:, k : k + 1], fitted.gains[k], window) for k, one in enumerate(planes)
+        ]
+        return torch.cat(fused, 1).to(window.lms) * deviation + mean
 
     def fuse_planes(self, planes: Tensor) -> Tensor:
         """Return the fused band (B, 1, H, W), in its deviations, from planes (B, GUIDES, H, W)."""
@@ -395,16 +398,34 @@ class LEMambaAny(Classical):
         free, a, b, c = (self.core(base, base, planes) - base).split(1, 1)
         return base + free + a * (pan - low) + b * (pan - intensity) + c * modulation
 
-    def _by_steps(self, planes: Tensor, window: Window) -> Tensor:
-        """Run the core over STEP x STEP pixels at a time with CONTEXT around them, so that a window is as the whole."""
+    def _by_steps(self, planes: Tensor, seen: Tensor, gain: float, window: Window) -> Tensor:
+        """Fuse STEP x STEP pixels at a time with CONTEXT around them, so that a window is as the whole.
+
+        Each result is back-projected once onto the band as it was seen, `seen` (1, 1, h, w): what the MTF brings down
+        must be the band (M. Irani, S. Peleg, CVGIP 53(3), 1991).
+        """
         H, W = planes.shape[-2:]
         fused = planes.new_zeros(1, 1, H, W)
         limits = [(s.start or 0, s.stop or n) for s, n in zip(window.inner, (H, W), strict=True)]
         rows, columns = ([(i, min(STEP, end - i)) for i in range(begin, end, STEP)] for begin, end in limits)
         for (r, h), (c, w) in itertools.product(rows, columns):  # the last ones are smaller, as in the whole image
             tile = planes.index_select(2, _around(r, h, H, planes)).index_select(3, _around(c, w, W, planes))
-            fused[..., r : r + h, c : c + w] = self.fuse_planes(tile)[..., CONTEXT:-CONTEXT, CONTEXT:-CONTEXT]
+            sharp = self.fuse_planes(tile)
+            sharp = sharp + self._error(sharp, seen, gain, window.geometry, (r - CONTEXT, c - CONTEXT))
+            fused[..., r : r + h, c : c + w] = sharp[..., CONTEXT:-CONTEXT, CONTEXT:-CONTEXT]
         return fused
+
+    def _error(self, sharp: Tensor, seen: Tensor, gain: float, geometry: Geometry, first: tuple[int, int]) -> Tensor:
+        """Return, interpolated, what lacks in a tile (1, 1, H, W) that begins at `first`, brought down by the MTF."""
+        spans = []
+        for n, start, ratio, offset in zip(sharp.shape[-2:], first, geometry.ratio, geometry.offset, strict=True):
+            spans.append((math.ceil((start - offset) / ratio), math.floor((start + n - 1 - offset) / ratio) + 1))
+        sizes = zip(spans, seen.shape[-2:], strict=True)
+        rows, columns = (mirrored(torch.arange(*span, device=seen.device), n) for span, n in sizes)
+        wanted = seen.index_select(2, rows).index_select(3, columns)
+        own = geometry.window((spans[0][0], spans[1][0]), first)
+        low = take_samples(mtf_filter(sharp, gain, self.scale, unit=True), own, tuple(wanted.shape[-2:]))
+        return interpolate(wanted - low, own, tuple(sharp.shape[-2:]), border="mirror")
 
 
 def _around(first: int, count: int, n: int, like: Tensor) -> Tensor:

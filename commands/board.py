@@ -27,7 +27,7 @@ from lemamba.engine.fusing.tiling import Tiling
 from lemamba.engine.weights.files import PUBLISHED_PREFIX, resolve_weights
 from lemamba.metrics import FULL_NAMES, REDUCED_NAMES
 from lemamba.model import list_models, model_entry
-from lemamba.reporting.board import FILES, draw_board, write_board
+from lemamba.reporting.board import FILES, draw_board, write_board, write_page
 from lemamba.utils.atomic import check_writable, sha256
 from lemamba.utils.device import usable_device
 from lemamba.utils.errors import UserError
@@ -56,9 +56,12 @@ def run(options: BoardOptions) -> int:
     for name, result in results.items():
         for note in result["notes"]:
             print(f"note: {name}: {note}")
-    write_board(options.out, results, failures, provenance(options, files, jobs[0]), options.sort)
+    facts = provenance(options, files, jobs[0])
+    write_board(options.out, results, failures, facts, options.sort)
+    sample = options.picture_sample % len(next(iter(next(iter(results.values()))["per_sample"].values())))
+    write_page(options.out, results, failures, facts, options.sort, jobs[0]["rgb"], sample)
     draw_board(options.out, results, jobs[0]["sensor"], options.sort, jobs[0]["rgb"])
-    print(f"written: {options.out}/leaderboard.md .csv .tex .json grid.png scatter.png")
+    print(f"written: {options.out}/leaderboard.md .csv .tex .json .html grid.png scatter.png")
     return 0
 
 

@@ -1,8 +1,9 @@
 """Pixel values for an HTML page: whole numbers of steps, compressed without further loss, as base64.
 
-Each plane is predicted and the residual stored: from its neighbours (the median edge detector of JPEG-LS: Weinberger,
-Seroussi, Sapiro, 2000) or from the same plane of a reference image, whichever leaves less. Residuals are folded to
-unsigned numbers; their low bytes, then their high bytes are deflated, which every browser can inflate.
+Each plane is predicted and the residual stored: from the plane before and its neighbours (the median edge detector of
+JPEG-LS: Weinberger, Seroussi, Sapiro, 2000) or from the same plane of a reference image, whichever leaves less.
+Residuals are folded to unsigned numbers; their low bytes, then their high bytes are deflated, which every browser can
+inflate.
 `assets/page.js` is the reader. Legend: C planes, H W size.
 """
 
@@ -16,7 +17,8 @@ import numpy as np
 
 MISSING = -(2**15)  # marks a pixel without a value
 _MOST = 2**15 - 1
-_NEIGHBOURS, _REFERENCE = "n", "r"
+_REFERENCE = -1
+_GAIN_BITS = 4  # gains are whole numbers of 1/16
 
 
 def to_steps(image: np.ndarray, low: float, step: float, valid: np.ndarray | None = None) -> np.ndarray:
@@ -30,10 +32,17 @@ def to_steps(image: np.ndarray, low: float, step: float, valid: np.ndarray | Non
 
 
 def pack(steps: np.ndarray, low: float, step: float, reference: np.ndarray | None = None) -> dict[str, Any]:
-    """Return planes (C, H, W) int16 for JSON; `reference`: planes of the same shape that the reader has already."""
+    """Return planes (C, H, W) int16 for JSON; `reference`: planes of the same shape that the reader has already.
+
+    "modes" holds how each plane is predicted: `_REFERENCE`, or the gain with which the plane before is subtracted
+    before neighbours predict what remains.
+    """
     modes, residuals = [], []
-    for c, plane in enumerate(steps.astype(np.int32)):
-        options = {_NEIGHBOURS: _wrapped(plane - _from_neighbours(plane))}
+    planes = steps.astype(np.int32)
+    for c, plane in enumerate(planes):
+        gain = _gain(plane, planes[c - 1]) if c else 0
+        remains = plane - (gain * planes[c - 1] >> _GAIN_BITS) if gain else plane
+        options = {gain: _wrapped(remains - _from_neighbours(remains))}
         if reference is not None:
             options[_REFERENCE] = _wrapped(plane - reference[c])
         mode = min(options, key=lambda m: np.log2(1 + np.abs(options[m].astype(np.float32))).sum())
@@ -44,7 +53,7 @@ def pack(steps: np.ndarray, low: float, step: float, reference: np.ndarray | Non
     deflate = zlib.compressobj(level=7, strategy=zlib.Z_FILTERED)
     data = (folded & 255).astype(np.uint8).tobytes() + (folded >> 8).astype(np.uint8).tobytes()
     text = base64.b64encode(deflate.compress(data) + deflate.flush()).decode()
-    return {"shape": list(steps.shape), "low": low, "step": step, "modes": "".join(modes), "data": text}
+    return {"shape": list(steps.shape), "low": low, "step": step, "modes": modes, "data": text}
 
 
 def _wrapped(residual: np.ndarray) -> np.ndarray:
@@ -57,3 +66,10 @@ def _from_neighbours(plane: np.ndarray) -> np.ndarray:
     left, above, corner = framed[1:, :-1], framed[:-1, 1:], framed[:-1, :-1]
     small, large = np.minimum(left, above), np.maximum(left, above)
     return np.where(corner >= large, small, np.where(corner <= small, large, left + above - corner))
+
+
+def _gain(plane: np.ndarray, before: np.ndarray) -> int:
+    """Return the least-squares gain from the slopes of the plane before to those of a plane (H, W), in 1/16."""
+    own, other = (np.diff(x, axis=1).astype(np.float64) for x in (plane, before))
+    power = float((other * other).sum())
+    return int(np.clip(round(2**_GAIN_BITS * float((own * other).sum()) / power), 0, 2**15)) if power else 0

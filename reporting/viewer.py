@@ -19,8 +19,11 @@ from lemamba.reporting.pixels import pack, to_steps
 
 PAGE_BYTES = 14_500_000  # of all samples; with the rest of the page less than 15 MB
 LONGEST_SIDE = 1024  # pixels; larger images are averaged
-COARSEST_BITS, FINEST_BITS = 8, 12  # the range of the reference has 2^bits steps
+COARSEST_BITS, USUAL_BITS, FINEST_BITS = 5.5, 8.0, 12.0  # the range of the reference has 2^bits steps
+RANGE_PERCENT = 0.1, 99.9
 SCALE_PERCENT = 98.0  # of the values of a map reach the end of its colour bar
+MAP_LEVELS = 100
+AIM = 0.97  # of its share: the steps that give a size are found to a few percent
 MAPS: dict[str, dict[str, Any]] = {  # direction: +1 if larger is better
     "error": {"label": "Mean |sr − gt| over bands", "unit": "", "direction": -1},
     "sam": {"label": "SAM", "unit": "°", "direction": -1},
@@ -84,6 +87,7 @@ class Viewer:
         self.full = False
         self._left, self._count = limit, count
         self._const, self._published = const, published
+        self._bits = USUAL_BITS  # a sample is mostly like the one before
 
     def add(
         self,
@@ -119,9 +123,10 @@ class Viewer:
         about: dict[str, Any] = {"name": name, "factor": factor, "rgb": list(rgb), "bands": bands}
         about |= {"peak": self._const, "wavelengths": None if wavelengths is None else list(map(float, wavelengths))}
         about |= _packed_maps(maps or {}, size, factor)
-        share = self._left // max(self._count - len(self.samples), 1)
+        share = int(AIM * self._left) // max(self._count - len(self.samples), 1)
         spare = share - len(_as_text(about))
-        text = _as_text(about | _packed_images(images, fused, valid, factor, spare))
+        self._bits, packed = _packed_images(images, fused, valid, factor, spare, self._bits)
+        text = _as_text(about | packed)
         if len(text) > self._left:
             self.full = True
             return False
@@ -148,27 +153,37 @@ def _range(image: np.ndarray) -> tuple[float, float]:
     known = image[np.isfinite(image)].astype(np.float64)
     if not known.size:
         return 0.0, 1.0
-    low, high = float(known.min()), float(known.max())
+    low, high = (float(end) for end in np.percentile(known, RANGE_PERCENT))
     return low, high if high > low else low + max(abs(low), 1.0)
 
 
 def _packed_images(
-    images: Mapping[str, np.ndarray], fused: Mapping[str, np.ndarray], valid: np.ndarray | None, factor: int, spare: int
-) -> dict[str, Any]:
-    """Return the images in the finest steps that `spare` bytes allow, in any case in the coarsest."""
+    images: Mapping[str, np.ndarray],
+    fused: Mapping[str, np.ndarray],
+    valid: np.ndarray | None,
+    factor: int,
+    spare: int,
+    bits: float,
+) -> tuple[float, dict[str, Any]]:
+    """Return the images in about the finest steps that `spare` bytes allow, first tried with `bits`, and their bits."""
     if valid is not None:
         valid = _shrunk(valid, factor) == 1
     shrunk = {role: _shrunk(images[role], factor) for role in ("gt", "lms", "pan") if role in images}
     results = {method: _shrunk(image, factor) for method, image in fused.items()}
-    coarse = _at(COARSEST_BITS, shrunk, results, valid)
     values = sum(image.size for image in (*shrunk.values(), *results.values()))
-    room = spare - len(_as_text(coarse))  # a bit more takes at most 4/3 of a bit in base64
-    bits = min(FINEST_BITS, COARSEST_BITS + int(6 * room / max(values, 1)))
-    return _at(bits, shrunk, results, valid) if bits > COARSEST_BITS else coarse
+    packed: dict[str, Any] = {}
+    for _ in range(3):
+        packed = _at(bits, shrunk, results, valid)
+        room = spare - len(_as_text(packed))
+        if 0 <= room < values / 24 or bits == (COARSEST_BITS if room < 0 else FINEST_BITS):
+            return bits, packed
+        # A bit more takes at most a sixth of a byte in base64, a bit less saves somewhat less than that.
+        bits = min(max(bits + (6 if room > 0 else 8) * room / max(values, 1), COARSEST_BITS), FINEST_BITS)
+    return bits, packed
 
 
 def _at(
-    bits: int, images: Mapping[str, np.ndarray], fused: Mapping[str, np.ndarray], valid: np.ndarray | None
+    bits: float, images: Mapping[str, np.ndarray], fused: Mapping[str, np.ndarray], valid: np.ndarray | None
 ) -> dict[str, Any]:
     first = next((role for role in ("gt", "lms") if role in images), None)
     reference = images[first] if first else next(iter(fused.values()))
@@ -201,8 +216,8 @@ def _packed_maps(maps: Mapping[str, Mapping[str, np.ndarray]], size: tuple[int, 
         if not known.size:
             continue
         scales[name] = _scale(known, MAPS[name]["direction"])
-        low, high = float(known.min()), float(known.max())
-        step = max((high - low) / 2000, 1e-9)
+        low, high = scales[name]
+        step = (high - low) / MAP_LEVELS
         for method, image in shown.items():
             block = 1.0 if maps[method][name].shape == size else BLOCK / factor
             packed[method][name] = pack(to_steps(image[None], low, step), low, step) | {"block": block}

@@ -14,7 +14,7 @@
 
   // ---- table of scores -------------------------------------------------------------------------------------------
   const table = $("scores"), body = table.tBodies[0], original = [...body.rows];
-  const number = (row, column) => parseFloat(row.cells[column].textContent);
+  const number = (row, column) => parseFloat(row.cells[column].textContent.replaceAll(",", ""));
 
   function sortBy(column, ascending) {
     const rows = [...original];
@@ -79,15 +79,17 @@
     }
     for (let c = 0; c < C; c++) {
       const first = c * size;
-      if (packed.modes[c] === "r") {
+      const gain = packed.modes[c];
+      if (gain < 0) {
         for (let i = first; i < first + size; i++) data[i] += reference.data[i];
         continue;
       }
+      const rest = gain ? (i) => data[i] - ((gain * data[i - size]) >> 4) : (i) => data[i];
       for (let y = 0, i = first; y < H; y++) {
         for (let x = 0; x < W; x++, i++) {
-          const left = x ? data[i - 1] : 0, above = y ? data[i - W] : 0, corner = x && y ? data[i - W - 1] : 0;
+          const left = x ? rest(i - 1) : 0, above = y ? rest(i - W) : 0, corner = x && y ? rest(i - W - 1) : 0;
           const small = Math.min(left, above), large = Math.max(left, above);
-          data[i] += corner >= large ? small : corner <= small ? large : left + above - corner;
+          data[i] += (corner >= large ? small : corner <= small ? large : left + above - corner) + (gain ? (gain * data[i - size]) >> 4 : 0);
         }
       }
     }

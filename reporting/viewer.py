@@ -25,12 +25,12 @@ SCALE_PERCENT = 98.0  # of the values of a map reach the end of its colour bar
 MAP_LEVELS = 100
 AIM = 0.97  # of its share: the steps that give a size are found to a few percent
 MAPS: dict[str, dict[str, Any]] = {  # direction: +1 if larger is better
-    "error": {"label": "Mean |sr − gt| over bands", "unit": "", "direction": -1},
-    "sam": {"label": "SAM", "unit": "°", "direction": -1},
-    "q2n": {"label": "Q2n per block", "unit": "", "direction": +1},
-    "hqnr": {"label": "HQNR per block", "unit": "", "direction": +1},
-    "d_lambda_k": {"label": "D_lambda_K per block", "unit": "", "direction": -1},
-    "d_s": {"label": "D_s per block", "unit": "", "direction": -1},
+    "error": {"name": "error", "label": "Mean |sr − gt| over bands", "unit": "", "direction": -1},
+    "sam": {"name": "SAM", "label": "SAM", "unit": "°", "direction": -1},
+    "q2n": {"name": "Q2n", "label": "Q2n per block", "unit": "", "direction": +1},
+    "hqnr": {"name": "HQNR", "label": "HQNR per block", "unit": "", "direction": +1},
+    "d_lambda_k": {"name": "D_lambda_K", "label": "D_lambda_K per block", "unit": "", "direction": -1},
+    "d_s": {"name": "D_s", "label": "D_s per block", "unit": "", "direction": -1},
 }
 BAND_COLUMNS = ("RMSE", "PSNR", "correlation")
 

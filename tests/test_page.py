@@ -158,7 +158,7 @@ def opened(chromium, file):
     assert messages == []
 
 
-def click(page, row: int, column: int, panel: str = "sr", method: str = "good") -> None:
+def click(page, row: int, column: int, method: str = "good") -> None:
     """Click the middle of a pixel in the panel of a method."""
     canvas = page.locator(f"#panels canvas[aria-label='{method}']")
     box = canvas.bounding_box()
@@ -200,7 +200,7 @@ def test_the_spectrum_of_a_clicked_pixel(opened, samples):
     gt, sr = (samples[0][k][:, 63, 95] for k in ("gt", "good"))
     page.select_option("#map", "sam")
     angle = np.degrees(np.arccos(gt @ sr / np.linalg.norm(gt) / np.linalg.norm(sr)))
-    found = re.search(r"good ([\d.]+)°", page.text_content("#pixel"))
+    found = re.search(r"SAM of good ([\d.]+)°", page.text_content("#pixel"))
     scale = float(page.text_content("#high").strip("≥ °"))
     assert found and float(found[1]) == pytest.approx(angle, abs=scale / 190)
     assert page.locator("#spectrum canvas").count() == 1

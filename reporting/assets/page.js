@@ -190,7 +190,7 @@
       const label = nameOf(method);
       add(label === "sr" ? "sr: fused" : label, `sr ${method}`, coloured(fused[method], bands, current()));
       const map = maps[method]?.[name];
-      if (map) add(label === "sr" ? page.maps[name].label : `${label}: ${page.maps[name].label}`, `map ${method}`, mapped(map, name), map.block);
+      if (map) add(label === "sr" ? page.maps[name].label : `${label}: ${page.maps[name].name}`, `map ${method}`, mapped(map, name), map.block);
     }
     return found;
   }
@@ -411,7 +411,7 @@
       for (const [key, map] of Object.entries(maps)) {
         if (several && key !== name) continue;
         const value = map.value(0, Math.floor(y / map.block) * map.W + Math.floor(x / map.block));
-        parts.push(`${several ? method : page.maps[key].label} ${Number.isNaN(value) ? "undefined" : +value.toPrecision(3) + page.maps[key].unit}`);
+        parts.push(`${page.maps[key].name}${several ? ` of ${method}` : ""} ${Number.isNaN(value) ? "undefined" : value.toFixed(digits(map.step)) + page.maps[key].unit}`);
       }
     }
     $("pixel").textContent = parts.join(" · ");
@@ -543,6 +543,7 @@
       row.cells[0].replaceChildren(button);
       button.addEventListener("click", () => show(index));
     }
+    for (const node of [$("sample").parentElement, $("previous").parentElement]) node.hidden = page.count < 2;
     $("sample").addEventListener("change", () => show(Number($("sample").value)));
     $("previous").addEventListener("click", () => show(state.index - 1));
     $("next").addEventListener("click", () => show(state.index + 1));

@@ -246,9 +246,7 @@ def _add_pictures(
         names = ("hqnr", "d_lambda_k", "d_s")
         blocks = _hqnr_blocks(opened, {k: v.cpu() for k, v in images.items()}, settings) if one_pan else ()
         maps = {method: dict(zip(names, blocks, strict=False))}
-    wavelengths = opened.info.get("wavelengths")
-    if wavelengths is not None:
-        wavelengths = np.ravel(wavelengths) if np.size(wavelengths) == len(sample["sr"]) else None
+    wavelengths = np.ravel(opened.info.get("wavelengths", ()))
     viewer.add(
         name,
         {role: sample[role] for role in roles if role in sample},
@@ -256,7 +254,7 @@ def _add_pictures(
         rgb,
         maps=maps,
         valid=None if "valid" not in images else images["valid"][0, 0].cpu().numpy(),
-        wavelengths=wavelengths,
+        wavelengths=wavelengths.tolist() if wavelengths.size == len(sample["sr"]) else None,
     )
 
 

@@ -17,12 +17,13 @@ from lemamba.metrics.inputs import BLOCK
 from lemamba.metrics.maps import angle_map, q2n_map
 from lemamba.reporting.pixels import pack, to_steps
 
-PAGE_BYTES = 14_500_000  # of all samples; with the rest of the page less than 15 MB
+PAGE_BYTES = 14_850_000  # of all samples; with the rest of the page less than 15 MB
 LONGEST_SIDE = 1024  # pixels; larger images are averaged
-COARSEST_BITS, USUAL_BITS, FINEST_BITS = 5.5, 8.0, 12.0  # the range of the reference has 2^bits steps
+COARSEST_BITS, USUAL_BITS, FINEST_BITS = 5.0, 8.0, 12.0  # the range of the reference has 2^bits steps
 RANGE_PERCENT = 0.1, 99.9
 SCALE_PERCENT = 98.0  # of the values of a map reach the end of its colour bar
-MAP_LEVELS = 100
+MAP_LEVELS = 64
+TRIES = 6
 AIM = 0.97  # of its share: the steps that give a size are found to a few percent
 MAPS: dict[str, dict[str, Any]] = {  # direction: +1 if larger is better
     "error": {"name": "error", "label": "Mean |sr − gt| over bands", "unit": "", "direction": -1},
@@ -172,13 +173,13 @@ def _packed_images(
     results = {method: _shrunk(image, factor) for method, image in fused.items()}
     values = sum(image.size for image in (*shrunk.values(), *results.values()))
     packed: dict[str, Any] = {}
-    for _ in range(3):
+    for _ in range(TRIES):
         packed = _at(bits, shrunk, results, valid)
         room = spare - len(_as_text(packed))
-        if 0 <= room < values / 24 or bits == (COARSEST_BITS if room < 0 else FINEST_BITS):
+        if 0 <= room < values / 40 or bits == (COARSEST_BITS if room < 0 else FINEST_BITS):
             return bits, packed
         # A bit more takes at most a sixth of a byte in base64, a bit less saves somewhat less than that.
-        bits = min(max(bits + (6 if room > 0 else 8) * room / max(values, 1), COARSEST_BITS), FINEST_BITS)
+        bits = min(max(bits + (6 if room > 0 else 9) * room / max(values, 1), COARSEST_BITS), FINEST_BITS)
     return bits, packed
 
 

@@ -559,6 +559,12 @@
     follow($("compare"));
     new ResizeObserver(() => { draw(); if (plot && state.sample) plot.setSize({ width: Math.max(200, $("spectrum").clientWidth), height: 300 }); }).observe($("panels"));
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { if (state.sample) drawSpectrum(); });
+    for (const [event, paper] of [["beforeprint", true], ["afterprint", false]]) {
+      addEventListener(event, () => { // canvases keep the colours they were drawn with
+        document.documentElement.classList.toggle("paper", paper);
+        if (state.sample) drawSpectrum();
+      });
+    }
     show(0);
   }
   start();

@@ -29,7 +29,7 @@ from lemamba.engine.fusing.runner import Runner
 from lemamba.engine.fusing.tiling import Tiling
 from lemamba.engine.weights.files import PUBLISHED_PREFIX, resolve_weights
 from lemamba.metrics import FULL_NAMES, REDUCED_NAMES
-from lemamba.reporting.board import FILES, draw_board, made_by, merge_seeds, write_board
+from lemamba.reporting.board import FILES, draw_board, made_by, merge_seeds, write_board, write_page
 from lemamba.reporting.tables import format_value, heading
 from lemamba.utils.atomic import check_writable, sha256
 from lemamba.utils.device import usable_device
@@ -65,6 +65,8 @@ def run(options: BoardOptions) -> int:
         print(f"note: replaces the board in {options.out}, made by: {earlier}")
     facts = provenance(options, files, jobs[0])
     write_board(options.out, results, failures, facts, options.sort, options.against)
+    sample = options.picture_sample % len(next(iter(next(iter(results.values()))["per_sample"].values())))
+    write_page(options.out, results, failures, facts, options.sort, jobs[0]["rgb"], sample)
     draw_board(options.out, results, jobs[0]["sensor"], options.sort, jobs[0]["rgb"])
     print(f"written: {options.out}/ {' '.join(name for name in FILES if (options.out / name).is_file())}")
     return INCOMPLETE_STATUS if options.strict and (failures or left_out) else 0

@@ -32,12 +32,12 @@ from lemamba.metrics.hqnr_map import hqnr_blocks
 from lemamba.metrics.inputs import BLOCK, check_positive, in_unit_range
 from lemamba.metrics.large import LargeImage
 from lemamba.reporting.html import html_report
-from lemamba.reporting.pictures import choose_bands, quick_look
-from lemamba.reporting.tables import heading, spread, to_latex
+from lemamba.reporting.pictures import choose_bands
+from lemamba.reporting.tables import direction, heading, spread, to_latex
+from lemamba.reporting.viewer import PAGE_BYTES, Viewer
 from lemamba.utils.atomic import check_writable, write_json, write_text
 from lemamba.utils.device import usable_device
 from lemamba.utils.errors import UserError
-from lemamba.utils.formats.fused import IMAGES
 from lemamba.utils.progress import track
 from lemamba.utils.sensors import get_sensor
 
@@ -55,14 +55,14 @@ class Result:
         names: the samples as MATLAB prints them: the numbers of the files in a folder, else 1, 2, …; or file names.
         meter: the values.
         notes: what the reader must know to compare these values with others.
-        pictures: sample -> title -> picture, see `lemamba.reporting.pictures.quick_look`.
+        pictures: of an HTML page, see `lemamba.reporting.viewer.Viewer`.
     """
 
     settings: Settings
     names: list[int | str]
     meter: Meter
     notes: list[str] = field(default_factory=list)
-    pictures: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    pictures: Viewer = field(default_factory=lambda: Viewer(0))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -171,12 +171,14 @@ def evaluate(options: EvaluateOptions) -> Result:
 
 def _evaluate(options: EvaluateOptions, opened: Opened) -> Result:
     meter, settings = Meter(), None
-    pictures: dict[str, dict[str, np.ndarray]] = {}
+    pictures = Viewer(0)
     notes, remarks, top = list(opened.notes), [], 0.0
     for name, sample in zip(opened.names, track(opened.samples, "measure", total=len(opened.names)), strict=True):
         if settings is None:
             settings, more = settle(sample, options, opened.info)
             notes += more
+            count = min(PICTURED_SAMPLES, len(opened.names))
+            pictures = Viewer(count, const=settings.const, published=settings.published)
         absent = [role for role in NEEDED[settings.protocol] if role not in sample]
         if absent:
             raise UserError(f"sample {name} lacks {', '.join(absent)}, which earlier ones have; make the files alike")
@@ -196,10 +198,8 @@ def _evaluate(options: EvaluateOptions, opened: Opened) -> Result:
         large = isinstance(images["sr"], LargeImage)
         if options.html and large:
             notes.append("No pictures: the scene is measured in its files; draw one with inference.py --rgb_png.")
-        elif options.html and len(pictures) < PICTURED_SAMPLES:
-            row = get_sensor(settings.sensor or "none")
-            rgb = choose_bands(row, sample["lms"] if "lms" in sample else sample["sr"], sample.get("pan"))
-            pictures[f"sample {name}"] = quick_look({k: sample[k] for k in IMAGES if k in sample and k != "ms"}, rgb)
+        elif options.html and len(pictures.samples) < PICTURED_SAMPLES:
+            _add_pictures(pictures, str(name), sample, images, settings, opened)
     if settings is None:
         raise UserError(f'expected at least one image in "{fused_path(options)}", found none; check the file')
     result = Result(settings, opened.names, meter, pictures=pictures)
@@ -212,7 +212,12 @@ def _write_map(options: EvaluateOptions, opened: Opened, images: dict[str, torch
     """Write HQNR, D_lambda_K and D_s of every block as a GeoTIFF."""
     assert options.hqnr_map is not None
     assert opened.place is not None  # of --ms and --pan
-    blocks = hqnr_blocks(
+    blocks = _hqnr_blocks(opened, images, settings)
+    write_map(options.hqnr_map, blocks, ("HQNR", "D_lambda_K", "D_s"), BLOCK, *opened.place)
+
+
+def _hqnr_blocks(opened: Opened, images: dict[str, torch.Tensor], settings: Settings) -> np.ndarray:
+    return hqnr_blocks(
         *(images[role] for role in ("sr", "lms", "pan")),
         ratio=settings.ratio,
         sensor=settings.sensor or "none",
@@ -220,8 +225,37 @@ def _write_map(options: EvaluateOptions, opened: Opened, images: dict[str, torch
         published=settings.published,
         mask=images.get("valid"),
         geometry=opened.geometry,
+    ).numpy()
+
+
+def _add_pictures(
+    viewer: Viewer, name: str, sample: Sample, images: dict[str, torch.Tensor], settings: Settings, opened: Opened
+) -> None:
+    """Add what the page shows of a sample."""
+    method = "sr"
+    rgb = choose_bands(
+        get_sensor(settings.sensor or "none"),
+        sample["lms"] if "lms" in sample else sample["sr"],
+        sample.get("pan"),
     )
-    write_map(options.hqnr_map, blocks.numpy(), ("HQNR", "D_lambda_K", "D_s"), BLOCK, *opened.place)
+    full = settings.protocol == "full"
+    roles = ("lms", "pan") if full else ("lms", "pan", "gt")
+    maps = None
+    if full:
+        one_pan = len(sample["pan"]) == 1
+        names = ("hqnr", "d_lambda_k", "d_s")
+        blocks = _hqnr_blocks(opened, {k: v.cpu() for k, v in images.items()}, settings) if one_pan else ()
+        maps = {method: dict(zip(names, blocks, strict=False))}
+    wavelengths = np.ravel(opened.info.get("wavelengths", ()))
+    viewer.add(
+        name,
+        {role: sample[role] for role in roles if role in sample},
+        {method: sample["sr"]},
+        rgb,
+        maps=maps,
+        valid=None if "valid" not in images else images["valid"][0, 0].cpu().numpy(),
+        wavelengths=wavelengths.tolist() if wavelengths.size == len(sample["sr"]) else None,
+    )
 
 
 def _notes(settings: Settings, top: float) -> list[str]:
@@ -296,16 +330,16 @@ def as_csv(result: Result) -> str:
 
 
 def as_html(result: Result, options: EvaluateOptions) -> str:
-    """Return one page with the table and the pictures of the first samples."""
+    """Return one page with the table and the images of the first samples."""
     settings, columns = result.settings, list(result.samples.values())
     facts = {"protocol": f"{settings.protocol} resolution", "ratio": str(settings.ratio)}
     facts |= {"const": f"{settings.const:g}"} if settings.const is not None else {}
     facts |= {"sensor": get_sensor(settings.sensor).name} if settings.sensor is not None else {}
     notes = list(result.notes)
-    if any("error" in panels for panels in result.pictures.values()):
-        notes.append("Panel error: mean over bands of |sr - gt|, brightest at a tenth of the range of gt (1-99 %).")
-    if len(result) > PICTURED_SAMPLES:
-        notes.append(f"Pictures: the first {PICTURED_SAMPLES} of {len(result)} samples.")
+    shown = len(result.pictures.samples)
+    if 0 < shown < len(result) or result.pictures.full:
+        limit = f"; more would exceed {PAGE_BYTES / 1e6:g} MB" if result.pictures.full else ""
+        notes.append(f"Images: the first {shown} of {len(result)} samples{limit}.")
     return html_report(
         fused_path(options).name,
         facts,
@@ -313,7 +347,8 @@ def as_html(result: Result, options: EvaluateOptions) -> str:
         [heading(name, ARROWS) for name in result.samples],
         {str(n): [f"{v[i]:.6f}" for v in columns] for i, n in enumerate(result.names)},
         {label: [f"{v[k]:.6f}" for v in result.summary.values()] for k, label in enumerate(("mean", "std"))},
-        result.pictures,
+        result.pictures.samples,
+        directions=[direction(name) for name in result.samples],
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from lemamba.metrics import REDUCED_NAMES
+from lemamba.reporting.html import html_report
 from lemamba.reporting.pictures import choose_bands, save_grid
 from lemamba.reporting.ranks import save_critical_difference
 from lemamba.reporting.scatter import save_scatter
@@ -23,6 +24,7 @@ from lemamba.reporting.tables import (
     COSTS,
     EFFORT,
     direction,
+    format_value,
     heading,
     mean_of,
     print_table,
@@ -33,6 +35,7 @@ from lemamba.reporting.tables import (
     to_latex,
     to_markdown,
 )
+from lemamba.reporting.viewer import PAGE_BYTES, Viewer
 from lemamba.utils.atomic import read_json, write_json, write_text
 from lemamba.utils.sensors import Sensor, get_sensor
 
@@ -43,7 +46,7 @@ GROUPS = {
     "Cost at reduced resolution": _COST,
 }
 RANKS = "critical_difference.png"
-FILES = (*(f"leaderboard.{kind}" for kind in ("md", "csv", "tex", "json")), "grid.png", "scatter.png", RANKS)
+FILES = (*(f"leaderboard.{kind}" for kind in ("md", "csv", "tex", "json", "html")), "grid.png", "scatter.png", RANKS)
 _KEPT = ("cost", "training", "seeds", "notes")  # of a result, in leaderboard.json next to the scores
 
 Results = Mapping[str, Mapping[str, Any]]
@@ -264,3 +267,46 @@ def draw_board(
     (out / RANKS).unlink(missing_ok=True)
     if ranks is not None:
         save_critical_difference(out / RANKS, ranks, heading(sort))
+
+
+def write_page(
+    out: Path,
+    results: Results,
+    failures: Mapping[str, str],
+    facts: Mapping[str, Any],
+    sort: str,
+    own_rgb: tuple[int, int, int] | None = None,
+    shown: int = 0,
+) -> None:
+    """Write leaderboard.html: the table, and the images of one sample with all methods together.
+
+    Args:
+        out, results, failures, facts, sort: as in `write_board`; "sensor" and "divisor" of the facts are used.
+        own_rgb: as in `draw_board`.
+        shown: number of the sample whose images the results hold, from 0.
+    """
+    table = sorted_rows({name: {**r["scores"], **r["cost"]} for name, r in results.items()}, sort)
+    columns = [column for group in GROUPS.values() for column in group if any(column in row for row in table.values())]
+    arrays = {name: results[name]["arrays"] for name in table}
+    first = next(iter(arrays.values()))
+    viewer = Viewer(1, const=facts["divisor"])
+    rgb = choose_bands(get_sensor(facts["sensor"]), first["lms"], first["pan"], own=own_rgb)
+    images = {role: first[role] for role in ("lms", "pan", "gt") if role in first}
+    viewer.add(str(shown), images, {name: one["sr"] for name, one in arrays.items()}, rgb)
+    notes = [f"{name} failed: {reason}" for name, reason in failures.items()]
+    notes += [f"{name}: {note}" for name in table for note in results[name]["notes"]]
+    if viewer.full:
+        notes.append(f"No images: they would exceed {PAGE_BYTES / 1e6:g} MB; choose fewer methods.")
+    about = {key: str(facts[key]) for key in ("dataset", "file", "sensor", "divisor") if facts.get(key) is not None}
+    page = html_report(
+        f"{facts['dataset']}: leaderboard",
+        about | {"sorted by": heading(sort), "values": "mean ± standard deviation over samples"},
+        notes,
+        [heading(column) for column in columns],
+        {name: [format_value(column, row.get(column)) for column in columns] for name, row in table.items()},
+        {},
+        viewer.samples,
+        directions=[direction(column) for column in columns],
+        first="method",
+    )
+    write_text(out / "leaderboard.html", page)

@@ -1,56 +1,59 @@
-"""A self-contained HTML page for one evaluated file: a table per sample, mean and std, and embedded pictures.
+"""A self-contained HTML page: a sortable table of scores and a viewer of the images.
 
-Pictures are (H, W, 3) uint8 or an error map (H, W) in [0, 1], as from `lemamba.reporting.pictures.quick_look`.
+The page holds everything it needs: values of the pixels (`lemamba.reporting.viewer`), its own script and style and,
+for the spectrum, uPlot (MIT licence), all in `assets/`. Its content security policy forbids any connection.
 """
 
 from __future__ import annotations
 
 import base64
 import html
-import io
+import json
 from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from string import Template
 
 import numpy as np
 
 from lemamba.reporting.pictures import ERROR_COLOURS
+from lemamba.reporting.viewer import BAND_COLUMNS, MAPS
 
-LONGEST_SIDE = 512  # pixels; larger pictures are averaged, so that the page stays small enough to mail
-
-_STYLE = """
-:root { color-scheme: light dark; font: 15px/1.45 system-ui, sans-serif; }
-body { max-width: 77rem; margin: 2rem auto; padding: 0 1rem; }
-h1, h2 { overflow-wrap: anywhere; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #8884; }
-tfoot td, tfoot th { font-weight: 600; border-top: 2px solid #8888; }
-.scroll { overflow-x: auto; }
-.row { display: flex; gap: .6rem; overflow-x: auto; margin: .3rem 0 1.2rem; }
-figure { margin: 0; } figcaption { text-align: center; opacity: .8; }
-img { height: 220px; image-rendering: pixelated; }
-.note { opacity: .8; }
-"""
+_ASSETS = Path(__file__).resolve().parent / "assets"
 
 
-def embedded(picture: np.ndarray) -> str:
-    """Return a picture as a data URI (PNG)."""
-    from matplotlib.image import imsave
-
-    step = -(-max(picture.shape[:2]) // LONGEST_SIDE)
-    H, W = (side // step for side in picture.shape[:2])
-    blocks = picture[: H * step, : W * step].reshape(H, step, W, step, -1).mean(axis=(1, 3))
-    whole = picture.ndim == 3
-    shown = np.round(blocks).astype(np.uint8) if whole else blocks[..., 0]
-    file = io.BytesIO()
-    imsave(file, shown, format="png", cmap=ERROR_COLOURS, vmin=0, vmax=1)  # the last three are for (H, W) only
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+@cache
+def _asset(name: str) -> str:
+    return (_ASSETS / name).read_text(encoding="utf-8")
 
 
-def _figures(pictures: Mapping[str, np.ndarray]) -> str:
-    figures = (
-        f'<figure><img src="{embedded(p)}" alt="{html.escape(n)}"><figcaption>{html.escape(n)}</figcaption></figure>'
-        for n, p in pictures.items()
+def _colours() -> str:
+    """Return the 256 colours of maps, red green blue, as base64."""
+    from matplotlib import colormaps
+
+    table = colormaps[ERROR_COLOURS](np.arange(256), bytes=True)[:, :3]
+    return base64.b64encode(table.astype(np.uint8).tobytes()).decode()
+
+
+def _table(
+    first: str,
+    columns: Sequence[str],
+    directions: Sequence[int],
+    rows: Mapping[str, Sequence[str]],
+    summary: Mapping[str, Sequence[str]],
+) -> str:
+    def line(name: str, cells: Sequence[str]) -> str:
+        values = "".join(f"<td>{html.escape(c)}</td>" for c in cells)
+        return f'<tr><th scope="row">{html.escape(name)}</th>{values}</tr>'
+
+    heads = "".join(
+        f'<th scope="col" data-direction="{d}">{html.escape(c)}</th>' for c, d in zip(columns, directions, strict=True)
     )
-    return f'<div class="row">{"".join(figures)}</div>'
+    return (
+        f'<table id="scores"><thead><tr><th scope="col">{html.escape(first)}</th>{heads}</tr></thead>'
+        f"<tbody>{''.join(line(n, c) for n, c in rows.items())}</tbody>"
+        f"<tfoot>{''.join(line(n, c) for n, c in summary.items())}</tfoot></table>"
+    )
 
 
 def html_report(
@@ -60,7 +63,10 @@ def html_report(
     columns: Sequence[str],
     rows: Mapping[str, Sequence[str]],
     summary: Mapping[str, Sequence[str]],
-    pictures: Mapping[str, Mapping[str, np.ndarray]],
+    samples: Sequence[str] = (),
+    *,
+    directions: Sequence[int] = (),
+    first: str = "sample",
 ) -> str:
     """Return the page; it needs no other file.
 
@@ -69,25 +75,26 @@ def html_report(
         facts: what was measured and how, name -> text.
         notes: sentences under the facts.
         columns: headings of the indices.
-        rows: sample -> cells, one per column.
+        rows: sample or method -> cells, one per column.
         summary: label ("mean", "std") -> cells.
-        pictures: sample -> title -> picture.
+        samples: of `lemamba.reporting.viewer.Viewer`; a sample named like a row is shown when that row is clicked.
+        directions: per column +1 if larger is better, -1 if smaller is, 0 if that is not known; empty: none is known.
+        first: heading of the names of the rows.
     """
-
-    def line(name: str, cells: Sequence[str]) -> str:
-        return f"<tr><th>{html.escape(name)}</th>{''.join(f'<td>{html.escape(c)}</td>' for c in cells)}</tr>"
-
-    head = "".join(f"<th>{html.escape(c)}</th>" for c in ("sample", *columns))
-    parts = [
-        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body><h1>{html.escape(title)}</h1>",
-        f"<p>{' · '.join(f'{html.escape(k)}: {html.escape(v)}' for k, v in facts.items())}</p>",
-        *(f'<p class="note">{html.escape(n)}</p>' for n in notes),
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>',
-        f"<tbody>{''.join(line(n, c) for n, c in rows.items())}</tbody>",
-        f"<tfoot>{''.join(line(n, c) for n, c in summary.items())}</tfoot></table></div>",
-        *(f"<h2>{html.escape(name)}</h2>{_figures(shown)}" for name, shown in pictures.items()),
-        "</body></html>",
-    ]
-    return "\n".join(parts) + "\n"
+    about = {"count": len(samples), "maps": MAPS, "columns": BAND_COLUMNS, "colours": _colours() if samples else ""}
+    data = [f'<script type="application/json" id="page">{json.dumps(about)}</script>']
+    data += [f'<script type="application/json" id="sample-{i}">{text}</script>' for i, text in enumerate(samples)]
+    scripts = (_asset("uPlot.iife.min.js"), _asset("page.js")) if samples else (_asset("page.js"),)
+    styles = (_asset("uPlot.min.css"), _asset("page.css")) if samples else (_asset("page.css"),)
+    licence = f"<!-- uPlot:\n{_asset('uPlot.LICENSE')}-->" if samples else ""
+    return Template(_asset("page.html")).substitute(
+        title=html.escape(title),
+        style="\n".join(styles),
+        facts=" · ".join(f"{html.escape(k)}: {html.escape(v)}" for k, v in facts.items()),
+        notes="\n".join(f'<p class="note">{html.escape(n)}</p>' for n in notes),
+        table=_table(first, columns, directions or [0] * len(columns), rows, summary),
+        viewer=_asset("viewer.html") if samples else "",
+        data="\n".join(data),
+        scripts="\n".join(f"<script>{text}</script>" for text in scripts),
+        licence=licence,
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 
 import h5py
 import pytest
@@ -60,6 +61,10 @@ def test_board_reports_scores_cost_pictures_and_failures(tmp_path, new_methods, 
     assert psnr == sorted(psnr, reverse=True)
     assert "Broken failed" in (out / "leaderboard.md").read_text()
     assert (out / "leaderboard.tex").read_text().count(r"\\") == 4
+    page = (out / "leaderboard.html").read_text()
+    (shown,) = (json.loads(text) for text in re.findall(r'id="sample-\d+">(.*?)</script>', page, re.S))
+    assert list(shown["fused"]) == list(shown["maps"]) == [row["method"] for row in rows] and shown["name"] == "0"
+    assert "Broken failed" in page and f"{exp['psnr']['mean']:.2f}" in page
     for picture in ("grid.png", "scatter.png"):
         assert (out / picture).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 

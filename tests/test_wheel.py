@@ -20,7 +20,7 @@ import lemamba
 
 ROOT = Path(__file__).resolve().parent.parent
 MATLAB = "Pansharpening_Hyper_SR_Matlab_Test_Package"
-DATA_FILES = {".c", ".h", ".yaml", ".m", ".safetensors", ".json"}
+DATA_FILES = {".c", ".h", ".yaml", ".m", ".safetensors", ".json", ".js", ".css", ".html", ".LICENSE"}
 FOLDERS = {p.parent.name for p in ROOT.glob("*/__init__.py")} - {"lemamba", "benchmarks"} | {
     "configs",
     "weights",

@@ -1,0 +1,571 @@
+"use strict";
+// The page of evaluate.py --html and leaderboard.py: a sortable table, synchronised images, spectrum, maps.
+// Pixel values come as text from lemamba/reporting/pixels.py; nothing is loaded from elsewhere.
+(() => {
+  const $ = (id) => document.getElementById(id);
+  const make = (name, text, attributes = {}) => {
+    const node = document.createElement(name);
+    if (text !== undefined) node.textContent = text;
+    for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+    return node;
+  };
+  const page = JSON.parse($("page").textContent);
+  const MISSING = -32768;
+
+  // ---- table of scores -------------------------------------------------------------------------------------------
+  const table = $("scores"), body = table.tBodies[0], original = [...body.rows];
+  const number = (row, column) => parseFloat(row.cells[column].textContent.replaceAll(",", ""));
+
+  function sortBy(column, ascending) {
+    const rows = [...original];
+    rows.sort((a, b) => {
+      const [x, y] = [number(a, column), number(b, column)];
+      if (Number.isNaN(x) || Number.isNaN(y)) return Number.isNaN(x) - Number.isNaN(y); // without a value: last
+      return ascending ? x - y : y - x;
+    });
+    body.append(...rows);
+    for (const head of table.tHead.rows[0].cells) head.removeAttribute("aria-sort");
+    table.tHead.rows[0].cells[column].setAttribute("aria-sort", ascending ? "ascending" : "descending");
+  }
+
+  function sortWorst(column) {
+    const head = table.tHead.rows[0].cells[column];
+    sortBy(column, Number(head.dataset.direction) >= 0);
+    $("order").textContent = `worst first by ${head.textContent}`;
+  }
+
+  function prepareTable() {
+    const heads = [...table.tHead.rows[0].cells];
+    heads.slice(1).forEach((head, i) => {
+      const button = make("button", head.textContent, { type: "button" });
+      head.replaceChildren(button);
+      button.addEventListener("click", () => {
+        const now = head.getAttribute("aria-sort");
+        if (!now) return sortWorst(i + 1);
+        sortBy(i + 1, now !== "ascending");
+        $("order").textContent = `sorted by ${head.textContent}`;
+      });
+    });
+    const ranked = heads.findIndex((head) => Number(head.dataset.direction));
+    $("worst").hidden = ranked < 0;
+    $("worst").addEventListener("click", () => {
+      const by = heads.findIndex((head) => head.hasAttribute("aria-sort") && Number(head.dataset.direction));
+      sortWorst(by < 0 ? ranked : by);
+    });
+    $("original").addEventListener("click", () => {
+      body.append(...original);
+      heads.forEach((head) => head.removeAttribute("aria-sort"));
+      $("order").textContent = "";
+    });
+  }
+  prepareTable();
+  if (!page.count) return;
+
+  // ---- reading pixel values --------------------------------------------------------------------------------------
+  const bytesOf = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+
+  async function inflate(text) {
+    const stream = new Blob([bytesOf(text)]).stream().pipeThrough(new DecompressionStream("deflate"));
+    return new Uint8Array(await new Response(stream).arrayBuffer());
+  }
+
+  // The inverse of pixels.py: pack.
+  async function unpack(packed, reference) {
+    const [C, H, W] = packed.shape, size = H * W, bytes = await inflate(packed.data);
+    const data = new Int16Array(C * size);
+    for (let i = 0; i < data.length; i++) {
+      const folded = bytes[i] | (bytes[i + data.length] << 8);
+      data[i] = (folded >>> 1) ^ -(folded & 1);
+    }
+    for (let c = 0; c < C; c++) {
+      const first = c * size;
+      const gain = packed.modes[c];
+      if (gain < 0) {
+        for (let i = first; i < first + size; i++) data[i] += reference.data[i];
+        continue;
+      }
+      const rest = gain ? (i) => data[i] - ((gain * data[i - size]) >> 4) : (i) => data[i];
+      for (let y = 0, i = first; y < H; y++) {
+        for (let x = 0; x < W; x++, i++) {
+          const left = x ? rest(i - 1) : 0, above = y ? rest(i - W) : 0, corner = x && y ? rest(i - W - 1) : 0;
+          const small = Math.min(left, above), large = Math.max(left, above);
+          data[i] += (corner >= large ? small : corner <= small ? large : left + above - corner) + (gain ? (gain * data[i - size]) >> 4 : 0);
+        }
+      }
+    }
+    return { ...packed, C, H, W, data, value: (c, i) => data[c * size + i] === MISSING ? NaN : packed.low + packed.step * data[c * size + i] };
+  }
+
+  async function load(index) {
+    const about = JSON.parse($(`sample-${index}`).textContent);
+    const base = about.reference ? await unpack(about.images[about.reference]) : null;
+    const images = {}, fused = {}, maps = {};
+    for (const [role, packed] of Object.entries(about.images)) images[role] = role === about.reference ? base : await unpack(packed, base);
+    for (const [method, packed] of Object.entries(about.fused)) fused[method] = await unpack(packed, base);
+    for (const [method, ones] of Object.entries(about.maps)) {
+      maps[method] = {};
+      for (const [name, packed] of Object.entries(ones)) maps[method][name] = await unpack(packed);
+    }
+    return { ...about, images, fused, maps, base: base || Object.values(fused)[0], limits: {} };
+  }
+
+  // ---- state -----------------------------------------------------------------------------------------------------
+  const state = { index: 0, sample: null, x: 0, y: 0, zoom: 1, pixel: null, map: null };
+  const colours = bytesOf(page.colours);
+  let panels = []; // {name, canvas, picture, block}
+  let requested = 0;
+
+  const digits = (step) => Math.max(0, Math.min(6, Math.ceil(-Math.log10(step))));
+  const bandName = (c) => state.sample.wavelengths ? `${c + 1} (${+state.sample.wavelengths[c].toFixed(1)} nm)` : `${c + 1}`;
+  const current = () => state.sample.base;
+  const nameOf = (method) => Object.keys(state.sample.fused).length > 1 ? method : "sr";
+
+  // ---- pictures --------------------------------------------------------------------------------------------------
+  // Low and high end of a band, in steps: percentiles of the image's values.
+  function limitsOf(image, band, stretch) {
+    if (stretch === "peak") return [-image.low / image.step, (state.sample.peak - image.low) / image.step];
+    const key = `${band} ${stretch}`;
+    image.limits ||= {};
+    if (image.limits[key]) return image.limits[key];
+    const counts = new Uint32Array(65536), size = image.H * image.W;
+    let known = 0;
+    for (let i = band * size; i < (band + 1) * size; i++) if (image.data[i] !== MISSING) { counts[image.data[i] + 32768]++; known++; }
+    const at = (share) => {
+      let left = share * (known - 1);
+      for (let v = 0; v < 65536; v++) { left -= counts[v]; if (left < 0) return v - 32768; }
+      return 0;
+    };
+    const p = Number(stretch) / 100;
+    return (image.limits[key] = [at(p), at(1 - p)]);
+  }
+
+  function picture(width, height, paint) {
+    const canvas = make("canvas");
+    canvas.width = width;
+    canvas.height = height;
+    const context = canvas.getContext("2d"), image = context.createImageData(width, height);
+    paint(image.data);
+    context.putImageData(image, 0, 0);
+    return canvas;
+  }
+
+  function coloured(image, bands, reference) {
+    const stretch = $("stretch").value, size = image.H * image.W;
+    const parts = bands.map((band) => [band * size, ...limitsOf(reference, band, stretch)]);
+    return picture(image.W, image.H, (out) => {
+      for (let i = 0; i < size; i++) {
+        let known = true;
+        for (let k = 0; k < 3; k++) {
+          const [first, low, high] = parts[k], value = image.data[first + i];
+          known &&= value !== MISSING;
+          out[4 * i + k] = 255 * (value - low) / Math.max(high - low, 1); // the array rounds and clips
+        }
+        out[4 * i + 3] = known ? 255 : 0;
+      }
+    });
+  }
+
+  function mapped(map, name) {
+    const [low, high] = state.sample.scales[name], reverse = page.maps[name].direction > 0;
+    return picture(map.W, map.H, (out) => {
+      for (let i = 0; i < map.H * map.W; i++) {
+        const value = map.value(0, i);
+        const part = Math.min(1, Math.max(0, (value - low) / (high - low)));
+        const k = 3 * Math.round(255 * (reverse ? 1 - part : part)) || 0;
+        out.set([colours[k], colours[k + 1], colours[k + 2], Number.isNaN(value) ? 0 : 255], 4 * i);
+      }
+    });
+  }
+
+  // All panels: inputs, then the result and the map of each method.
+  function pictures() {
+    const { images, fused, maps, rgb } = state.sample, found = [];
+    const bands = ["red", "green", "blue"].map((id) => Number($(id).value));
+    const add = (name, key, canvas, block = 1) => found.push({ name, key, picture: canvas, block });
+    if (images.lms) add("lms: MS, interpolated", "lms", coloured(images.lms, bands, current()));
+    if (images.pan) add(images.pan.C < 3 ? "pan" : "guide", "pan", coloured(images.pan, images.pan.C < 3 ? [0, 0, 0] : [0, 1, 2], images.pan));
+    if (images.gt) add("gt: ground truth", "gt", coloured(images.gt, bands, current()));
+    const name = $("map").value;
+    for (const method of Object.keys(fused)) {
+      const label = nameOf(method);
+      add(label === "sr" ? "sr: fused" : label, `sr ${method}`, coloured(fused[method], bands, current()));
+      const map = maps[method]?.[name];
+      if (map) add(label === "sr" ? page.maps[name].label : `${label}: ${page.maps[name].name}`, `map ${method}`, mapped(map, name), map.block);
+    }
+    return found;
+  }
+
+  // Left and top of the visible part and its size, in pixels of the image.
+  function visible() {
+    const { W, H } = current(), w = W / state.zoom, h = H / state.zoom;
+    return { left: state.x - w / 2, top: state.y - h / 2, w, h };
+  }
+
+  function drawPicture(context, panel, width, height) {
+    const { left, top, w, h } = visible(), k = width / w;
+    context.imageSmoothingEnabled = k / devicePixelRatio < 1; // averaged only when pixels are smaller than the screen's
+    context.drawImage(panel.picture, -left * k, -top * k, panel.picture.width * panel.block * k, panel.picture.height * panel.block * k);
+  }
+
+  function drawMark(context, width) {
+    if (!state.pixel) return;
+    const { left, top, w } = visible(), k = width / w, side = Math.max(k, 9 * devicePixelRatio);
+    const x = (state.pixel.x + 0.5 - left) * k - side / 2, y = (state.pixel.y + 0.5 - top) * k - side / 2;
+    for (const [grow, colour] of [[2, "#000"], [0, "#fff"]]) {
+      context.lineWidth = 1.5 * devicePixelRatio;
+      context.strokeStyle = colour;
+      context.strokeRect(x - grow, y - grow, side + 2 * grow, side + 2 * grow);
+    }
+  }
+
+  function sized(canvas) {
+    const width = Math.max(1, Math.round(canvas.clientWidth * devicePixelRatio)), height = Math.round(width * current().H / current().W);
+    if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
+    const context = canvas.getContext("2d");
+    context.clearRect(0, 0, width, height);
+    return [context, width, height];
+  }
+
+  function drawCompare() {
+    const [context, width, height] = sized($("compare"));
+    const at = width * Number($("divider").value) / 100;
+    const [left, right] = ["left", "right"].map((id) => panels.find((panel) => panel.key === $(id).value));
+    for (const [panel, first, last] of [[left, 0, at], [right, at, width]]) {
+      if (!panel || last <= first) continue;
+      context.save();
+      context.beginPath();
+      context.rect(first, 0, last - first, height);
+      context.clip();
+      drawPicture(context, panel, width, height);
+      context.restore();
+    }
+    drawMark(context, width);
+    for (const [thick, colour] of [[4, "#000"], [2, "#fff"]]) {
+      context.fillStyle = colour;
+      context.fillRect(at - thick * devicePixelRatio / 2, 0, thick * devicePixelRatio, height);
+    }
+  }
+
+  let waiting = false;
+  function draw() {
+    if (waiting || !state.sample) return;
+    waiting = true;
+    requestAnimationFrame(() => {
+      waiting = false;
+      for (const panel of panels) {
+        const [context, width, height] = sized(panel.canvas);
+        drawPicture(context, panel, width, height);
+        drawMark(context, width);
+      }
+      drawCompare();
+    });
+  }
+
+  function clamp() {
+    const { W, H } = current();
+    state.zoom = Math.min(Math.max(1, state.zoom), Math.max(8, Math.max(W, H) / 8));
+    const w = W / state.zoom / 2, h = H / state.zoom / 2;
+    state.x = Math.min(Math.max(state.x, w), W - w);
+    state.y = Math.min(Math.max(state.y, h), H - h);
+    document.body.classList.toggle("zoomed", state.zoom > 1);
+  }
+
+  // Zoom and keep the point (x, y) of the image where it is.
+  function zoom(by, x = state.x, y = state.y) {
+    const before = state.zoom;
+    state.zoom *= by;
+    clamp();
+    const ratio = before / state.zoom;
+    state.x = x + (state.x - x) * ratio;
+    state.y = y + (state.y - y) * ratio;
+    clamp();
+    draw();
+  }
+
+  function whole() {
+    [state.zoom, state.x, state.y] = [1, current().W / 2, current().H / 2];
+    clamp();
+    draw();
+  }
+
+  function rebuild() {
+    const fresh = pictures(), same = fresh.length === panels.length && fresh.every((panel, i) => panel.key === panels[i].key);
+    if (!same) $("panels").replaceChildren();
+    panels = fresh.map((panel, i) => {
+      if (same) return { ...panels[i], ...panel };
+      const canvas = make("canvas", undefined, { role: "img" }), figure = make("figure"), caption = make("figcaption");
+      figure.append(canvas, caption);
+      $("panels").append(figure);
+      follow(canvas);
+      return { ...panel, canvas, caption };
+    });
+    for (const panel of panels) {
+      panel.caption.textContent = panel.name;
+      panel.canvas.setAttribute("aria-label", panel.name);
+    }
+    fillCompare();
+    drawBar();
+    draw();
+  }
+
+  function options(select, entries, chosen) {
+    select.replaceChildren(...entries.map(([value, text]) => make("option", text, { value })));
+    if (entries.some(([value]) => String(value) === String(chosen))) select.value = chosen;
+  }
+
+  function fillCompare() {
+    const entries = panels.map((panel) => [panel.key, panel.name]), fused = panels.find((panel) => panel.key.startsWith("sr "))?.key;
+    const [left, right] = ["left", "right"].map((id) => $(id).value);
+    options($("left"), entries, entries.some(([key]) => key === left) ? left : entries[0][0]);
+    options($("right"), entries, entries.some(([key]) => key === right) ? right : fused);
+  }
+
+  function drawBar() {
+    const name = $("map").value, scale = state.sample.scales[name];
+    $("scale").hidden = !scale;
+    $("map-label").hidden = !scale;
+    if (!scale) return;
+    const { direction, unit, label } = page.maps[name], [low, high] = scale, bar = $("bar"), context = bar.getContext("2d");
+    bar.width = 256;
+    for (let i = 0; i < 256; i++) {
+      const k = 3 * (direction > 0 ? 255 - i : i);
+      context.fillStyle = `rgb(${colours[k]} ${colours[k + 1]} ${colours[k + 2]})`;
+      context.fillRect(i, 0, 1, 14);
+    }
+    const text = (value) => `${+value.toPrecision(3)}${unit}`;
+    const more = direction > 0 ? ["≤ ", ""] : ["", "≥ "];
+    $("low").textContent = more[0] + text(low);
+    $("middle").textContent = `${label}; bright = worse`;
+    $("high").textContent = more[1] + text(high);
+    bar.setAttribute("aria-label", `Colour bar of ${label}, from ${text(low)} to ${text(high)}`);
+  }
+
+  // ---- spectrum --------------------------------------------------------------------------------------------------
+  const PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]; // Okabe and Ito, 2008
+  const DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3]];
+  let plot = null;
+
+  const ink = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+  // Lines of the spectrum: gt (or lms) first.
+  function lines() {
+    const { images, fused } = state.sample, found = [];
+    if (images.gt) found.push({ label: "gt", image: images.gt, stroke: ink("--ink"), width: 3, dash: [] });
+    if (images.lms) found.push({ label: "lms", image: images.lms, stroke: ink("--dim"), width: 1.5, dash: [4, 4] });
+    Object.entries(fused).forEach(([method, image], i) => {
+      const dash = DASHES[Math.floor(i / PALETTE.length) % DASHES.length];
+      found.push({ label: nameOf(method), image, stroke: PALETTE[i % PALETTE.length], width: 2, dash });
+    });
+    return found;
+  }
+
+  const valuesAt = (image) => Array.from({ length: image.C }, (_, c) => image.value(c, state.pixel.y * image.W + state.pixel.x));
+
+  function drawSpectrum() {
+    const shown = lines(), C = current().C, nm = state.sample.wavelengths;
+    const order = Array.from({ length: C }, (_, c) => c);
+    if (nm) order.sort((a, b) => nm[a] - nm[b]);
+    const columns = shown.map((line) => valuesAt(line.image));
+    const data = [order.map((c) => nm ? nm[c] : c + 1), ...columns.map((v) => order.map((c) => Number.isNaN(v[c]) ? null : v[c]))];
+    plot?.destroy();
+    const axis = { stroke: ink("--ink"), grid: { stroke: ink("--line"), width: 1 }, ticks: { stroke: ink("--line"), width: 1 } };
+    plot = new uPlot({
+      width: Math.max(200, $("spectrum").clientWidth), height: 300, legend: { show: false }, cursor: { drag: { x: false, y: false } },
+      scales: { x: { time: false, range: (_, low, high) => low === high ? [low - 1, high + 1] : [low - 0.02 * (high - low), high + 0.02 * (high - low)] } },
+      axes: [
+        { ...axis, label: nm ? "wavelength in nm" : "band", ...(nm ? {} : { incrs: [1, 2, 5, 10, 20, 50, 100] }) },
+        { ...axis, label: "value", size: 64 },
+      ],
+      series: [{}, ...shown.map(({ label, stroke, width, dash }) => ({ label, stroke, width, dash, points: { show: C <= 40, size: 6, fill: stroke } }))],
+    }, data, $("spectrum"));
+    $("legend").replaceChildren(...shown.map(({ label, stroke, width, dash }) => {
+      const item = make("span"), key = document.createElementNS("http://www.w3.org/2000/svg", "svg"), line = document.createElementNS("http://www.w3.org/2000/svg", "line");
+      for (const [k, v] of Object.entries({ width: 32, height: 10, "aria-hidden": true })) key.setAttribute(k, v);
+      for (const [k, v] of Object.entries({ x1: 0, x2: 32, y1: 5, y2: 5, stroke, "stroke-width": width, "stroke-dasharray": dash.join(" ") })) line.setAttribute(k, v);
+      key.append(line);
+      item.append(key, label);
+      return item;
+    }));
+    fillValues(shown, columns);
+  }
+
+  function fillTable(target, heads, rows) {
+    const head = make("thead"), line = make("tr"), inner = make("tbody");
+    line.append(...heads.map((text) => make("th", text, { scope: "col" })));
+    head.append(line);
+    inner.append(...rows.map(([first, ...cells]) => {
+      const row = make("tr");
+      row.append(make("th", first, { scope: "row" }), ...cells.map((text) => make("td", text)));
+      return row;
+    }));
+    target.replaceChildren(head, inner);
+  }
+
+  function fillValues(shown, columns) {
+    const text = (value, image) => Number.isNaN(value) ? "–" : value.toFixed(digits(image.step));
+    fillTable($("values"), ["band", ...shown.map((line) => line.label)], columns[0].map((_, c) => [bandName(c), ...shown.map((line, k) => text(columns[k][c], line.image))]));
+    const { x, y } = state.pixel, k = state.sample.factor, parts = [`Row ${y * k}, column ${x * k} (counted from 0)`];
+    if (k > 1) parts[0] += `, mean of ${k} × ${k} pixels`;
+    const several = Object.keys(state.sample.maps).length > 1, name = $("map").value;
+    for (const [method, maps] of Object.entries(state.sample.maps)) {
+      for (const [key, map] of Object.entries(maps)) {
+        if (several && key !== name) continue;
+        const value = map.value(0, Math.floor(y / map.block) * map.W + Math.floor(x / map.block));
+        parts.push(`${page.maps[key].name}${several ? ` of ${method}` : ""} ${Number.isNaN(value) ? "undefined" : value.toFixed(digits(map.step)) + page.maps[key].unit}`);
+      }
+    }
+    $("pixel").textContent = parts.join(" · ");
+  }
+
+  function mark(x, y) {
+    const { W, H } = current();
+    state.pixel = { x: Math.min(Math.max(0, Math.floor(x)), W - 1), y: Math.min(Math.max(0, Math.floor(y)), H - 1) };
+    drawSpectrum();
+    draw();
+  }
+
+  // ---- bands -----------------------------------------------------------------------------------------------------
+  function fillBands() {
+    const rows = state.sample.bands[$("method").value];
+    $("per-band").hidden = !rows;
+    if (!rows) return;
+    const text = (value) => value === null ? "–" : String(+value.toPrecision(5));
+    fillTable($("bands"), ["band", ...page.columns], rows.map((row, c) => [bandName(c), ...row.map(text)]));
+  }
+
+  // ---- pointer and keys ------------------------------------------------------------------------------------------
+  function follow(canvas) {
+    const pointers = new Map();
+    let moved = 0, dividing = false;
+    const at = (event) => {
+      const box = canvas.getBoundingClientRect(), { left, top, w, h } = visible();
+      return [left + (event.clientX - box.left) / box.width * w, top + (event.clientY - box.top) / box.height * h, box];
+    };
+    canvas.addEventListener("pointerdown", (event) => {
+      pointers.set(event.pointerId, event);
+      canvas.setPointerCapture(event.pointerId);
+      if (pointers.size > 1) return;
+      moved = 0;
+      const box = canvas.getBoundingClientRect();
+      dividing = canvas.id === "compare" && Math.abs((event.clientX - box.left) / box.width * 100 - Number($("divider").value)) / 100 * box.width < 14;
+    });
+    canvas.addEventListener("pointermove", (event) => {
+      const before = pointers.get(event.pointerId);
+      if (!before) return;
+      const [dx, dy] = [event.clientX - before.clientX, event.clientY - before.clientY];
+      moved += Math.abs(dx) + Math.abs(dy);
+      const other = [...pointers.values()].find((one) => one.pointerId !== event.pointerId);
+      const [x, y, box] = at(event);
+      if (other) {
+        const length = (one) => Math.hypot(one.clientX - other.clientX, one.clientY - other.clientY);
+        zoom(length(event) / Math.max(length(before), 1), x, y);
+      } else if (dividing) {
+        $("divider").value = (event.clientX - box.left) / box.width * 100;
+      } else if (moved > 4) {
+        const { w, h } = visible();
+        state.x -= dx / box.width * w;
+        state.y -= dy / box.height * h;
+        clamp();
+      }
+      pointers.set(event.pointerId, event);
+      draw();
+    });
+    canvas.addEventListener("pointerup", (event) => {
+      if (pointers.size === 1 && moved <= 4 && !dividing) mark(...at(event));
+      pointers.delete(event.pointerId);
+    });
+    canvas.addEventListener("pointercancel", (event) => pointers.delete(event.pointerId));
+    canvas.addEventListener("dblclick", (event) => zoom(2, ...at(event)));
+    canvas.addEventListener("wheel", (event) => {
+      if (!event.ctrlKey && !event.metaKey) return; // the page scrolls
+      event.preventDefault();
+      zoom(Math.exp(-event.deltaY / 300), ...at(event));
+    }, { passive: false });
+  }
+
+  function keys(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const far = event.shiftKey ? 10 : 1, { x, y } = state.pixel;
+    const actions = {
+      "+": () => zoom(1.5, x, y), "=": () => zoom(1.5, x, y), "-": () => zoom(1 / 1.5, x, y), "0": whole,
+      ArrowLeft: () => mark(x - far, y), ArrowRight: () => mark(x + far, y), ArrowUp: () => mark(x, y - far), ArrowDown: () => mark(x, y + far),
+      n: () => show(state.index + 1), p: () => show(state.index - 1),
+    };
+    if (!actions[event.key]) return;
+    event.preventDefault();
+    actions[event.key]();
+  }
+
+  // ---- samples ---------------------------------------------------------------------------------------------------
+  function fillControls(first) {
+    const sample = state.sample, bands = Array.from({ length: current().C }, (_, c) => [c, bandName(c)]);
+    ["red", "green", "blue"].forEach((id, k) => {
+      const kept = $(id).value;
+      options($(id), bands, first || !(kept < bands.length) ? sample.rgb[k] : kept);
+    });
+    options($("map"), Object.keys(sample.scales).map((name) => [name, page.maps[name].label]), $("map").value);
+    options($("method"), Object.keys(sample.fused).map((name) => [name, name]), $("method").value);
+    $("choose-method").hidden = Object.keys(sample.fused).length < 2;
+    $("stretch").querySelector("[value=peak]").hidden = sample.peak === null;
+    const step = current().step, shrunk = sample.factor > 1 ? ` Means of ${sample.factor} × ${sample.factor} pixels.` : "";
+    $("precision").textContent = (step === 1 ? "Values are exact." : `Values are rounded to ${+step.toPrecision(2)}; scores and maps come from the full values.`) + shrunk;
+  }
+
+  async function show(index) {
+    if (index < 0 || index >= page.count) return;
+    const request = ++requested, sample = await load(index);
+    if (request !== requested) return; // another was asked for meanwhile
+    const before = state.sample && [current().H, current().W].join();
+    [state.index, state.sample] = [index, sample];
+    $("sample").value = index;
+    $("shown").textContent = `sample ${sample.name}`;
+    [$("previous").disabled, $("next").disabled] = [index === 0, index === page.count - 1];
+    for (const row of original) row.classList.toggle("here", row.cells[0].textContent === sample.name);
+    fillControls(before === null);
+    const { H, W } = current();
+    if (before !== [H, W].join()) {
+      state.pixel = { x: W >> 1, y: H >> 1 };
+      whole();
+    }
+    rebuild();
+    fillBands();
+    drawSpectrum();
+    document.body.dataset.ready = index;
+  }
+
+  function start() {
+    const names = Array.from({ length: page.count }, (_, i) => JSON.parse(`"${/"name":"((?:[^"\\]|\\.)*)"/.exec($(`sample-${i}`).textContent)[1]}"`));
+    options($("sample"), names.map((name, i) => [i, name]));
+    for (const row of original) {
+      const index = names.indexOf(row.cells[0].textContent);
+      if (index < 0) continue;
+      const button = make("button", row.cells[0].textContent, { type: "button", class: "open", title: "show its images" });
+      row.cells[0].replaceChildren(button);
+      button.addEventListener("click", () => show(index));
+    }
+    for (const node of [$("sample").parentElement, $("previous").parentElement]) node.hidden = page.count < 2;
+    $("sample").addEventListener("change", () => show(Number($("sample").value)));
+    $("previous").addEventListener("click", () => show(state.index - 1));
+    $("next").addEventListener("click", () => show(state.index + 1));
+    for (const id of ["red", "green", "blue", "stretch"]) $(id).addEventListener("change", rebuild);
+    $("map").addEventListener("change", () => { rebuild(); drawSpectrum(); });
+    for (const id of ["left", "right"]) $(id).addEventListener("change", draw);
+    $("divider").addEventListener("input", draw);
+    $("method").addEventListener("change", fillBands);
+    $("in").addEventListener("click", () => zoom(1.5, state.pixel.x, state.pixel.y));
+    $("out").addEventListener("click", () => zoom(1 / 1.5, state.pixel.x, state.pixel.y));
+    $("fit").addEventListener("click", whole);
+    for (const id of ["panels", "stage"]) $(id).addEventListener("keydown", keys);
+    follow($("compare"));
+    new ResizeObserver(() => { draw(); if (plot && state.sample) plot.setSize({ width: Math.max(200, $("spectrum").clientWidth), height: 300 }); }).observe($("panels"));
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { if (state.sample) drawSpectrum(); });
+    for (const [event, paper] of [["beforeprint", true], ["afterprint", false]]) {
+      addEventListener(event, () => { // canvases keep the colours they were drawn with
+        document.documentElement.classList.toggle("paper", paper);
+        if (state.sample) drawSpectrum();
+      });
+    }
+    show(0);
+  }
+  start();
+})();

@@ -1,0 +1,293 @@
+"""The HTML page: what it stores, and in headless Chromium what it shows and how it is operated."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lemamba.metrics import q2n, sam
+from lemamba.metrics.maps import angle_map, q2n_map
+from lemamba.reporting.html import html_report
+from lemamba.reporting.viewer import Viewer, band_scores
+
+C, H, W = 5, 64, 96
+HOLE = 10, 12  # row and column of a pixel without data
+RGB = (4, 2, 0)
+METHODS = ("good", "bad")
+
+
+def sample(seed: int, size: tuple[int, int, int] = (C, H, W)) -> dict[str, np.ndarray]:
+    """Smooth random images in 11 bits, with fractions."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.uniform(100, 1900, (size[0], size[1] // 8, size[2] // 8))
+    gt = np.kron(coarse, np.ones((8, 8))) + rng.normal(0, 20, size)
+    return {
+        "gt": gt,
+        "lms": np.kron(coarse, np.ones((8, 8))),
+        "pan": gt.mean(0, keepdims=True),
+        "good": gt + rng.normal(0, 10, size),
+        "bad": gt + rng.normal(0, 60, size),
+    }
+
+
+def view(viewer: Viewer, name: str, images: dict[str, np.ndarray], **more) -> bool:
+    known = {role: images[role] for role in ("gt", "lms", "pan") if role in images}
+    return viewer.add(name, known, {m: images[m] for m in METHODS if m in images}, RGB, **more)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_means_of_the_maps_are_the_indices(masked):
+    """Sides that are no multiple of 32 are mirrored by both."""
+    images = {k: torch.from_numpy(v) for k, v in sample(1, (3, 72, 104)).items()}
+    sr, gt = images["bad"], images["gt"]
+    mask = torch.ones(72, 104, dtype=torch.bool)
+    if masked:
+        mask[40:50, 5:90] = False
+    batch = {"mask": mask[None, None]} if masked else {}
+    angles = angle_map(sr, gt, mask if masked else None)
+    blocks = q2n_map(sr, gt, const=2047, mask=mask if masked else None)
+    assert angles.shape == (72, 104) and blocks.shape == (3, 4)
+    assert bool(angles.isnan().any()) == bool(blocks.isnan().any()) == masked
+    torch.testing.assert_close(angles.nanmean(), sam(sr[None], gt[None], **batch)[0])
+    torch.testing.assert_close(blocks.nanmean(), q2n(sr[None], gt[None], const=2047, **batch)[0])
+
+
+def test_scores_of_bands_are_their_formulas():
+    images, valid = sample(2), np.ones((H, W), bool)
+    valid[:, :50] = False
+    x, y = images["good"][3][valid], images["gt"][3][valid]
+    rmse, psnr, correlation = band_scores(images["good"], images["gt"], 2047, valid)[3]
+    assert rmse == pytest.approx(np.sqrt(((x - y) ** 2).mean()))
+    assert psnr == pytest.approx(10 * np.log10(2047**2 / ((x - y) ** 2).mean()))
+    assert correlation == pytest.approx(np.corrcoef(x, y)[0, 1])
+    flat = np.ones((1, H, W))
+    assert band_scores(flat, flat, None) == [[0.0, None, None]]
+
+
+def test_a_page_has_a_limit_and_says_what_it_left_out():
+    room, tight, tiny = (Viewer(4, const=2047, limit=limit) for limit in (10**7, 4 * 85_000, 150_000))
+    for viewer in (room, tight, tiny):
+        for i in range(4):
+            view(viewer, str(i), sample(i))
+    assert (len(room.samples), room.full) == (4, False)
+    assert (len(tight.samples), tight.full) == (4, False) and sum(map(len, tight.samples)) <= 4 * 85_000
+    assert 0 < len(tiny.samples) < 4 and tiny.full and sum(map(len, tiny.samples)) <= 150_000
+    steps = [json.loads(viewer.samples[0])["images"]["gt"]["step"] for viewer in (room, tight)]
+    assert steps[0] < 0.5 < steps[1]
+
+
+def test_whole_numbers_are_kept_exactly_where_there_is_room():
+    viewer = Viewer(1, const=2047)
+    view(viewer, "1", {k: np.rint(v) for k, v in sample(3).items()})
+    assert json.loads(viewer.samples[0])["images"]["gt"]["step"] == 1
+
+
+def test_names_cannot_end_a_script_or_start_a_tag():
+    viewer = Viewer(1)
+    name = '</script><b x="1">&'
+    view(viewer, name, sample(3))
+    page = html_report(name, {name: name}, [name], [name], {name: ["1"]}, {}, viewer.samples)
+    assert "<b x" not in page and page.count("</script>") == 4
+    text = re.search(r'id="sample-0">(.*?)</script>', page, re.S)
+    assert text and json.loads(text[1])["name"] == name
+
+
+# ---- in the browser -------------------------------------------------------------------------------------------------
+
+QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        pytest.skip("no Chromium on this machine (apt-get install chromium)")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=list(QUIET))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def samples():
+    return [sample(10), sample(11)]
+
+
+@pytest.fixture(scope="module")
+def file(samples, tmp_path_factory) -> Path:
+    viewer, valid = Viewer(2, const=2047), np.ones((H, W), bool)
+    valid[HOLE] = False
+    for i, images in enumerate(samples):
+        assert view(viewer, str(i + 1), images, valid=valid, wavelengths=(450, 520, 600, 700, 850))
+    rows = {"1": ["30.1", "2.0"], "2": ["28.5", "1.5"], "3": ["33.0", "9.0"]}
+    summary = {"mean": ["30.5", "4.2"]}
+    path = tmp_path_factory.mktemp("page") / "page.html"
+    page = html_report(
+        "A page", {"ratio": "4"}, ["A note."], ["PSNR", "SAM"], rows, summary, viewer.samples, directions=(1, -1)
+    )
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def opened(chromium, file):
+    """Open the page; its messages must be empty in the end."""
+    contexts, messages = [], []
+
+    def open_page(**settings):
+        settings = {"viewport": {"width": 1280, "height": 900}, "offline": True} | settings
+        contexts.append(chromium.new_context(**settings))
+        page = contexts[-1].new_page()
+        page.on("console", lambda message: messages.append(message.text))
+        page.on("pageerror", lambda error: messages.append(str(error)))
+        page.on("request", lambda request: messages.append(request.url) if not request.url.startswith("file:") else 0)
+        page.goto(file.as_uri())
+        page.wait_for_selector("body[data-ready='0']")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert messages == []
+
+
+def click(page, row: int, column: int, method: str = "good") -> None:
+    """Click the middle of a pixel in the panel of a method."""
+    canvas = page.locator(f"#panels canvas[aria-label='{method}']")
+    box = canvas.bounding_box()
+    canvas.click(position={"x": (column + 0.5) * box["width"] / W, "y": (row + 0.5) * box["height"] / H})
+
+
+def values(page) -> dict[str, list[float]]:
+    """Return the table of values, a column per image."""
+    rows = page.evaluate("[...document.querySelectorAll('#values tr')].map(r => [...r.cells].map(c => c.textContent))")
+    return {name: [float(row[i]) for row in rows[1:]] for i, name in enumerate(rows[0]) if i}
+
+
+def painted(page) -> np.ndarray:
+    """Return the comparison as (H, W, 4), a colour for each pixel of the image."""
+    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    data = page.evaluate(
+        """([H, W]) => {
+        const shown = document.getElementById("compare"), c = document.createElement("canvas");
+        [c.width, c.height] = [W, H];
+        const context = c.getContext("2d", { willReadFrequently: true });
+        context.imageSmoothingEnabled = false;  // the middle of each pixel
+        context.drawImage(shown, 0, 0, W, H);
+        return [...context.getImageData(0, 0, W, H).data];
+    }""",
+        [H, W],
+    )
+    return np.array(data, np.uint8).reshape(H, W, 4)
+
+
+def test_the_spectrum_of_a_clicked_pixel(opened, samples):
+    page = opened()
+    for row, column in ((20, 70), (0, 0), (63, 95)):
+        click(page, row, column)
+        assert page.text_content("#pixel").startswith(f"Row {row}, column {column} ")
+        shown = values(page)
+        assert list(shown) == ["gt", "lms", *METHODS]
+        for name, spectrum in shown.items():
+            assert spectrum == pytest.approx(samples[0][name][:, row, column], abs=0.5)
+    gt, sr = (samples[0][k][:, 63, 95] for k in ("gt", "good"))
+    page.select_option("#map", "sam")
+    angle = np.degrees(np.arccos(gt @ sr / np.linalg.norm(gt) / np.linalg.norm(sr)))
+    found = re.search(r"SAM of good ([\d.]+)°", page.text_content("#pixel"))
+    scale = float(page.text_content("#high").strip("≥ °"))
+    assert found and float(found[1]) == pytest.approx(angle, abs=scale / 120)
+    assert page.locator("#spectrum canvas").count() == 1
+    page.focus("#panels")
+    page.keyboard.press("ArrowLeft")
+    assert page.text_content("#pixel").startswith("Row 63, column 94 ")
+    page.keyboard.press("n")
+    page.wait_for_selector("body[data-ready='1']")
+    assert values(page)["bad"] == pytest.approx(samples[1]["bad"][:, 63, 94], abs=0.5)
+    bands = page.evaluate("[...document.querySelectorAll('#bands td')].map(c => Number(c.textContent))")
+    valid = np.ones((H, W), bool)
+    valid[HOLE] = False
+    expected = band_scores(samples[1]["good"], samples[1]["gt"], 2047, valid)
+    assert np.reshape(bands, (C, 3)) == pytest.approx(np.array(expected, float), rel=1e-4)
+
+
+def test_the_divider_shows_one_image_and_the_other(opened, samples):
+    page = opened()
+    page.select_option("#left", "gt")
+    page.select_option("#right", "sr bad")
+    gt, known = samples[0]["gt"], np.ones((H, W), bool)
+    known[HOLE] = False
+    low, high = np.percentile(gt[:, known], (1, 99), axis=1)[:, list(RGB), None, None]
+    expected = {
+        name: (255 * (samples[0][name][list(RGB)] - low) / (high - low)).clip(0, 255).transpose(1, 2, 0)
+        for name in ("gt", "bad")
+    }
+    near_mark = np.zeros((H, W), bool)
+    near_mark[H // 2 - 2 : H // 2 + 3, W // 2 - 2 : W // 2 + 3] = True
+    for position, left in ((100, W), (0, 0), (25, W // 4)):
+        page.locator("#divider").fill(str(position))
+        shown = painted(page).astype(float)
+        assert shown[HOLE][3] == 0, "no data, nothing painted"
+        wanted = np.where(np.arange(W)[None, :, None] < left, expected["gt"], expected["bad"])
+        line = np.abs(np.arange(W) - left + 0.5) < 1.6
+        counts = known & ~near_mark & ~line[None]
+        assert np.abs(shown[..., :3] - wanted)[counts].max() <= 2
+    box = page.locator("#compare").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 4, box["y"] + 30)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.8, box["y"] + 40, steps=3)
+    page.mouse.up()
+    assert float(page.input_value("#divider")) == pytest.approx(80, abs=1)
+
+
+def test_all_images_zoom_together_and_the_pixel_under_the_pointer_stays(opened):
+    page = opened()
+    click(page, 20, 70)
+    before = page.text_content("#pixel")
+    first = page.evaluate("[...document.querySelectorAll('#panels canvas, #compare')].map(c => c.toDataURL())")
+    page.keyboard.down("Control")
+    page.mouse.wheel(0, -400)
+    page.keyboard.up("Control")
+    page.wait_for_selector("body.zoomed")
+    click(page, 20, 70)
+    assert page.text_content("#pixel") == before
+    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    zoomed = page.evaluate("[...document.querySelectorAll('#panels canvas, #compare')].map(c => c.toDataURL())")
+    assert len(first) == 3 + 2 * len(METHODS) + 1 and all(a != b for a, b in zip(first, zoomed, strict=True))
+    page.click("#fit")
+    assert page.locator("body.zoomed").count() == 0
+
+
+def test_worst_first_and_back(opened):
+    page = opened()
+    names = "[...document.querySelectorAll('#scores tbody th')].map(h => h.textContent)"
+    page.click("#worst")
+    assert page.evaluate(names) == ["2", "1", "3"]
+    page.click("#scores thead button:text('SAM')")
+    assert page.evaluate(names) == ["3", "1", "2"]
+    page.click("#scores thead button:text('SAM')")
+    assert page.evaluate(names) == ["2", "1", "3"]
+    page.click("#original")
+    assert page.evaluate(names) == ["1", "2", "3"]
+    page.click("#scores tbody button:text('2')")
+    page.wait_for_selector("body[data-ready='1']")
+    assert page.text_content("#shown") == "sample 2"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_accessible_and_no_wider_than_a_phone(opened, scheme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    page = opened(viewport={"width": 390, "height": 844}, color_scheme=scheme)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    for summary in page.locator("summary").all():
+        summary.click()
+    found = axe.Axe().run(page).response["violations"]
+    assert [
+        f"{one['id']}: {one['nodes'][0]['html']}" for one in found if one["impact"] in ("serious", "critical")
+    ] == []

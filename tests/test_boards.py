@@ -119,6 +119,7 @@ def test_a_second_call_trains_nothing_and_says_that_it_replaces_the_board(board,
 
     monkeypatch.setattr(leaderboard, "run_isolated", measured)
     monkeypatch.setattr(leaderboard, "draw_board", lambda *_: None)
+    monkeypatch.setattr(leaderboard, "write_page", lambda *_: None)
     assert leaderboard.run(parse("board", [*line, "--against", "EXP"])) == 0
     assert "note: replaces the board in board, made by:" in capsys.readouterr().out
     again = json.loads((folder / "board/leaderboard.json").read_text())
@@ -209,6 +210,7 @@ def test_strict_counts_what_failed_or_was_left_out(tmp_path, monkeypatch, extra,
     row = {"scores": {"qn": (0.5, 0.1)}, "per_sample": {"qn": [0.4, 0.6]}, "notes": [], "cost": {}, "seed": None}
     monkeypatch.setattr(leaderboard, "run_all", lambda *_: ({"EXP": row}, {}))
     monkeypatch.setattr(leaderboard, "draw_board", lambda *_: None)
+    monkeypatch.setattr(leaderboard, "write_page", lambda *_: None)
     data = write_test_set(tmp_path / "test.h5", count=1)
     line = ["--data", str(data), "--dataset", "ikonos", "--methods", "EXP,PNN", "--out", str(tmp_path / "b"), *extra]
     assert leaderboard.run(parse("board", line)) == status  # PNN has no weights

@@ -26,10 +26,11 @@ from lemamba.commands.choose import best, classical_methods, compare, fuse_sampl
 from lemamba.commands.images import WRITERS, check_ending
 from lemamba.commands.methods import load_method, sizes_of
 from lemamba.commands.options import AdaptOptions, FuseOptions
+from lemamba.commands.pairs import relation_of
 from lemamba.commands.scores import command_line, measure
 from lemamba.commands.train import build_network, build_optimizer_for, start_accelerator
 from lemamba.datasets.content import check_content
-from lemamba.datasets.opening import Relation, pair_paths
+from lemamba.datasets.opening import pair_paths
 from lemamba.datasets.own_ground import (
     Area,
     Drawn,
@@ -156,7 +157,7 @@ def run(options: AdaptOptions) -> int:
 def _adapt_scene(options: AdaptOptions, folder: Path, device: torch.device) -> dict[str, Any]:
     """Adapt to a pair of images; return the options of `fuse` that use the result."""
     ms, pan = pair_paths(options.ms, options.pan)
-    relation = Relation(options.allow_remote, options.assume_aligned, options.register)
+    relation = relation_of(options)
     numbers = fuse.scene_numbers(options)
     with open_pair(ms, pan, nodata=options.nodata, relation=relation, **numbers) as pair:
         check_output(options.out, pair, Output())

@@ -29,7 +29,7 @@ from lemamba.commands.images import (
 )
 from lemamba.commands.methods import GENERIC, load_method, serve_any_size, trained_on
 from lemamba.commands.options import AdaptOptions, FuseOptions
-from lemamba.commands.pairs import read_pairs
+from lemamba.commands.pairs import read_pairs, relation_of
 from lemamba.commands.scores import notes_of, report, rows, score, weights_sha256
 from lemamba.datasets.build import build_dataset, check_range, find_entry, names_no_divisor
 from lemamba.datasets.guide_order import (
@@ -41,7 +41,7 @@ from lemamba.datasets.guide_order import (
     order_to_match,
 )
 from lemamba.datasets.h5 import H5Dataset
-from lemamba.datasets.opening import Relation, pair_paths
+from lemamba.datasets.opening import pair_paths
 from lemamba.datasets.own_ground import image_areas, scene_area
 from lemamba.datasets.pair import ScenePair, open_pair
 from lemamba.datasets.raster import MULTISPECTRAL
@@ -199,7 +199,7 @@ def fuse_pair(
     if options.data or options.per_image or options.json:
         raise UserError("expected --ms and --pan without --data, --per_image, --json; drop those")
     started = time.perf_counter()
-    relation = Relation(options.allow_remote, options.assume_aligned, options.register)
+    relation = relation_of(options)
     how: dict[str, Any] = {"nodata": options.nodata, "relation": relation, "guide_order": options.guide_order}
     how["drop_dead"] = options.drop_dead
     with open_pair(ms, pan, **how, **scene_numbers(options)) as pair:

@@ -28,8 +28,9 @@ from lemamba.commands.options import (
     SimulateOptions,
     SyntheticOptions,
 )
+from lemamba.commands.pairs import relation_of
 from lemamba.datasets.arrays import holds_pair
-from lemamba.datasets.opening import Relation, files_of, inspect_pair, pair_paths
+from lemamba.datasets.opening import files_of, inspect_pair, pair_paths
 from lemamba.datasets.pair import load_pair
 from lemamba.datasets.raster import MULTISPECTRAL
 from lemamba.datasets.readers import inspect_file, reader_of
@@ -83,7 +84,7 @@ def _simulate(options: SimulateOptions) -> dict[str, int]:
 
 
 def _pair(options: SimulateOptions, ms: tuple[Path, ...], pan: tuple[Path, ...]) -> Scene | Cube:
-    relation = Relation(options.allow_remote, options.assume_aligned, options.register)
+    relation = relation_of(options)
     return load_pair(ms, pan, relation, nodata=options.nodata, scale=options.scale)
 
 
@@ -326,7 +327,7 @@ def _inspect(options: InspectOptions) -> int:
     reports = [inspect_file(path, options.nodata) for path in options.files]
     if paired:
         ms, pan = pair_paths(options.ms, options.pan)
-        reports.append(inspect_pair(ms, pan, Relation(options.allow_remote, options.assume_aligned), options.nodata))
+        reports.append(inspect_pair(ms, pan, relation_of(options), options.nodata))
     for report in reports:
         print(report.text())
     unreadable = [found for found in reports if not found.readable]

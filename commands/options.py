@@ -75,9 +75,7 @@ class PairOptions:
         "--assume_aligned",
         **PAIR,
     )
-    allow_remote: bool = option(
-        False, "also read addresses (https://…, s3://…, /vsicurl/…)", "--allow_remote", **PAIR
-    )
+    allow_remote: bool = option(False, "also read addresses (https://…, s3://…, /vsicurl/…)", "--allow_remote", **PAIR)
     nodata: float | None = option(
         None, "pixels with this value in all bands are missing, though nothing marks them", "--nodata", **PAIR
     )
@@ -188,7 +186,7 @@ class BenchmarkOptions(ObservationOptions, DryRunOptions):
     ratio: int = option(8, "H/h: 4, 8 (default), 16, 32 …", "--ratio", low=2)
     protocol: str = option(
         "hsrnet",
-        "published work whose blur, patches and scenes are taken (default hsrnet)",
+        "published work whose blur, patches and scenes are taken",
         "--protocol",
         choices=("hsrnet", "psrt", "mhf"),
     )
@@ -206,7 +204,7 @@ class BenchmarkOptions(ObservationOptions, DryRunOptions):
     )
     overwrite: bool = option(False, _OVERWRITE, "--overwrite")
 
-    stride: int = option(32, "step between training patches (default 32)", "--stride", low=1)
+    stride: int = option(32, "step between training patches", "--stride", low=1)
 
     @property
     def sensor(self) -> str:
@@ -238,7 +236,7 @@ class HarvardOptions(BenchmarkOptions):
         CZ_hsdb --test_scenes names.txt --out data/harvard_x8 --dry_run
     """
 
-    stride: int = option(64, "step between training patches (default 64)", "--stride", low=1)
+    stride: int = option(64, "step between training patches", "--stride", low=1)
 
     @property
     def sensor(self) -> str:
@@ -274,11 +272,11 @@ class SyntheticOptions(DryRunOptions):
     """
 
     out: Path = option(REQUIRED, "output folder", "--out")
-    name: str = option("demo", "name in the file names (default demo)", "--name")
-    size: int = option(288, "side of the training ground in MS pixels (default 288)", "--size")
-    seed: int = option(0, "seed of the drawing (default 0)", "--seed")
-    sensor: str = option("WV3", "a sensor of 4 or 8 bands (default WV3)", "--sensor")
-    ratio: int = option(4, "H/h (default 4)", "--ratio")
+    name: str = option("demo", "name in the file names", "--name")
+    size: int = option(288, "side of the training ground in MS pixels", "--size")
+    seed: int = option(0, "seed of the drawing", "--seed")
+    sensor: str = option("WV3", "a sensor of 4 or 8 bands", "--sensor")
+    ratio: int = option(4, "H/h", "--ratio")
     landscape: str | None = option(
         None, "any, city, suburb, farmland, woodland, mountains, … (default: villages and fields)", "--landscape"
     )
@@ -295,10 +293,10 @@ class GenericOptions(DryRunOptions):
     """
 
     out: Path = option(REQUIRED, "output folder", "--out")
-    name: str = option("generic", "name in the file names (default generic)", "--name")
-    scenes: int = option(320, "scenes drawn for training (default 320)", "--scenes", low=1)
-    held_out: int = option(24, "scenes drawn for validation, and for the test (default 24)", "--held_out", low=1)
-    seed: int = option(1000, "of the first scene; those after it count on (default 1000)", "--seed", low=0)
+    name: str = option("generic", "name in the file names", "--name")
+    scenes: int = option(320, "scenes drawn for training", "--scenes", low=1)
+    held_out: int = option(24, "scenes drawn for validation, and for the test", "--held_out", low=1)
+    seed: int = option(1000, "of the first scene; those after it count on", "--seed", low=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -351,9 +349,7 @@ class ReproduceOptions:
     data_root: Path | None = option(
         None, "folder of the H5 files, if the recipe's data are published ones", "--data_root"
     )
-    out: Path = option(
-        Path("visualized_img/recipes"), "folder for data and results (default visualized_img/recipes)", "--out"
-    )
+    out: Path = option(Path("visualized_img/recipes"), "folder for data and results", "--out")
     measure: Path | None = option(None, "only measure existing fused images", "--measure", metavar="FILE.mat")
     full: bool = option(False, "with --measure: at full resolution", "--full")
     device: str | None = device_option()
@@ -455,13 +451,9 @@ class FuseOptions(DeviceOptions, DataOptions, RegisteredOptions, DryRunOptions):
     per_image: bool = option(
         False, "write one output_mulExm_<i>.mat per image, H x W x C", "--per_image", group="output"
     )
-    pictures: int = option(
-        8, "draw quick-looks of at most this many samples (default 8)", "--pictures", low=0, group="output"
-    )
+    pictures: int = option(8, "draw quick-looks of at most this many samples", "--pictures", low=0, group="output")
     json: Path | None = option(None, "also write the metrics to this file", "--json", group="output")
-    compress: str = option(
-        "deflate", "of a GeoTIFF (default deflate)", "--compress", choices=COMPRESSIONS, group="output"
-    )
+    compress: str = option("deflate", "of a GeoTIFF", "--compress", choices=COMPRESSIONS, group="output")
     cog: bool = option(False, "write a cloud-optimised GeoTIFF: overviews, statistics", "--cog", group="output")
     bands: tuple[int, ...] = option(
         (),
@@ -512,7 +504,7 @@ class AdaptOptions(DataOptions, RegisteredOptions, DryRunOptions):
 
     start: str = option(
         "generic",
-        "weights to start from (as for lemamba fuse --weights), or scratch (default generic)",
+        "weights to start from (as for lemamba fuse --weights), or scratch",
         "--from",
         metavar="WEIGHTS|scratch",
         group="method",
@@ -521,16 +513,14 @@ class AdaptOptions(DataOptions, RegisteredOptions, DryRunOptions):
         None, "network (default: the one that the weights name; LEMamba from scratch)", "--arch", group="method"
     )
     variant: str | None = option(None, "variant of the network, from scratch", "--variant", group="method")
-    minutes: float = option(2.0, "training time; measuring and fusing come on top (default 2)", "--minutes", low=0)
+    minutes: float = option(2.0, "training time; measuring and fusing come on top", "--minutes", low=0)
     rounds: int | None = option(
         None, "instead of --minutes: train N rounds of 40 steps; the result is then reproducible", "--rounds", low=1
     )
-    seed: int = option(3407, "of weights and patches (default 3407)", "--seed", low=0)
+    seed: int = option(3407, "of weights and patches", "--seed", low=0)
     resume: bool = option(False, "continue an interrupted adaptation", "--resume")
     overwrite: bool = option(False, "replace an earlier adaptation of this name", "--overwrite")
-    split: str = option(
-        "test", "file of --dataset (default test)", "--split", choices=("valid", "test", "test_full"), group="data"
-    )
+    split: str = option("test", "file of --dataset", "--split", choices=("valid", "test", "test_full"), group="data")
     out: Path = option(REQUIRED, "the fused image: GeoTIFF of a scene, .mat of a test set", "--out", group="output")
     device: str | None = device_option(group="run")
     scan_backend: str | None = scan_option(group="run")

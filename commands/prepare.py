@@ -6,6 +6,7 @@ docs/data.md describes what each route needs and writes.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from lemamba.commands import estimate
 from lemamba.commands.generic import write_generic
@@ -29,6 +31,7 @@ from lemamba.commands.options import (
     SyntheticOptions,
 )
 from lemamba.commands.pairs import relation_of
+from lemamba.commands.planning import files_text, print_plan, size_of, span_of
 from lemamba.datasets.arrays import holds_pair
 from lemamba.datasets.opening import files_of, inspect_pair, pair_paths
 from lemamba.datasets.pair import load_pair
@@ -44,6 +47,8 @@ from lemamba.datasets.simulation.response import CAMERAS, parse_wavelengths, rea
 from lemamba.datasets.simulation.sources import Cube, Scene
 from lemamba.datasets.simulation.synthetic import write_dataset
 from lemamba.datasets.simulation.wald import Observation, gaussian_psf
+from lemamba.datasets.writers import planned_files
+from lemamba.engine.fusing.cost import peak_bytes
 from lemamba.reporting.pictures import save_scene
 from lemamba.utils.atomic import check_writable
 from lemamba.utils.errors import UserError, one_line
@@ -298,7 +303,8 @@ def _columns(text: str | None) -> list[int] | None:
 
 def _synthetic(options: SyntheticOptions) -> dict[str, int]:
     check_writable(options.picture)
-    show = partial(_draw, options.picture, options.sensor) if options.picture else None
+    draws = options.picture is not None and not options.dry_run
+    show = partial(_draw, options.picture, options.sensor) if draws else None
     return write_dataset(
         options.out,
         _checked_name(options.name),
@@ -353,12 +359,39 @@ def run(
         return 0
     if isinstance(options, EstimateOptions):
         return estimate.run(options)
-    if isinstance(options, SimulateOptions):
-        written = _simulate(options)
-    elif isinstance(options, BenchmarkOptions):
-        written = _benchmark(options)
-    else:
-        written = _generic(options) if isinstance(options, GenericOptions) else _synthetic(options)
-    for file, samples in written.items():
+    if options.dry_run:
+        return _show_plan(options)
+    for file, samples in _write(options).items():
         print(f"{options.out / file}: {samples} samples")
+    return 0
+
+
+def _write(options: SimulateOptions | BenchmarkOptions | SyntheticOptions | GenericOptions) -> dict[str, int]:
+    if isinstance(options, SimulateOptions):
+        return _simulate(options)
+    if isinstance(options, BenchmarkOptions):
+        return _benchmark(options)
+    return _generic(options) if isinstance(options, GenericOptions) else _synthetic(options)
+
+
+def _show_plan(options: SimulateOptions | BenchmarkOptions | SyntheticOptions | GenericOptions) -> int:
+    """Make the samples without writing them, and print the files that they would fill."""
+    started = time.perf_counter()
+    with planned_files() as files:
+        _write(options)
+    seconds = time.perf_counter() - started
+    whole = all(file.whole for file in files)
+    found = {
+        file.path: f"{'' if file.whole else 'more than '}{file.samples} samples, {size_of(file.bytes)}"
+        for file in files
+    }
+    print_plan(
+        {
+            "found": f"{len(files)} files can be made",
+            "samples": f"{sum(f.samples for f in files)}{'' if whole else ' and more: counting stopped'}",
+            "time": f"{'' if whole else 'more than '}{span_of(seconds)} without writing",
+            "memory": f"at most {size_of(peak_bytes(torch.device('cpu')))} in this process",
+            "would write": files_text(found),
+        }
+    )
     return 0

@@ -18,6 +18,7 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from torch import nn
 
+from lemamba.commands.planning import show_training
 from lemamba.datasets.build import build_dataset, check_range, find_entry, names_no_divisor
 from lemamba.datasets.guide_order import dataset_centres
 from lemamba.datasets.h5 import H5Dataset
@@ -314,6 +315,11 @@ def run(options: config.TrainOptions) -> int:
     ranks = Ranks(settings.train.rank_wait)
     job = build_job(settings, accelerator, resumed or new_folder(settings, ranks), checkpoint)
     check(job, ranks.world)
+    if options.dry_run:
+        if ranks.main:
+            show_training(job, accelerator.device, ranks.world, overwrite=options.overwrite, title=job.facts)
+        accelerator.wait_for_everyone()
+        return 0
     lock = claim_folder(job, ranks, options.overwrite)
     try:
         fit(job, accelerator)

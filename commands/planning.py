@@ -1,0 +1,210 @@
+"""What --dry_run prints: what was found, the steps, time and memory, what would be written. Nothing is written.
+
+Times are those of one step, or one tile, that is computed here and now; the rest is multiplication.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from lemamba.commands.adapting import Adapting
+from lemamba.datasets.h5 import H5Dataset
+from lemamba.datasets.pair import ScenePair
+from lemamba.engine.fusing.cost import held_bytes, peak_bytes
+from lemamba.engine.fusing.runner import Runner
+from lemamba.engine.fusing.scene import window_boxes
+from lemamba.engine.fusing.tiles import call
+from lemamba.engine.training.checkpoint import check_unused
+from lemamba.engine.training.job import Job
+from lemamba.engine.training.nan_guard import parts_of
+from lemamba.engine.training.sampler import TrainSampler
+from lemamba.model.classical.base import Classical
+from lemamba.utils.facts import DataFacts
+
+LARGEST = 512  # side of the image that a method of whole images is measured on
+_COPIES = 4  # of the weights in a checkpoint: themselves, their average, two moments
+
+
+def span_of(seconds: float) -> str:
+    """Return a time as one reads it: "40 s", "12 min", "3.5 h"."""
+    if seconds < 100:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def size_of(count: float) -> str:
+    """Return a number of bytes as one reads it."""
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}" if unit != "bytes" else f"{count:.0f} bytes"
+        count /= 1000
+    return f"{count:.3g} GB"
+
+
+def print_plan(rows: dict[str, str]) -> None:
+    """Print the rows, and that nothing was written."""
+    width = max(map(len, rows))
+    for name, text in rows.items():
+        print(f"{name:<{width}}  " + text.replace("\n", "\n" + " " * (width + 2)))
+    print("dry run: nothing was written")
+
+
+def files_text(files: dict[Path, str]) -> str:
+    """Return files and what is in them, one a line; of those that exist, that they are replaced."""
+    return "\n".join(
+        f"{path} ({what}{', replaces the one there' if path.is_file() else ''})" for path, what in files.items()
+    )
+
+
+def measured(action: Callable[[], object], device: torch.device) -> tuple[float, int]:
+    """Return seconds and peak bytes beyond those held before, of the second of two calls: the first one prepares."""
+    before = held_bytes(device)
+    action()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    action()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started, max(0, peak_bytes(device) - before)
+
+
+# ---------------------------------------------------------------------------------------------------- training
+
+
+def show_training(job: Job, device: torch.device, world: int, *, overwrite: bool, title: dict[str, str]) -> None:
+    """Print the plan of a training that is ready to start; one step of it is computed, and the network changed.
+
+    Args:
+        job: what would be trained.
+        device: where.
+        world: number of processes.
+        overwrite: an earlier run of this name may be replaced.
+        title: rows to print first.
+
+    Raises:
+        UserError: the folder holds a run.
+    """
+    check_unused(job.folder, resuming=job.resume is not None or overwrite)
+    settings, sets = job.config.train, (job.train_set, job.valid_set)
+    batches = len(TrainSampler(len(job.train_set), settings.batch_size, rank=0, world=world, seed=settings.seed))
+    steps = math.ceil(batches / settings.grad_accum_steps)
+    seconds, memory = measured(lambda: _one_batch(job, device), device)
+    epoch = seconds * batches
+    whole = epoch * settings.epochs
+    text = f"{span_of(seconds * min(batches, settings.grad_accum_steps))} a step, {span_of(epoch)} an epoch"
+    length = f"{settings.epochs} epochs of {steps} steps"
+    if settings.max_minutes is not None and settings.max_minutes * 60 < whole:
+        done = int(settings.max_minutes * 60 / max(epoch, 1e-9) * steps)
+        length = f"about {done} steps in {settings.max_minutes:g} minutes, {steps} an epoch"
+        text += f", {settings.max_minutes:g} min in all"
+    else:
+        text += f", {span_of(whole)} in all"
+    weights = sum(4 * p.numel() for p in job.model.parameters())
+    kept = settings.ckpt_max_limit or "all"
+    rows = title | {
+        "samples": f"{len(sets[0])} to train on, {len(sets[1])} to validate on",
+        "steps": length,
+        "time": f"{text}; validating, logging and saving come on top",
+        "memory": f"{size_of(memory)} for a step, beyond {size_of(held_bytes(device))} that are held",
+        "would write": f"{job.folder}/: config.yaml, train.log, weights/ (2 x {size_of(weights)}), checkpoints/ "
+        f"({size_of(_COPIES * weights)} each at most, {kept} kept)",
+    }
+    if job.tensorboard is not None and job.config.log.logger_on:
+        rows["TensorBoard"] = f"{job.tensorboard}/"
+    if job.resume is not None:
+        rows["resumes from"] = str(job.resume)
+    print_plan(rows)
+
+
+def _one_batch(job: Job, device: torch.device) -> None:
+    """Compute forward, loss and backward of a batch; the gradients are dropped."""
+    size, model = job.config.train.batch_size, job.model.to(device).train()
+    samples = [job.train_set[(0, index)] for index in range(size)]
+    batch = {role: torch.stack([one[role] for one in samples]).to(device) for role in samples[0]}
+    precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(job.config.train.mixed_precision)
+    with torch.autocast(device.type, precision, enabled=precision is not None):
+        sr = model(batch["ms"], batch["lms"], batch["pan"])
+    parts_of(job.loss, sr.float(), batch)["total"].backward()
+    model.zero_grad(set_to_none=True)
+
+
+# ---------------------------------------------------------------------------------------------------- fusing
+
+
+def show_test_set(runner: Runner, dataset: H5Dataset, files: dict[Path, str]) -> None:
+    """Print the plan of fusing a test set; `files` are those that would be written, and what is in them."""
+    facts, (H, W) = dataset.facts, dataset[0]["lms"].shape[-2:]
+    rows = _method_rows(runner, facts)
+    rows["data"] = f"{len(dataset)} images of {H} x {W} pixels in {dataset.path}; {_about(facts)}"
+    print_plan(rows | _cost(runner, facts, (H, W), len(dataset)) | {"would write": files_text(files)})
+
+
+def show_pair(runner: Runner, pair: ScenePair, files: dict[Path, str]) -> None:
+    """Print the plan of fusing a scene."""
+    facts, (H, W) = pair.facts, pair.size
+    rows = _method_rows(runner, facts)
+    rows["data"] = f"{H} x {W} pixels; {_about(facts)}"
+    print_plan(rows | _cost(runner, facts, (H, W), 1, pair.block) | {"would write": files_text(files)})
+
+
+def _about(facts: DataFacts) -> str:
+    return (
+        f"{facts.bands} bands and {facts.guide_bands} of the guide, ratio {facts.ratio:g}, sensor {facts.sensor}, "
+        f"divisor {facts.divisor:g}"
+    )
+
+
+def _method_rows(runner: Runner, facts: DataFacts) -> dict[str, str]:
+    count = sum(p.numel() for p in runner.network.parameters())
+    return {"method": f"{runner.model_name}{f', {count:,} parameters' if count else ''}, on {runner.device}"}
+
+
+def _cost(runner: Runner, facts: DataFacts, size: tuple[int, int], images: int, block: int = 0) -> dict[str, str]:
+    """Return the rows of steps, time and memory.
+
+    Args:
+        runner: the method.
+        facts: of the data.
+        size: (H, W) of an image.
+        images: how many.
+        block: of a scene, that of its file; 0 = images in memory.
+    """
+    network = runner.network
+    if isinstance(network, Adapting):
+        return {"steps": f"{network.steps} of training for each image or scene; time and memory are not estimated"}
+    ratio = int(facts.ratio)
+    plan = runner.plan(size, ratio)
+    windows = block and isinstance(network, Classical)  # such a method passes over a scene in windows
+    side = min(LARGEST, *size) if plan.tile is None or windows else plan.tile
+    taken = [max(ratio, min(side, s) // ratio * ratio) for s in size]
+    together = 1 if windows else min(plan.batch or 1, images * len(plan.boxes(size)))
+    seconds, memory = measured(lambda: _fuse_drawn(runner, facts, (taken[0], taken[1]), together), runner.device)
+    pixels = together * taken[0] * taken[1]
+    if plan.tile is None or windows:
+        pieces, share = images, images * size[0] * size[1] / pixels
+        where = f"{len(window_boxes(size, facts.bands, block))} windows" if windows else f"{images} whole images"
+    else:
+        pieces = images * len(plan.boxes(size))
+        share, where = pieces / together, f"{pieces} tiles of {plan.tile} pixels, {together} at once"
+    one = f"{span_of(seconds)} for {together} x {taken[0]} x {taken[1]} pixels"
+    return {
+        "steps": where,
+        "time": f"about {span_of(seconds * share)} of computing ({one}); reading and writing come on top",
+        "memory": f"{size_of(memory)} for that, beyond {size_of(held_bytes(runner.device))} that are held",
+    }
+
+
+def _fuse_drawn(runner: Runner, facts: DataFacts, size: tuple[int, int], images: int) -> None:
+    """Fuse drawn images of a size: the time does not depend on what they show."""
+    generator, ratio = torch.Generator().manual_seed(0), int(facts.ratio)
+
+    def drawn(bands: int, scale: int) -> torch.Tensor:
+        return 0.1 + 0.8 * torch.rand(images, bands, size[0] // scale, size[1] // scale, generator=generator)
+
+    call(runner, drawn(facts.bands, ratio), drawn(facts.bands, 1), drawn(facts.guide_bands, 1))

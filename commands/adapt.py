@@ -244,7 +244,7 @@ def _show_plan(task: Task, start: Start, ground: OwnGround, judge: Judge, parts:
     taught = sum(int(valid.sum()) for _, valid in ground.train)
     pieces = f", then patches at full resolution, {LAST_SHARE:.0%} of the training" if parts > 1 else ""
     title = {
-        "data": f"{' and '.join(dict.fromkeys(task.names))}: {task.facts}",
+        "data": f"{' and '.join(dict.fromkeys(task.names))}; {planning.about(task.facts)}",
         "network": f"{start.described['name']} from {task.options.start}, {count_parameters(job.model):,} parameters",
         "ground": f"{taught:,} MS pixels to train on, {held['valid']:,} to stop by, {held['test']:,} to measure on",
         "parts": f"degraded patches of {ground.crop} pixels{pieces}; then the images are fused",

@@ -16,8 +16,8 @@ _YEAR = re.compile(r"\b(?:19|20)\d\d\b(?!\.\d)")  # not the first half of an arX
 
 
 def year_of(paper: str) -> str:
-    """Return the year in the reference of a paper, the last one if it has several; "-" if it has none."""
-    return (_YEAR.findall(paper) or ["-"])[-1]
+    """Return the year in a reference, of several the first; "-" if it has none."""
+    return (_YEAR.findall(paper) or ["-"])[0]
 
 
 def parameters_of(entry: ModelEntry) -> int:
@@ -37,13 +37,15 @@ def weights_of(entry: ModelEntry) -> str:
     """Return whether fusing with a method needs --weights."""
     if entry.traits.adapts:
         return "trains on the image"
+    if entry.traits.any_size:
+        return "shipped (generic)"
     return "needed" if entry.traits.needs_weights else "none"
 
 
 def rows(command: str) -> list[tuple[str, ...]]:
     """Return the rows of `HEADINGS` for "train", "fuse" or "board"; of training only what can be trained."""
     entries = [model_entry(name) for name in list_models()]
-    found = []
+    found: list[tuple[str, ...]] = []
     for entry in entries:
         if command == "train" and not entry.traits.trained:
             continue

@@ -183,7 +183,7 @@ class BenchmarkOptions(ObservationOptions, DryRunOptions):
 
     folder: Path = option(REQUIRED, "folder of the unpacked download", "FOLDER")
     out: Path = option(REQUIRED, "output folder", "--out")
-    ratio: int = option(8, "H/h: 4, 8 (default), 16, 32 …", "--ratio", low=2)
+    ratio: int = option(8, "H/h: 4, 8, 16, 32 …", "--ratio", low=2)
     protocol: str = option(
         "hsrnet",
         "published work whose blur, patches and scenes are taken",
@@ -589,7 +589,7 @@ class EvaluateOptions:
         "--mask",
         metavar="FILE",
     )
-    device: str = option("cpu", "cpu (default) or cuda", "--device")
+    device: str = option("cpu", "cpu or cuda", "--device")
     json: Path | None = option(None, "also write the result as JSON", "--json", metavar="FILE")
     csv: Path | None = option(None, "also write the result as CSV", "--csv", metavar="FILE")
     latex: Path | None = option(None, "also write mean and std as a LaTeX table", "--latex", metavar="FILE")

@@ -5,6 +5,7 @@ Times are those of one step, or one tile, that is computed here and now; the res
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from lemamba.engine.training.sampler import TrainSampler
 from lemamba.model.classical.base import Classical
 from lemamba.utils.facts import DataFacts
 
-LARGEST = 512  # side of the image that a method of whole images is measured on
+LARGEST = 128  # side of the image that a method is measured on, where it does not take tiles
 _COPIES = 4  # of the weights in a checkpoint: themselves, their average, two moments
 
 
@@ -62,9 +63,14 @@ def files_text(files: dict[Path, str]) -> str:
 
 
 def measured(action: Callable[[], object], device: torch.device) -> tuple[float, int]:
-    """Return seconds and peak bytes beyond those held before, of the second of two calls: the first one prepares."""
-    before = held_bytes(device)
+    """Return seconds and peak bytes beyond those held before, of the second of two calls: the first one prepares.
+
+    Where the peak of a process cannot be reset, the memory is that of whatever took most so far.
+    """
     action()
+    with contextlib.suppress(OSError):  # Linux: the peak that is asked for below is that from here on
+        Path("/proc/self/clear_refs").write_text("5")
+    before = held_bytes(device)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     started = time.perf_counter()
@@ -72,6 +78,11 @@ def measured(action: Callable[[], object], device: torch.device) -> tuple[float,
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - started, max(0, peak_bytes(device) - before)
+
+
+def _memory(needed: float, device: torch.device) -> str:
+    text = f"about {size_of(needed)}" if needed >= 1e6 else "less than 1 MB"
+    return f"{text} for that, beyond {size_of(held_bytes(device))} that are held"
 
 
 # ---------------------------------------------------------------------------------------------------- training
@@ -91,7 +102,7 @@ def show_training(job: Job, device: torch.device, world: int, *, overwrite: bool
         UserError: the folder holds a run.
     """
     check_unused(job.folder, resuming=job.resume is not None or overwrite)
-    settings, sets = job.config.train, (job.train_set, job.valid_set)
+    settings = job.config.train
     batches = len(TrainSampler(len(job.train_set), settings.batch_size, rank=0, world=world, seed=settings.seed))
     steps = math.ceil(batches / settings.grad_accum_steps)
     seconds, memory = measured(lambda: _one_batch(job, device), device)
@@ -108,10 +119,9 @@ def show_training(job: Job, device: torch.device, world: int, *, overwrite: bool
     weights = sum(4 * p.numel() for p in job.model.parameters())
     kept = settings.ckpt_max_limit or "all"
     rows = title | {
-        "samples": f"{len(sets[0])} to train on, {len(sets[1])} to validate on",
         "steps": length,
         "time": f"{text}; validating, logging and saving come on top",
-        "memory": f"{size_of(memory)} for a step, beyond {size_of(held_bytes(device))} that are held",
+        "memory": _memory(memory, device),
         "would write": f"{job.folder}/: config.yaml, train.log, weights/ (2 x {size_of(weights)}), checkpoints/ "
         f"({size_of(_COPIES * weights)} each at most, {kept} kept)",
     }
@@ -141,7 +151,7 @@ def show_test_set(runner: Runner, dataset: H5Dataset, files: dict[Path, str]) ->
     """Print the plan of fusing a test set; `files` are those that would be written, and what is in them."""
     facts, (H, W) = dataset.facts, dataset[0]["lms"].shape[-2:]
     rows = _method_rows(runner, facts)
-    rows["data"] = f"{len(dataset)} images of {H} x {W} pixels in {dataset.path}; {_about(facts)}"
+    rows["data"] = f"{len(dataset)} images of {H} x {W} pixels in {dataset.path}; {about(facts)}"
     print_plan(rows | _cost(runner, facts, (H, W), len(dataset)) | {"would write": files_text(files)})
 
 
@@ -149,11 +159,12 @@ def show_pair(runner: Runner, pair: ScenePair, files: dict[Path, str]) -> None:
     """Print the plan of fusing a scene."""
     facts, (H, W) = pair.facts, pair.size
     rows = _method_rows(runner, facts)
-    rows["data"] = f"{H} x {W} pixels; {_about(facts)}"
+    rows["data"] = f"{H} x {W} pixels; {about(facts)}"
     print_plan(rows | _cost(runner, facts, (H, W), 1, pair.block) | {"would write": files_text(files)})
 
 
-def _about(facts: DataFacts) -> str:
+def about(facts: DataFacts) -> str:
+    """Return bands, ratio, sensor and divisor in one line."""
     return (
         f"{facts.bands} bands and {facts.guide_bands} of the guide, ratio {facts.ratio:g}, sensor {facts.sensor}, "
         f"divisor {facts.divisor:g}"
@@ -180,23 +191,31 @@ def _cost(runner: Runner, facts: DataFacts, size: tuple[int, int], images: int, 
         return {"steps": f"{network.steps} of training for each image or scene; time and memory are not estimated"}
     ratio = int(facts.ratio)
     plan = runner.plan(size, ratio)
-    windows = block and isinstance(network, Classical)  # such a method passes over a scene in windows
-    side = min(LARGEST, *size) if plan.tile is None or windows else plan.tile
-    taken = [max(ratio, min(side, s) // ratio * ratio) for s in size]
-    together = 1 if windows else min(plan.batch or 1, images * len(plan.boxes(size)))
-    seconds, memory = measured(lambda: _fuse_drawn(runner, facts, (taken[0], taken[1]), together), runner.device)
-    pixels = together * taken[0] * taken[1]
-    if plan.tile is None or windows:
-        pieces, share = images, images * size[0] * size[1] / pixels
-        where = f"{len(window_boxes(size, facts.bands, block))} windows" if windows else f"{images} whole images"
+    boxes = window_boxes(size, facts.bands, block) if block and isinstance(network, Classical) else []
+    tiles = plan.boxes(size)
+    if plan.tile is None or boxes:  # measured on a part, and multiplied by the pixels
+        height, width = (max(ratio, min(LARGEST, side) // ratio * ratio) for side in size)
+        together = 1 if boxes else min(plan.batch or 1, images)
     else:
-        pieces = images * len(plan.boxes(size))
-        share, where = pieces / together, f"{pieces} tiles of {plan.tile} pixels, {together} at once"
-    one = f"{span_of(seconds)} for {together} x {taken[0]} x {taken[1]} pixels"
+        height, width = tiles[0][2:]
+        together = min(plan.batch or 1, images * len(tiles))
+    seconds, memory = measured(lambda: _fuse_drawn(runner, facts, (height, width), together), runner.device)
+    part = height * width
+    if boxes:
+        (top, bottom), (left, right) = boxes[0]
+        calls, larger, pieces = size[0] * size[1] / part, (bottom - top) * (right - left) / part, len(boxes)
+        steps = f"{pieces} window{'s' if pieces > 1 else ''}"
+    elif plan.tile is None:
+        calls, larger = images / together * size[0] * size[1] / part, size[0] * size[1] / part
+        steps = f"{images} whole image{'s' if images > 1 else ''}, {together} at once"
+    else:
+        calls, larger = math.ceil(images * len(tiles) / together), 1.0
+        steps = f"{images * len(tiles)} tiles of {height} x {width} pixels, {together} at once"
+    one = f"{span_of(seconds)} for {together} x {height} x {width} pixels"
     return {
-        "steps": where,
-        "time": f"about {span_of(seconds * share)} of computing ({one}); reading and writing come on top",
-        "memory": f"{size_of(memory)} for that, beyond {size_of(held_bytes(runner.device))} that are held",
+        "steps": steps,
+        "time": f"about {span_of(seconds * calls)} of computing ({one}); reading and writing come on top",
+        "memory": _memory(memory * larger, runner.device),
     }
 
 

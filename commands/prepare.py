@@ -303,8 +303,8 @@ def _columns(text: str | None) -> list[int] | None:
 
 def _synthetic(options: SyntheticOptions) -> dict[str, int]:
     check_writable(options.picture)
-    draws = options.picture is not None and not options.dry_run
-    show = partial(_draw, options.picture, options.sensor) if draws else None
+    picture = None if options.dry_run else options.picture
+    show = partial(_draw, picture, options.sensor) if picture else None
     return write_dataset(
         options.out,
         _checked_name(options.name),

@@ -55,10 +55,11 @@ class Parser(argparse.ArgumentParser):
         if cls is not None:
             add_options(self, cls)
         output = self.add_argument_group("messages")
-        settings = {"action": _Verbosity, "nargs": 0, "dest": argparse.SUPPRESS, "default": argparse.SUPPRESS}
-        output.add_argument("--quiet", const="quiet", help="print errors only; files are written as ever", **settings)
+        common: dict[str, Any] = {"action": _Verbosity, "nargs": 0, "dest": argparse.SUPPRESS}
+        common["default"] = argparse.SUPPRESS
+        output.add_argument("--quiet", const="quiet", help="print errors only; files are written as ever", **common)
         text = "at the end print time and peak memory; with an error, where it came from"
-        output.add_argument("--verbose", const="verbose", help=text, **settings)
+        output.add_argument("--verbose", const="verbose", help=text, **common)
 
     def error(self, message: str) -> NoReturn:
         """Raise argparse's message as a `UserError`."""
@@ -224,7 +225,7 @@ def add_options(parser: argparse.ArgumentParser, cls: type, section: str | None 
         if heading not in groups:
             groups[heading] = parser if heading == "options" else parser.add_argument_group(heading)
         required = field.default is REQUIRED and field.default_factory is REQUIRED
-        settings = {"help": _help(field), "default": argparse.SUPPRESS}
+        settings: dict[str, Any] = {"help": _help(field), "default": argparse.SUPPRESS}
         settings |= _settings(kinds[field.name], meta, section is not None)
         if meta["choices"]:
             settings |= {"choices": meta["choices"], "metavar": None}

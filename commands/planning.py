@@ -25,6 +25,7 @@ from lemamba.engine.training.job import Job
 from lemamba.engine.training.nan_guard import parts_of
 from lemamba.engine.training.sampler import TrainSampler
 from lemamba.model.classical.base import Classical
+from lemamba.utils.atomic import check_writable
 from lemamba.utils.facts import DataFacts
 
 LARGEST = 128  # side of the image that a method is measured on, where it does not take tiles
@@ -63,14 +64,14 @@ def files_text(files: dict[Path, str]) -> str:
 
 
 def measured(action: Callable[[], object], device: torch.device) -> tuple[float, int]:
-    """Return seconds and peak bytes beyond those held before, of the second of two calls: the first one prepares.
+    """Return the seconds of the second of two calls (the first prepares) and the peak bytes beyond those held before.
 
     Where the peak of a process cannot be reset, the memory is that of whatever took most so far.
     """
-    action()
     with contextlib.suppress(OSError):  # Linux: the peak that is asked for below is that from here on
         Path("/proc/self/clear_refs").write_text("5")
     before = held_bytes(device)
+    action()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     started = time.perf_counter()
@@ -80,9 +81,8 @@ def measured(action: Callable[[], object], device: torch.device) -> tuple[float,
     return time.perf_counter() - started, max(0, peak_bytes(device) - before)
 
 
-def _memory(needed: float, device: torch.device) -> str:
-    text = f"about {size_of(needed)}" if needed >= 1e6 else "less than 1 MB"
-    return f"{text} for that, beyond {size_of(held_bytes(device))} that are held"
+def _memory(needed: float) -> str:
+    return f"{f'about {size_of(needed)}' if needed >= 1e6 else 'less than 1 MB'} besides program and data"
 
 
 # ---------------------------------------------------------------------------------------------------- training
@@ -99,9 +99,10 @@ def show_training(job: Job, device: torch.device, world: int, *, overwrite: bool
         title: rows to print first.
 
     Raises:
-        UserError: the folder holds a run.
+        UserError: the folder holds a run, or cannot be written.
     """
     check_unused(job.folder, resuming=job.resume is not None or overwrite)
+    check_writable(job.folder / "train.log", job.tensorboard / "events" if job.tensorboard else None)
     settings = job.config.train
     batches = len(TrainSampler(len(job.train_set), settings.batch_size, rank=0, world=world, seed=settings.seed))
     steps = math.ceil(batches / settings.grad_accum_steps)
@@ -121,7 +122,7 @@ def show_training(job: Job, device: torch.device, world: int, *, overwrite: bool
     rows = title | {
         "steps": length,
         "time": f"{text}; validating, logging and saving come on top",
-        "memory": _memory(memory, device),
+        "memory": _memory(memory),
         "would write": f"{job.folder}/: config.yaml, train.log, weights/ (2 x {size_of(weights)}), checkpoints/ "
         f"({size_of(_COPIES * weights)} each at most, {kept} kept)",
     }
@@ -215,7 +216,7 @@ def _cost(runner: Runner, facts: DataFacts, size: tuple[int, int], images: int, 
     return {
         "steps": steps,
         "time": f"about {span_of(seconds * calls)} of computing ({one}); reading and writing come on top",
-        "memory": _memory(memory * larger, runner.device),
+        "memory": _memory(memory * larger),
     }
 
 

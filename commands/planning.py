@@ -9,6 +9,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -63,26 +64,37 @@ def files_text(files: dict[Path, str]) -> str:
     )
 
 
-def measured(action: Callable[[], object], device: torch.device) -> tuple[float, int]:
-    """Return the seconds of the second of two calls (the first prepares) and the peak bytes beyond those held before.
+@dataclass(frozen=True)
+class Measured:
+    """Cost of a call: seconds; bytes that a small call before it left held; bytes beyond these at the peak."""
 
-    Where the peak of a process cannot be reset, the memory is that of whatever took most so far.
+    seconds: float
+    base: int
+    peak: int
+
+
+def measured(small: Callable[[], object], action: Callable[[], object], device: torch.device) -> Measured:
+    """Measure `action`, after `small`, which compiles kernels and loads libraries.
+
+    Where the peak of a process cannot be reset (not on Linux), it is that of whatever took most so far.
     """
-    with contextlib.suppress(OSError):  # Linux: the peak that is asked for below is that from here on
+    at_first = held_bytes(device)
+    small()
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     before = held_bytes(device)
-    action()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     started = time.perf_counter()
     action()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - started, max(0, peak_bytes(device) - before)
+    seconds = time.perf_counter() - started
+    return Measured(seconds, max(0, before - at_first), max(0, peak_bytes(device) - before))
 
 
-def _memory(needed: float) -> str:
-    return f"{f'about {size_of(needed)}' if needed >= 1e6 else 'less than 1 MB'} besides program and data"
+def _memory(needed: float, bound: str = "") -> str:
+    return f"{f'{bound}about {size_of(needed)}' if needed >= 1e6 else 'less than 1 MB'} besides program and data"
 
 
 # ---------------------------------------------------------------------------------------------------- training
@@ -106,10 +118,10 @@ def show_training(job: Job, device: torch.device, world: int, *, overwrite: bool
     settings = job.config.train
     batches = len(TrainSampler(len(job.train_set), settings.batch_size, rank=0, world=world, seed=settings.seed))
     steps = math.ceil(batches / settings.grad_accum_steps)
-    seconds, memory = measured(lambda: _one_batch(job, device), device)
-    epoch = seconds * batches
+    cost = measured(lambda: _one_batch(job, device, 1), lambda: _one_batch(job, device, settings.batch_size), device)
+    epoch = cost.seconds * batches
     whole = epoch * settings.epochs
-    text = f"{span_of(seconds * min(batches, settings.grad_accum_steps))} a step, {span_of(epoch)} an epoch"
+    text = f"{span_of(cost.seconds * min(batches, settings.grad_accum_steps))} a step, {span_of(epoch)} an epoch"
     length = f"{settings.epochs} epochs of {steps} steps"
     if settings.max_minutes is not None and settings.max_minutes * 60 < whole:
         done = int(settings.max_minutes * 60 / max(epoch, 1e-9) * steps)
@@ -122,7 +134,7 @@ def show_training(job: Job, device: torch.device, world: int, *, overwrite: bool
     rows = title | {
         "steps": length,
         "time": f"{text}; validating, logging and saving come on top",
-        "memory": _memory(memory),
+        "memory": _memory(cost.base + cost.peak),
         "would write": f"{job.folder}/: config.yaml, train.log, weights/ (2 x {size_of(weights)}), checkpoints/ "
         f"({size_of(_COPIES * weights)} each at most, {kept} kept)",
     }
@@ -133,9 +145,9 @@ def show_training(job: Job, device: torch.device, world: int, *, overwrite: bool
     print_plan(rows)
 
 
-def _one_batch(job: Job, device: torch.device) -> None:
-    """Compute forward, loss and backward of a batch; the gradients are dropped."""
-    size, model = job.config.train.batch_size, job.model.to(device).train()
+def _one_batch(job: Job, device: torch.device, size: int) -> None:
+    """Compute forward, loss and backward of a batch of `size`; the gradients are dropped."""
+    model = job.model.to(device).train()
     samples = [job.train_set[(0, index)] for index in range(size)]
     batch = {role: torch.stack([one[role] for one in samples]).to(device) for role in samples[0]}
     precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(job.config.train.mixed_precision)
@@ -200,7 +212,11 @@ def _cost(runner: Runner, facts: DataFacts, size: tuple[int, int], images: int, 
     else:
         height, width = tiles[0][2:]
         together = min(plan.batch or 1, images * len(tiles))
-    seconds, memory = measured(lambda: _fuse_drawn(runner, facts, (height, width), together), runner.device)
+    cost = measured(
+        lambda: _fuse_drawn(runner, facts, (min(height, 8 * ratio), min(width, 8 * ratio)), 1),
+        lambda: _fuse_drawn(runner, facts, (height, width), together),
+        runner.device,
+    )
     part = height * width
     if boxes:
         (top, bottom), (left, right) = boxes[0]
@@ -212,11 +228,11 @@ def _cost(runner: Runner, facts: DataFacts, size: tuple[int, int], images: int, 
     else:
         calls, larger = math.ceil(images * len(tiles) / together), 1.0
         steps = f"{images * len(tiles)} tiles of {height} x {width} pixels, {together} at once"
-    one = f"{span_of(seconds)} for {together} x {height} x {width} pixels"
+    one = f"{span_of(cost.seconds)} for {together} x {height} x {width} pixels"
     return {
         "steps": steps,
-        "time": f"about {span_of(seconds * calls)} of computing ({one}); reading and writing come on top",
-        "memory": _memory(memory * larger),
+        "time": f"about {span_of(cost.seconds * calls)} of computing ({one}); reading and writing come on top",
+        "memory": _memory(cost.base + cost.peak * larger, "at most " if larger > 1 else ""),
     }
 
 

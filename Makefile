@@ -1,4 +1,4 @@
-# make demo    a synthetic scene, a training run, a fused image and its numbers, in under 3 minutes on 2 cores
+# make demo    a synthetic scene, a training run, a fused image and its numbers, 3 minutes on 2 free cores
 # make test    every test that needs no GPU, in WORKERS=2 processes (COVERAGE=1: also prints how many lines they run)
 # make lint    ruff, clang-format, mypy and miss_hit (MATLAB), checking only      make format  ruff and clang-format, changing files
 # make bench   speed, compared side by side in one run

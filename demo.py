@@ -1,4 +1,4 @@
-"""The demo, three minutes on two CPU cores: synthetic scene, H5, training, fused .mat, pictures, scores.
+"""The demo, three minutes on two free CPU cores: synthetic scene, H5, training, fused .mat, pictures, scores.
 
 `make demo` runs it; the same as `lemamba demo`. Nothing is downloaded and no GPU is needed.
 """

@@ -1,4 +1,4 @@
-"""Compare all methods on one test set: scores, cost, pictures; the same as `lemamba board`.
+"""Compare methods, runs, seeds and settings on one test set: scores, tests, cost, pictures; as `lemamba board`.
 
 Examples::
 
@@ -6,6 +6,8 @@ Examples::
     python leaderboard.py --dataset ikonos --data_root DATA --full DATA/test_ikonos_OrigScale_multiExm1.h5 \
         --weights LEMamba=LE-Mamba/RUN --weights PNN=dlpan:pnn.pth --out boards/ikonos
     python leaderboard.py --dataset ikonos --data_root DATA --train 10 --out boards/ikonos
+    python leaderboard.py --dataset ikonos --data_root DATA --methods LEMamba --train 10 --seeds 1,2,3 \
+        --grid state_grad=detached,full --out boards/ablation
 
 Classical methods run as they are. A network runs if weights are given, or after training with the same time for all
 (--train MINUTES). Each method runs in a separate process, so a failure does not stop the others and peak memory is

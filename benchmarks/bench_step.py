@@ -58,7 +58,7 @@ def loop_job(arch: str, batch: int, crop: int, steps: int, folder: Path):
     accelerator = accelerate_main.start_accelerator(settings)
     run = folder / "bench" / arch
     run.mkdir(parents=True)
-    return accelerate_main.build_job(settings, accelerator, run, None), accelerator
+    return accelerate_main.build_job(accelerate_main.Resolved(settings, []), accelerator, run), accelerator
 
 
 class Probe:

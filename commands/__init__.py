@@ -42,6 +42,7 @@ COMMANDS = {
     "adapt": Command("", "train a network on one's own scene, and fuse it", options.AdaptOptions),
     "evaluate": Command("evaluate.py", "measure fused images", options.EvaluateOptions),
     "board": Command("leaderboard.py", "compare methods on one test set", options.BoardOptions),
+    "runs": Command("", "list, filter and compare training runs", options.RunsOptions),
     "prepare": Command("prepare_data.py", "simulate, draw, inspect and repack data sets", PREPARE),
     "reproduce": Command("reproduce.py", "reproduce a row of a results table", options.ReproduceOptions),
     "demo": Command("demo.py", "train, fuse and measure on synthetic data in three minutes", options.DemoOptions),

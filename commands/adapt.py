@@ -24,7 +24,7 @@ from torch import nn
 from lemamba.commands import fuse, planning
 from lemamba.commands.choose import best, classical_methods, compare, fuse_samples, scores_of
 from lemamba.commands.images import WRITERS, check_ending
-from lemamba.commands.methods import load_method, sizes_of
+from lemamba.commands.methods import GENERIC, load_method, sizes_of
 from lemamba.commands.options import AdaptOptions, FuseOptions
 from lemamba.commands.pairs import relation_of
 from lemamba.commands.scores import command_line, measure
@@ -202,7 +202,7 @@ def adapt(task: Task) -> dict[str, Any]:
     """
     options, folder = task.options, task.folder
     check_writable(options.out, folder / "report.json", folder / "weights" / "best.safetensors")
-    entry = _check_method(options)
+    entry = _check_method(options, task.facts.guide_bands)
     by_band = issubclass(model_class(entry), Classical)
     geometry = _trained_geometry(options, task.facts, by_band)
     with ProgressBar("reading", 1.0) as bar:
@@ -214,8 +214,9 @@ def adapt(task: Task) -> dict[str, Any]:
     judge = Judge(ground, task.device)
     rows = {} if options.dry_run else _rows_before(start, judge, options)
     networks: dict[str, nn.Module] = {}
-    # planes of single bands are not compared at full resolution: their loss needs all bands
-    parts = [FIRST, LAST] if ground.full and ground.full_test and not by_band else [FIRST]
+    # not compared at full resolution: planes of single bands, whose loss needs all bands, and guides of several bands
+    by_parts = ground.full and ground.full_test and not by_band and task.facts.guide_bands == 1
+    parts = [FIRST, LAST] if by_parts else [FIRST]
     if by_band:
         from lemamba.commands.bandwise import LEMambaAny, band_ground, training_network
 
@@ -266,8 +267,13 @@ def keep(rows: dict[str, Row], start: str) -> str:
     return next(iter(better), start)
 
 
-def _check_method(options: AdaptOptions) -> str:
+def _check_method(options: AdaptOptions, guide_bands: int) -> str:
     """Return the name of the network that is trained."""
+    if guide_bands > 1 and options.weights == GENERIC:
+        raise UserError(
+            f"the generic weights are for one PAN band, the guide has {guide_bands}; add --from scratch, or weights of "
+            "such data"
+        )
     named = options.arch
     if options.weights is not None:
         named = weights_meta(options.weights).get("model", {}).get("name") or named
@@ -336,7 +342,7 @@ def _start(task: Task, ground: OwnGround, name: str) -> Start:
     if options.weights is None:
         settings = _settings(task, name, 1, 1)
         seed_all(options.seed)
-        network, described = build_network(settings, Drawn(ground, 1))
+        network, described, _ = build_network(settings, Drawn(ground, 1))
         return Start(network, described, ground.facts.geometry, "")
     network = load_method(name, options.weights, facts)
     described = weights_meta(options.weights).get("model") or {"name": name, "args": sizes_of(facts)}
@@ -374,7 +380,7 @@ class Judge:
         ground, facts = self.ground, self.ground.facts
         network.eval()
         row = scores_of(network, ground.test, facts, self.device)
-        if ground.full_test:
+        if ground.full_test and facts.guide_bands == 1:
             sample = ground.full_test[0]
             images = {role: sample[role][None].double() * facts.divisor for role in ("ms", "lms", "pan")}
             images["sr"] = fuse_samples(network, [sample], facts, self.device)[0]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import platform
 import signal
 import sys
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from lemamba.commands.budget import Budget, train_with
 from lemamba.commands.images import fuse_set
 from lemamba.commands.methods import load_method
 from lemamba.commands.options import BoardOptions
+from lemamba.commands.rows import members_of
 from lemamba.commands.scores import notes_of, report, score
 from lemamba.datasets.build import check_range, find_entry, find_file
 from lemamba.datasets.h5 import H5Dataset
@@ -26,14 +29,16 @@ from lemamba.engine.fusing.runner import Runner
 from lemamba.engine.fusing.tiling import Tiling
 from lemamba.engine.weights.files import PUBLISHED_PREFIX, resolve_weights
 from lemamba.metrics import FULL_NAMES, REDUCED_NAMES
-from lemamba.model import list_models, model_entry
-from lemamba.reporting.board import FILES, draw_board, write_board
+from lemamba.reporting.board import FILES, draw_board, made_by, merge_seeds, write_board
+from lemamba.reporting.tables import format_value, heading
 from lemamba.utils.atomic import check_writable, sha256
 from lemamba.utils.device import usable_device
-from lemamba.utils.errors import UserError
+from lemamba.utils.errors import UserError, nearest
 from lemamba.utils.progress import track
 from lemamba.utils.safe_yaml import read_yaml
 
+_PRELOADED = ("torch", "torch.utils.flop_counter", "scipy.stats", "h5py", "accelerate", "rich.console")
+INCOMPLETE_STATUS = 1  # with --strict
 TRAINING = ("rate", "steps", "minutes", "searched", "given_up")  # of a training's record, on the board
 
 
@@ -46,7 +51,7 @@ def run(options: BoardOptions) -> int:
     columns = (*REDUCED_NAMES, *(FULL_NAMES if options.full else ()))
     if options.sort not in columns:
         raise UserError(f"expected --sort to be one of {', '.join(columns)}, given {options.sort}; choose one")
-    jobs, files = plan(options)
+    jobs, files, left_out = plan(options)
     check_writable(*(options.out / name for name in FILES))  # before hours of work
     results, failures = run_all(jobs, options, files)
     for name, reason in failures.items():
@@ -56,38 +61,13 @@ def run(options: BoardOptions) -> int:
     for name, result in results.items():
         for note in result["notes"]:
             print(f"note: {name}: {note}")
-    write_board(options.out, results, failures, provenance(options, files, jobs[0]), options.sort)
+    if (earlier := made_by(options.out)) is not None:
+        print(f"note: replaces the board in {options.out}, made by: {earlier}")
+    facts = provenance(options, files, jobs[0])
+    write_board(options.out, results, failures, facts, options.sort, options.against)
     draw_board(options.out, results, jobs[0]["sensor"], options.sort, jobs[0]["rgb"])
-    print(f"written: {options.out}/leaderboard.md .csv .tex .json grid.png scatter.png")
-    return 0
-
-
-def chosen_methods(wanted: str, task: str, ratio: int) -> list[str]:
-    """Resolve --methods to registered names; of all, classical or learned, those defined for the task and the ratio.
-
-    "all" leaves out methods that train on every image: they take minutes for each.
-    """
-    if wanted not in ("all", "classical", "learned"):
-        return [model_entry(name.strip()).name for name in wanted.split(",") if name.strip()]
-    names = []
-    for name in list_models(task=task):
-        entry = model_entry(name)
-        learned = entry.traits.trained or entry.traits.adapts
-        groups = ("learned" if learned else "classical", "" if entry.traits.adapts else "all")
-        if ratio in entry.ratios and wanted in groups:
-            names.append(name)
-    return names
-
-
-def given_weights(pairs: tuple[str, ...]) -> dict[str, str]:
-    """Read --weights NAME=PATH into registered name -> path."""
-    weights = {}
-    for pair in pairs:
-        name, equals, path = pair.partition("=")
-        if not equals or not path:
-            raise UserError(f"expected --weights NAME=PATH, given {pair}; for example --weights PNN=dlpan:pnn.pth")
-        weights[model_entry(name).name] = path
-    return weights
+    print(f"written: {options.out}/ {' '.join(name for name in FILES if (options.out / name).is_file())}")
+    return INCOMPLETE_STATUS if options.strict and (failures or left_out) else 0
 
 
 def trains(options: BoardOptions) -> bool:
@@ -109,23 +89,15 @@ def open_files(options: BoardOptions) -> tuple[Path, dict[str, Any], H5Dataset]:
     return data, {"sensor": dataset.facts.sensor, "divisor": options.divisor}, dataset
 
 
-def plan(options: BoardOptions) -> tuple[list[dict[str, Any]], dict[str, Path]]:
-    """Return one job per method (see `run_job`), and the files whose sha256 is recorded."""
+def plan(options: BoardOptions) -> tuple[list[dict[str, Any]], dict[str, Path], list[str]]:
+    """Return one job per member of a row (see `run_job`), the files whose sha256 is recorded, and what is left out."""
     data, numbers, dataset = open_files(options)
     facts = dataset.facts
-    task = "pansharpening" if facts.guide_bands == 1 else "hmif"
-    weights = given_weights(options.weights)
-    names = chosen_methods(options.methods, task, facts.ratio)
-    names += [name for name in weights if name not in names]  # methods with weights are compared in any case
-    runnable = []
-    for name in names:
-        traits = model_entry(name).traits
-        if name in weights or not traits.needs_weights or (traits.trained and trains(options)):
-            runnable.append(name)
-        else:
-            print(f"note: {name} is left out: no --weights {name}=PATH and no --train MINUTES")
-    if not runnable:
-        raise UserError("expected at least one method that can run, found none; give --weights or --train")
+    members, left_out = members_of(options, facts)
+    for name in left_out:
+        print(f"note: {name} is left out: no --weights {name}=PATH and no --train MINUTES")
+    if options.against is not None and options.against not in (labels := [m.label for m in members]):
+        raise UserError(f"--against: no row is called {options.against}{nearest(options.against, labels)}")
     device = str(usable_device(options.device))
     shared = {"data": str(data), "full": str(options.full) if options.full else None, **numbers}
     shared |= {
@@ -135,40 +107,43 @@ def plan(options: BoardOptions) -> tuple[list[dict[str, Any]], dict[str, Path]]:
         "rgb": facts.rgb,
         "peak": facts.divisor,
     }
-    jobs = [{"name": name, "weights": weights.get(name), **shared} for name in runnable]
-    return jobs, {"data": data} | ({"full": options.full} if options.full else {})
+    jobs = [{"member": m, "name": m.name, "weights": m.weights, **shared} for m in members]
+    return jobs, {"data": data} | ({"full": options.full} if options.full else {}), left_out
 
 
 def run_all(
     jobs: list[dict[str, Any]], options: BoardOptions, files: dict[str, Path]
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """Train if asked to, and measure every method; return results by name and failures by name.
+    """Train if asked to, and measure every member; return results by label and failures by title.
 
     The weights that were measured are added to `files`.
     """
-    results, failures = {}, {}
+    measured: dict[str, dict[str, dict[str, Any]]] = {}  # label -> title -> result
+    failures = {}
     budget = shared_budget(options) if trains(options) else None
-    for job in track(jobs, "methods"):
-        name, training = job["name"], None
+    for done, job in enumerate(track(jobs, "methods"), start=1):
+        member, training = job["member"], None
         try:
-            traits = model_entry(name).traits
-            if budget is not None and job["weights"] is None and traits.needs_weights and traits.trained:
-                folder, training = train_with(name, budget)
+            if budget is not None and member.is_trained:
+                own = replace(budget, seed=member.seed, settings=member.settings)
+                folder, training = train_with(member.name, own)
                 job["weights"] = str(folder)
             if job["weights"]:
-                files[f"weights of {name}"] = resolve_weights(job["weights"].removeprefix(PUBLISHED_PREFIX))
+                files[f"weights of {member.title}"] = resolve_weights(job["weights"].removeprefix(PUBLISHED_PREFIX))
         except UserError as error:
-            failures[name] = str(error)
+            failures[member.title] = str(error)
             continue
         outcome = run_isolated(job)
         if isinstance(outcome, str):
-            failures[name] = outcome
+            failures[member.title] = outcome
             continue
         if training is not None:
-            outcome["training"] = {key: training[key] for key in TRAINING}
+            outcome["training"] = {"run": job["weights"], **{key: training[key] for key in TRAINING}}
             outcome["cost"]["steps"] = training["steps"]
-        results[name] = outcome
-    return results, failures
+        measured.setdefault(member.label, {})[member.title] = outcome | {"seed": member.seed}
+        shown = format_value(options.sort, outcome["scores"][options.sort])
+        print(f"{done} of {len(jobs)}: {member.title}: {heading(options.sort)} {shown}", flush=True)
+    return {label: merge_seeds(runs) for label, runs in measured.items()}, failures
 
 
 def shared_budget(options: BoardOptions) -> Budget:
@@ -191,9 +166,9 @@ def shared_budget(options: BoardOptions) -> Budget:
 
 def run_isolated(job: dict[str, Any]) -> dict[str, Any] | str:
     """Run `run_job` in a new process; return its result, or what went wrong in one line."""
-    context = multiprocessing.get_context("spawn")
+    context = _context()
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_worker, args=(job, there), daemon=True)  # ends with its parent
+    process = context.Process(target=_worker, args=(job, there, dict(os.environ)), daemon=True)  # ends with its parent
     process.start()
     there.close()
     try:
@@ -205,7 +180,23 @@ def run_isolated(job: dict[str, Any]) -> dict[str, Any] | str:
     return outcome
 
 
-def _worker(job: dict[str, Any], connection: Connection) -> None:
+def _context() -> Any:
+    """Return how processes are started: forked from one that has imported torch and computed nothing, if there can be.
+
+    A new interpreter for every method would spend seconds on imports. A fork of this process would inherit its memory,
+    whose peak is measured, and the threads of its libraries.
+    """
+    if sys.platform != "linux":  # Windows has none; macOS's libraries may not be forked
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    # not our own modules: the server looks for them in the working folder, which may be that of another clone
+    context.set_forkserver_preload(list(_PRELOADED))
+    return context
+
+
+def _worker(job: dict[str, Any], connection: Connection, environment: dict[str, str]) -> None:
+    os.environ.clear()  # that of the parent may have changed since the server started
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both; the parent ends this process
     try:
         connection.send(run_job(job))
@@ -219,8 +210,8 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
     """Fuse and measure one method (runs in a process of its own).
 
     Args:
-        job: name, weights, data, full, sensor, divisor, device, sample, seed, rgb, peak (the divisor that is used); all
-            plain values.
+        job: name (None = the one that the weights name), weights, data, full, sensor, divisor, device, sample, seed,
+            rgb, peak (the divisor that is used).
 
     Returns:
         Scores and per-sample values of both protocols, the cost, and the images of one sample: see
@@ -271,6 +262,7 @@ def provenance(options: BoardOptions, files: dict[str, Path], job: dict[str, Any
     return about | {
         "dataset": options.dataset,
         "seed": options.seed,
+        "grid": options.grid,
         "train_minutes": options.train,
         "train_epochs": options.train_epochs,
         "rates": options.rates,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from lemamba.commands.options import DemoOptions
 from lemamba.commands.steps import as_typed, run_step
 from lemamba.model.ops.scan.backends import choose
 from lemamba.utils.atomic import write_json
-from lemamba.utils.errors import UserError
+from lemamba.utils.startup import interpreter
 
 RUN = "demo"
 PROMISED_GAIN_DB = 3.0
@@ -26,7 +27,7 @@ def scan_backend() -> tuple[str, bool]:
 
 
 def run(options: DemoOptions) -> int:
-    """Run the demo; a gain below the promised one is a `UserError` if a compiled scan was used."""
+    """Run the demo; warn of a gain below the promised one if a compiled scan was used."""
     started = time.perf_counter()
     backend, compiled = scan_backend()
     minutes = options.minutes
@@ -41,9 +42,10 @@ def run(options: DemoOptions) -> int:
     scores = options.out / "scores.json"
     run_step("1. make a synthetic scene and its data set", "prepare", "synthetic", "--out", data)
     run_step(
-        f"2. train LE-Mamba tiny for {minutes:g} minutes on the CPU",
+        f"2. train LE-Mamba tiny for {minutes:g} minutes of a CPU core's time",
         *("train", "-c", "configs/demo.yaml", "--data_root", data),
-        *("--run_name", RUN, "--max_minutes", f"{minutes:g}", "--device", "cpu", "--overwrite"),
+        *("--run_name", RUN, "--max_minutes", f"{minutes:g}", "--set", "train.clock=core"),
+        *("--device", "cpu", "--overwrite"),
     )
     run_step(
         "3. fuse the test images and measure",
@@ -53,9 +55,11 @@ def run(options: DemoOptions) -> int:
     report = json.loads(scores.read_text(encoding="utf-8"))
     gain = conclude(mat, report, time.perf_counter() - started, backend)
     if compiled and gain < PROMISED_GAIN_DB:
-        raise UserError(
-            f"expected a gain of at least {PROMISED_GAIN_DB} dB, reached {gain:.2f} dB; is the machine busy? Train "
-            f"longer: {as_typed('demo', '--minutes', 5)}"
+        longer = ("--minutes", 5, *(() if options.out == DemoOptions().out else ("--out", options.out)))
+        print(
+            f"warning: expected a gain of at least {PROMISED_GAIN_DB} dB, reached {gain:.2f} dB: the steps took longer "
+            f"than on a free machine. Train longer: {as_typed('demo', *longer)}",
+            file=sys.stderr,
         )
     return 0
 
@@ -78,8 +82,10 @@ def conclude(mat: Path, report: dict[str, Any], seconds: float, backend: str) ->
     write_json(path, summary)
     print(f"\nLE-Mamba {psnr['LEMamba']:.2f} dB, interpolation {psnr['EXP']:.2f} dB: {gain:+.2f} dB in {seconds:.0f} s")
     print(f"look at   {out}/sample_0.png  and  {path}")
-    print(f"curves    tensorboard --logdir runs/demo   (log: log_file/demo/{RUN}/train.log)")
+    print(f"curves    {interpreter()} -m tensorboard.main --logdir runs/demo")
+    print(f"          log and curves as text: log_file/demo/{RUN}/train.log, metrics.csv")
     print(f"measure   {as_typed('evaluate', mat, '--ratio', 4, '--const', 2047)}")
-    simulate = as_typed("prepare", "simulate", "SCENE.mat", "--sensor", "IKONOS", "--out", "data/ikonos")
-    print(f"next      your own scene: {simulate}")
+    board = ("--dataset", "demo", "--data_root", out / "data", "--methods", "classical", "--out", out / "board")
+    print(f"compare   {as_typed('board', *board, '--weights', f'LEMamba=log_file/demo/{RUN}')}")
+    print("next      your own scene: docs/data.md")
     return gain

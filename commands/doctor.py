@@ -40,6 +40,9 @@ OPTIONAL = {  # package -> what needs it
     "mamba-ssm": "scan backend mamba_ssm",
     "causal-conv1d": "Pan-Mamba on a GPU",
     "timm": "optimizers timm/<name>",
+    "wandb": "--log_with wandb",
+    "mlflow": "--log_with mlflow",
+    "trackio": "--log_with trackio",
     "deepspeed": "ZeRO, configs/huggingface/deepspeed_zero2.yaml",
 }
 LEAST_DISK, LEAST_MEMORY = 2.0, 2.0  # GB: a training's checkpoints; a training of LE-Mamba on patches of 64 x 64

@@ -33,7 +33,7 @@ from lemamba.metrics.inputs import BLOCK, check_positive, in_unit_range
 from lemamba.metrics.large import LargeImage
 from lemamba.reporting.html import html_report
 from lemamba.reporting.pictures import choose_bands, quick_look
-from lemamba.reporting.tables import heading, to_latex
+from lemamba.reporting.tables import heading, spread, to_latex
 from lemamba.utils.atomic import check_writable, write_json, write_text
 from lemamba.utils.device import usable_device
 from lemamba.utils.errors import UserError
@@ -321,7 +321,7 @@ def write_files(result: Result, options: EvaluateOptions) -> None:
     """Write the formats that were asked for, each whole or not at all."""
     texts: tuple[tuple[Path | None, Callable[[], str]], ...] = (
         (options.csv, lambda: as_csv(result)),
-        (options.latex, lambda: to_latex({fused_path(options).stem: result.summary})),
+        (options.latex, lambda: to_latex({fused_path(options).stem: result.summary}, note=spread(len(result)))),
         (options.html, lambda: as_html(result, options)),
     )
     if options.json:

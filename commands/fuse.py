@@ -24,6 +24,7 @@ from lemamba.commands.images import (
     facts_to_write,
     fuse_scene,
     fuse_set,
+    picture_stem,
     save_images,
     save_pictures,
     save_rgb,
@@ -53,7 +54,8 @@ from lemamba.engine.fusing.shares import first_alone, joined_ranks, local_rank
 from lemamba.engine.fusing.tiles import traits_of
 from lemamba.engine.fusing.tiling import SCENE_TILE
 from lemamba.engine.training.ranks import LostRankError, Ranks
-from lemamba.reporting.tables import print_table
+from lemamba.engine.weights.files import PUBLISHED_PREFIX, SHIPPED, resolve_weights
+from lemamba.reporting.tables import print_table, spread
 from lemamba.utils.atomic import check_writable, write_json
 from lemamba.utils.device import usable_device
 from lemamba.utils.errors import UserError, one_line
@@ -138,10 +140,14 @@ def fuse_test_set(options: FuseOptions, device: torch.device) -> None:
     dataset, name = open_data(options)
     options, model = _ready(options, dataset, device)
     method = str(model.model_name)
-    out = options.out or default_output(method, name, dataset.facts, options.per_image)
+    out = options.out or default_output(method, name, dataset.facts, options.per_image, options.weights)
     if not options.per_image:
         check_ending(out, WRITERS)
-    check_writable(out / "output_mulExm_0.mat" if options.per_image else out, options.json)  # before the work
+    first = out / "output_mulExm_0.mat" if options.per_image else out
+    check_writable(first, options.json)  # before the work
+    folder = out if options.per_image else out.parent
+    shown = [folder / f"{picture_stem(dataset.facts)}_0.png"] if options.pictures else []
+    note_replaced(first, *shown)
     if options.tile and not traits_of(model).tileable:
         print(f"note: {method} uses statistics of the whole image, so --tile is not applied")
     if isinstance(model, Adapting):
@@ -153,13 +159,13 @@ def fuse_test_set(options: FuseOptions, device: torch.device) -> None:
     images, seconds = fuse_set(runner, dataset, clip=not options.no_clip)
 
     save_images(images, out, options.per_image, facts_to_write(dataset))
-    pictures = save_pictures(images, out if options.per_image else out.parent, dataset.facts, options.pictures)
+    pictures = save_pictures(images, folder, dataset.facts, options.pictures)
     meters, protocol = {}, "reduced" if "gt" in images else "full"
     try:
         for row, role in {"EXP": "lms", method: "sr"}.items():  # plain interpolation, to compare with
             meters[row] = score(images, dataset.facts, role)
-        count = f"{len(dataset)} image{'s' if len(dataset) > 1 else ''}"
-        print_table({row: m.compute() for row, m in meters.items()}, f"{name}, {protocol} resolution, {count}")
+        title = f"{name}, {protocol} resolution, {spread(len(dataset))}"
+        print_table({row: m.compute() for row, m in meters.items()}, title)
         for row, meter in meters.items():
             for note in notes_of(meter):
                 print(f"note: {row}: {note}")
@@ -204,6 +210,13 @@ def _files_of_set(options: FuseOptions, out: Path, dataset: H5Dataset) -> dict[P
     return files
 
 
+def _check_scene_options(options: FuseOptions) -> None:
+    if options.fill_dropped and not options.drop_dead:
+        raise UserError("--fill_dropped writes bands that --drop_dead leaves out; give both, or neither")
+    if options.data or options.per_image or options.json:
+        raise UserError("expected --ms and --pan without --data, --per_image, --json; drop those")
+
+
 def fuse_pair(
     options: FuseOptions, device: torch.device, ranks: Ranks, runners: Runners, *, listed: bool = False
 ) -> None:
@@ -217,21 +230,20 @@ def fuse_pair(
         listed: the pair is one of a list: a note that it is complete stays until all are.
     """
     ms, pan = pair_paths(options.ms, options.pan)
-    if options.data or options.per_image or options.json:
-        raise UserError("expected --ms and --pan without --data, --per_image, --json; drop those")
+    _check_scene_options(options)
     started = time.perf_counter()
     relation = relation_of(options)
     how: dict[str, Any] = {"nodata": options.nodata, "relation": relation, "guide_order": options.guide_order}
     how["drop_dead"] = options.drop_dead
     with open_pair(ms, pan, **how, **scene_numbers(options)) as pair:
-        output = Output(options.compress, options.cog, options.bands, options.dtype)
+        output = Output(options.compress, options.cog, options.bands, options.dtype, fill=options.fill_dropped)
         if options.rgb_png:
             output = replace(output, rgb=get_sensor(pair.facts.sensor).rgb_for(pair.facts.bands))
         if options.arch == AUTO:
             options = first_alone(ranks, lambda: _chosen(options, pair, device))
         runner = _runner(options, pair.facts, device, runners)
         check_guide_order(options, pan[0], partial(pair_centres, pair))
-        out = options.out or OUT / f"{runner.model_name}_{ms[0].stem}.tif"
+        out = options.out or OUT.joinpath(*run_words(options.weights)) / f"{runner.model_name}_{ms[0].stem}.tif"
         check_output(out, pair, output)
         check_writable(out, options.rgb_png)
         _print_notes(options, pair, runner)
@@ -243,6 +255,8 @@ def fuse_pair(
         if listed and options.resume and first_alone(ranks, lambda: is_complete(out, job)):
             print(f"result:   {out} is complete")
             return
+        if not options.resume:
+            note_replaced(out)
         trained = trained_geometry(options.weights, facts)
         picture = fuse_scene(
             runner,
@@ -260,7 +274,7 @@ def fuse_pair(
         if listed and ranks.main:
             mark_complete(out, job)
         H, W = pair.size
-    bands = len(options.bands) or facts.bands
+    bands = len(options.bands) or (pair.whole.count if options.fill_dropped else facts.bands)
     print(f"result:   {out} ({H} x {W} pixels, {bands} bands; sensor {facts.sensor}, divisor {facts.divisor:g})")
     if options.rgb_png:
         print(f"picture:  {options.rgb_png}")
@@ -281,7 +295,8 @@ def _print_notes(options: FuseOptions, pair: ScenePair, runner: Runner) -> None:
 
 def _files_of_pair(options: FuseOptions, pair: ScenePair, out: Path) -> dict[Path, str]:
     """Return the files that fusing a pair writes, and what is in them."""
-    (H, W), bands = pair.size, len(options.bands) or pair.facts.bands
+    (H, W) = pair.size
+    bands = len(options.bands) or (pair.whole.count if options.fill_dropped else pair.facts.bands)
     bytes_each = int("".join(filter(str.isdigit, options.dtype or pair.ms.dtype.name))) // 8
     text = f"{H} x {W} x {bands}, {planning.size_of(H * W * bands * bytes_each)} before compression"
     return {out: text} | ({options.rgb_png: "picture"} if options.rgb_png else {})
@@ -393,7 +408,29 @@ def trained_geometry(weights: str | None, facts: DataFacts) -> Geometry:
     return Geometry((ratio, ratio), (float(offset[0]), float(offset[1]))) if offset else Geometry.toolbox(ratio)
 
 
-def default_output(method: str, name: str, facts: DataFacts, per_image: bool) -> Path:
-    """Return where results go unless --out is given; the MATLAB package looks for them there."""
+def default_output(method: str, name: str, facts: DataFacts, per_image: bool, weights: str | None = None) -> Path:
+    """Return where results go unless --out is given: the folder names the run, so no run replaces another's images."""
     stem, kind = f"{method}_{name}", "ref" if facts.has_gt else "unref"
-    return OUT / stem / kind if per_image else OUT / stem / f"data_{stem}_{kind}.mat"
+    folder = OUT.joinpath(stem, *run_words(weights))
+    return folder / kind if per_image else folder / f"data_{stem}_{kind}.mat"
+
+
+def run_words(weights: str | None) -> tuple[str, ...]:
+    """Return the folders that name weights in the path of a result: project and run, or the name of the file."""
+    if weights is None:
+        return ()
+    if weights in SHIPPED:
+        return (weights,)
+    path = resolve_weights(weights.removeprefix(PUBLISHED_PREFIX)).resolve()
+    run = next((p for p in list(path.parents)[:3] if (p / "config.yaml").is_file()), None)
+    if run is None:
+        return (path.stem,)
+    file = path.relative_to(run).with_suffix("").parts  # the best weights are those that the run stands for
+    return (*run.parts[-2:], *(part for part in file if part not in ("weights", "checkpoints", "best")))
+
+
+def note_replaced(*paths: Path) -> None:
+    """Say which results of an earlier call, or of another method in the same folder, are replaced."""
+    there = [str(path) for path in paths if path.exists()]
+    if there:
+        print(f"note: replaces {' and '.join(there)}; choose another --out to keep both")

@@ -354,14 +354,16 @@ def save_images(images: Mapping[str, Tensor], out: Path, per_image: bool, info: 
         WRITERS[".mat"](out / f"output_mulExm_{i}.mat", one, info)
 
 
-def save_pictures(images: Mapping[str, Tensor], folder: Path, facts: DataFacts, count: int) -> list[Path]:
-    """Draw the first `count` samples, lms | pan | sr | gt | error, as one PNG each; return their paths.
+def picture_stem(facts: DataFacts) -> str:
+    """Return what the names of pictures begin with: both resolutions of a data set go into one folder."""
+    return "sample" if facts.has_gt else "full_sample"
 
-    Both resolutions of a data set go into one folder, so images without gt are called full_sample_<i>.png.
-    """
+
+def save_pictures(images: Mapping[str, Tensor], folder: Path, facts: DataFacts, count: int) -> list[Path]:
+    """Draw the first `count` samples, lms | pan | sr | gt | error, as one PNG each; return their paths."""
     arrays = {role: value.numpy() for role, value in images.items()}
     rgb = choose_bands(get_sensor(facts.sensor), arrays["lms"][0], arrays["pan"][0], own=facts.rgb)
-    stem, paths = "sample" if facts.has_gt else "full_sample", []
+    stem, paths = picture_stem(facts), []
     for i in range(min(count, len(arrays["sr"]))):
         paths.append(folder / f"{stem}_{i}.png")
         save_panels(paths[-1], [quick_look({role: value[i] for role, value in arrays.items()}, rgb)])

@@ -357,7 +357,7 @@ class ReproduceOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions:
-    """Run everything once in under three minutes on two CPU cores: scene, H5, training, fused .mat, pictures, scores.
+    """Run everything once, in three minutes on two free CPU cores: scene, H5, training, fused .mat, pictures, scores.
 
     Runs the project's own commands, shows each, and compares LE-Mamba with plain interpolation (EXP).
 
@@ -366,10 +366,44 @@ class DemoOptions:
         --minutes 10 --out visualized_img/longer
     """
 
-    minutes: float = option(1.9, "training time in minutes (default 1.9)", "--minutes", low=0)
+    minutes: float = option(
+        1.9, "training time, in minutes in which it has a core to itself (default 1.9)", "--minutes", low=0
+    )
     out: Path = option(
         Path("visualized_img/demo"), "folder of data, results and summary (default visualized_img/demo)", "--out"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunsOptions:
+    """List, filter and compare training runs: settings, validation scores, cost, curves.
+
+    Scores are those of the best weights on the validation set. A run is named proj/run.
+
+    Examples:
+        --sort psnr
+        'demo/*' --where model.arch=PNN --compare
+        first second --curves curves.png --curve train/total valid/ergas
+    """
+
+    patterns: tuple[str, ...] = option((), "proj/run, a part of it, or a pattern, e.g. 'demo/*' (default: all)", "RUN")
+    log_dir: Path = option(Path("log_file"), "folder of the runs (default log_file)", "--log_dir")
+    where: tuple[str, ...] = option(
+        (), "only runs with these settings, e.g. model.arch=PNN train.seed=1", "--where", metavar="KEY=VALUE", many=True
+    )
+    state: str | None = option(None, "only runs in this state", "--state", choices=("training", "finished", "stopped"))
+    sort: str = option("latest", "latest, name, or a score such as psnr (default latest)", "--sort")
+    compare: bool = option(False, "show the settings that differ, scores and cost side by side", "--compare")
+    curves: Path | None = option(None, "draw curves of the runs", "--curves", metavar="FILE.png")
+    curve: tuple[str, ...] = option(
+        (),
+        "which curves (default train/total valid/ergas)",
+        "--curve",
+        metavar="NAME",
+        many=True,
+    )
+    json: Path | None = option(None, "also write settings, scores and cost as JSON", "--json", metavar="FILE")
+    csv: Path | None = option(None, "also write the table as CSV", "--csv", metavar="FILE")
 
 
 SCRATCH = "scratch"
@@ -427,7 +461,13 @@ class FuseOptions(DeviceOptions, DataOptions, RegisteredOptions, DryRunOptions):
         "test", "file of --dataset (default test)", "--split", choices=("valid", "test", "test_full"), group="data"
     )
     drop_dead: bool = option(
-        False, "of --ms: leave out hyperspectral bands that hold one value", "--drop_dead", group="data"
+        False, "of --ms: leave out hyperspectral bands that hold one value, or noise only", "--drop_dead", group="data"
+    )
+    fill_dropped: bool = option(
+        False,
+        "write the bands that --drop_dead leaves out as bands without data, so that all keep their numbers",
+        "--fill_dropped",
+        group="output",
     )
     guide_order: tuple[int, ...] = option(
         (),
@@ -613,13 +653,25 @@ def _rates(text: str) -> tuple[float, ...]:
     return rates
 
 
+def _seeds(text: str) -> tuple[int, ...]:
+    """Read --seeds."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts) or len(set(map(int, parts))) < len(parts):
+        raise argparse.ArgumentTypeError(f"expected different whole numbers such as 1,2,3, given {text!r}")
+    return tuple(int(part) for part in parts)
+
+
 @dataclass(frozen=True, kw_only=True)
 class BoardOptions(DataOptions):
-    """Compare all methods on one test set: scores, cost, pictures.
+    """Compare methods, and any number of runs of one network, on one test set: scores, tests, cost, pictures.
 
     Methods that need no weights run as they are; a network runs if weights are given, or after training with equal
-    time for all (--train MINUTES). Every method runs in a process of its own: a method that fails is reported and the
-    others continue, and its peak memory is its own.
+    time for all (--train MINUTES), with every seed of --seeds and every combination of --grid. Every method runs in a
+    process of its own: a method that fails is reported and the others continue, and its peak memory is its own.
+    An interrupted board continues when the same command is run again.
+
+    Exit status: 0 a board was written; 1 with --strict, if a method failed or was left out; 2 bad input, or no method
+    gave a result; 130 interrupted.
 
     Examples:
         --dataset ikonos --data_root data/ikonos --methods classical --out boards/ikonos
@@ -631,12 +683,17 @@ class BoardOptions(DataOptions):
     full: Path | None = option(None, "H5 file at full resolution, for D_lambda_K, D_s, HQNR", "--full", group="data")
     methods: str = option(
         "all",
-        "all (without those that train on each image), classical, learned, or names separated by commas (default all)",
+        "separated by commas: all (without those that train on each image), classical, learned, or names (default all)",
         "--methods",
         group="methods",
     )
     weights: tuple[str, ...] = option(
-        (), "weights of a network; repeat for others", "--weights", metavar="NAME=PATH", group="methods"
+        (),
+        "a row of the board: run folder, proj/run or file, under a label of your choice; repeat for others. Runs under "
+        "one label are its seeds. If the weights do not name their network, the label starts with its name",
+        "--weights",
+        metavar="LABEL=RUN",
+        group="methods",
     )
     train: float | None = option(
         None, "train each network this long first", "--train", metavar="MINUTES", group="methods"
@@ -659,8 +716,33 @@ class BoardOptions(DataOptions):
         group="methods",
     )
     seed: int = option(3407, "seed of weights, order and augmentation (default 3407)", "--seed", group="methods")
+    seeds: tuple[int, ...] = option(
+        (),
+        "train each network once with each of these seeds instead; its row has the deviation over them, too",
+        "--seeds",
+        metavar="N,N,…",
+        read=_seeds,
+        group="methods",
+    )
+    grid: tuple[str, ...] = option(
+        (),
+        "train each network with every combination of values: arguments of the network, or section.key of the "
+        "configuration, e.g. state_grad=detached,full optimizer.lr=1e-3,5e-4",
+        "--grid",
+        metavar="KEY=V,V,…",
+        many=True,
+        group="methods",
+    )
     out: Path = option(REQUIRED, "folder for the tables and pictures", "--out", group="output")
     sort: str = option("qn", "index to rank by (default qn)", "--sort", group="output")
+    against: str | None = option(
+        None,
+        "row with which the paired tests compare the others (default: the best of --sort)",
+        "--against",
+        metavar="LABEL",
+        group="output",
+    )
+    strict: bool = option(False, "exit status 1 if a method failed or was left out", "--strict", group="output")
     picture_sample: int = option(0, "sample shown in the picture grid (default 0)", "--picture_sample", group="output")
     device: str | None = device_option(group="output")
 

@@ -46,7 +46,7 @@ from lemamba.datasets.simulation.prepare import prepare_benchmark, prepare_cubes
 from lemamba.datasets.simulation.response import CAMERAS, parse_wavelengths, read_matrix, read_psf, read_response
 from lemamba.datasets.simulation.sources import Cube, Scene
 from lemamba.datasets.simulation.synthetic import write_dataset
-from lemamba.datasets.simulation.wald import Observation, gaussian_psf
+from lemamba.datasets.simulation.wald import Degradation, gaussian_kernel
 from lemamba.datasets.writers import planned_files
 from lemamba.engine.fusing.cost import peak_bytes
 from lemamba.reporting.pictures import save_scene
@@ -168,11 +168,11 @@ def _cubes(options: SimulateOptions, cubes: list[Cube]) -> dict[str, int]:
     if sensor.bands not in (None, bands):
         raise UserError(f"expected {sensor.bands} bands for sensor {sensor.name}, given {bands}; name the right sensor")
     wavelengths = parse_wavelengths(options.wavelengths, bands, cubes[0].kept, cubes[0].kept_name)
-    observation, facts = _observation(options, wavelengths, ratio, "gaussian")
+    degradation, facts = _degradation(options, wavelengths, ratio, "gaussian")
     default = f"{options.scenes[0].stem if sensor.bands is None else sensor.name}_x{ratio}"
     return prepare_cubes(
         cubes,
-        observation,
+        degradation,
         wavelengths,
         options.out,
         _checked_name(options.name or default),
@@ -186,9 +186,9 @@ def _cubes(options: SimulateOptions, cubes: list[Cube]) -> dict[str, int]:
 _CAMERA_NAMES = {"gaussian": "gaussian RGB", "nikon_d700": "Nikon D700"}
 
 
-def _observation(
+def _degradation(
     options: ObservationOptions, wavelengths: np.ndarray, ratio: int, camera: str, protocol: Protocol | None = None
-) -> tuple[Observation, dict[str, Any]]:
+) -> tuple[Degradation, dict[str, Any]]:
     """Return how guide and low-resolution image are made, and attributes that name it.
 
     Args:
@@ -222,9 +222,9 @@ def _observation(
     else:
         sigma = ratio / 2 if options.sigma is None else options.sigma
         size = 2 * ratio + 1 if options.blur_size is None else options.blur_size
-        psf, facts["blur"] = gaussian_psf(size, sigma), f"gaussian {size}x{size}, sigma {sigma:g}"
+        psf, facts["blur"] = gaussian_kernel(size, sigma), f"gaussian {size}x{size}, sigma {sigma:g}"
         facts |= {"blur_sigma": sigma, "blur_size": size}
-    return Observation(response, ratio, psf, offset, options.snr), facts
+    return Degradation(response, ratio, psf, offset, options.snr), facts
 
 
 def _benchmark(options: BenchmarkOptions) -> dict[str, int]:
@@ -239,7 +239,7 @@ def _benchmark(options: BenchmarkOptions) -> dict[str, int]:
         lambda: benchmarks.cave_split(options.protocol) if cave else benchmarks.harvard_split(scenes),
     )
     wavelengths = np.linspace(400, 700, 31) if cave else np.linspace(420, 720, 31)
-    observation, facts = _observation(options, wavelengths, options.ratio, "nikon_d700", protocol)
+    degradation, facts = _degradation(options, wavelengths, options.ratio, "nikon_d700", protocol)
     read = benchmarks.load_cave if cave else benchmarks.load_harvard
     scale = _scale(options, read, [path for split in splits.values() for path in split.values()])
     facts |= {"sensor": options.sensor, "protocol": options.protocol}
@@ -254,7 +254,7 @@ def _benchmark(options: BenchmarkOptions) -> dict[str, int]:
         return prepare_benchmark(
             splits,
             load,
-            observation,
+            degradation,
             wavelengths,
             options.out,
             _checked_name(options.name or f"{options.sensor}_x{options.ratio}"),

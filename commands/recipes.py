@@ -62,7 +62,8 @@ class Recipe:
         train: arguments of `lemamba train`, without those for data, seed and names.
         seed: of weights, order and augmentation.
         network: what is trained.
-        expect: protocol ("reduced", "full") -> index -> `Expected`, means over the test images.
+        expect: protocol ("reduced", "full") -> index -> `Expected`, means over the test images; None where no value
+            was published: the index is shown and compared with nothing.
         export: name of the weight file that the training is run for, written next to its results; "" for none.
         name: of the recipe's file.
     """
@@ -76,7 +77,7 @@ class Recipe:
     train: str
     seed: int
     network: Network
-    expect: dict[str, dict[str, Expected]]
+    expect: dict[str, dict[str, Expected | None]]
     prepare: str = ""
     scene: str = ""
     sha256: str = ""
@@ -127,14 +128,14 @@ def read_recipe(given: str) -> Recipe:
     return dataclasses.replace(recipe, expect=expect)
 
 
-def indices(rows: Any, where: str) -> dict[str, Expected]:
-    """Read a mapping of index -> {value, band}; `where` names it in messages."""
+def indices(rows: Any, where: str) -> dict[str, Expected | None]:
+    """Read a mapping of index -> {value, band}, or null where nothing is expected; `where` names it in messages."""
     if not isinstance(rows, Mapping):
         raise UserError(f"{where}: expected a mapping index: {{value, band}}, given {rows!r}")
     for name in rows:
         if name not in INDICES | EXTRA:
             raise UserError(f"{where}: unknown index {name!r}{nearest(str(name), INDICES | EXTRA)}")
-    return {name: from_mapping(Expected, row, f"{where}.{name}") for name, row in rows.items()}
+    return {name: None if row is None else from_mapping(Expected, row, f"{where}.{name}") for name, row in rows.items()}
 
 
 def check_scene(recipe: str, name: str, digest: str, scene: Path | None) -> None:

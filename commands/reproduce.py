@@ -177,6 +177,10 @@ def compare(recipe: Recipe, found: dict[str, dict[str, float]]) -> bool:
     for protocol, numbers in found.items():
         for index, target in recipe.expect[protocol].items():
             number = numbers.get(index, math.nan)
+            if target is None:
+                table.add_row(f"{heading(index)} ({protocol})", "not published", f"{number:.4f}", "")
+                good &= math.isfinite(number)
+                continue
             inside = target.met_by(number)
             wanted = f"{target.value:g} ± {target.band:g}"
             table.add_row(f"{heading(index)} ({protocol})", wanted, f"{number:.4f}", _verdict(inside))

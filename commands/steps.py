@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from lemamba.commands import COMMANDS
-from lemamba.utils.startup import delayed_interrupt
+from lemamba.utils.startup import delayed_interrupt, interpreter
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -24,10 +24,17 @@ def command_of(name: str, *arguments: object) -> list[str]:
 
 
 def as_typed(name: str, *arguments: object) -> str:
-    """Return the command as a user would type it: `python SCRIPT …` in a clone, `lemamba NAME …` if installed."""
+    """Return the command as a user can type it: `python SCRIPT …` in a clone, `lemamba NAME …` if installed.
+
+    If the environment is not activated, the interpreter is named by its path.
+    """
     script = ROOT / COMMANDS[name].script
     shown = script.name if Path.cwd() == ROOT else str(script)
-    return shlex.join([*(["python", shown] if script.is_file() else ["lemamba", name]), *map(str, arguments)])
+    if script.is_file():
+        start = [interpreter(), shown]
+    else:
+        start = ["lemamba", name] if interpreter() == "python" else [interpreter(), "-m", "lemamba", name]
+    return shlex.join([*start, *map(str, arguments)])
 
 
 def run_step(title: str, name: str, *arguments: object) -> None:

@@ -1,14 +1,20 @@
 """Train a network: resolve the configuration, build data, network, loss, optimizer and schedule, fit.
 
-Results: log_file/<proj>/<run>/ (config.yaml, train.log, checkpoints/, weights/) and runs/<proj>/<run>/ (TensorBoard).
+Results: log_file/<proj>/<run>/ (config.yaml, train.log, metrics.jsonl, metrics.csv, checkpoints/, weights/) and
+runs/<proj>/<run>/ (TensorBoard).
 """
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import inspect
 import os
 import platform
+import textwrap
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -19,6 +25,7 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from torch import nn
 
 from lemamba.commands.planning import show_training
+from lemamba.commands.steps import as_typed
 from lemamba.datasets.build import build_dataset, check_range, find_entry, names_no_divisor
 from lemamba.datasets.guide_order import dataset_centres
 from lemamba.datasets.h5 import H5Dataset
@@ -34,6 +41,7 @@ from lemamba.engine.training.ranks import Ranks
 from lemamba.engine.training.schedule import Schedule
 from lemamba.engine.training.sharding import check_sharding
 from lemamba.engine.training.state import seed_all
+from lemamba.engine.weights.bands import Bands, adapt_bands
 from lemamba.engine.weights.files import load_strict, load_weights, open_weights
 from lemamba.losses import build_loss
 from lemamba.model import build_model, model_entry
@@ -41,21 +49,44 @@ from lemamba.model.convert import convert_state_dict
 from lemamba.model.ops.scan.backends import choose, state_of
 from lemamba.reporting.pictures import choose_bands
 from lemamba.utils import config
+from lemamba.utils.atomic import write_text
 from lemamba.utils.device import usable_device, use_scan_backend, use_tf32
 from lemamba.utils.errors import UserError
+from lemamba.utils.facts import DataFacts
 from lemamba.utils.geometry import Geometry
 from lemamba.utils.sensors import get_sensor
 from lemamba.utils.version import project_version
 
+_MLFLOW_RUN = "mlflow_run"  # in the run's folder
+_WRAP: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
 
-def resolve_config(options: config.TrainOptions) -> tuple[config.Config, Path | None, Path | None]:
-    """Return the configuration and, when resuming, the run's folder and the checkpoint to resume from."""
+
+@dataclass(frozen=True)
+class Resolved:
+    """What the command line asks for.
+
+    Attributes:
+        settings: the configuration.
+        layers: where its values come from.
+        folder, checkpoint: the run that is resumed and its checkpoint, or None.
+    """
+
+    settings: config.Config
+    layers: config.Layers
+    folder: Path | None = None
+    checkpoint: Path | None = None
+
+
+def resolve_config(options: config.TrainOptions) -> Resolved:
+    """Merge the configuration; when resuming, find the run."""
     if options.resume is None:
-        return config.resolve(options.flags, options.config_file), None, None
-    early = config.resolve({"log": options.flags.get("log", {})}, options.config_file)  # where runs are looked for
-    folder, checkpoint = find_run(options.resume, Path(early.log.log_dir), early.log.proj_name, early.log.run_name)
-    resolved = config.resolve(options.flags, options.config_file, read_state(checkpoint)["config"])
-    return resolved, folder, checkpoint
+        return Resolved(*config.resolve_layers(options.flags, options.config_file))
+    early, layers = config.resolve_layers({"log": options.flags.get("log", {})}, options.config_file)
+    named = config.source_of("log.proj_name", layers) != "default"
+    project = early.log.proj_name if named else None
+    folder, checkpoint = find_run(options.resume, Path(early.log.log_dir), project, early.log.run_name)
+    saved = read_state(checkpoint)["config"]
+    return Resolved(*config.resolve_layers(options.flags, options.config_file, saved), folder, checkpoint)
 
 
 def build_data(settings: config.Config) -> tuple[H5Dataset, H5Dataset]:
@@ -84,8 +115,8 @@ def build_data(settings: config.Config) -> tuple[H5Dataset, H5Dataset]:
     return train, valid
 
 
-def build_network(settings: config.Config, data: Samples) -> tuple[nn.Module, dict[str, Any]]:
-    """Return the network for the data, and the name and arguments from which it can be built again."""
+def build_network(settings: config.Config, data: Samples) -> tuple[nn.Module, dict[str, Any], dict[str, str]]:
+    """Return the network for the data; the name and arguments from which it can be built again; rows for the log."""
     entry = model_entry(settings.model.arch)
     if not entry.traits.trained:
         raise UserError(f"{entry.name} has nothing to train; fuse with it: inference.py --arch {entry.name}")
@@ -96,8 +127,7 @@ def build_network(settings: config.Config, data: Samples) -> tuple[nn.Module, di
         "ratio": data.facts.ratio,
     }
     model = build_model(entry.name, **arguments)
-    if settings.model.pretrained:
-        load_pretrained(model, entry.name, settings.model.pretrained, Path(settings.log.log_dir))
+    rows = load_pretrained(model, settings, arguments, data.facts)
     if settings.train.grad_ckpt:
         enable = getattr(model, "set_grad_checkpointing", None)
         if enable is None:
@@ -105,12 +135,44 @@ def build_network(settings: config.Config, data: Samples) -> tuple[nn.Module, di
         enable(True)
     if settings.train.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # absent from torch's stubs
-    return model, {"name": entry.name, "args": arguments}
+    return model, {"name": entry.name, "args": arguments}, rows
 
 
-def load_pretrained(model: nn.Module, name: str, given: str, log_folder: Path) -> None:
-    """Load the initial weights; those of the authors' releases are converted (`lemamba.model.convert`)."""
-    load_weights(model, open_weights(given, log_folder), partial(convert_state_dict, name))
+def load_pretrained(
+    model: nn.Module, settings: config.Config, arguments: Mapping[str, Any], facts: DataFacts
+) -> dict[str, str]:
+    """Load the initial weights, if there are any; return rows for the log.
+
+    Those of the authors' releases are converted (`lemamba.model.convert`), those of other bands adapted if
+    `--adapt_bands` says so.
+    """
+    wanted = settings.model
+    if not wanted.pretrained:
+        if wanted.adapt_bands:
+            raise UserError("--adapt_bands: expected --pretrain_model_path, the weights to adapt; give them")
+        return {}
+    file = open_weights(wanted.pretrained, Path(settings.log.log_dir))
+    convert = partial(convert_state_dict, wanted.arch)
+    if wanted.adapt_bands is None:
+        try:
+            load_weights(model, file, convert)
+        except UserError as error:
+            hint = "; to start from weights of other bands: --adapt_bands" if "of another shape" in str(error) else ""
+            raise UserError(f"{error}{hint}") from None
+        return {"initial weights": str(file.path)}
+    name = model_entry(wanted.arch).name
+    return adapt_bands(
+        model,
+        file,
+        convert,
+        build=lambda bands, guide: build_model(
+            name, **{**arguments, "img_channel": bands, "condition_channel": guide, "out_channel": bands}
+        ),
+        target=Bands(facts.bands, facts.guide_bands, facts.sensor),
+        ratio=facts.ratio,
+        by_wavelength=wanted.adapt_bands == "wavelength",
+        sensor=wanted.pretrained_sensor,
+    )
 
 
 def describe(
@@ -138,6 +200,50 @@ def describe(
     if settings.log.comment:
         rows["comment"] = settings.log.comment
     return rows
+
+
+def described_settings(
+    settings: config.Config, layers: config.Layers, model: nn.Module, arguments: Mapping[str, Any]
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """Return the rows of the log that say where each setting comes from, and all settings by dotted key.
+
+    Args:
+        settings: the resolved configuration.
+        layers: where its values come from.
+        model: the network.
+        arguments: those it was built with; what they leave out is the default of its class.
+    """
+    values = config.flat(config.to_dict(settings))
+    by_source: dict[str, list[str]] = {source: [] for source, _ in reversed(layers)}
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if not key.startswith(("model.variants.", "model.args.")):  # they are the network's arguments
+            found[key] = value
+            by_source.setdefault(config.source_of(key, layers), []).append(f"{key} {_word(value)}")
+    variant = f"model.variants.{settings.model.variant}"
+    for key, parameter in inspect.signature(type(model)).parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        value, source = arguments.get(key, parameter.default), f"the class {type(model).__name__}"
+        if key in settings.model.args:
+            source = config.source_of(f"model.args.{key}", layers)
+        elif f"{variant}.{key}" in values:
+            source = config.source_of(f"{variant}.{key}", layers)
+        elif key in arguments:
+            source = "the data"
+        found[f"network.{key}"] = value
+        by_source.setdefault(source, []).append(f"network.{key} {_word(value)}")
+    names = {"default": "by default"}
+    rows = {
+        names.get(source, f"set by {source}"): "\n".join(textwrap.wrap(", ".join(items), 84, **_WRAP))
+        for source, items in by_source.items()
+        if items
+    }
+    return rows, found
+
+
+def _word(value: Any) -> str:
+    return "none" if value in (None, "") else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def record(
@@ -168,12 +274,17 @@ def describe_scan(device: torch.device) -> str:
 
 
 def start_accelerator(settings: config.Config) -> Accelerator:
-    """Start accelerate on the device and in the precision of the configuration."""
+    """Start accelerate on the device, in the precision and with the trackers of the configuration."""
+    others = [name for name in config.trackers(settings.log) if name != "tensorboard"]  # ours writes pictures, too
+    for name in others:
+        if importlib.util.find_spec(name) is None:
+            raise UserError(f"--log_with {name} needs the package {name}: pip install {name}")
     precision, device = settings.train.mixed_precision, _chosen_device(settings.train.device)
     try:
         accelerator = Accelerator(
             mixed_precision=precision,
             cpu=device is not None and device.type == "cpu" or None,
+            log_with=others or None,
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=settings.train.rank_wait))],
         )
     except ImportError as error:  # accelerate.yaml asks for DeepSpeed
@@ -202,6 +313,44 @@ def _chosen_device(name: str | None) -> torch.device | None:
     return device
 
 
+def start_trackers(job: Job, accelerator: Accelerator) -> None:
+    """Start what `--log_with` names; main process only.
+
+    A resumed run continues its own record where the tracker can do so (not wandb offline). Files of wandb go to the
+    run's folder.
+
+    Raises:
+        UserError: one cannot be started.
+    """
+    log, folder = job.config.log, job.folder
+    project, run = folder.parent.name, folder.name
+    told = {
+        key: value if isinstance(value, bool | int | float) else _word(value) for key, value in job.settings.items()
+    }
+    mark = hashlib.sha256(f"{folder.absolute()}".encode()).hexdigest()[:16]
+    kwargs: dict[str, dict[str, Any]] = {
+        "wandb": {"name": run, "id": mark, "resume": "allow", "dir": str(folder), "notes": log.comment or None},
+        "mlflow": {"run_name": run, "run_id": _known_mlflow_run(folder), "description": log.comment or None},
+        "trackio": {"name": run, "resume": "allow"},
+    }
+    try:
+        accelerator.init_trackers(project, init_kwargs=kwargs)
+        for tracker in accelerator.trackers:
+            if tracker.name != "mlflow" or kwargs["mlflow"]["run_id"] is None:  # it takes each setting once
+                tracker.store_init_configuration(told)
+    except Exception as error:  # each has its own
+        raise UserError(f"--log_with {log.log_with}: cannot start ({error}); correct its settings or drop it") from None
+    for tracker in accelerator.trackers:
+        if tracker.name == "mlflow":
+            write_text(folder / _MLFLOW_RUN, tracker.tracker.info.run_id)
+
+
+def _known_mlflow_run(folder: Path) -> str | None:
+    """Return the name that mlflow gave to the run in `folder`, for a resumed run."""
+    path = folder / _MLFLOW_RUN
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else None
+
+
 def build_optimizer_for(settings: config.Config, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
     """Build the optimizer; on a GPU, Adam and AdamW use their fused form unless `optimizer.args` says otherwise."""
     optimizer, arguments = settings.optimizer, dict(settings.optimizer.args)
@@ -210,29 +359,31 @@ def build_optimizer_for(settings: config.Config, model: nn.Module, device: torch
     return build_optimizer(optimizer.name, model, lr=optimizer.lr, weight_decay=optimizer.weight_decay, **arguments)
 
 
-def build_job(settings: config.Config, accelerator: Accelerator, folder: Path, checkpoint: Path | None) -> Job:
+def build_job(resolved: Resolved, accelerator: Accelerator, folder: Path) -> Job:
     """Build data, network, loss, optimizer and schedule. All errors in the input are found here.
 
     Args:
-        settings: the resolved configuration.
+        resolved: the configuration, and the checkpoint to resume from.
         accelerator: gives the device and the number of processes.
         folder: the run's folder; nothing is written there yet.
-        checkpoint: the checkpoint to resume from, or None.
 
     Raises:
         UserError: bad data, or settings that do not fit them.
     """
-    device, world = accelerator.device, accelerator.num_processes
+    settings, device, world = resolved.settings, accelerator.device, accelerator.num_processes
     loss = build_loss(settings.loss.name, **settings.loss.args)
     schedule = Schedule(settings.schedule, settings.optimizer.lr, settings.train.epochs)
     train, valid = build_data(settings)
     seed_all(settings.train.seed)  # the same weights on every rank
-    model, described = build_network(settings, train)
+    model, described, started = build_network(settings, train)
     rows: dict[str, str] = {}
     recorded: dict[str, Any] = {}
+    known: dict[str, Any] = {}
     if accelerator.is_main_process:  # only this one logs and writes weights
-        rows = describe(settings, model, train, valid, device, world)
+        rows = describe(settings, model, train, valid, device, world) | started
         recorded = record(settings, model, train, valid, rows, world)
+        by_source, known = described_settings(settings, resolved.layers, model, described["args"])
+        rows |= by_source
     if settings.train.compile:
         model.compile()  # after the FLOPs are counted: code that has run under the counter is never compiled
     data, shown = train.facts, valid[0]
@@ -260,8 +411,20 @@ def build_job(settings: config.Config, accelerator: Accelerator, folder: Path, c
         meta={"model": described, "data": trained_on, **recorded},
         rgb=choose_bands(get_sensor(data.sensor), shown["lms"].numpy(), shown["pan"].numpy(), own=data.rgb),
         facts=rows,
-        resume=checkpoint,
+        settings=known,
+        resume=resolved.checkpoint,
+        launch=launch_line(world),
     )
+
+
+def launch_line(world: int) -> str:
+    """Return the start of the command that trains with `world` processes."""
+    plain = as_typed("train")
+    if world == 1:
+        return plain
+    words = plain.split()
+    script = words[1:] if words[1:2] and words[1].endswith(".py") else ["-m", "lemamba", "train"]
+    return " ".join(["torchrun", "--nproc_per_node", str(world), *script])
 
 
 def new_folder(settings: config.Config, ranks: Ranks) -> Path:
@@ -270,8 +433,8 @@ def new_folder(settings: config.Config, ranks: Ranks) -> Path:
     return ranks.share(Path(settings.log.log_dir) / settings.log.proj_name / name)
 
 
-def claim_folder(job: Job, ranks: Ranks, overwrite: bool) -> IO[str] | None:
-    """Create and lock the run's folder and save the configuration there (main process only).
+def claim_folder(job: Job, accelerator: Accelerator, ranks: Ranks, overwrite: bool) -> IO[str] | None:
+    """Create and lock the run's folder, save the configuration there, start the trackers (main process only).
 
     Returns:
         The lock, to be kept open while the run lasts; None on the other ranks.
@@ -282,9 +445,10 @@ def claim_folder(job: Job, ranks: Ranks, overwrite: bool) -> IO[str] | None:
     lock, failure = None, None
     if ranks.main:
         try:
-            board = job.tensorboard if job.config.log.logger_on else None
+            board = job.tensorboard if "tensorboard" in config.trackers(job.config.log) else None
             lock = open_run(job.folder, board, resuming=job.resume is not None, overwrite=overwrite)
             config.save(job.config, job.folder / "config.yaml")
+            start_trackers(job, accelerator)
         except UserError as error:
             failure = str(error)
     failure = ranks.share(failure)
@@ -308,19 +472,20 @@ def run(options: config.TrainOptions) -> int:
     """Train; the exit status is 0 also after a signal, when a checkpoint was saved."""
     if options.replay:
         return replay(options.replay)
-    settings, resumed, checkpoint = resolve_config(options)
+    resolved = resolve_config(options)
+    settings = resolved.settings
     use_scan_backend(settings.train.scan_backend)
     use_tf32(settings.train.tf32)
     accelerator = start_accelerator(settings)
     ranks = Ranks(settings.train.rank_wait)
-    job = build_job(settings, accelerator, resumed or new_folder(settings, ranks), checkpoint)
+    job = build_job(resolved, accelerator, resolved.folder or new_folder(settings, ranks))
     check(job, ranks.world)
     if options.dry_run:
         if ranks.main:
             show_training(job, accelerator.device, ranks.world, overwrite=options.overwrite, title=job.facts)
         accelerator.wait_for_everyone()
         return 0
-    lock = claim_folder(job, ranks, options.overwrite)
+    lock = claim_folder(job, accelerator, ranks, options.overwrite)
     try:
         fit(job, accelerator)
         # Before torch 2.7, a rank that exits during a broadcast's last tensor hangs. A rank that breaks must not wait

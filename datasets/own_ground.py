@@ -20,10 +20,13 @@ from torch import Tensor
 
 from lemamba.datasets.h5 import H5Dataset
 from lemamba.datasets.pair import ScenePair
+from lemamba.datasets.pair_windows import windows_of
 from lemamba.datasets.raster import Window
+from lemamba.datasets.simulation.pairs import degraded, observe
 from lemamba.datasets.simulation.wald import Box, cell, split_boxes, tiles, wald
 from lemamba.datasets.transforms import Augment
 from lemamba.operators import resample
+from lemamba.operators.observation import Observation
 from lemamba.utils.errors import UserError
 from lemamba.utils.facts import DataFacts
 from lemamba.utils.geometry import Geometry
@@ -39,6 +42,7 @@ FULL_SIDE, FULL_COUNT = 64, 16  # of the windows at full resolution, in MS pixel
 SMALL = 5  # shorter ground than so many units has no third part
 IMAGES = 5  # from so many images on, whole images are split
 BANDS = 8
+ESTIMATED = 192  # largest side, in MS pixels, of the ground that PSF and response are estimated on
 LEAST = 32  # side of an image that Q2n is defined for
 
 
@@ -73,7 +77,7 @@ def scene_area(pair: ScenePair) -> Area:
     """
     r, grid = pair.facts.ratio, pair.grid(own_geometry(pair.facts))
     h, w = (n // r for n in pair.size)
-    bands = {"ms": pair.facts.bands, "lms": pair.facts.bands, "pan": 1}
+    bands = {"ms": pair.facts.bands, "lms": pair.facts.bands, "pan": pair.facts.guide_bands}
 
     def read(box: Window) -> Sample:
         (top, bottom), (left, right) = box
@@ -189,17 +193,40 @@ def _parts(first: int, last: int, side: int, unit: int) -> list[tuple[int, int]]
 # ---------------------------------------------------------------------------------------------------- samples
 
 
-def reduced(area: Area, box: Window, facts: DataFacts) -> tuple[Sample, np.ndarray]:
+def observation(areas: Sequence[Area], facts: DataFacts) -> Observation | None:
+    """Return how a pair with a guide of several bands was observed: as its file says, else estimated; None for a PAN.
+
+    The estimate is made on the middle of the first area.
+    """
+    if facts.guide_bands == 1:
+        return None
+    given = [None if x is None else np.asarray(x, np.float64) for x in (facts.response, facts.psf)]
+    top, bottom, left, right = areas[0].inner
+    sides = ((first, end, min(end - first, ESTIMATED)) for first, end in ((top, bottom), (left, right)))
+    rows, columns = ((first + (end - first - side) // 2, side) for first, end, side in sides)
+    seen = areas[0].read(((rows[0], sum(rows)), (columns[0], sum(columns))))
+    geometry = own_geometry(facts)
+    windows = windows_of(seen["ms"].numpy(), seen["pan"].numpy(), geometry, seen["valid"].numpy())
+    return observe(windows, geometry, *given)
+
+
+def reduced(
+    area: Area, box: Window, facts: DataFacts, observed: Observation | None = None
+) -> tuple[Sample, np.ndarray]:
     """Return gt, ms, lms, pan of a window by Wald's protocol, and which pixels of gt have data.
 
     Args:
         area: the ground.
         box: rows and columns of MS pixels, as many as multiples of the ratio.
         facts: of the scene; its sensor gives the MTF gains.
+        observed: of a pair with a guide of several bands: its PSF takes the place of the gains.
     """
-    seen = area.read(box)
-    gains, own = get_sensor(facts.sensor).gains(facts.bands), own_geometry(facts)
-    made = wald(seen["ms"].numpy(), seen["pan"].numpy(), gains, facts.ratio, own)
+    seen, own = area.read(box), own_geometry(facts)
+    ms, pan = seen["ms"].numpy(), seen["pan"].numpy()
+    if observed is None:
+        made = wald(ms, pan, get_sensor(facts.sensor).gains(facts.bands), facts.ratio, own)
+    else:
+        made = degraded(ms, pan, observed, own)
     sample = {role: torch.from_numpy(np.asarray(value, np.float32)) for role, value in made.items()}
     return sample, seen["valid"].numpy()
 
@@ -267,6 +294,8 @@ def own_ground(
     ground = OwnGround(replace(facts, geometry=trained, has_gt=True), unit, seed=seed)
     boxes, random = split_ground(areas, facts.ratio), np.random.default_rng(seed)
 
+    observed = observation(areas, facts)
+
     def moved(sample: Sample) -> Sample:
         return as_trained(sample, facts, trained)
 
@@ -282,7 +311,7 @@ def own_ground(
             places = [places[i] for i in random.permutation(len(places))]
         pixels = 0
         for area, window in places:
-            sample, valid = reduced(area, window, facts)
+            sample, valid = reduced(area, window, facts, observed)
             if split == "train" and len(corners(valid, unit, facts.ratio)):
                 ground.train.append((moved(sample), valid))
             elif split != "train":
@@ -308,14 +337,14 @@ def reduced_ground(areas: Sequence[Area], facts: DataFacts, *, seed: int = 0) ->
     Raises:
         UserError: no ground of at least 32 x 32 MS pixels without gaps.
     """
-    unit, random = cell(facts.ratio), np.random.default_rng(seed)
+    unit, random, observed = cell(facts.ratio), np.random.default_rng(seed), observation(areas, facts)
     limit, found, pixels = PIXELS["test"] * min(1.0, BANDS / facts.bands), list[Sample](), 0
     for number in random.permutation(len(areas)):
         top, bottom, left, right = areas[number].inner
         _, high, _, wide = _whole((bottom - top, right - left), facts.ratio)
         for window in windows((top, top + high, left, left + wide), limit, SIDE["test"], unit, random):
             if pixels < limit and min(b - a for a, b in window) >= LEAST:
-                sample, valid = reduced(areas[number], window, facts)
+                sample, valid = reduced(areas[number], window, facts, observed)
                 found += _without_gaps(sample, valid, unit, facts.ratio)
                 pixels += int(valid.sum())
     if not found:

@@ -26,9 +26,10 @@ from lemamba.datasets.arrays import ArrayRaster, truth_next_to
 from lemamba.datasets.guide_order import checked_order
 from lemamba.datasets.nodata import RINGS, border_area, fill, fits
 from lemamba.datasets.opening import Paths, Relation, files_of, open_images
-from lemamba.datasets.raster import MULTISPECTRAL, Raster, Span, Window
+from lemamba.datasets.raster import Raster, Span, Window
 from lemamba.datasets.simulation.sources import Cube, Scene, cube_from_raster
 from lemamba.datasets.stack import Chosen
+from lemamba.datasets.usable_bands import dead_bands, named, noisy_bands
 from lemamba.operators import interpolate, resample
 from lemamba.operators import window as windows
 from lemamba.operators.resample import MARGIN
@@ -85,7 +86,7 @@ def open_pair(
         nodata: pixels that have this value in all bands are missing, whatever the files mark.
         relation: see `lemamba.datasets.opening.Relation`.
         guide_order: guide bands in the wanted order, from 1; () = as stored.
-        drop_dead: leave out hyperspectral bands that hold one value; the result lacks them.
+        drop_dead: leave out hyperspectral bands that hold no image (`lemamba.datasets.usable_bands`).
 
     Raises:
         UserError: what `open_aligned` refuses, another number of bands than the sensor's, or an unknown type.
@@ -93,39 +94,28 @@ def open_pair(
     with open_aligned(ms_path, pan_path, relation) as (ms, pan, ground):
         if guide_order:
             pan = Chosen(pan, checked_order(guide_order, pan.count))
-        dead = dead_bands(ms)
-        if dead:
-            named = f"{ms.path}: {'bands' if len(dead) > 1 else 'band'} {', '.join(map(str, dead))} of {ms.count}"
-            print(f"note: {named} hold one value: {'left out' if drop_dead else 'dead? --drop_dead leaves them out'}")
-        if dead and drop_dead:
-            ms = Chosen(ms, [band for band in range(ms.count) if band + 1 not in dead])
-        yield ScenePair(ms, pan, ground, sensor or files_of(ms_path, "ms")[1], divisor, nodata)
+        kept, whole = usable(ms, drop_dead), ms
+        if len(kept) < ms.count:
+            ms = Chosen(ms, kept)
+        pair = ScenePair(ms, pan, ground, sensor or files_of(ms_path, "ms")[1], divisor, nodata)
+        pair.whole, pair.kept = whole, kept
+        yield pair
 
 
-def dead_bands(ms: Raster) -> list[int]:
-    """Return the bands of a hyperspectral image, from 1, that hold one value wherever there are data.
+def usable(ms: Raster, drop: bool) -> list[int]:
+    """Name the bands of a hyperspectral image that hold no image; return the 0-based bands to fuse.
 
-    They are looked for in a subsampled reading and confirmed in the whole; an image of which all are dead has none.
+    Args:
+        ms: the image.
+        drop: leave those bands out; False keeps all.
     """
-    if ms.count <= MULTISPECTRAL:
-        return []
-
-    def flat(image: np.ndarray, valid: np.ndarray) -> np.ndarray:
-        seen = image[:, valid]
-        return seen.min(1) == seen.max(1) if seen.shape[1] else np.zeros(len(image), bool)
-
-    step = max(1, max(ms.shape) // OVERVIEW)
-    found = flat(*ms.read(size=(max(1, ms.shape[0] // step), max(1, ms.shape[1] // step))))
-    first: dict[int, Any] = {}
-    for row in range(0, ms.shape[0], BLOCK):
-        if not found.any() or step == 1:
-            break
-        image, valid = ms.read(((row, min(row + BLOCK, ms.shape[0])), (0, ms.shape[1])))
-        found &= flat(image, valid) | ~valid.any()
-        for band in np.flatnonzero(found & valid.any()):
-            value = image[band][valid][0]
-            found[band] = first.setdefault(int(band), value) == value
-    return [] if found.all() else [int(band) + 1 for band in np.flatnonzero(found)]
+    dead = dead_bands(ms)
+    noisy = noisy_bands(ms, dead)
+    for bands, what in ((dead, "hold one value"), (noisy, "correlate with no neighbour, as noise where air absorbs")):
+        if bands:
+            advice = "left out" if drop else f"{'dead? ' if bands is dead else ''}--drop_dead leaves them out"
+            print(f"note: {named(ms, bands)} {what}: {advice}")
+    return [band for band in range(ms.count) if not drop or band + 1 not in {*dead, *noisy}]
 
 
 def load_pair(
@@ -263,6 +253,8 @@ class ScenePair:
         gaps: whether pixels may be missing.
         block: windows are best written on multiples of it.
         pan_factor: PAN is multiplied by it, so that it has MS's units; 1 where it has them.
+        whole: the MS image with all its bands; `ms` may hold fewer.
+        kept: 0-based bands of `whole` that `ms` holds.
         notes: what a user should know of these files, one line each.
     """
 
@@ -280,6 +272,7 @@ class ScenePair:
         """See `open_pair`."""
         (top, bottom), (left, right) = ground.pan
         self.ms, self.pan = Side(ms, (0, 0), nodata), Side(pan, (top, left), nodata)
+        self.whole, self.kept = ms, list(range(ms.count))
         self.size = (bottom - top, right - left)
         row = get_sensor(sensor or "none")
         if divisor is not None and not (math.isfinite(divisor) and divisor > 0):

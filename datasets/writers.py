@@ -48,6 +48,7 @@ class Output:
         bands: 1-based bands of the result that are written, in this order; () = all.
         dtype: of the file; None = that of MS. Values are kept: rounded and clipped, not scaled.
         rgb: 0-based bands of the sensor of which a quick-look is returned; None = no quick-look.
+        fill: bands of MS that were left out are written, without data, so that all keep their numbers.
     """
 
     compress: str = "deflate"
@@ -55,13 +56,28 @@ class Output:
     bands: tuple[int, ...] = ()
     dtype: str | None = None
     rgb: tuple[int, ...] | None = None
+    fill: bool = False
 
-    def picked(self, pair: ScenePair) -> list[int]:
-        """Return the 0-based bands that are written; a band that is not there is a `UserError`."""
-        wrong = [band for band in self.bands if not 1 <= band <= pair.facts.bands]
+    def available(self, pair: ScenePair) -> list[int | None]:
+        """Return for each band that can be written its 0-based number in sr; None for one that was left out."""
+        if not self.fill:
+            return list(range(pair.facts.bands))
+        places = {band: place for place, band in enumerate(pair.kept)}
+        return [places.get(band) for band in range(pair.whole.count)]
+
+    def picked(self, pair: ScenePair) -> list[int | None]:
+        """Return `available` for the bands that are written; a band that is not there is a `UserError`."""
+        available = self.available(pair)
+        wrong = [band for band in self.bands if not 1 <= band <= len(available)]
         if wrong:
-            raise UserError(f"expected --bands from 1 to {pair.facts.bands}, given {wrong[0]}; correct it")
-        return [band - 1 for band in self.bands] or list(range(pair.facts.bands))
+            raise UserError(f"expected --bands from 1 to {len(available)}, given {wrong[0]}; correct it")
+        return [available[band - 1] for band in self.bands] or available
+
+    def labels(self, pair: ScenePair) -> dict[str, list[Any]]:
+        """Return what the file keeps of the bands that are written: name -> one value per band."""
+        source = pair.whole if self.fill else pair.ms.raster
+        numbers = self.bands or range(1, source.count + 1)
+        return {name: [values[band - 1] for band in numbers] for name, values in source.labels.items()}
 
     def stored_as(self, pair: ScenePair) -> np.dtype:
         """Return the dtype of the file."""
@@ -70,6 +86,8 @@ class Output:
     def nodata(self, pair: ScenePair) -> float | None:
         """Return what marks pixels without data in the file: the scene's, or what fits its dtype."""
         mark, dtype = pair.nodata, self.stored_as(pair)
+        if mark is None and None in self.picked(pair):
+            return float("nan") if dtype.kind == "f" else 0
         if mark is None or fits(mark, dtype):
             return mark
         return float("nan") if dtype.kind == "f" else 0
@@ -161,6 +179,8 @@ def stored(
     checked = None if valid.all() else torch.from_numpy(valid)
     dtype, nodata, picked = output.stored_as(pair), output.nodata(pair), output.picked(pair)
     numbers = np.empty((len(picked), *piece.shape[2:]), dtype)
+    for place in [i for i, b in enumerate(picked) if b is None]:
+        numbers[place] = nodata
     seen = None if output.rgb is None else np.empty((3, *piece.shape[2:]), np.float32)
     exact = dtype.kind in "iu" and dtype.itemsize <= 2  # in float32
     for band, values in enumerate(piece[0]):  # band by band, so that only one of them is held as float64
@@ -286,12 +306,11 @@ def _gdal_file(
     """Open a new file of GDAL's with the labels of MS; yield what takes its pixels."""
     import rasterio
 
-    picked = output.picked(pair)
     with gdal_errors(f'cannot write "{out}"'):
         file = rasterio.open(temporary, "w", **profile)
         try:
-            for name, values in pair.ms.raster.labels.items():
-                setattr(file, name, [values[band] for band in picked])
+            for name, values in output.labels(pair).items():
+                setattr(file, name, values)
             file.update_tags(**pair.ms.raster.tags)
 
             def put(window: Window, numbers: np.ndarray) -> None:

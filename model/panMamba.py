@@ -204,6 +204,9 @@ class LEMamba(nn.Module):
         share_across_stages: the first block of each later encoder stage and of the middle takes the last state
             before it.
         chain_decoder_states: a decoder block takes the state of the block before it in its stage.
+        spectral_rank: R; the network sees R learnt mixtures of the bands and corrects them by mixtures of R features,
+            so that cost and parameters hardly grow with C; at most C. None = as published, 3x3 convolutions from and
+            to all bands.
         naf_enc_blk_nums, naf_dec_blk_nums, naf_chan_upscale, if_abs_pos, if_rope, patch_merge, upscale: keywords of
             the published configuration files; they have no effect here.
 
@@ -241,6 +244,7 @@ class LEMamba(nn.Module):
         share_local_state: bool = False,
         share_across_stages: bool = False,
         chain_decoder_states: bool = False,
+        spectral_rank: int | None = None,
         naf_enc_blk_nums: Sequence[int] = (),
         naf_dec_blk_nums: Sequence[int] = (),
         naf_chan_upscale: Sequence[int] = (),
@@ -261,7 +265,7 @@ class LEMamba(nn.Module):
             "ssm_enc_convs": ssm_enc_convs,
             "ssm_dec_convs": ssm_dec_convs,
         }
-        _check_arguments(per_stage, middle_blk_nums, state_grad)
+        _check_arguments(per_stage, middle_blk_nums, state_grad, spectral_rank)
         stages = len(ssm_enc_blk_nums)
         levels = range(stages - 1, -1, -1)  # the decoder runs deepest first
         widths = [width * math.prod(ssm_chan_upscale[:i]) for i in range(stages + 1)]
@@ -280,7 +284,11 @@ class LEMamba(nn.Module):
         common = {"condition_channel": condition_channel, "share_local": share_local_state, "state_grad": state_grad}
         make = _BlockMaker(count, drop_path_rate, common)
         before = [None, *(encoder if share_across_stages else [None] * stages)]
-        self.head = nn.Conv2d(img_channel, width, 3, padding=1)
+        self.mix, self.unmix, seen, corrected = None, None, img_channel, out_channel
+        if spectral_rank is not None:
+            seen, corrected = min(spectral_rank, img_channel), min(spectral_rank, out_channel)
+            self.mix, self.unmix = Linear(img_channel, seen, bias=False), Linear(corrected, out_channel)
+        self.head = nn.Conv2d(seen, width, 3, padding=1)
         self.encoders = nn.ModuleList(map(make.chain, encoder, ssm_enc_blk_nums, before))
         self.downs = nn.ModuleList(nn.Conv2d(widths[i], widths[i + 1], 2, stride=2) for i in range(stages))
         self.middle = make.chain(middle, middle_blk_nums, before[-1])
@@ -297,8 +305,12 @@ class LEMamba(nn.Module):
                     for j in range(ssm_dec_blk_nums[i])
                 )
             )
-        self.tail = nn.Conv2d(width, out_channel, 3, padding=1)
+        self.tail = nn.Conv2d(width, corrected, 3, padding=1)
         self.apply(_init_weights)
+        for layer in (self.mix, self.unmix):
+            if layer is not None:  # mixtures have the size of the bands, whatever their number
+                nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+                nn.init.normal_(self.tail.weight, std=1e-4)  # few mixtures reach all bands: start from lms
 
     def forward(self, ms: torch.Tensor, lms: torch.Tensor, pan: torch.Tensor) -> torch.Tensor:
         """Fuse: lms (B, C, H, W) and pan (B, P, H, W) -> sr (B, C, H, W). `ms` is not used by this network."""
@@ -307,7 +319,8 @@ class LEMamba(nn.Module):
         padded = pad_to_multiple(lms, self.multiple)
         guides = self._guides(pad_to_multiple(pan, self.multiple))
 
-        x = conv_channels_last(self.head, padded.permute(0, 2, 3, 1))
+        bands = padded.permute(0, 2, 3, 1)
+        x = conv_channels_last(self.head, bands if self.mix is None else self.mix(bands))
         skips: list[tuple[torch.Tensor, State | None]] = []
         state: State | None = None
         for blocks, down, guide in zip(self.encoders, self.downs, guides, strict=False):
@@ -325,7 +338,8 @@ class LEMamba(nn.Module):
             for levm in blocks:
                 prev = state if self.chain_decoder_states else stage_state
                 x, state = self._run(levm, x, guides[-2 - q], prev, skip_state)
-        sr = conv_channels_last(self.tail, x).permute(0, 3, 1, 2) + padded
+        x = conv_channels_last(self.tail, x)
+        sr = (x if self.unmix is None else self.unmix(x)).permute(0, 3, 1, 2) + padded
         return sr[..., :H, :W]
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -388,7 +402,9 @@ def _stage_settings(
     ]
 
 
-def _check_arguments(per_stage: dict[str, Sequence], middle_blk_nums: int, state_grad: str) -> None:
+def _check_arguments(
+    per_stage: dict[str, Sequence], middle_blk_nums: int, state_grad: str, spectral_rank: int | None
+) -> None:
     stages = len(per_stage["ssm_enc_blk_nums"])
     for name, values in per_stage.items():
         if len(values) != stages:
@@ -399,6 +415,8 @@ def _check_arguments(per_stage: dict[str, Sequence], middle_blk_nums: int, state
             raise UserError(f"LEMamba: {name} needs pairs (local, global), given {values}; correct the configuration")
     if middle_blk_nums < 1:
         raise UserError(f"LEMamba: middle_blk_nums must be at least 1, given {middle_blk_nums}")
+    if spectral_rank is not None and spectral_rank < 1:
+        raise UserError(f"LEMamba: spectral_rank must be at least 1, or null for none, given {spectral_rank}")
     if state_grad not in ("detached", "full"):
         raise UserError(f'LEMamba: state_grad must be "detached" or "full", given "{state_grad}"')
 

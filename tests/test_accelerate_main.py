@@ -62,7 +62,9 @@ def test_published_command_line_under_accelerate_launch(tmp_path, data):
     done = launch(tmp_path, *command, *shlex.split(LINE), LEMAMBA_DATA=str(data))
     assert done.returncode == 0, done.stderr
     run = next((tmp_path / "log_file/LE-Mamba").iterdir())
-    assert {p.name for p in run.iterdir()} == {".lock", "config.yaml", "train.log", "checkpoints", "weights"}
+    assert {p.name for p in run.iterdir()} == {
+        *(".lock", "config.yaml", "train.log", "metrics.jsonl", "metrics.csv", "checkpoints", "weights")
+    }
     assert {p.name for p in (run / "weights").iterdir()} == {
         "README.md",
         *(f"{n}.{s}" for n in ("best", "last") for s in ("json", "safetensors")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.ndimage
 import torch
 from small_files import PIXEL, tif, write_h5
 
@@ -222,6 +224,38 @@ def test_samples_are_those_of_walds_protocol_and_the_parts_do_not_meet(scene, tm
     ends = {float(found.train[0][0]["gt"].amax()), float(found.train[0][0]["gt"].amin())}
     patches = torch.stack([drawn[0, i]["gt"] for i in range(8)])
     assert patches.shape == (8, 4, 32, 32) and min(ends) <= float(patches.min()) <= float(patches.max()) <= max(ends)
+
+
+def test_a_guide_of_several_bands(tmp_path, monkeypatch, capsys):
+    """Degraded by the pair's own PSF; the result is never worse than the best method without training."""
+    monkeypatch.setattr(grounds, "ESTIMATED", 32)
+    image = truth(320, 160, 20)
+    ms, _ = observe(image)
+    response = np.abs(np.random.default_rng(3).normal(1, 0.4, (3, 20))) / 20
+    pair = write(tmp_path / "pair", ms, np.einsum("pc,chw->phw", response, image))
+    with pytest.raises(UserError, match="guide has 3; add --from scratch"):
+        run(pair, tmp_path / "f.tif")
+    with open_pair(*pair) as opened:
+        area, facts = scene_area(opened), opened.facts
+        psf = np.outer(*[np.array([1.0, 2.0, 3.0, 2.0, 1.0]) / 9] * 2)
+        facts = dataclasses.replace(facts, psf=psf, response=response)
+        box = (0, 32), (0, 32)
+        seen = area.read(box)
+        found, _ = grounds.reduced(area, box, facts, grounds.observation([area], facts))
+    assert seen["pan"].shape == (3, 128, 128)
+    base = int(np.floor(facts.geometry.offset[0] + 0.5))  # the guide pixel nearest to the centre of an MS pixel
+    for role, source in (("ms", "ms"), ("pan", "pan")):
+        expected = scipy.ndimage.correlate(seen[source].numpy(), psf[None], mode="reflect")
+        expected = expected[:, base::R, base::R]
+        np.testing.assert_allclose(found[role].numpy(), expected, rtol=2e-6)
+    torch.testing.assert_close(found["gt"], seen["ms"])
+    assert run(pair, tmp_path / "f.tif", "--arch", "SSRNet", "--from", "scratch", "--rounds", "1") == 0
+    report = json.loads((tmp_path / "f_adapted" / "report.json").read_text())
+    classical = [name for name in report["rows"] if name not in (FIRST, "EXP")]
+    assert FIRST in report["rows"] and LAST not in report["rows"]
+    assert report["rows"][report["used"]]["ergas"] <= min(report["rows"][n]["ergas"] for n in classical)
+    best = fused(pair, tmp_path / "best.tif", "--arch", classical[0])
+    assert error(read(tmp_path / "f.tif"), image) <= error(best, image) * 1.05
 
 
 def test_only_ground_with_data_is_used(tmp_path):

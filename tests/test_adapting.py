@@ -12,8 +12,8 @@ import lemamba
 from lemamba.commands import fuse as inference
 from lemamba.commands import parse
 from lemamba.commands.adapting import STEPS, Adapting, Lesson, Target, crops_of, reduced, scene_targets
-from lemamba.commands.board import chosen_methods
 from lemamba.commands.methods import load_method
+from lemamba.commands.rows import chosen_methods
 from lemamba.datasets.pair import open_pair
 from lemamba.engine.fusing.stages import train_stage
 from lemamba.engine.weights.files import save_weights

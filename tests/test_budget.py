@@ -14,6 +14,7 @@ from lemamba.commands import board as leaderboard
 from lemamba.commands import budget as engine_budget
 from lemamba.commands import parse
 from lemamba.commands.budget import Budget, train_with
+from lemamba.utils.atomic import write_json
 from lemamba.utils.errors import UserError
 
 
@@ -48,7 +49,7 @@ def test_every_rate_gets_the_same_small_share_and_the_best_the_whole(budget, tra
     folder, record = train_with("PNN", budget)
     assert trainings == [(1e-2, 0.1), (1e-3, 0.1), (1e-4, 0.1), (1e-3, 1.0)]
     assert (record["rate"], record["searched"]) == (1e-3, {"0.01": None, "0.001": 2.0, "0.0001": 3.0})
-    assert folder == Path("log_file/leaderboard/ikonos_PNN")
+    assert folder == Path("log_file/leaderboard/ikonos_PNN_s3407")
 
 
 def test_a_divisor_reaches_the_training_and_is_part_of_the_budget(budget, monkeypatch):
@@ -75,6 +76,60 @@ def test_a_finished_run_is_taken_only_if_its_budget_is_the_same(budget, training
     Path(budget.config).write_text("train: {epochs: 5}\n")  # the same name, other settings
     train_with("PNN", dataclasses.replace(budget, epochs=21))
     assert len(trainings) == 3 * count
+
+
+def test_no_run_replaces_that_of_another_budget(budget, trainings):
+    """Seeds and settings are in the name; what differs otherwise gets a number; the same budget finds its run again."""
+    wider = dataclasses.replace(budget, seed=1, settings=("model.args.width=8", "loss.name=mse"))
+    folders = [train_with("PNN", one)[0].name for one in (budget, wider, dataclasses.replace(budget, epochs=21), wider)]
+    assert folders == ["ikonos_PNN_s3407", "ikonos_PNN_width=8_loss.name=mse_s1", "ikonos_PNN_s3407_2", folders[1]]
+    Path("log_file/leaderboard/ikonos_PNN_s3407").rename("log_file/leaderboard/ikonos_PNN")  # as older boards named it
+    assert train_with("PNN", budget)[0].name == "ikonos_PNN"
+
+
+def test_a_search_is_not_repeated_and_a_training_goes_on_from_its_checkpoint(budget, monkeypatch):
+    commands = []
+
+    def run(command, **_):
+        """The training command: the first rate is the best of the search; it is killed in the whole training."""
+        commands.append(command)
+        whole = command[command.index("-e") + 1] == "20"
+        folder = Path("log_file/leaderboard") / command[command.index("--run_name") + 1]
+        if whole and "--resume_path" not in command:
+            (folder / "checkpoints/step_00000003").mkdir(parents=True)
+            raise KeyboardInterrupt
+        rate = float(command[command.index("--lr") + 1])
+        facts = {"config": {"optimizer": {"lr": rate}}, "metrics": {"ergas": rate if whole else 1 / rate}}
+        for name in ("best", "last"):
+            write_json(folder / f"weights/{name}.json", facts | {"training": {"step": 9, "epoch": 20, "minutes": 1}})
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(engine_budget.subprocess, "run", run)
+    with pytest.raises(KeyboardInterrupt):
+        train_with("PNN", budget)
+    assert len(commands) == 4 and "--overwrite" in commands[3]
+    folder, record = train_with("PNN", budget)
+    assert len(commands) == 5 and commands[4][commands[4].index("--resume_path") + 1] == str(folder)
+    assert record["rate"] == 1e-2 and record["searched"] == {"0.01": 100.0, "0.001": 1000.0, "0.0001": 10000.0}
+
+
+def test_a_training_that_was_stopped_is_no_reason_for_another_rate(budget, monkeypatch):
+    """A scheduler's signal lets the training save and end with status 0, before its budget is used up."""
+    done = []
+
+    def run(command, **_):
+        done.append(command)
+        folder = Path("log_file/leaderboard") / command[command.index("--run_name") + 1]
+        write_json(folder / "weights/last.json", {"training": {"epoch": 1, "minutes": 0.1}})
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(engine_budget.subprocess, "run", run)
+    with pytest.raises(UserError, match="stopped before its end; run the same command again"):
+        train_with("PNN", budget)
+    assert len(done) == 1
+    minutes = dataclasses.replace(budget, epochs=None, minutes=10.0)
+    assert minutes.used_up({"minutes": 9.9996}, 1.0) and not minutes.used_up({"minutes": 9.9}, 1.0)
+    assert minutes.used_up({"minutes": 1.0}, 0.1) and budget.used_up({"epoch": 2}, 0.1)
 
 
 @pytest.mark.parametrize("failure", ["diverges", "stalls"])

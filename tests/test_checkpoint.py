@@ -137,6 +137,33 @@ def test_resume_paths_are_found_and_missing_ones_explained(tmp_path):
         find_run("latest", log, "another", None)
 
 
+def test_the_latest_run_is_that_of_any_project_unless_one_is_named(tmp_path):
+    log = tmp_path / "log"
+    for time, (project, run) in enumerate((("LE-Mamba", "first"), ("demo", "second"), ("[odd]*", "third"))):
+        newest = store(log / project / run, 1, 2).latest()
+        for state in (log / project / run).rglob("state.json"):
+            os.utime(state, (time + 1, time + 1))
+    assert find_run("latest", log, None, None) == (log / "[odd]*/third", newest)
+    assert find_run("latest", log, None, "second")[0] == log / "demo/second"
+    assert find_run("latest", log, "LE-Mamba", None)[0] == log / "LE-Mamba/first"
+    (newest / "model.safetensors").unlink()  # a damaged one is passed over, within the newest run first
+    assert find_run("latest", log, None, None)[1].name == "step_00000001"
+    for state in (log / "[odd]*").rglob("state.json"):
+        state.unlink()
+    assert find_run("latest", log, None, None)[0] == log / "demo/second"
+    with pytest.raises(UserError, match=f"no complete checkpoint in {tmp_path}/nowhere/"):
+        find_run("latest", tmp_path / "nowhere", None, None)
+
+
+def test_overwriting_a_run_removes_its_curves(tmp_path):
+    run, board = store(tmp_path / "run", 1).folder.parent, tmp_path / "board"
+    board.mkdir()
+    for file in (run / "metrics.jsonl", run / "metrics.csv", board / "events.out.tfevents.1", board / "mine.txt"):
+        file.write_text("old")
+    open_run(run, board, overwrite=True).close()
+    assert [p.name for p in (*run.glob("metrics.*"), *board.iterdir())] == ["mine.txt"]
+
+
 def test_weights_of_a_run_are_the_best_then_the_last_then_a_checkpoint(tmp_path):
     run = tmp_path / "log/p/r"
     store(run, 1, 2)

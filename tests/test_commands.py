@@ -14,6 +14,7 @@ import lemamba
 from lemamba.commands import COMMANDS, options, parse, steps
 from lemamba.utils.command_line import REQUIRED, option, parse_options
 from lemamba.utils.errors import UserError
+from lemamba.utils.startup import interpreter
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = [(name, "") for name in COMMANDS if COMMANDS[name].options] + [
@@ -120,6 +121,7 @@ def test_the_front_door_is_imported_on_first_use():
 
 def test_steps_run_from_any_folder_and_show_what_can_be_typed(tmp_path, monkeypatch):
     """A clone runs its scripts by path; an installed package has none and runs as a module."""
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.chdir(ROOT)
     assert steps.as_typed("prepare", "inspect", "a b") == "python prepare_data.py inspect 'a b'"
     monkeypatch.chdir(tmp_path)
@@ -133,6 +135,9 @@ def test_steps_run_from_any_folder_and_show_what_can_be_typed(tmp_path, monkeypa
 
     monkeypatch.setattr(steps, "ROOT", tmp_path)
     assert steps.as_typed("prepare", "inspect", 1) == "lemamba prepare inspect 1"
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", "/nowhere")  # the environment is not activated
+        assert steps.as_typed("prepare", "inspect", 1) == f"{sys.executable} -m lemamba prepare inspect 1"
     assert steps.command_of("train", "-e", 3)[1:] == ["-m", "lemamba", "train", "-e", "3"]
 
 
@@ -141,5 +146,5 @@ def test_a_failing_step_ends_the_command_with_its_status(capfd):
         steps.run_step("look", "prepare", "inspect", "nowhere.h5")
     assert stopped.value.code == 2
     out, err = capfd.readouterr()
-    assert out.startswith("\n== look\n$ python ") and "prepare_data.py inspect nowhere.h5" in out and err
+    assert out.startswith(f"\n== look\n$ {interpreter()} ") and "prepare_data.py inspect nowhere.h5" in out and err
     assert parse("prepare", ["inspect", "nowhere.h5"]) == options.InspectOptions(files=(Path("nowhere.h5"),))

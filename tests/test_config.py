@@ -63,6 +63,25 @@ def test_arguments_belong_to_the_optimizer_they_were_given_to(tmp_path, as_file)
     assert other.loss.args == {"a": 1}
 
 
+def test_each_value_knows_the_layer_it_comes_from(tmp_path):
+    write(tmp_path / "Net_config.yaml", "optimizer: {lr: 2e-3, args: {betas: [0.8, 0.9]}}\ntrain: {seed: 1}")
+    file = write(tmp_path / "mine.yaml", "train: {seed: 2}")
+    command = config.parse(shlex.split(f"--arch Net -c {file} --lr 0.5"))
+    run = {"train": {"epochs": 9}}
+    c, layers = config.resolve_layers(command.flags, command.config_file, run, folder=tmp_path)
+    found = {key: config.source_of(key, layers) for key in config.flat(config.to_dict(c))}
+    assert found["optimizer.lr"] == found["model.arch"] == "the command line"
+    assert found["train.seed"] == str(file) and found["train.epochs"] == "the resumed run"
+    assert found["optimizer.args.betas"] == str(tmp_path / "Net_config.yaml")
+    assert found["train.clip_norm"] == "configs/neutral.yaml" and found["data.shuffle"] == "default"
+
+
+def test_only_le_mamba_starts_from_le_mambas_settings(tmp_path):
+    for arch, names in (("le-mamba", ("l1ssim", 0.03, 0.995, 2)), ("SomeNet", ("l1", None, None, 1))):
+        c = resolve(f"--arch {arch}", tmp_path)
+        assert (c.loss.name, c.train.clip_norm, c.train.ema_decay, c.train.grad_accum_steps) == names
+
+
 def test_a_flags_default_never_overrides_the_yaml(tmp_path):
     file = write(tmp_path / "mine.yaml", "train: {epochs: 3, batch_size: 1}\nlog: {log_metric: true}")
     c = resolve(f"-c {file} -b 9", tmp_path)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import re
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
 
-from lemamba.commands import demo, parse
+from lemamba.commands import COMMANDS, demo, parse
 from lemamba.commands.options import DemoOptions
 from lemamba.utils import config
-from lemamba.utils.errors import UserError
+from lemamba.utils.startup import interpreter
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
@@ -58,6 +64,40 @@ def test_without_a_compiler_it_trains_for_a_shorter_time_and_claims_nothing(show
     assert json.loads((tmp_path / "summary.json").read_text())["gain_db"] == 0.5
 
 
-def test_with_one_a_gain_below_the_promise_is_an_error(shown, tmp_path):
-    with pytest.raises(UserError, match=r"at least 3.0 dB, reached 2.90 dB.*--minutes"):
-        shown(tmp_path, gain=2.9)
+def test_with_one_a_gain_below_the_promise_is_a_warning(shown, tmp_path, capsys):
+    shown(tmp_path, gain=2.9)
+    warning = capsys.readouterr().err
+    assert re.search(r"^warning: .*at least 3.0 dB, reached 2.90 dB.*--minutes 5", warning)
+    shown(tmp_path, gain=3.1)
+    assert capsys.readouterr().err == ""
+
+
+def test_it_counts_core_time_and_saves_on_the_way(shown, tmp_path):
+    command = parse("train", shown(tmp_path)[1][1:])
+    train = config.resolve(command.flags, command.config_file).train
+    assert train.clock == "core" and 0 < train.checkpoint_every_steps <= 50
+
+
+def printed_commands(text: str) -> list[list[str]]:
+    """Return the commands in a text, each as its words."""
+    python = re.escape(interpreter())
+    return [shlex.split(found) for found in re.findall(rf"{python} (?:\S+\.py|-m) .*", text)]
+
+
+def test_every_command_that_it_prints_can_be_typed(shown, tmp_path, capsys, monkeypatch):
+    """The interpreter is one that has the packages, the scripts exist, and they take the options."""
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")  # no environment is activated
+    monkeypatch.chdir(ROOT)
+    shown(tmp_path, gain=1.0)
+    out, err = capsys.readouterr()
+    commands = printed_commands(out) + printed_commands(err)
+    assert len(commands) == 4
+    scripts = {command.script: name for name, command in COMMANDS.items()}
+    for python, script, *arguments in commands:
+        assert Path(python).samefile(sys.executable)
+        if script == "-m":
+            assert importlib.util.find_spec(arguments[0].partition(".")[0])
+        else:
+            parse(scripts[script], arguments)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:/usr/bin")
+    assert interpreter() == "python"

@@ -23,6 +23,7 @@ ENTRIES = (
     "reproduce.py",
     "lemamba fuse",
     "lemamba adapt",
+    "lemamba runs",
 )
 UNLISTED = {
     *("README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "CITATION.cff"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import pty
 import random
 import re
 import signal
@@ -393,7 +394,7 @@ def test_batch_larger_than_the_set_and_unknown_best_metric_are_one_line(tmp_path
         train(tmp_path, "--best_metric", "ssim")
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGTERM"])
 def test_a_real_signal_saves_and_exits_0_with_the_command_to_resume(tmp_path, name):
     command = [sys.executable, str(ROOT / "tests/tiny_training.py"), str(tmp_path), "-e", "100000"]
     run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": "."})
@@ -405,6 +406,41 @@ def test_a_real_signal_saves_and_exits_0_with_the_command_to_resume(tmp_path, na
     assert run.wait(timeout=60) == 0
     assert f"stopped by {name}" in output and "--resume_path" in output
     assert Checkpoints(tmp_path / "log/p/run/checkpoints").latest() is not None
+
+
+def test_a_closed_terminal_saves_as_sigterm_does(tmp_path):
+    """A real one: the training's terminal goes away, which sends SIGHUP and makes printing fail."""
+    process, terminal = pty.fork()
+    if process == 0:
+        os.chdir(ROOT)
+        command = [sys.executable, str(ROOT / "tests/tiny_training.py"), str(tmp_path), "-e", "100000"]
+        os.execve(sys.executable, command, {**os.environ, "PYTHONPATH": "."})
+    shown = b""
+    while b"validation" not in shown:
+        shown += os.read(terminal, 4096)
+    os.close(terminal)
+    _, status = os.waitpid(process, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    log = (tmp_path / "log/p/run/train.log").read_text()
+    assert "stopped by SIGHUP" in log and "--resume_path" in log.splitlines()[-1]
+    assert Checkpoints(tmp_path / "log/p/run/checkpoints").latest() is not None
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP"])
+def test_these_signals_ask_to_stop(name):
+    with StopRequest() as stop:
+        signal.raise_signal(getattr(signal, name))
+        assert stop.name == name
+
+
+def test_under_nohup_a_closed_terminal_changes_nothing():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert stop.name == ""
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_signal_in_a_validation_ends_it_and_resuming_repeats_it(tmp_path, monkeypatch, undisturbed):

@@ -9,7 +9,7 @@ import torch
 from lemamba.model import build_model, list_models
 from lemamba.model.classical import coupled
 from lemamba.model.classical.coupled import Circulant, extend
-from lemamba.operators import interpolate, mtf_filter, sample
+from lemamba.operators import imresize, interpolate, mtf_filter, sample
 from lemamba.operators.observation import Observation, estimate, gaussian_psf, start
 from lemamba.operators.window import Window, cut_windows
 from lemamba.utils.errors import UserError
@@ -253,3 +253,19 @@ def test_mtf_glp_hs_against_plain_numpy():
 def test_every_classical_method_of_this_task_is_tested():
     own = [n for n in list_models("hmif", family="classical") if n not in ("EXP", "Bicubic")]
     assert own == sorted(NAMES, key=str.lower)
+
+
+@pytest.mark.parametrize("ratio", [2, 3, 8])
+def test_bicubic_is_that_of_matlab_where_corners_agree_and_keeps_straight_lines(ratio):
+    ms = torch.rand(1, 20, 7, 9, dtype=torch.float64)
+    size = (7 * ratio, 9 * ratio)
+    lms, guide = torch.zeros(1, 20, *size, dtype=torch.float64), torch.zeros(1, 3, *size, dtype=torch.float64)
+    sizes = {"img_channel": 20, "condition_channel": 3, "out_channel": 20, "ratio": ratio}
+    corners = build_model("Bicubic", **sizes, geometry=Geometry.corners(ratio))
+    torch.testing.assert_close(corners(ms, lms, guide), imresize(ms, ratio, "bicubic"), rtol=1e-12, atol=1e-12)
+    line = torch.arange(9.0, dtype=torch.float64).expand(1, 20, 7, 9)
+    shifted = build_model("Bicubic", **sizes)  # the toolboxes' geometry: MS pixel i lies at PAN pixel r i + r / 2
+    expected = (torch.arange(9 * ratio, dtype=torch.float64) - ratio / 2) / ratio
+    inside = slice(2 * ratio, -2 * ratio)
+    found = shifted(line.contiguous(), lms, guide)[..., inside]
+    torch.testing.assert_close(found, expected[inside].expand_as(found), rtol=0, atol=1e-12)

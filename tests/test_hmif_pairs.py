@@ -12,8 +12,11 @@ import scipy.io as sio
 import torch
 
 from lemamba.commands import parse
+from lemamba.datasets.arrays import ArrayRaster
 from lemamba.datasets.guide_order import order_to_match
 from lemamba.datasets.pair_windows import windows_of
+from lemamba.datasets.simulation.sources import load_mat
+from lemamba.datasets.usable_bands import dead_bands, noisy_bands
 from lemamba.metrics import consistency
 from lemamba.operators.observation import Observation, estimate, gaussian_psf
 from lemamba.utils.errors import UserError
@@ -206,6 +209,84 @@ def test_dead_bands_are_named_and_left_out(tmp_path: Path, capsys: pytest.Captur
     assert run("fuse", "--ms", file, "--pan", file, "--arch", "EXP", "--out", out, "--drop_dead") == 0
     assert "left out" in capsys.readouterr().out
     np.testing.assert_array_equal(np.load(out), np.delete(kept, (6, 19), axis=0 if len(kept) == C else 2))
+
+
+def test_bands_of_noise_are_named_left_out_and_put_back_without_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As water vapour leaves them: neighbouring bands of noise, named, all written on request."""
+    rasterio = pytest.importorskip("rasterio")
+    ms, guide, _ = pair(4, 12)
+    absorbed, dead = [12, 13, 14], 20  # 0-based
+    ms[absorbed] = np.random.default_rng(0).random((3, 12, 12)) * 0.01
+    ms[dead] = 0.25
+    for name, image, pixel in (("hs", ms, 20.0), ("rgb", guide, 5.0)):
+        about = {"count": len(image), "height": image.shape[1], "width": image.shape[2], "dtype": "float32"}
+        place = rasterio.Affine(pixel, 0, 500000, 0, -pixel, 4000000)
+        with rasterio.open(tmp_path / f"{name}.tif", "w", crs="EPSG:32631", transform=place, **about) as file:
+            file.write(image.astype(np.float32))
+            file.descriptions = [f"{1000 + 30 * band} nm" for band in range(len(image))]
+    files = ("--ms", tmp_path / "hs.tif", "--pan", tmp_path / "rgb.tif", "--arch", "EXP", "--divisor", 1)
+    out = tmp_path / "sr.tif"
+    assert run("fuse", *files, "--out", out) == 0
+    told = capsys.readouterr().out
+    assert "bands 13 (1360 nm) to 15 (1420 nm) of 24 correlate with no neighbour" in told
+    assert "band 21 (1600 nm) of 24 hold one value: dead?" in told
+    with rasterio.open(out) as file:
+        every = file.read()
+    assert run("fuse", *files, "--out", out, "--drop_dead") == 0
+    left = [band for band in range(C) if band not in (*absorbed, dead)]
+    with rasterio.open(out) as file:
+        np.testing.assert_array_equal(file.read(), every[left])
+        assert file.descriptions == tuple(f"{1000 + 30 * band} nm" for band in left)
+    assert run("fuse", *files, "--out", out, "--drop_dead", "--fill_dropped") == 0
+    with rasterio.open(out) as file:
+        filled = file.read()
+        assert file.count == C and file.descriptions[12] == "1360 nm" and np.isnan(file.nodata)
+    np.testing.assert_array_equal(filled[left], every[left])
+    assert np.isnan(filled[[*absorbed, dead]]).all()
+    assert run("fuse", *files, "--out", out, "--drop_dead", "--fill_dropped", "--bands", "22,13") == 0
+    with rasterio.open(out) as file:
+        np.testing.assert_array_equal(file.read(1), every[21])
+        assert np.isnan(file.read(2)).all() and file.descriptions == ("1630 nm", "1360 nm")
+    with pytest.raises(UserError, match="give both, or neither"):
+        run("fuse", *files, "--out", out, "--fill_dropped")
+
+
+def test_the_one_band_of_noise_of_a_real_image_is_found(shared) -> None:
+    """Jasper Ridge: those who published it took the absorbed bands out; the first, 380 nm, has 0.02 with the next."""
+    path = shared("data/jasper_ridge_r198.mat")
+    cube = load_mat(path).values
+    with_next = [np.corrcoef(cube[band].ravel(), cube[band + 1].ravel())[0, 1] for band in (0, 1, 32, 33)]
+    assert with_next[0] < 0.05 and min(with_next[1:]) > 0.9
+    image = ArrayRaster(path, cube)
+    assert (dead_bands(image), noisy_bands(image)) == ([], [1])
+
+
+@pytest.mark.parametrize("ratio", [5, 8, 16])
+def test_envi_pairs_of_many_ratios(ratio: int, tmp_path: Path) -> None:
+    """Cube and guide as ENVI files with the bands' wavelengths in the header; the result is ENVI, too."""
+    rasterio = pytest.importorskip("rasterio")
+    ms, guide, truth = pair(ratio, 8)
+    for name, image, pixel in (("hs", ms, 4.0 * ratio), ("ms", guide, 4.0)):
+        about = {"count": len(image), "height": image.shape[1], "width": image.shape[2], "dtype": "float32"}
+        place = rasterio.Affine(pixel, 0, 500000, 0, -pixel, 4000000)
+        with rasterio.open(
+            tmp_path / f"{name}.img", "w", driver="ENVI", crs="EPSG:32631", transform=place, **about
+        ) as file:
+            file.write(image.astype(np.float32))
+    header = tmp_path / "hs.hdr"
+    listed = ", ".join(f"{400 + 20 * band}" for band in range(C))
+    header.write_text(f"{header.read_text()}\nwavelength = {{ {listed} }}\nwavelength units = Nanometers\n")
+    out = tmp_path / "sr.dat"
+    files = ("--ms", tmp_path / "hs.img", "--pan", tmp_path / "ms.img", "--divisor", 1)
+    errors = {}
+    for arch in ("EXP", "GSA-HS"):
+        assert run("fuse", *files, "--arch", arch, "--out", out) == 0
+        with rasterio.open(out) as file:
+            assert file.driver == "ENVI" and file.transform.a == 4.0 and file.shape == (8 * ratio, 8 * ratio)
+            errors[arch] = float(np.sqrt(np.mean((file.read() - truth) ** 2)))
+    assert errors["GSA-HS"] < 0.7 * errors["EXP"]  # the guide is used, and lies where the header says
 
 
 def test_options_that_a_pair_does_not_use_are_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import h5py
 import numpy as np
@@ -14,8 +15,8 @@ from small_files import HMIF, write_h5, write_test_set
 import lemamba
 from lemamba.commands import fuse as inference
 from lemamba.commands import parse
-from lemamba.commands.board import chosen_methods
 from lemamba.commands.options import FuseOptions
+from lemamba.commands.rows import chosen_methods
 from lemamba.engine.fusing.tiling import Tiling
 from lemamba.engine.weights.files import save_weights
 from lemamba.model import build_model
@@ -112,6 +113,29 @@ def test_results_go_where_the_matlab_package_looks_for_them(tmp_path, monkeypatc
         "full_sample_0.png",
         "sample_0.png",
     ]
+
+
+def test_no_run_replaces_the_images_of_another_and_a_replaced_file_is_named(tmp_path, run, monkeypatch, capsys):
+    """The path of a result names the run; weights of a run that are not its best ones are named as well."""
+    weights, _ = run
+    monkeypatch.chdir(tmp_path)
+    data = write_test_set(tmp_path / "test.h5", count=1)
+    for name in ("first", "second"):
+        folder = tmp_path / "log_file/demo" / name
+        (folder / "weights").mkdir(parents=True)
+        (folder / "config.yaml").touch()
+        for kind in ("best", "last"):
+            shutil.copy(weights, folder / f"weights/{kind}.safetensors")
+    line = ["--data", str(data), "--dataset", "ikonos", "--pictures", "0", "--device", "cpu", "--weights"]
+    last = "log_file/demo/second/weights/last.safetensors"
+    for given in ("demo/first", "demo/second", last, str(weights)):
+        inference.run(parse("fuse", [*line, given]))
+    assert "replaces" not in capsys.readouterr().out
+    (found,) = (tmp_path / "visualized_img").iterdir()
+    places = sorted(str(p.parent.relative_to(found)) for p in found.rglob("*.mat"))
+    assert places == sorted(["demo/first", "demo/second", "demo/second/last", weights.stem])
+    inference.run(parse("fuse", [*line, "demo/first"]))
+    assert "note: replaces visualized_img/" in capsys.readouterr().out
 
 
 def test_per_image_and_tiles(tmp_path, run):

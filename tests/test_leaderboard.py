@@ -12,6 +12,7 @@ from small_files import write_test_set
 from lemamba.commands import board as leaderboard
 from lemamba.commands import parse
 from lemamba.commands.options import BoardOptions
+from lemamba.commands.rows import chosen_methods
 from lemamba.utils.command_line import parse_options
 from lemamba.utils.errors import UserError
 
@@ -58,7 +59,7 @@ def test_board_reports_scores_cost_pictures_and_failures(tmp_path, new_methods, 
     psnr = [float(row["psnr"]) for row in rows]
     assert psnr == sorted(psnr, reverse=True)
     assert "Broken failed" in (out / "leaderboard.md").read_text()
-    assert (out / "leaderboard.tex").read_text().count(r"\\") == 3
+    assert (out / "leaderboard.tex").read_text().count(r"\\") == 4
     for picture in ("grid.png", "scatter.png"):
         assert (out / picture).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
@@ -77,7 +78,7 @@ def test_a_method_with_weights_is_compared_whatever_is_chosen(tmp_path):
         "--weights",
         "PNN=v",
     ]
-    jobs, _ = leaderboard.plan(parse_options(BoardOptions, [*arguments, "--out", str(tmp_path / "board")]))
+    jobs, _, _ = leaderboard.plan(parse_options(BoardOptions, [*arguments, "--out", str(tmp_path / "board")]))
     assert [(job["name"], job["weights"]) for job in jobs] == [("EXP", None), ("PNN", "v"), ("PanNet", "w")]
 
 
@@ -86,7 +87,7 @@ def test_a_method_with_weights_is_compared_whatever_is_chosen(tmp_path):
     [
         (["--methods", "expp"], "did you mean"),
         (["--methods", "PNN"], "at least one method"),
-        (["--weights", "PNN"], "NAME=PATH"),
+        (["--weights", "PNN"], "LABEL=RUN"),
         (["--sort", "beauty"], "--sort"),
         (["--methods", "EXP", "--device", "toaster"], "device"),
         (["--method", "EXP", "--colour"], "--colour"),
@@ -118,10 +119,10 @@ def test_every_file_of_a_board_is_known_to_be_writable_before_the_work(tmp_path,
 
 
 def test_all_takes_what_fits_task_and_ratio():
-    classical = leaderboard.chosen_methods("classical", "pansharpening", 4)
+    classical = chosen_methods("classical", "pansharpening", 4)
     assert {"EXP", "GSA", "MTF-GLP-FS", "BDSD-PC"} <= set(classical) and "LEMamba" not in classical
-    assert "LEMamba" in leaderboard.chosen_methods("learned", "hmif", 8)
-    assert "GSA" not in leaderboard.chosen_methods("all", "hmif", 8)
+    assert "LEMamba" in chosen_methods("learned", "hmif", 8)
+    assert "GSA" not in chosen_methods("all", "hmif", 8)
 
 
 @pytest.mark.parametrize("divided", ["test.h5", "full.h5"])
@@ -160,7 +161,7 @@ def test_a_name_of_ones_own_takes_sensor_and_ratio_from_its_files(tmp_path):
     with h5py.File(data, "r+") as file:
         file.attrs["sensor"] = "GeoEye1"
     arguments = ["--data_root", str(tmp_path), "--dataset", "mine", "--methods", "EXP", "--out", str(tmp_path / "b")]
-    jobs, files = leaderboard.plan(parse_options(BoardOptions, arguments))
+    jobs, files, _ = leaderboard.plan(parse_options(BoardOptions, arguments))
     assert [job["sensor"] for job in jobs] == ["GeoEye1"] and files == {"data": data}
     arguments[:2] = ["--data", str(data)]  # the file says enough
     assert leaderboard.plan(parse_options(BoardOptions, arguments))[0] == jobs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -18,8 +19,10 @@ from lemamba.model import build_model
 from lemamba.model.layers import ss2d
 from lemamba.model.layers.drop_path import DropPath
 from lemamba.model.layers.window import resize_window_states
+from lemamba.utils import config
 from lemamba.utils.errors import UserError
 
+HISR = "LEMamba_hisr_config.yaml"
 CONFIG = Path(__file__).parent.parent / "configs" / "LEMamba_config.yaml"
 VARIANTS = yaml.safe_load(CONFIG.read_text())["model"]["variants"]
 
@@ -298,6 +301,7 @@ def test_the_scan_gets_its_decays_in_float32(monkeypatch, precision):
         ({"window_sizes": [4]}, "window_sizes"),
         ({"middle_blk_nums": 0}, "middle_blk_nums"),
         ({"state_grad": "half"}, "state_grad"),
+        ({"spectral_rank": 0}, "spectral_rank must be at least 1"),
         ({"ssm_enc_d_states": [[2, 3], [None, 5]]}, "d_states"),
         ({"ssm_dec_convs": [[None, 5], [3, 5, 7]]}, "ssm_dec_convs needs pairs"),
         ({"ssm_enc_d_states": [[3], [None, 3]]}, "ssm_enc_d_states needs pairs"),
@@ -312,3 +316,39 @@ def test_bad_arguments_are_named(change, word):
 def test_wrong_bands_are_named():
     with pytest.raises(UserError, match="expects lms"):
         small()(None, torch.rand(1, 3, 8, 8), torch.rand(1, 1, 8, 8))
+
+
+def test_a_low_rank_makes_the_cost_nearly_flat_in_the_bands_and_none_is_the_published_network():
+    """Counted by hand: 3x3 convolutions from and to R maps, and two matrices between R maps and C bands."""
+    sizes = {}
+    for bands, rank in itertools.product((31, 198), (None, 16)):
+        net = small(img_channel=bands, out_channel=bands, spectral_rank=rank)
+        sizes[bands, rank] = sum(p.numel() for p in net.parameters())
+        lms, width = torch.rand(1, bands, 8, 8), reference.SMALL["width"]
+        assert net(None, lms, torch.rand(1, 1, 8, 8)).shape == lms.shape
+    assert sizes[198, None] - sizes[31, None] == (198 - 31) * (2 * 9 * width + 1)
+    assert sizes[198, 16] - sizes[31, 16] == (198 - 31) * (2 * 16 + 1)
+    assert small(img_channel=8, out_channel=8, spectral_rank=16).mix.weight.shape == (8, 8)  # no more than the bands
+    assert not {"mix", "unmix"} & {name.partition(".")[0] for name, _ in small().named_parameters()}
+
+
+def test_a_new_network_of_low_rank_starts_from_the_interpolated_image():
+    lms = torch.rand(1, 198, 16, 16)
+    change = small(img_channel=198, out_channel=198, spectral_rank=16)(None, lms, torch.rand(1, 1, 16, 16)) - lms
+    assert 0 < float(change.abs().max()) < 0.05
+
+
+def test_the_correction_of_a_low_rank_has_that_rank():
+    net = small(img_channel=31, out_channel=31, spectral_rank=3).double().eval()
+    lms = torch.rand(1, 31, 16, 16, dtype=torch.float64)
+    with torch.no_grad():
+        change = (net(None, lms, torch.rand(1, 1, 16, 16, dtype=torch.float64)) - lms)[0].flatten(1)
+    assert torch.linalg.matrix_rank(change - change.mean(1, keepdim=True), rtol=1e-9) == 3
+
+
+def test_the_configuration_for_hyperspectral_images():
+    """It is the released tiny network; the variant for many bands differs by the rank alone."""
+    settings = config.resolve({}, CONFIG.parent / HISR)
+    tiny, many = (settings.model.variants[name] for name in ("tiny", "many_bands"))
+    assert settings.model.variant == "tiny" and tiny == VARIANTS["tiny"]
+    assert many == tiny | {"spectral_rank": 16}

@@ -102,7 +102,8 @@ def test_the_commands_of_the_card_run_as_printed(trained, tmp_path, monkeypatch)
         done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=env, capture_output=True, text=True)
         assert done.returncode == 0, (command, done.stderr)
     assert (tmp_path / "fused.tif").is_file()
-    assert (tmp_path / "visualized_img/LEMamba_ikonos/data_LEMamba_ikonos_ref.mat").is_file()
+    images = tmp_path / "visualized_img/LEMamba_ikonos/LE-Mamba/r"  # the path names the run
+    assert (images / "data_LEMamba_ikonos_ref.mat").is_file()
 
     monkeypatch.setenv("WEIGHTS", env["WEIGHTS"])
     names: dict = {}

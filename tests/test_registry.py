@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from lemamba.model import build_model, list_models, model_class, model_entry
+from lemamba.utils import config
 from lemamba.utils.errors import UserError
 from lemamba.utils.registry import FAMILIES, Traits, normalise, scan_folder
 
@@ -184,17 +185,75 @@ def test_one_trait_can_differ_from_the_family(tmp_path, monkeypatch):
     assert "ZeroShot" in list_models(family="learned")
 
 
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
+def test_a_wrong_option_is_an_error_that_names_the_file(tmp_path):
+    for more, message in (
         (", classical=True", r'has no option "classical" \(write family="classical"\)'),
         (", clasical=True", 'has no option "clasical"'),
         (", tilable=False", r'has no option "tilable" \(did you mean "tileable"\?\)'),
         (", family='deep'", 'unknown family "deep"; known: learned, classical'),
+    ):
+        (tmp_path / "net.py").write_text(NEW_METHOD.format(name="MyNet", more=more))
+        with pytest.raises(UserError, match=rf'net.py: register_model\("MyNet"\).*{message}'):
+            scan_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("register_model\ndef half(:\n", "line 2: "),
+        (NEW_METHOD.replace('"{name}"', "NAME").format(more=""), "line 6: expected literals in register_model"),
+        (NEW_METHOD.format(name="Mine", more=", tasks=TASKS").replace('tasks=("pansharpening",), ', ""), "literals"),
+        ("from x import register_model\n@register_model()\nclass A: ...\n", "line 2: expected literals"),
+        (NEW_METHOD.format(name="Mine", more=", clasical=True"), 'no option "clasical"'),
+        (b"register_model \xff\xfe", "utf-8"),
+        ("register_model = " + "(" * 5000, "net.py"),
     ],
 )
-def test_a_wrong_option_is_a_user_error_that_names_the_file(tmp_path, monkeypatch, more, message):
-    (tmp_path / "net.py").write_text(NEW_METHOD.format(name="MyNet", more=more))
+def test_a_broken_file_breaks_nothing_but_itself_and_is_named(tmp_path, monkeypatch, capsys, text, reason):
+    (tmp_path / "net.py").write_bytes(text if isinstance(text, bytes) else text.encode())
+    (tmp_path / "other.py").write_text(NEW_METHOD.format(name="Other", more=""))
     monkeypatch.setenv("LEMAMBA_MODEL_PATH", str(tmp_path))
-    with pytest.raises(UserError, match=rf'net.py: register_model\("MyNet"\).*{message}'):
-        list_models()
+    names = list_models()
+    assert "Other" in names and "LEMamba" in names and "Mine" not in names
+    assert model_entry("EXP").name == "EXP"
+    shown = capsys.readouterr().err
+    assert shown.count("\n") == 1 and shown.startswith("warning: left out: ") and "net.py" in shown
+    assert reason in shown
+    with pytest.raises(UserError, match=r'unknown architecture "Mine".*left out: .*net.py.*LEMAMBA_MODEL_PATH'):
+        model_entry("Mine")
+    assert capsys.readouterr().err == "", "once is enough"
+
+
+def test_a_name_in_two_files_of_one_s_own_is_left_out_and_named(tmp_path, monkeypatch, capsys):
+    for file in ("a.py", "b.py"):
+        (tmp_path / file).write_text(NEW_METHOD.format(name="Twice", more=""))
+    monkeypatch.setenv("LEMAMBA_MODEL_PATH", str(tmp_path))
+    assert "Twice" not in list_models()
+    assert "registered twice" in capsys.readouterr().err
+    with pytest.raises(UserError, match="registered twice"):
+        model_entry("Twice")
+
+
+def test_a_name_that_hides_a_built_in_one_is_told(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "p.py"
+    file.write_text(NEW_METHOD.format(name="pnn", more=""))
+    monkeypatch.setenv("LEMAMBA_MODEL_PATH", str(tmp_path))
+    assert model_entry("PNN").path == file
+    shown = capsys.readouterr().err
+    assert shown.count("\n") == 1 and f'"pnn" of {file} replaces "PNN" of' in shown and "model/pnn.py" in shown
+
+
+def test_settings_of_a_network_of_one_s_own_lie_next_to_its_file(tmp_path, monkeypatch):
+    """They are not LE-Mamba's, with a YAML or without; nor, for a name that hides another one, that one's."""
+    (tmp_path / "sub").mkdir()
+    for name in ("MyNet", "PNN", "Bare"):
+        (tmp_path / "sub" / f"{name}.py").write_text(NEW_METHOD.format(name=name, more=""))
+    (tmp_path / "sub/my_net_config.yaml").write_text("optimizer: {lr: 0.25}\nmodel: {variants: {tiny: {}, big: {}}}")
+    monkeypatch.setenv("LEMAMBA_MODEL_PATH", str(tmp_path))
+    mine, layers = config.resolve_layers({"model": {"arch": "MyNet", "variant": "big"}})
+    assert mine.optimizer.lr == 0.25
+    assert config.source_of("optimizer.lr", layers) == str(tmp_path / "sub/my_net_config.yaml")
+    for arch in ("MyNet", "PNN", "Bare"):
+        plain = config.resolve({"model": {"arch": arch}})
+        assert (plain.loss.name, plain.train.clip_norm, plain.train.ema_decay) == ("l1", None, None)
+        assert plain.train.grad_accum_steps == 1 and plain.optimizer.name == "adam"

@@ -60,6 +60,24 @@ def test_every_row_is_consistent():
     assert len(set(names)) == len(names)
 
 
+def test_wavelengths_are_in_the_order_of_the_bands():
+    """Red, green and blue, by `rgb`, have falling wavelengths; there is one for each band."""
+    for sensor in SENSORS.values():
+        centres = sensor.wavelengths
+        assert len(centres) in (0, sensor.bands or 6)
+        if centres:
+            red, green, blue = (centres[band] for band in sensor.rgb)
+            assert red > green > blue >= 400 and max(centres) < 2500
+    # limits as published for WorldView-2 and -3, GeoEye-1 and SPOT 6/7 (blue, green, red, near infrared)
+    limits = {"GeoEye1": ((450, 510), (510, 580), (655, 690), (780, 920))}
+    limits["WV3"] = limits["WV2"] = (
+        *((400, 450), (450, 510), (510, 580), (585, 625), (630, 690), (705, 745), (770, 895), (860, 1040)),
+    )
+    limits["SPOT6"] = ((625, 695), (530, 590), (450, 520), (760, 890))
+    for name, edges in limits.items():
+        assert get_sensor(name).wavelengths == pytest.approx([sum(edge) / 2 for edge in edges], abs=0.5)
+
+
 def test_the_nameless_sensor_fits_any_number_of_bands():
     nameless = get_sensor("other")
     assert (nameless.name, nameless.bands, nameless.divisor) == ("none", None, 1)

@@ -67,7 +67,7 @@ def test_hyperspectral_against_scipy(ratio):
     generator = np.random.default_rng(1)
     cube, response = generator.random((5, 64, 32)), generator.random((3, 5))
     sigma, size = ratio / 2, 2 * ratio + 1
-    sample = simulate.hyperspectral(cube, simulate.Observation(response, ratio, simulate.gaussian_psf(size, sigma)))
+    sample = simulate.hyperspectral(cube, simulate.Degradation(response, ratio, simulate.gaussian_kernel(size, sigma)))
     taps = np.exp(-((np.arange(size) - size // 2) ** 2) / (2 * sigma**2))
     taps /= taps.sum()
     blurred = correlate1d(correlate1d(cube, taps, 1, mode="nearest"), taps, 2, mode="nearest")
@@ -81,7 +81,7 @@ def test_any_kernel_and_offset_against_scipy(ratio, side, offset):
     """Even kernels are centred as in MATLAB's imfilter, one pixel before the middle; lms lies where ms does."""
     generator = np.random.default_rng(2)
     cube, psf = generator.random((3, 6 * ratio, 5 * ratio)), generator.random((side, side))
-    observation = simulate.Observation(np.ones((1, 3)), ratio, psf, offset)
+    observation = simulate.Degradation(np.ones((1, 3)), ratio, psf, offset)
     sample = simulate.hyperspectral(cube, observation)
     start = ratio // 2 if offset is None else offset
     for band, values in enumerate(cube):  # scipy centres an even kernel at side // 2
@@ -89,7 +89,7 @@ def test_any_kernel_and_offset_against_scipy(ratio, side, offset):
         np.testing.assert_allclose(sample["ms"][band], filtered[start::ratio, start::ratio], rtol=1e-10)
     rows, columns = np.mgrid[: 12 * ratio, : 12 * ratio].astype(float)
     plane = (rows + 3 * columns)[None]
-    even = simulate.Observation(np.ones((1, 1)), ratio, np.ones((side, side)), offset)
+    even = simulate.Degradation(np.ones((1, 1)), ratio, np.ones((side, side)), offset)
     sample = simulate.hyperspectral(plane, even)
     inner = (slice(None), slice(4 * ratio, -4 * ratio), slice(4 * ratio, -4 * ratio))
     np.testing.assert_allclose(sample["lms"][inner], plane[inner], rtol=2e-3)
@@ -100,7 +100,7 @@ def test_any_kernel_and_offset_against_scipy(ratio, side, offset):
 def test_noise_has_the_asked_power():
     cube = np.random.default_rng(3).random((2, 256, 256)) * np.array([1.0, 0.1])[:, None, None]
     clean, noisy = (
-        simulate.hyperspectral(cube, simulate.Observation(np.eye(2), 2, np.ones((1, 1)), snr=snr)) for snr in (None, 20)
+        simulate.hyperspectral(cube, simulate.Degradation(np.eye(2), 2, np.ones((1, 1)), snr=snr)) for snr in (None, 20)
     )
     for role in ("ms", "pan"):
         power = ((noisy[role] - clean[role]) ** 2).mean((1, 2)) / (clean[role] ** 2).mean((1, 2))

@@ -138,9 +138,12 @@ def scan_option(**more: Any) -> Any:
 
 
 def check_bounds(value: Any, meta: Mapping[str, Any], where: str) -> None:
-    """Raise a `UserError` unless `value` is one of meta["choices"] and at least meta["low"], where these are set."""
+    """Raise a `UserError` unless `value` is one of meta["choices"] and at least meta["low"], where these are set.
+
+    None, where a field may be None, is within all bounds.
+    """
     choices, low = meta.get("choices"), meta.get("low")
-    if choices and value not in choices:
+    if choices and value is not None and value not in choices:
         raise UserError(f"{where}: expected {' or '.join(choices)}, given {value!r}{nearest(str(value), choices)}")
     if low is not None and value is not None and not value >= low:  # NaN is not
         raise UserError(f"{where}: expected at least {low:g}, given {value:g}")

@@ -2,9 +2,9 @@
 
 Sections: data, model, loss, optimizer, schedule, train, log. Each field is declared once, with its help, its bounds
 and its flags; `parse` makes the command line from these declarations, so a flag and a YAML key cannot disagree.
-Defaults are the released settings of LE-Mamba (arXiv 2404.09293).
+Defaults are the released settings of LE-Mamba (arXiv 2404.09293); other networks start from `configs/neutral.yaml`.
 
-Precedence, lowest first: defaults, `configs/<Arch>_config.yaml`, (when resuming) the configuration saved with the run,
+Precedence, lowest first: defaults, `configs/neutral.yaml`, `<Arch>_config.yaml`, (when resuming) that of the run,
 the file of `-c`, flags and `--set section.key=value`. An unknown key is an error that names the nearest known one.
 No torch here, so ``--help`` is instant.
 """
@@ -37,12 +37,14 @@ from lemamba.utils.command_line import (
     tf32_option,
 )
 from lemamba.utils.errors import UserError, nearest
-from lemamba.utils.registry import normalise, scan_folder
+from lemamba.utils.registry import normalise, own_entry, scan_folder
 from lemamba.utils.safe_yaml import parse_yaml, read_yaml, write_yaml
 
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "configs"
 _LOSS_ENTRIES = scan_folder(Path(__file__).resolve().parent.parent / "losses", "register_loss")
 _LOSSES = ", ".join(sorted(entry.name for entry in _LOSS_ENTRIES.values()))
+NEUTRAL = "neutral.yaml"  # in CONFIG_FOLDER
+TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,15 @@ class ModelConfig:
     variants: dict[str, Any] = option({}, "constructor arguments by variant name")
     args: dict[str, Any] = option({}, "constructor arguments")
     pretrained: str | None = option(None, "weights to start from (.safetensors, .pth, run)", "--pretrain_model_path")
+    adapt_bands: str | None = option(
+        None,
+        "weights of other bands: map the layers that depend on them by wavelength, or remake these",
+        "--adapt_bands",
+        choices=("wavelength", "remake"),
+    )
+    pretrained_sensor: str | None = option(
+        None, "sensor of these weights, where their file does not name it", "--pretrain_sensor"
+    )
 
 
 @dataclass(frozen=True)
@@ -148,8 +159,9 @@ class LogConfig:
     comment: str = option("", "free text, saved with the run", "--comment")
     license: str | None = option(None, "licence of the weights, for their model card, e.g. apache-2.0", "--license")
     log_metric: bool = option(False, "validate with every index (qn, qave, scc, ssim too)", "--log_metric")
-    logger_on: bool = option(False, "write TensorBoard files", "--logger_on")
-    log_every: int = option(50, "optimizer steps between log lines", "--log_every", low=1)
+    logger_on: bool = option(False, "write TensorBoard files; the same as --log_with tensorboard", "--logger_on")
+    log_with: str = option("", f"log there too, separated by commas: {', '.join(TRACKERS)}", "--log_with")
+    log_every: int = option(50, "optimizer steps between log lines (at least one in 30 s)", "--log_every", low=1)
     log_dir: str = option("log_file", "runs are written to <log_dir>/<proj>/<run>", "--log_dir")
     tensorboard_dir: str = option("runs", "TensorBoard files go to <tensorboard_dir>/<proj>/<run>", "--tensorboard_dir")
 
@@ -167,6 +179,7 @@ class Config:
     log: LogConfig = field(default_factory=LogConfig)
 
 
+Layers = list[tuple[str, dict[str, Any]]]  # (where from, values), the lowest first
 SECTIONS: dict[str, type] = {f.name: typing.get_type_hints(Config)[f.name] for f in dataclasses.fields(Config)}
 
 
@@ -306,9 +319,20 @@ def _check_together(config: Config) -> None:
         )
     if any(not 0 <= p <= 1 for p in config.data.aug_probs):
         raise UserError(f"data.aug_probs: expected probabilities from 0 to 1, given {list(config.data.aug_probs)}")
+    for name in trackers(config.log):
+        if name not in TRACKERS:
+            raise UserError(
+                f'log.log_with: expected some of {", ".join(TRACKERS)}, given "{name}"{nearest(name, TRACKERS)}'
+            )
     if config.train.ema_decay is not None and config.train.ema_decay >= 1:
         raise UserError(f"train.ema_decay: expected less than 1, given {config.train.ema_decay}")
     model_arguments(config)
+
+
+def trackers(log: LogConfig) -> tuple[str, ...]:
+    """Return the names in `log_with`, each once; TensorBoard is among them if it is switched on in either way."""
+    named = [word.strip().lower() for word in log.log_with.split(",") if word.strip()]
+    return tuple(dict.fromkeys((["tensorboard"] if log.logger_on else []) + named))
 
 
 def model_arguments(config: Config) -> dict[str, Any]:
@@ -341,8 +365,12 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def arch_file(arch: str, folder: Path = CONFIG_FOLDER) -> Path | None:
-    """Find `<Arch>_config.yaml` (case, ``-`` and ``_`` do not matter); None if the architecture has none."""
-    for path in sorted(folder.glob("*_config.yaml")):
+    """Find `<Arch>_config.yaml` (case, ``-`` and ``_`` do not matter); None if the architecture has none.
+
+    That of a network of one's own (``LEMAMBA_MODEL_PATH``) lies next to its file.
+    """
+    own = own_entry(arch)
+    for path in sorted((own.path.parent if own else folder).glob("*_config.yaml")):
         if normalise(path.name.removesuffix("_config.yaml")) == normalise(arch):
             return path
     return None
@@ -361,7 +389,17 @@ def resolve(
     run_config: dict[str, Any] | None = None,
     folder: Path = CONFIG_FOLDER,
 ) -> Config:
-    """Merge all layers into one `Config`.
+    """Merge all layers into one `Config`; see `resolve_layers`."""
+    return resolve_layers(flags, config_file, run_config, folder)[0]
+
+
+def resolve_layers(
+    flags: dict[str, Any],
+    config_file: str | Path | None = None,
+    run_config: dict[str, Any] | None = None,
+    folder: Path = CONFIG_FOLDER,
+) -> tuple[Config, Layers]:
+    """Merge all layers into one `Config`, and return the layers too, which `source_of` reads.
 
     Args:
         flags: what the command line sets, as nested mappings without defaults.
@@ -375,12 +413,50 @@ def resolve(
     from_dict(file_values | {"model": {}}, source)  # an unknown key is reported with the name of its file
     run_config = _renamed(run_config or {})
     from_dict(run_config, "the configuration saved with the run")
-    over = lay_over(lay_over(run_config, file_values), _renamed(flags))
+    flags = _renamed(flags)
+    over = lay_over(lay_over(run_config, file_values), flags)
     arch = str((over.get("model") or {}).get("arch", ModelConfig().arch))
     path = arch_file(arch, folder)
     base = read_yaml(path) if path else {}
     from_dict(base, path.name if path else "")
-    return from_dict(lay_over(base, over))
+    neutral = {} if normalise(arch) == normalise(ModelConfig().arch) else read_yaml(CONFIG_FOLDER / NEUTRAL)
+    layers: Layers = [
+        (f"configs/{NEUTRAL}", neutral),
+        (_shown(path), base),
+        ("the resumed run", run_config),
+        (source, file_values),
+        ("the command line", flags),
+    ]
+    return from_dict(lay_over(lay_over(neutral, base), over)), layers
+
+
+def _shown(path: Path | None) -> str:
+    """Return a shipped file as `config_path` reads it."""
+    if path is None:
+        return ""
+    return f"configs/{path.name}" if path.parent == CONFIG_FOLDER else str(path)
+
+
+def source_of(key: str, layers: Layers) -> str:
+    """Return where the value of a dotted key comes from: a layer's name, or "default"."""
+    for source, values in reversed(layers):
+        found: Any = values
+        for part in key.split("."):
+            if not isinstance(found, dict) or part not in found:
+                break
+            found = found[part]
+        else:
+            return source
+    return "default"
+
+
+def flat(values: Mapping[str, Any], section: str = "") -> dict[str, Any]:
+    """Return the values of nested mappings by dotted key; an empty mapping has none."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{section}.{key}" if section else str(key)
+        found |= flat(value, name) if isinstance(value, Mapping) else {name: value}
+    return found
 
 
 def _renamed(values: dict[str, Any]) -> dict[str, Any]:

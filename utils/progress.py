@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -31,23 +32,33 @@ class ProgressBar:
     def __enter__(self) -> ProgressBar:
         if self.show:
             from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+            from rich.progress import (
+                BarColumn,
+                Progress,
+                SpinnerColumn,
+                TextColumn,
+                TimeElapsedColumn,
+                TimeRemainingColumn,
+            )
 
-            columns = ("{task.description}", BarColumn(), "{task.percentage:>5.1f}%", TimeElapsedColumn(), "left")
+            # the spinner and the elapsed time move by themselves, also in one long step
+            start = (SpinnerColumn(), "{task.description}", BarColumn(), "{task.percentage:>5.1f}%")
+            times = (TimeElapsedColumn(), "left", TimeRemainingColumn())
             note = TextColumn("{task.fields[note]}")
-            self._bar = Progress(*columns, TimeRemainingColumn(), note, console=Console(stderr=True))
+            self._bar = Progress(*start, *times, note, console=Console(stderr=True))
             self._task = self._bar.add_task(self.title, total=self.total, note="")
             self._bar.start()
         return self
 
     def update(self, done: float, note: str = "") -> None:
-        """Set the amount done so far and the note after the bar."""
+        """Set the amount done so far and the note after the bar; without a note the last one stays."""
         if self._bar is not None:
-            self._bar.update(self._task, completed=done, note=note)
+            self._bar.update(self._task, completed=done, **({"note": note} if note else {}))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if self._bar is not None:
-            self._bar.stop()
+            with contextlib.suppress(OSError):  # the terminal was closed
+                self._bar.stop()
 
 
 def track(items: Iterable[T], title: str, total: int | None = None, show: bool | None = None) -> Iterator[T]:

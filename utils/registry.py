@@ -9,8 +9,9 @@ A class registers itself with::
     @register_loss("l1")
     class L1(nn.Module): ...
 
-The decorators are found by parsing the files (no import), so listing every name takes milliseconds and a broken file
-cannot keep the others from loading. The decorator's arguments must therefore be literals.
+The decorators are found by parsing the files (no import), so listing every name takes milliseconds. The decorator's
+arguments must therefore be literals. A file that cannot be parsed or declares something unknown is left out and named
+once on stderr; it cannot keep the others from loading.
 """
 
 from __future__ import annotations
@@ -28,12 +29,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from lemamba.utils.errors import UserError, nearest
+from lemamba.utils.errors import UserError, nearest, one_line
 
 TASKS = ("pansharpening", "hmif")
 EXTRA_FOLDERS_VARIABLE = "LEMAMBA_MODEL_PATH"
 _DECORATORS = ("register_model", "register_loss")
 T = TypeVar("T", bound=type)
+_told: set[str] = set()  # warnings of this process
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,14 @@ def normalise(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")
 
 
+class Entries(dict[str, Any]):
+    """Registered classes by normalised name; `left_out` names the files that could not be used, and why."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left_out: list[str] = []
+
+
 @lru_cache(maxsize=1024)  # every look-up walks all files; parsing them anew would cost most of it
 def _parse(path: Path, mtime_ns: int, size: int) -> list[tuple[str, str, str, dict[str, Any]]]:
     """Read (decorator, name, class name, options) of one file; time and size make an edited file be read again."""
@@ -160,40 +170,111 @@ def _parse(path: Path, mtime_ns: int, size: int) -> list[tuple[str, str, str, di
         for call in (d for d in node.decorator_list if isinstance(d, ast.Call)):
             called = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
             if called in _DECORATORS:
-                options = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg}
-                found.append((called, ast.literal_eval(call.args[0]), node.name, options))
+                name, options = _declared(call, called)
+                found.append((called, name, node.name, options))
     return found
 
 
-def scan_folder(folder: Path, decorator: str = "register_model") -> dict[str, Entry]:
-    """Find every class below `folder` that `decorator` registers, by normalised name; a name used twice is an error.
+def _declared(call: ast.Call, decorator: str) -> tuple[str, dict[str, Any]]:
+    """Return the name and the options that a decorator gives; a `ValueError` if they are not literals."""
+    try:
+        name = ast.literal_eval(call.args[0])
+        options = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg}
+    except (ValueError, IndexError):
+        name, options = None, {}
+    if not isinstance(name, str):
+        raise ValueError(
+            f"line {call.lineno}: expected literals in {decorator}(…), first the name in quotes; write them"
+        )
+    return name, options
 
-    The entries of "register_model" are `ModelEntry`.
+
+def _entries_of(path: Path, decorator: str) -> list[Entry]:
+    """Return what `decorator` registers in one file.
+
+    Raises:
+        UserError: the file is not Python, cannot be read, or declares something unknown; the message names it.
+    """
+    try:
+        facts = path.stat()
+        declared = _parse(path, facts.st_mtime_ns, facts.st_size)
+    except SyntaxError as error:
+        raise UserError(f"{path}: line {error.lineno}: {error.msg}; correct the file") from None
+    except (OSError, ValueError, RecursionError, MemoryError) as error:
+        raise UserError(f"{path}: {one_line(str(error))}; correct the file") from None
+    is_model = decorator == "register_model"
+    return [
+        _model_entry(name, path, class_name, options) if is_model else Entry(name, path, class_name)
+        for found, name, class_name, options in declared
+        if found == decorator
+    ]
+
+
+def scan_folder(folder: Path, decorator: str = "register_model", left_out: list[str] | None = None) -> dict[str, Any]:
+    """Find every class below `folder` that `decorator` registers, by normalised name.
+
+    Args:
+        folder: is searched with its subfolders.
+        decorator: the entries of "register_model" are `ModelEntry`, those of "register_loss" `Entry`.
+        left_out: gets a line for each file that cannot be used and each name that is used twice; these are missing in
+            the result. None: they are errors.
+
+    Raises:
+        UserError: such a file or name, without `left_out`.
     """
     found: dict[str, Entry] = {}
+    twice: set[str] = set()
     for path in sorted(folder.rglob("*.py")):
-        facts = path.stat()
-        for found_decorator, name, class_name, options in _parse(path, facts.st_mtime_ns, facts.st_size):
-            if found_decorator != decorator:
-                continue
-            if (key := normalise(name)) in found:
-                kind = decorator.removeprefix("register_")
-                raise UserError(f'{kind} name "{name}" is registered twice: {found[key].path}, {path}; rename one')
-            is_model = decorator == "register_model"
-            found[key] = _model_entry(name, path, class_name, options) if is_model else Entry(name, path, class_name)
-    return found
+        try:
+            entries = _entries_of(path, decorator)
+            for entry in entries:
+                if (key := normalise(entry.name)) in found:
+                    twice.add(key)
+                    kind = decorator.removeprefix("register_")
+                    where = f"{found[key].path}, {path}"
+                    raise UserError(f'{kind} name "{entry.name}" is registered twice: {where}; rename one')
+                found[key] = entry
+        except UserError as error:
+            if left_out is None:
+                raise
+            left_out.append(str(error))
+    return {key: entry for key, entry in found.items() if key not in twice}
 
 
-def scan(folders: list[Path], decorator: str = "register_model") -> dict[str, Any]:
-    """Scan `folders` and those named in ``LEMAMBA_MODEL_PATH`` (separated like PATH); later folders override."""
+def _extra_folders() -> list[Path]:
+    """Return the folders of ``LEMAMBA_MODEL_PATH``; one that is not there is a `UserError`."""
     extra = [Path(p) for p in os.environ.get(EXTRA_FOLDERS_VARIABLE, "").split(os.pathsep) if p]
     for folder in extra:
         if not folder.is_dir():
             raise UserError(f"{EXTRA_FOLDERS_VARIABLE} names {folder}, which is not a folder; correct or unset it")
-    found: dict[str, Entry] = {}
-    for folder in [*folders, *extra]:
-        found.update(scan_folder(folder, decorator))
+    return extra
+
+
+def scan(folders: list[Path], decorator: str = "register_model") -> Entries:
+    """Scan `folders` and those named in ``LEMAMBA_MODEL_PATH`` (separated like PATH); later folders override.
+
+    What is left out, and a name that replaces another one, is told once on stderr.
+    """
+    found = Entries()
+    for folder in [*folders, *_extra_folders()]:
+        for key, entry in scan_folder(folder, decorator, found.left_out).items():
+            if key in found and found[key].path != entry.path:
+                _tell(f'"{entry.name}" of {entry.path} replaces "{found[key].name}" of {found[key].path}')
+            found[key] = entry
+    for text in found.left_out:
+        _tell(f"left out: {text}")
     return found
+
+
+def _tell(text: str) -> None:
+    if text not in _told:
+        _told.add(text)
+        print(f"warning: {one_line(text)}", file=sys.stderr)
+
+
+def own_entry(name: str) -> ModelEntry | None:
+    """Return the method `name` if it comes from a folder in ``LEMAMBA_MODEL_PATH``."""
+    return scan([]).get(normalise(name))
 
 
 E = TypeVar("E", bound=Entry)
@@ -204,7 +285,11 @@ def lookup(entries: Mapping[str, E], name: str, kind: str) -> E:
     entry = entries.get(normalise(name))
     if entry is None:
         names = sorted((e.name for e in entries.values()), key=str.lower)
-        raise UserError(f'unknown {kind} "{name}"{nearest(name, names)}; known: {", ".join(names)}')
+        left_out = "".join(f"; left out: {text}" for text in getattr(entries, "left_out", ()))
+        raise UserError(
+            f'unknown {kind} "{name}"{nearest(name, names)}{left_out}; known: {", ".join(names)}; a file of your own '
+            f"is found through {EXTRA_FOLDERS_VARIABLE}"
+        )
     return entry
 
 

@@ -8,7 +8,9 @@ names as in PanCollection (Deng et al., GRSM 2022). No gains are published for G
 Sentinel-2: gains of B5, B6, B7, B8A, B11, B12 and the mean of those of B2, B3, B4, B8, from the list of S2Sharp
 (Ulfarsson et al., TGRS 2019). For the sensors from Landsat 8 to EnMAP no gains of single bands were found. Their
 scale and order of bands are the usual ones of the makers' products and were not checked against the makers' guides
-(SPOT 6/7, 12 bits, was): `inspect` compares them with a file, ``--divisor`` overrides them.
+(SPOT 6/7, 12 bits, was): `inspect` compares them with a file, ``--divisor`` overrides them. Wavelengths are the
+middle of each band's nominal limits; those of WorldView-2 and -3, GeoEye-1, SPOT 6/7 and Sentinel-2 were compared with
+published tables, the others are the usual figures. `--adapt_bands` needs their order and rough distance only.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ class Sensor:
         aliases: other names; case, ``-``, ``_`` and spaces do not matter (see `normalise_sensor`).
         published_gains: the sensor whose gains the published scripts use for this one; "" for its own.
         note: what a user should know about these numbers.
+        wavelengths: centre of each band in nm, in the order of the bands; () = not known or not fixed.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Sensor:
     aliases: tuple[str, ...] = ()
     published_gains: str = ""
     note: str = ""
+    wavelengths: tuple[float, ...] = ()
 
     def gains(self, bands: int) -> tuple[float, ...]:
         """Return the Nyquist gains for an image of `bands` bands; another number of bands is a `UserError`."""
@@ -80,6 +84,12 @@ _OTHER = "no published gains: the generic 0.3 (MS) and 0.15 (PAN) are used"
 
 _S2_GAINS = (0.38, 0.34, 0.34, 0.33, 0.22, 0.23)  # B5, B6, B7, B8A, B11, B12
 _S2 = "bands B5, B6, B7, B8A, B11, B12 at 20 m, shown as B11, B8A, B5; reflectance x 10000"
+# centres of the bands in nm
+_WORLDVIEW = (425, 480, 545, 605, 660, 725, 833, 950)
+_GAOFEN = (485, 555, 660, 830)
+_OLI = (482, 562, 655, 865, 1609, 2201)
+_S2_CENTRES = (704, 741, 783, 865, 1614, 2202)
+_SUPERDOVE = (443, 490, 531, 565, 610, 665, 705, 865)
 _RGBN = "bands red, green, blue, near infrared, as in the DIMAP product"
 
 
@@ -91,32 +101,129 @@ def normalise_sensor(name: str) -> str:
 SENSORS: dict[str, Sensor] = {
     normalise_sensor(s.name): s
     for s in (
-        Sensor("WV3", 8, 2047, (4, 2, 1), _WV3_GAINS, 0.14, ("WorldView3",)),
-        Sensor("WV2", 8, 2047, (4, 2, 1), _WV2_GAINS, 0.11, ("WorldView2",)),
-        Sensor("QB", 4, 2047, (2, 1, 0), (0.34, 0.32, 0.30, 0.22), 0.15, ("QuickBird",), "IKONOS"),
-        Sensor("IKONOS", 4, 2047, (2, 1, 0), (0.26, 0.28, 0.29, 0.28), 0.17),
-        Sensor("WV4", 4, 2047, (2, 1, 0), (0.23,) * 4, 0.16, ("WorldView4",)),
-        Sensor("GeoEye1", 4, 2047, (2, 1, 0), (0.23,) * 4, 0.16, ("GE1", "GeoEye"), note="8-bit files: divisor 255"),
-        Sensor("GF2", 4, 1023, (2, 1, 0), (0.3,), 0.15, ("GaoFen2",), "IKONOS", note=_OTHER),
-        Sensor("Landsat8", None, 65535, (2, 1, 0), (0.3,), 0.15, ("OLI", "LC08", "L8"), note=f"B2 to B7; {_OTHER}"),
-        Sensor("Landsat9", None, 65535, (2, 1, 0), (0.3,), 0.15, ("OLI2", "LC09", "L9"), note=f"B2 to B7; {_OTHER}"),
-        Sensor("Sentinel2", 6, 10000, (4, 3, 0), _S2_GAINS, 0.26, ("S2", "S2A", "S2B", "MSI"), note=_S2),
-        Sensor("Pleiades", 4, 4095, (0, 1, 2), (0.3,), 0.15, ("PHR", "PHR1A", "PHR1B"), note=f"{_RGBN}; {_OTHER}"),
-        Sensor("SPOT6", 4, 4095, (0, 1, 2), (0.3,), 0.15, ("SPOT7", "SPOT67"), note=f"{_RGBN}; {_OTHER}"),
+        Sensor("WV3", 8, 2047, (4, 2, 1), _WV3_GAINS, 0.14, ("WorldView3",), wavelengths=_WORLDVIEW),
+        Sensor("WV2", 8, 2047, (4, 2, 1), _WV2_GAINS, 0.11, ("WorldView2",), wavelengths=_WORLDVIEW),
+        Sensor(
+            "QB",
+            4,
+            2047,
+            (2, 1, 0),
+            (0.34, 0.32, 0.30, 0.22),
+            0.15,
+            ("QuickBird",),
+            "IKONOS",
+            wavelengths=(485, 560, 660, 830),
+        ),
+        Sensor("IKONOS", 4, 2047, (2, 1, 0), (0.26, 0.28, 0.29, 0.28), 0.17, wavelengths=(480, 551, 665, 805)),
+        Sensor("WV4", 4, 2047, (2, 1, 0), (0.23,) * 4, 0.16, ("WorldView4",), wavelengths=(480, 545, 673, 850)),
+        Sensor(
+            "GeoEye1",
+            4,
+            2047,
+            (2, 1, 0),
+            (0.23,) * 4,
+            0.16,
+            ("GE1", "GeoEye"),
+            note="8-bit files: divisor 255",
+            wavelengths=(480, 545, 673, 850),
+        ),
+        Sensor("GF2", 4, 1023, (2, 1, 0), (0.3,), 0.15, ("GaoFen2",), "IKONOS", note=_OTHER, wavelengths=_GAOFEN),
+        Sensor(
+            "Landsat8",
+            None,
+            65535,
+            (2, 1, 0),
+            (0.3,),
+            0.15,
+            ("OLI", "LC08", "L8"),
+            note=f"B2 to B7; {_OTHER}",
+            wavelengths=_OLI,
+        ),
+        Sensor(
+            "Landsat9",
+            None,
+            65535,
+            (2, 1, 0),
+            (0.3,),
+            0.15,
+            ("OLI2", "LC09", "L9"),
+            note=f"B2 to B7; {_OTHER}",
+            wavelengths=_OLI,
+        ),
+        Sensor(
+            "Sentinel2",
+            6,
+            10000,
+            (4, 3, 0),
+            _S2_GAINS,
+            0.26,
+            ("S2", "S2A", "S2B", "MSI"),
+            note=_S2,
+            wavelengths=_S2_CENTRES,
+        ),
+        Sensor(
+            "Pleiades",
+            4,
+            4095,
+            (0, 1, 2),
+            (0.3,),
+            0.15,
+            ("PHR", "PHR1A", "PHR1B"),
+            note=f"{_RGBN}; {_OTHER}",
+            wavelengths=(660, 550, 490, 850),
+        ),
+        Sensor(
+            "SPOT6",
+            4,
+            4095,
+            (0, 1, 2),
+            (0.3,),
+            0.15,
+            ("SPOT7", "SPOT67"),
+            note=f"{_RGBN}; {_OTHER}",
+            wavelengths=(660, 560, 485, 825),
+        ),
         Sensor("PlanetScope", 4, 10000, (2, 1, 0), (0.3,), 0.15, ("Dove",), note=f"reflectance x 10000; {_OTHER}"),
         Sensor(
-            "PlanetScope8", 8, 10000, (5, 3, 1), (0.3,), 0.15, ("SuperDove",), note=f"reflectance x 10000; {_OTHER}"
+            "PlanetScope8",
+            8,
+            10000,
+            (5, 3, 1),
+            (0.3,),
+            0.15,
+            ("SuperDove",),
+            note=f"reflectance x 10000; {_OTHER}",
+            wavelengths=_SUPERDOVE,
         ),
-        Sensor("SkySat", 4, 10000, (2, 1, 0), (0.3,), 0.15, note=f"reflectance x 10000; {_OTHER}"),
-        Sensor("GF1", 4, 1023, (2, 1, 0), (0.3,), 0.15, ("GaoFen1",), note=_OTHER),
-        Sensor("GF6", 4, 4095, (2, 1, 0), (0.3,), 0.15, ("GaoFen6",), note=_OTHER),
+        Sensor(
+            "SkySat",
+            4,
+            10000,
+            (2, 1, 0),
+            (0.3,),
+            0.15,
+            note=f"reflectance x 10000; {_OTHER}",
+            wavelengths=(483, 555, 650, 820),
+        ),
+        Sensor("GF1", 4, 1023, (2, 1, 0), (0.3,), 0.15, ("GaoFen1",), note=_OTHER, wavelengths=_GAOFEN),
+        Sensor("GF6", 4, 4095, (2, 1, 0), (0.3,), 0.15, ("GaoFen6",), note=_OTHER, wavelengths=(485, 560, 660, 830)),
         Sensor("Jilin1", 4, 1023, (2, 1, 0), (0.3,), 0.15, ("JL1",), note=f"bits differ, check the divisor; {_OTHER}"),
-        Sensor("KOMPSAT3", 4, 16383, (2, 1, 0), (0.3,), 0.15, ("KOMPSAT3A", "K3", "K3A"), note=_OTHER),
+        Sensor(
+            "KOMPSAT3",
+            4,
+            16383,
+            (2, 1, 0),
+            (0.3,),
+            0.15,
+            ("KOMPSAT3A", "K3", "K3A"),
+            note=_OTHER,
+            wavelengths=(485, 560, 660, 830),
+        ),
         Sensor("WVLegion", 8, 2047, (4, 2, 1), (0.3,), 0.15, ("WorldViewLegion", "Legion"), note=_OTHER),
         Sensor("PRISMA", None, 65535, (31, 20, 9), (0.3,), 0.15, note=_OTHER),
         Sensor("EnMAP", None, 10000, (42, 27, 9), (0.3,), 0.15, note=f"reflectance x 10000; {_OTHER}"),
-        Sensor("CAVE", 31, 1, (29, 19, 9), (0.3,), 0.15, note=_OTHER),
-        Sensor("Harvard", 31, 1, (29, 19, 9), (0.3,), 0.15, note=_OTHER),
+        Sensor("CAVE", 31, 1, (29, 19, 9), (0.3,), 0.15, note=_OTHER, wavelengths=tuple(range(400, 701, 10))),
+        Sensor("Harvard", 31, 1, (29, 19, 9), (0.3,), 0.15, note=_OTHER, wavelengths=tuple(range(420, 721, 10))),
         Sensor("none", None, 1, (2, 1, 0), (0.3,), 0.15, ("other",), note=_OTHER),
     )
 }

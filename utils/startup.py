@@ -5,12 +5,14 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import shutil
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from lemamba.utils.errors import UserError, one_line
 
@@ -66,6 +68,15 @@ def delayed_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if pressed:
         raise KeyboardInterrupt
+
+
+def interpreter() -> str:
+    """Return what to type for this Python: ``python`` where that is this one, else its path."""
+    found = shutil.which("python")
+    if found is not None and Path(found).parent.samefile(Path(sys.executable).parent):
+        return "python"
+    here = Path(sys.executable)  # not resolved: the link in an environment is what makes it one
+    return str(here.relative_to(Path.cwd()) if here.is_relative_to(Path.cwd()) else here)
 
 
 def prepare_process() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from lemamba.datasets.simulation.sources import Cube, check_finite, cube_from_png
-from lemamba.datasets.simulation.wald import gaussian_psf
+from lemamba.datasets.simulation.wald import gaussian_kernel
 from lemamba.utils.errors import UserError, nearest
 from lemamba.utils.formats.mat import read_mat
 
@@ -61,7 +61,7 @@ class Protocol:
 
 
 def _three(_: int) -> np.ndarray:
-    return gaussian_psf(3, 0.5)
+    return gaussian_kernel(3, 0.5)
 
 
 def _block(ratio: int) -> np.ndarray:

@@ -241,11 +241,26 @@ def _batch(x: np.ndarray) -> torch.Tensor:
 def _degraded(scene: Scene, box: simulate.Box, seen: Observation, geometry: Geometry) -> Sample:
     """Degrade the ground `box` of a pair by its ratio: gt (C, H, W), ms (C, h, w), lms (C, H, W), pan (P, H, W)."""
     gt, guide = simulate.crop(scene.ms, box), simulate.crop(scene.pan, box, scene.ratio)
-    H, W = gt.shape[-2:]
-    small = seen.degrade(_batch(gt), (H // scene.ratio, W // scene.ratio))
+    return degraded(gt, guide, seen, geometry) | _mask(scene, box)
+
+
+def degraded(ms: np.ndarray, guide: np.ndarray, seen: Observation, geometry: Geometry) -> Sample:
+    """Degrade a pair by its own ratio and PSF.
+
+    Args:
+        ms: (C, H, W), becomes gt; H and W are multiples of the ratio r.
+        guide: (P, r·H, r·W).
+        seen: how the pair was observed.
+        geometry: of the pair.
+
+    Returns:
+        gt (C, H, W), ms (C, H/r, W/r), lms (C, H, W), pan (P, H, W).
+    """
+    (H, W), r = ms.shape[-2:], geometry.nominal
+    small = seen.degrade(_batch(ms), (H // r, W // r))
     lms = interpolate(small, geometry, (H, W), border="mirror")
     pan = seen.degrade(_batch(guide), (H, W))
-    return {"gt": gt, "ms": small[0].numpy(), "lms": lms[0].numpy(), "pan": pan[0].numpy()} | _mask(scene, box)
+    return {"gt": ms, "ms": small[0].numpy(), "lms": lms[0].numpy(), "pan": pan[0].numpy()}
 
 
 def _given(scene: Scene, box: simulate.Box, seen: Observation, geometry: Geometry) -> Sample:

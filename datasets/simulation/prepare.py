@@ -118,7 +118,7 @@ def _divisor(scene: Scene, sensor: Sensor) -> float:
 
 def prepare_cubes(
     cubes: Sequence[Cube],
-    observation: simulate.Observation,
+    degradation: simulate.Degradation,
     wavelengths: np.ndarray,
     folder: Path,
     name: str,
@@ -135,7 +135,7 @@ def prepare_cubes(
 
     Args:
         cubes: one or more with the same bands.
-        observation: how guide and low-resolution image are made.
+        degradation: how guide and low-resolution image are made.
         wavelengths: of the bands in nm, (C,); written as attribute.
         folder: output folder.
         name: name of the data set.
@@ -147,7 +147,7 @@ def prepare_cubes(
     Returns:
         file name -> number of samples.
     """
-    bands, ratio = len(cubes[0].values), observation.ratio
+    bands, ratio = len(cubes[0].values), degradation.ratio
     for cube in cubes:
         if len(cube.values) != bands:
             raise UserError(f"{cube.paths[0]}: expected {bands} bands as in the first, given {len(cube.values)}")
@@ -157,17 +157,17 @@ def prepare_cubes(
         listed = ", ".join(f"{band} ({wavelengths[band - 1]:.0f} nm)" for band in dropped[:8])
         more = f" and {dropped.size - 8} others" if dropped.size > 8 else ""
         print(f"note: {dropped.size} of {bands} bands are 0 everywhere and are left out: {listed}{more}")
-        observation = replace(observation, response=observation.response[:, alive])
-        if (observation.response.sum(1) < 1e-6).any():
+        degradation = replace(degradation, response=degradation.response[:, alive])
+        if (degradation.response.sum(1) < 1e-6).any():
             raise UserError("a guide band sees only bands that are 0 everywhere; choose others with --guide_columns")
         cubes = [replace(cube, values=cube.values[alive]) for cube in cubes]
 
     def reduced(number: int, box: simulate.Box) -> Sample:
-        return simulate.hyperspectral(simulate.crop(cubes[number].values, box), observation, number)
+        return simulate.hyperspectral(simulate.crop(cubes[number].values, box), degradation, number)
 
     jobs: list[Job] = [(split, reduced, file, 1) for split, file in files_of("hmif", name).items()]
     attributes = {"scale": [cube.scale for cube in cubes], "wavelengths": wavelengths[alive]}
-    attributes |= _observed(observation) | dict(facts or {}) | _provenance(cubes)
+    attributes |= _facts_of(degradation) | dict(facts or {}) | _provenance(cubes)
     if dropped.size:
         attributes["dropped_bands"] = dropped
     shapes = [cube.values.shape[1:] for cube in cubes]
@@ -177,7 +177,7 @@ def prepare_cubes(
 def prepare_benchmark(
     splits: Mapping[str, Mapping[str, Path]],
     load: Callable[[Path], Cube],
-    observation: simulate.Observation,
+    degradation: simulate.Degradation,
     wavelengths: np.ndarray,
     folder: Path,
     name: str,
@@ -193,7 +193,7 @@ def prepare_benchmark(
     Args:
         splits: "train", "valid", "test" -> name of a scene -> its place.
         load: reads a scene.
-        observation: how guide and low-resolution image are made.
+        degradation: how guide and low-resolution image are made.
         wavelengths: of the bands in nm, (C,).
         folder: output folder.
         name: name of the data set.
@@ -206,7 +206,7 @@ def prepare_benchmark(
     Returns:
         file name -> number of samples.
     """
-    ratio = observation.ratio
+    ratio = degradation.ratio
     if patch % ratio or stride < 1 or stride % ratio:
         raise UserError(
             f"expected patch and stride as multiples of the ratio {ratio}, given {patch} and {stride}; correct them"
@@ -218,11 +218,11 @@ def prepare_benchmark(
     written = {}
     for split, file in files.items():
         step = stride if split == "train" else patch
-        attributes = {**_observed(observation), **(facts or {}), "wavelengths": wavelengths, "ratio": ratio}
+        attributes = {**_facts_of(degradation), **(facts or {}), "wavelengths": wavelengths, "ratio": ratio}
         attributes |= {"split": split, "stride": step, "scenes": list(splits[split])}
         attributes |= {key: [] for key in ("source", "sha256", "scale")}
         sizes = None if split == "test" else (patch, patch)
-        samples = _scene_samples(splits[split], load, observation, crop, sizes, step, attributes)
+        samples = _scene_samples(splits[split], load, degradation, crop, sizes, step, attributes)
         written[file.name] = write_h5(file, samples, attributes, "hmif")
     return written
 
@@ -230,7 +230,7 @@ def prepare_benchmark(
 def _scene_samples(
     scenes: Mapping[str, Path],
     load: Callable[[Path], Cube],
-    observation: simulate.Observation,
+    degradation: simulate.Degradation,
     crop: int | None,
     size: tuple[int, int] | None,
     step: int,
@@ -239,12 +239,12 @@ def _scene_samples(
     """Yield the samples of one scene after the other, and append to `attributes` what is known of each.
 
     Args:
-        scenes, load, observation, crop: see `prepare_benchmark`.
+        scenes, load, degradation, crop: see `prepare_benchmark`.
         size: of a patch; None yields whole images.
         step: between patches.
         attributes: "source", "sha256" and "scale" grow; "tile" is set.
     """
-    ratio = observation.ratio
+    ratio = degradation.ratio
     for number, (name, path) in enumerate(scenes.items()):
         cube = load(path)
         rows, columns = (min(side, crop or side) // ratio * ratio for side in cube.values.shape[1:])
@@ -261,7 +261,7 @@ def _scene_samples(
         attributes["scale"].append(cube.scale)
         image = cube.values[:, :rows, :columns]
         del cube
-        sample = simulate.hyperspectral(image, observation, number)
+        sample = simulate.hyperspectral(image, degradation, number)
         yield from simulate.tiles(sample, taken, (step, step) if size else taken, ratio)
         del image, sample  # before the next scene is read: each takes half a gigabyte with Harvard
 
@@ -269,20 +269,20 @@ def _scene_samples(
 _LARGEST_ATTRIBUTE = 60_000  # bytes; HDF5 keeps attributes below 64 KiB
 
 
-def _observed(observation: simulate.Observation) -> dict[str, Any]:
+def _facts_of(degradation: simulate.Degradation) -> dict[str, Any]:
     """Return the attributes that say how images were made."""
-    offset = observation.geometry.offset
+    offset = degradation.geometry.offset
     found: dict[str, Any] = {
         "divisor": 1.0,
-        "response": observation.response,
+        "response": degradation.response,
         "offset": offset[0] if offset[0] == offset[1] else offset,
-        "psf_size": observation.psf.shape,
+        "psf_size": degradation.psf.shape,
     }
-    psf = observation.psf.astype(np.float32)
+    psf = degradation.psf.astype(np.float32)
     if psf.nbytes < _LARGEST_ATTRIBUTE:
         found["psf"] = psf
-    if observation.snr is not None:
-        found["snr"] = observation.snr
+    if degradation.snr is not None:
+        found["snr"] = degradation.snr
     return found
 
 

@@ -88,7 +88,7 @@ def full_resolution(ms: np.ndarray, pan: np.ndarray, ratio: int, geometry: Geome
 
 
 @dataclass(frozen=True)
-class Observation:
+class Degradation:
     """How a guide and a low-resolution image are made from a hyperspectral cube.
 
     Attributes:
@@ -130,7 +130,7 @@ class Observation:
         return Geometry((self.ratio, self.ratio), (rows, columns))
 
 
-def gaussian_psf(size: int, sigma: float) -> np.ndarray:
+def gaussian_kernel(size: int, sigma: float) -> np.ndarray:
     """Return a Gaussian kernel (size, size) of sum 1, sigma in pixels, as MATLAB's ``fspecial('gaussian')``."""
     if not (size >= 1 and 0 < sigma < math.inf):
         raise UserError(f"expected a positive sigma and blur size, given {sigma} and {size}; correct them")
@@ -138,24 +138,24 @@ def gaussian_psf(size: int, sigma: float) -> np.ndarray:
     return np.outer(taps, taps) / taps.sum() ** 2
 
 
-def hyperspectral(cube: np.ndarray, observation: Observation, seed: int = 0) -> Sample:
+def hyperspectral(cube: np.ndarray, degradation: Degradation, seed: int = 0) -> Sample:
     """Degrade a hyperspectral cube, band by band: no more than one band is held in float64.
 
     Args:
         cube: (C, H, W), floating point; becomes gt. H and W are multiples of the ratio.
-        observation: response, blur, decimation and noise.
+        degradation: response, blur, decimation and noise.
         seed: of the noise.
 
     Returns:
         gt (C, H, W), ms (C, H/r, W/r), lms (C, H, W), pan (P, H, W) with the dtype of `cube`. lms is the 23-tap
         interpolation where it is defined (a ratio 2^n, samples at r/2), otherwise interpolated where ms lies.
     """
-    r, psf, start = observation.ratio, observation.psf / observation.psf.sum(), observation.start
+    r, psf, start = degradation.ratio, degradation.psf / degradation.psf.sum(), degradation.start
     above, left = (start - (side - 1) // 2 for side in psf.shape)
     rows, columns = cube.shape[1:]
     taken = _border(rows, above, psf.shape[0], r), _border(columns, left, psf.shape[1], r)
     kernel = torch.from_numpy(psf)[None, None]
-    weights = observation.response / observation.response.sum(1, keepdims=True)
+    weights = degradation.response / degradation.response.sum(1, keepdims=True)
     ms = np.empty((len(cube), rows // r, columns // r), cube.dtype)
     pan = np.zeros((len(weights), rows, columns), cube.dtype)
     lms = np.empty_like(cube)
@@ -163,11 +163,11 @@ def hyperspectral(cube: np.ndarray, observation: Observation, seed: int = 0) -> 
     for number, values in enumerate(cube):
         band = torch.from_numpy(values.astype(np.float64))
         under = band[taken[0]][:, taken[1]][None, None]
-        ms[number] = _noisy(F.conv2d(under, kernel, stride=r)[0, 0].numpy(), observation.snr, generator)
+        ms[number] = _noisy(F.conv2d(under, kernel, stride=r)[0, 0].numpy(), degradation.snr, generator)
         pan += (weights[:, number, None, None] * values).astype(cube.dtype)
-        lms[number] = _enlarged(ms[number], observation)
+        lms[number] = _enlarged(ms[number], degradation)
     for number, values in enumerate(pan):
-        pan[number] = _noisy(values, observation.snr, generator)
+        pan[number] = _noisy(values, degradation.snr, generator)
     return {"gt": cube, "ms": ms, "lms": lms, "pan": pan}
 
 
@@ -183,10 +183,10 @@ def _noisy(band: np.ndarray, snr: float | None, generator: np.random.Generator) 
     return band + generator.normal(0, math.sqrt(power), band.shape)
 
 
-def _enlarged(ms: np.ndarray, observation: Observation) -> np.ndarray:
+def _enlarged(ms: np.ndarray, degradation: Degradation) -> np.ndarray:
     """Return one band of lms (H, W)."""
-    size = [observation.ratio * side for side in ms.shape]
-    return interpolate(_batch(ms[None]), observation.geometry, size)[0, 0].numpy()
+    size = [degradation.ratio * side for side in ms.shape]
+    return interpolate(_batch(ms[None]), degradation.geometry, size)[0, 0].numpy()
 
 
 def check_ratio(ratio: int) -> None:

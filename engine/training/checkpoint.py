@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 from torch import Tensor
 
+from lemamba.engine.training.curves import CSV, JSONL
 from lemamba.engine.weights.files import tensor_bytes
 from lemamba.utils.atomic import check_writable, refusal, sync_folder, write_synced
 from lemamba.utils.errors import UserError
@@ -35,7 +36,7 @@ LOCK_NAME = ".lock"
 _PREFIX, _NEW, _OLD = "step_", ".new_", ".old_"
 _FILE = re.compile(r"[a-z]+\.safetensors")  # nothing outside the folder
 _WRITTEN = (  # one file of every folder that a run writes to
-    *(LOCK_NAME, "train.log", "config.yaml", "checkpoints/state.json", "nan/batch"),
+    *(LOCK_NAME, "train.log", "config.yaml", JSONL, CSV, "checkpoints/state.json", "nan/batch"),
     *("weights/best.safetensors", "weights/README.md"),
 )
 
@@ -75,8 +76,10 @@ def open_run(
     if overwrite and not resuming:  # remove what a run writes, and nothing else that may be in the folder
         for name in ("checkpoints", "weights", "nan"):
             shutil.rmtree(folder / name, ignore_errors=True)
-        for name in ("train.log", "config.yaml"):
+        for name in ("train.log", "config.yaml", JSONL, CSV):
             (folder / name).unlink(missing_ok=True)
+        for events in tensorboard.glob("events.out.tfevents.*") if tensorboard else ():
+            events.unlink(missing_ok=True)
     try:
         check_unused(folder, resuming=resuming)
     except UserError:
@@ -225,22 +228,23 @@ def read_state(path: Path) -> dict[str, Any]:
     return state
 
 
-def find_run(given: str, log_folder: Path, project: str, run: str | None) -> tuple[Path, Path]:
+def find_run(given: str, log_folder: Path, project: str | None, run: str | None) -> tuple[Path, Path]:
     """Return the run folder and the checkpoint folder that `--resume_path` means.
 
     Args:
-        given: a run's folder, ``proj/run`` below `log_folder`, one checkpoint's folder, or "latest": the newest
-            complete checkpoint of `run`, or of any run of `project`.
+        given: a run's folder, ``proj/run`` below `log_folder`, one checkpoint's folder, or "latest": the run that saved
+            last, of those of `project` and `run`, and its newest complete checkpoint.
         log_folder: folder of all runs.
-        project: project of "latest".
+        project: project of "latest", None = any.
         run: run of "latest", None = any.
 
     Raises:
         UserError: no run, or a run without a complete checkpoint.
     """
     if given == "latest":
-        runs = [log_folder / project / run] if run else sorted((log_folder / project).glob("*/"))
-        wanted = f"{log_folder / project}/{run or '*'}"
+        projects = [log_folder / project] if project else sorted(log_folder.glob("*/"))
+        runs = [folder for p in projects for folder in ([p / run] if run else sorted(p.glob("*/")))]
+        wanted = f"{log_folder.absolute()}/{project or '*'}/{run or '*'}"
     else:
         path = next((p for p in (Path(given), log_folder / given) if p.is_dir()), None)
         if path is None:
@@ -248,11 +252,14 @@ def find_run(given: str, log_folder: Path, project: str, run: str | None) -> tup
         if path.name.startswith(_PREFIX) and path.parent.name == "checkpoints":
             return path.parent.parent, path
         runs, wanted = [path.parent if path.name == "checkpoints" else path], str(path)
-    found = []
-    for folder in runs:
+    saved = [(time, folder) for folder in runs if (time := _saved_at(folder)) is not None]
+    for _, folder in sorted(saved, reverse=True):  # the newest first: finding out that it is complete reads it whole
         newest = Checkpoints(folder / "checkpoints").latest()
         if newest is not None:
-            found.append(((newest / "state.json").stat().st_mtime, folder, newest))
-    if not found:
-        raise UserError(f"--resume_path: no complete checkpoint in {wanted}/checkpoints; start without --resume_path")
-    return max(found)[1:]
+            return folder, newest
+    raise UserError(f"--resume_path: no complete checkpoint in {wanted}/checkpoints; start without --resume_path")
+
+
+def _saved_at(folder: Path) -> float | None:
+    """Return when a run wrote its newest checkpoint, None if it has none."""
+    return max((p.stat().st_mtime for p in folder.glob(f"checkpoints/{_PREFIX}*/state.json")), default=None)

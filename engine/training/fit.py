@@ -11,6 +11,7 @@ checkpoints lie between optimizer steps, the order of samples is a function of (
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
@@ -32,7 +33,7 @@ from lemamba.engine.training.sharding import gather_all, is_sharded, prepare, wh
 from lemamba.engine.training.state import Counters, capture, start
 from lemamba.engine.weights.files import save_weights
 from lemamba.metrics import Meter
-from lemamba.utils.config import to_dict
+from lemamba.utils.config import to_dict, trackers
 from lemamba.utils.errors import UserError
 
 Batch = dict[str, Tensor]
@@ -90,17 +91,20 @@ class Trainer:
         if self.ranks.main:
             self.checkpoints.recover()
 
-        board = job.tensorboard if job.config.log.logger_on else None
+        self.pictured = "tensorboard" in trackers(job.config.log)
         self.log = Logger(
             job.folder,
-            board,
+            job.tensorboard if self.pictured else None,
             main=self.ranks.main,
             step=self.counters.step,
             epochs=s.epochs,
             shown=job.on_progress is None,
+            trackers=accelerator.trackers,
         )
         for text in ("training\n" + summary_table(job.facts), *notes):
             self.log.line(text)
+        measured = ("loss", *validate.metric_names(job.config.log.log_metric))
+        self.log.hyperparameters(job.settings, [f"valid/{name}" for name in measured])
 
         # "core": what other programs take from a shared machine is not counted; a GPU's time is the wall's
         cpu = accelerator.device.type == "cpu"
@@ -160,7 +164,7 @@ class Trainer:
             group = []
 
             # periodically: read the losses (the only time the loop waits for the device) and log them
-            if c.step % self.job.config.log.log_every == 0:
+            if c.step % self.job.config.log.log_every == 0 or self.log.is_silent():
                 self.report()
 
             # periodically: save in mid-epoch
@@ -190,6 +194,7 @@ class Trainer:
         # forward, loss, backward; processes average their gradients in the last batch only
         losses: list[dict[str, Tensor]] = []
         for i, batch in enumerate(group, start=1):
+            self.alive(f"step {self.counters.step + 1}, batch {i} of {len(group)}", ahead=i - 1)
             self.accelerator.sync_gradients = i == len(group)
             with nullcontext() if i == len(group) else self.accelerator.no_sync(self.model):
                 sr = self.model(batch["ms"], batch["lms"], batch["pan"])
@@ -268,11 +273,22 @@ class Trainer:
 
     def position(self) -> float:
         """Return the position in the schedule, in epochs; under a time budget at least the used share of the time."""
-        position, minutes = self.trained(), self.settings.max_minutes
-        if minutes is not None:
-            used = self.counters.seconds / max(minutes * 60, 1e-9)
-            position = max(position, min(used, 1.0) * self.settings.epochs)
-        return position
+        return self._position(self.trained(), self.counters.seconds)
+
+    def _position(self, trained: float, seconds: float) -> float:
+        minutes = self.settings.max_minutes
+        if minutes is None:
+            return trained
+        used = seconds / max(minutes * 60, 1e-9)
+        return max(trained, min(used, 1.0) * self.settings.epochs)
+
+    def alive(self, doing: str, ahead: int = 0) -> None:
+        """Move the bar, and after a long silence log what is being done; `ahead` batches more than counted are done."""
+        if self.log.has_bar:
+            trained = self.trained() + ahead / len(self.sampler)
+            self.log.progress(self._position(trained, self.clock() - self.started))
+        if self.log.is_silent():
+            self.log.line(f"epoch {self.counters.epoch + 1}/{self.settings.epochs} {doing}")
 
     def report(self) -> None:
         """Log the means since the last report."""
@@ -286,11 +302,15 @@ class Trainer:
             f"epoch {c.epoch + 1}/{self.settings.epochs} step {c.step} {text} lr {loop['lr']:.2e} "
             f"norm {loop['grad_norm']:.4f} {speed:.1f} samples/s"
         )
-        self.log.scalars(values, c.step, "train")
-        self.log.scalars(loop | {"skipped_steps": c.skipped}, c.step, "loop")
+        self.record({"train": values, "loop": loop | {"skipped_steps": c.skipped}})
         self.log.progress(self.position(), f"loss {values['total']:.5f}")
         if self.job.on_progress is not None and self.ranks.main:
             self.job.on_progress(self.position() / self.settings.epochs, self.last_scores)
+
+    def record(self, groups: dict[str, dict[str, float]]) -> None:
+        """Write values of this step to the curves, as ``group/name``."""
+        named = {f"{group}/{name}": value for group, values in groups.items() for name, value in values.items()}
+        self.log.values(named, step=self.counters.step, epoch=self.trained(), seconds=self.counters.seconds)
 
     def not_finite(self, group: list[Batch]) -> None:
         """Handle a skipped step: find the culprit, save the batch, then stop or continue."""
@@ -342,8 +362,8 @@ class Trainer:
         c, means = self.counters, means or {name: mean for name, (mean, _) in meter.compute().items()}
         self.scores = self.last_scores = means
         self.log.line(f"validation after epoch {c.epoch + 1}: " + " ".join(f"{n} {v:.5f}" for n, v in means.items()))
-        self.log.scalars(means, c.step, "valid")
-        if first is not None and self.ranks.main and self.job.config.log.logger_on:
+        self.record({"valid": means})
+        if first is not None and self.ranks.main and self.pictured:
             self.log.image(panel(first["lms"], first["sr"], first["gt"], self.job.rgb), c.step)
         value, smaller = means[self.settings.best_metric], validate.minimised(self.settings.best_metric)
         self.job.schedule.observe(value, smaller)
@@ -370,6 +390,7 @@ class Trainer:
             meter.update({"loss": totals.double(), **validate.measure(sr, gt, facts, every=every)})
             first = first or {"lms": batch["lms"][0], "sr": sr[0], "gt": gt[0]}
             done += 1
+            self.alive(f"validating, {done} of {len(self.valid_loader)} batches")
             if self.stop.name and not self.sharded:  # sharded, the others would wait for this rank's forward passes
                 break
         if self.sharded:
@@ -429,9 +450,8 @@ class Trainer:
         reason = max(self.ranks.gather(self.stop.name))
         if self.job.on_progress is not None:  # another command trains, and says how it is resumed
             return Outcome(reason, self.counters, self.scores)
-        launch = f"torchrun --nproc_per_node {self.ranks.world}" if self.ranks.world > 1 else "python"
         self.log.line(
             f"stopped by {reason} at step {self.counters.step}, everything is saved; resume with: "
-            f"{launch} accelerate_main.py --resume_path {self.job.folder}"
+            f"{self.job.launch} --resume_path {shlex.quote(str(self.job.folder))}"
         )
         return Outcome(reason, self.counters, self.scores)

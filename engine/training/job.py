@@ -50,7 +50,9 @@ class Job:
         meta: {"model": {"name", "args"}, "data": …, "files": …, "facts": …}: makes a weight file and its card complete.
         rgb: bands shown as red, green, blue.
         facts: rows of the table logged at the start.
+        settings: the configuration by dotted key, with the network's arguments, for trackers.
         resume: checkpoint folder to resume from, or None.
+        launch: the command that trains, to which ``--resume_path`` is added in the log.
         measure: network in evaluation mode -> scores, instead of the indices over `valid_set`; None = those.
         on_progress: called with the share of the training that is done and the scores of the last validation ({} before
             the first); the log then goes to the file alone.
@@ -68,7 +70,9 @@ class Job:
     meta: dict[str, Any] = field(default_factory=dict)
     rgb: tuple[int, int, int] = (0, 1, 2)
     facts: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
     resume: Path | None = None
+    launch: str = "python accelerate_main.py"
     measure: Callable[[nn.Module], dict[str, float]] | None = None
     on_progress: Callable[[float, dict[str, float]], None] | None = None
 
@@ -111,11 +115,11 @@ def check(job: Job, world: int) -> None:
 
 
 class StopRequest:
-    """``with StopRequest() as stop: …``: SIGTERM, SIGINT and SLURM's SIGUSR1 set ``stop.name`` to the signal's name.
+    """``with StopRequest() as stop: …``: SIGTERM, SIGINT, SLURM's SIGUSR1 and SIGHUP set ``stop.name`` to their name.
 
     The loop finishes its step, saves and ends. The first signal restores its own previous handler, so a second one of
-    the same kind stops at once. Outside the main thread (a notebook's worker), where Python cannot handle signals,
-    nothing is caught.
+    the same kind stops at once. SIGHUP comes when a terminal is closed; under nohup it is ignored. Outside the main
+    thread (a notebook's worker), where Python cannot handle signals, nothing is caught.
     """
 
     def __init__(self) -> None:
@@ -123,7 +127,9 @@ class StopRequest:
         self._old: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
-        wanted = [getattr(signal, n) for n in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, n)]
+        wanted = [getattr(signal, n) for n in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP") if hasattr(signal, n)]
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+            wanted.remove(signal.SIGHUP)
         try:
             for number in wanted:
                 self._old[number] = signal.signal(number, self._catch)

@@ -1,4 +1,4 @@
-"""Run logging: train.log, the terminal, TensorBoard scalars and one image panel lms | sr | gt | error.
+"""Run logging: train.log, the terminal, curves (metrics.jsonl, TensorBoard, other trackers), one picture a validation.
 
 Only the main process writes; in the others every method of `Logger` does nothing.
 """
@@ -6,19 +6,32 @@ Only the main process writes; in the others every method of `Logger` does nothin
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lemamba.engine.training.curves import Curves
 from lemamba.reporting.pictures import quick_look
 from lemamba.utils.progress import ProgressBar
+
+LINE_EVERY = 25.0  # seconds; with steps of up to 5 s, the log has a line at least every 30 s
+
+
+class Tracker(Protocol):
+    """A tracker of accelerate (wandb, mlflow, trackio)."""
+
+    name: str
+
+    def log(self, values: dict[str, Any], step: int | None) -> None:
+        """Store values of a step."""
 
 
 def panel(lms: Tensor, sr: Tensor, gt: Tensor, rgb: Sequence[int]) -> np.ndarray:
@@ -86,17 +99,29 @@ class Logger:
         folder: the run's folder; ``train.log`` is appended there.
         tensorboard: folder of the TensorBoard files, None = none.
         main: False silences it.
-        step: step at which the run is resumed; what a killed run wrote to TensorBoard beyond it is hidden.
+        step: step at which the run is resumed; what a killed run wrote to the curves beyond it is removed.
         epochs: length of the progress bar.
         shown: False writes to the files alone: nothing to the terminal.
+        trackers: accelerate's, already started; one that fails is named and dropped.
     """
 
     def __init__(
-        self, folder: Path, tensorboard: Path | None, *, main: bool, step: int, epochs: float, shown: bool = True
+        self,
+        folder: Path,
+        tensorboard: Path | None,
+        *,
+        main: bool,
+        step: int,
+        epochs: float,
+        shown: bool = True,
+        trackers: Sequence[Tracker] = (),
     ) -> None:
         self._shown = shown
         self._open = ExitStack()
         self._file = self._open.enter_context((folder / "train.log").open("a", encoding="utf-8")) if main else None
+        self._curves = Curves(folder, step) if main else None
+        self._trackers = list(trackers) if main else []
+        self._last_line = time.monotonic()
         self._board: Any = None
         if main and tensorboard is not None:
             from torch.utils.tensorboard import SummaryWriter  # slow to import
@@ -109,26 +134,59 @@ class Logger:
 
     def line(self, text: str) -> None:
         """Write a line with the time to the log and the terminal."""
-        if self._file is not None:
-            stamped = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}"
-            self._file.write(stamped + "\n")
-            self._file.flush()
-            if self._shown:
+        if self._file is None:
+            return
+        stamped = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}"
+        self._file.write(stamped + "\n")
+        self._file.flush()
+        self._last_line = time.monotonic()
+        if self._shown:
+            try:
                 print(stamped, flush=True)
+            except OSError:  # the terminal was closed, or the program that read us: train.log has everything
+                self._shown = False
+                sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  # or Python fails once more when it ends
 
-    def scalars(self, values: Mapping[str, float], step: int, group: str) -> None:
-        """Write scalars to TensorBoard as ``group/name``."""
+    @property
+    def has_bar(self) -> bool:
+        """Whether a bar is shown."""
+        return self._bar.show
+
+    def is_silent(self) -> bool:
+        """Return whether it is time for a line, because the last one is `LINE_EVERY` seconds old."""
+        return self._file is not None and time.monotonic() - self._last_line >= LINE_EVERY
+
+    def hyperparameters(self, settings: Mapping[str, Any], metrics: Sequence[str]) -> None:
+        """Write the settings to TensorBoard's page of hyperparameters, which shows the last values of `metrics`."""
+        if self._board is not None:
+            from torch.utils.tensorboard.summary import hparams
+
+            plain = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in settings.items()}
+            experiment, start, _ = hparams(plain, dict.fromkeys(metrics, 0.0))
+            for summary in (experiment, start):
+                self._board.file_writer.add_summary(summary)
+
+    def values(self, values: Mapping[str, float], *, step: int, epoch: float, seconds: float) -> None:
+        """Write values of a step, named ``group/name``, to all curves."""
+        if self._curves is not None:
+            self._curves.add(values, step=step, epoch=epoch, seconds=seconds)
         if self._board is not None:
             for name, value in values.items():
-                self._board.add_scalar(f"{group}/{name}", value, step)
+                self._board.add_scalar(name, value, step)
+        for tracker in list(self._trackers):
+            try:
+                tracker.log({**values, "epoch": epoch}, step=step)
+            except Exception as error:  # a server that is gone must not end a training
+                self._trackers.remove(tracker)
+                self.line(f"WARNING: {tracker.name} failed ({error}); it gets no more values, training continues")
 
     def image(self, picture: np.ndarray, step: int) -> None:
         """Write a panel (3, H, W) uint8 to TensorBoard."""
         if self._board is not None:
             self._board.add_image("valid/lms_sr_gt_error", picture, step)
 
-    def progress(self, position: float, note: str) -> None:
-        """Move the bar to `position` epochs."""
+    def progress(self, position: float, note: str = "") -> None:
+        """Move the bar to `position` epochs; without a note the last one stays."""
         self._bar.update(position, note)
 
     def close(self) -> None:
@@ -137,6 +195,7 @@ class Logger:
 
 
 def summary_table(rows: Mapping[str, str]) -> str:
-    """Format the facts of a run as aligned lines."""
+    """Format the facts of a run as aligned lines; a value may have several lines."""
     width = max(map(len, rows), default=0)
-    return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows.items())
+    further = "\n" + " " * (width + 4)
+    return "\n".join(f"  {name:<{width}}  {value.replace(chr(10), further)}" for name, value in rows.items())

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lemamba.model.classical.statistics import quotient
 from lemamba.operators.window import Window
 from lemamba.utils.errors import UserError
 from lemamba.utils.geometry import Geometry
@@ -25,6 +26,7 @@ from lemamba.utils.registry import FAMILIES
 from lemamba.utils.sensors import Sensor, get_sensor
 
 EPS = 2.2e-16  # added to denominators by the published toolbox
+DARK = 0.1  # share of the mean below which no method divides by an image any more
 
 
 Windows = Callable[[], Iterable[Window]]
@@ -125,3 +127,21 @@ class Classical(nn.Module):
 def column(values: Tensor, like: Tensor) -> Tensor:
     """Give one number per band as (1, C, 1, 1), on the device and in the dtype of `like`."""
     return values.to(like).view(1, -1, 1, 1)
+
+
+def modulated(lms: Tensor, sharp: Tensor, low: Tensor, mean: Tensor) -> Tensor:
+    """Return ``lms * sharp / low``, high-pass modulation as published, without its poles.
+
+    It is ``lms + lms / low * (sharp - low)``. A matched PAN is 0 or negative where a dark band deviates by its own
+    mean, as in the short-wave infrared; the details are then multiplied by any number. From `DARK` times the mean of
+    the band downwards, the divisor stays at that value.
+
+    Args:
+        lms: (1, C, H, W).
+        sharp: PAN matched to each band, (1, C, H, W).
+        low: its low-pass, (1, C, H, W).
+        mean: of the bands, (C,).
+    """
+    floor = column(DARK * mean.clamp_min(0), lms)
+    bounded = lms + quotient(lms, floor.expand_as(lms)) * (sharp - low)
+    return torch.where(low < floor, bounded, lms * (sharp / (low + EPS)))

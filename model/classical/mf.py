@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lemamba.model.classical.base import EPS, Classical, Windows
+from lemamba.model.classical.base import Classical, Windows, modulated
 from lemamba.model.classical.mtf_glp import Matching, matching
 from lemamba.model.classical.statistics import gather
 from lemamba.operators import imresize
@@ -72,4 +72,4 @@ class MF(Classical):
             smooth = half_gradient(smooth)[..., first::2, first::2]
         for _ in range(levels):
             smooth = imresize(smooth, 2, "bilinear")
-        return window.lms * (fitted.matched(window.pan) / (fitted.matched(smooth) + EPS))
+        return modulated(window.lms, fitted.matched(window.pan), fitted.matched(smooth), fitted.mean)

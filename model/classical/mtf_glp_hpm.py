@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lemamba.model.classical.base import EPS
+from lemamba.model.classical.base import modulated
 from lemamba.model.classical.mtf_glp import MatchedPyramid, Matching
 from lemamba.operators.window import Window
 from lemamba.utils.registry import register_model
@@ -24,9 +24,9 @@ from lemamba.utils.registry import register_model
     paper="Vivone et al., GRSL 11(5), 2014",
 )
 class MTFGLPHPM(MatchedPyramid):
-    """``M_b * P_b / lowpass(P_b)``."""
+    """``M_b * P_b / lowpass(P_b)``; dark pixels: see `modulated`."""
 
     def inject(self, window: Window, fitted: Matching) -> Tensor:
         """Fuse a window."""
         matched, smooth = self.pyramid(window, fitted)
-        return window.lms * (matched / (smooth + EPS))
+        return modulated(window.lms, matched, smooth, fitted.mean)

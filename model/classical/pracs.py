@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lemamba.model.classical.base import Classical, Windows, column
+from lemamba.model.classical.base import DARK, Classical, Windows, column
 from lemamba.model.classical.filters import resize_low_pass, resize_margin
 from lemamba.model.classical.statistics import correlation, gather, quotient, solve
 from lemamba.operators.window import Window
@@ -104,8 +104,9 @@ class PRACS(Classical):
         slopes = fitted.low[:, 1:].to(lms)
         low = torch.einsum("bi,ihw->bhw", slopes, matched[0])[None] + column(fitted.low[:, 0], lms)
         detail = component - low - column(fitted.detail_mean, lms)
-        # lms over low mixes the scales of MS and PAN: so it is published
+        # lms over low mixes the scales of MS and PAN: so it is published. Where low goes through 0, it says nothing.
         local = 1 - (1 - column(fitted.likeness, lms) * quotient(lms, low)).abs()
+        local = torch.where(low < DARK * fitted.pan_mean, local.clamp(-1, 1), local)
         return lms + column(fitted.weight, lms) * local * detail
 
 

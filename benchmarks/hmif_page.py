@@ -1,0 +1,161 @@
+"""The page of `benchmarks.bench_hmif`: a table per set between two marks, and one picture per set.
+
+A picture shows three bands, the error maps on one scale, and the spectra of marked pixels; of the methods plain
+interpolation, the best two by ERGAS, LE-Mamba and the best other network.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from benchmarks.bench_no_training_data import write_table
+from benchmarks.hmif_sets import SETS, HmifSet
+from lemamba.reporting.pictures import ERROR_COLOURS, shared_error_maps, stretch_limits, to_rgb
+from lemamba.utils.atomic import write_atomically
+
+INDICES = {"sam": ("SAM", 3), "ergas": ("ERGAS", 3), "psnr": ("PSNR", 2), "ssim": ("SSIM", 4), "qn": ("Q2n", 4)}
+BETTER = {"sam": min, "ergas": min, "psnr": max, "ssim": max, "qn": max}
+SHOWN = 5  # methods in a picture
+MARKS = ("tab:red", "tab:blue", "tab:green")
+
+Group = dict[tuple[str, str], list[dict[str, Any]]]  # (method, minutes of its budget) -> rows, one per seed
+
+
+def groups(rows: dict[str, dict[str, Any]], one: HmifSet) -> Group:
+    """Return the measured rows of a set by method and budget, best ERGAS first."""
+    found: Group = defaultdict(list)
+    for key, row in rows.items():
+        name, method, _, minutes = key.split("|")
+        if name == one.name and "scores" in row:
+            found[method, minutes].append(row)
+    return dict(sorted(found.items(), key=lambda item: mean(item[1], "ergas")))
+
+
+def mean(seeds: list[dict[str, Any]], index: str) -> float:
+    """Return the mean of an index over the seeds."""
+    return float(np.mean([row["scores"][index][0] for row in seeds]))
+
+
+def table(found: Group) -> str:
+    """Return the table of a set."""
+    best = {index: choose(mean(seeds, index) for seeds in found.values()) for index, choose in BETTER.items()}
+    heads = [title for title, _ in INDICES.values()]
+    lines = [f"| method | {' | '.join(heads)} | s/Mpx | MiB | parameters | training |", "|---|" + "---:|" * 9]
+    for (method, _), seeds in found.items():
+        cells = [_number(seeds, index, best[index]) for index in INDICES]
+        first = seeds[0]
+        cells += [_seconds(seeds), f"{first['peak_mib']:.0f}"]
+        cells += [f"{first['parameters']:,}" if first.get("parameters") else "–", _training(seeds)]
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
+def _number(seeds: list[dict[str, Any]], index: str, best: float) -> str:
+    values, digits = [row["scores"][index][0] for row in seeds], INDICES[index][1]
+    text = f"{np.mean(values):.{digits}f}"
+    text = f"**{text}**" if float(np.mean(values)) == best else text
+    return f"{text} ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else text
+
+
+def _seconds(seeds: list[dict[str, Any]]) -> str:
+    found = float(np.mean([row["cpu_s_per_mpx"] for row in seeds]))
+    return f"{found:.0f}" if found >= 10 else f"{found:.1f}"
+
+
+def _training(seeds: list[dict[str, Any]]) -> str:
+    records = [row["training"] for row in seeds if "training" in row]
+    if not records:
+        return "–"
+    steps = sorted(record["steps"] for record in records)
+    count = f"{steps[0]}" if steps[0] == steps[-1] else f"{steps[0]}–{steps[-1]}"
+    many = f", {len(records)} seeds" if len(records) > 1 else ""
+    return f"{records[0]['minutes']:.2g} min, {count} steps, rate {records[0]['rate']:g}{many}"
+
+
+def failures(rows: dict[str, dict[str, Any]], one: HmifSet) -> str:
+    """Return a line for each method that gave no result."""
+    failed = [
+        f"- {row['method']}: {row['failed']}" for row in rows.values() if row["set"] == one.name and "failed" in row
+    ]
+    return "\n".join([*failed, ""]) if failed else ""
+
+
+def shown_methods(found: Group) -> list[tuple[str, dict[str, Any]]]:
+    """Return (title, row) of the methods in the picture."""
+    ranked = [(method, seeds[0]) for (method, _), seeds in found.items()]
+    learned = [item for item in ranked if "training" in item[1]]
+    wanted = [item for item in ranked if item[0] == "EXP"] + ranked[:2]
+    wanted += [item for item in learned if item[0].startswith("LEMamba")][:1]
+    wanted += [item for item in learned if not item[0].startswith("LEMamba")][:1]
+    return list({id(item[1]): item for item in wanted}.values())[:SHOWN]
+
+
+def draw(path: Path, one: HmifSet, found: Group, work: Path) -> bool:
+    """Draw the picture of a set; False where the fused images are not on this machine."""
+    with h5py.File(one.files(work / "data")["test"]) as file:
+        truth, wavelengths = np.asarray(file["GT"][0]), np.asarray(file.attrs["wavelengths"])
+    images = {}
+    for method, row in shown_methods(found):
+        kept = work / "fused" / one.name / f"{method}_{row['seed']}.npy"
+        if not kept.is_file():
+            return False
+        images[method] = np.load(kept)
+    _panels(path, one, truth, images, wavelengths)
+    return True
+
+
+def _panels(
+    path: Path, one: HmifSet, truth: np.ndarray, images: dict[str, np.ndarray], wavelengths: np.ndarray
+) -> None:
+    from matplotlib.figure import Figure  # the object-oriented interface: no global state, no display
+
+    bands = [int(np.abs(wavelengths - nm).argmin()) for nm in one.shown]
+    limits, errors = stretch_limits(truth, bands), shared_error_maps(images, truth)
+    columns = len(images) + 1
+    height = 2.2 * truth.shape[1] / truth.shape[2]
+    figure = Figure(figsize=(2.2 * columns, 2 * height + 3.4), layout="constrained")
+    above, below = figure.add_gridspec(2, 1, height_ratios=[2 * height + 0.6, 2.6])
+    grid, plots = above.subgridspec(2, columns), below.subgridspec(1, max(1, len(one.marks)))
+    for c, (name, image) in enumerate({"ground truth": truth, **images}.items()):
+        for r, picture in enumerate((to_rgb(image, bands, limits), errors.get(name))):
+            axis = figure.add_subplot(grid[r, c])
+            axis.set_xticks([])
+            axis.set_yticks([])
+            if picture is None:
+                axis.set_axis_off()
+                continue
+            axis.imshow(picture, cmap=ERROR_COLOURS, vmin=0, vmax=1, interpolation="nearest")
+            axis.set_title(name if r == 0 else f"{name}, error", fontsize=8)
+            for (row, column), colour in zip(one.marks if c + r == 0 else (), MARKS, strict=False):
+                axis.plot(column, row, "o", mfc="none", mec=colour, ms=7)
+    for number, ((row, column), colour) in enumerate(zip(one.marks, MARKS, strict=False)):
+        axis = figure.add_subplot(plots[0, number])
+        axis.plot(wavelengths, truth[:, row, column], "k.", ms=2, label="truth")
+        for name, image in images.items():
+            axis.plot(wavelengths, image[:, row, column], lw=0.8, label=name)
+        axis.set_title(f"pixel ({row}, {column})", fontsize=8, color=colour)
+        axis.set_xlabel("nm", fontsize=7)
+        axis.tick_params(labelsize=6)
+        axis.legend(fontsize=5)
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=90))
+
+
+def write_page(page: Path, rows: dict[str, dict[str, Any]], work: Path) -> None:
+    """Replace the tables of the page, and draw the pictures whose images are on this machine."""
+    parts = []
+    for one in SETS.values():
+        found = groups(rows, one)
+        if not found:
+            continue
+        picture = page.parent.parent / "figs" / f"hmif_{one.name}.png"
+        parts.append(f"### {one.title}\n\n{table(found)}\n{failures(rows, one)}")
+        if one.files(work / "data")["test"].is_file():
+            draw(picture, one, found, work)
+        if picture.is_file():
+            parts.append(f"![{one.title}](../figs/{picture.name})\n")
+    write_table(page, "\n".join(parts))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +46,38 @@ COMMANDS = {
     "prepare": Command("prepare_data.py", "simulate, draw, inspect and repack data sets", PREPARE),
     "reproduce": Command("reproduce.py", "reproduce a row of a results table", options.ReproduceOptions),
     "demo": Command("demo.py", "train, fuse and measure on synthetic data in three minutes", options.DemoOptions),
+    "doctor": Command("", "examine this machine, and say what to do", options.DoctorOptions),
+    "completion": Command("", "print the completion of a shell", options.CompletionOptions),
 }
+LISTING = ("train", "fuse", "board")  # commands that take the name of a method
+
+
+class _ListModels(argparse.Action):
+    """Prints the methods of a command and ends, as ``--help`` does."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        importlib.import_module("lemamba.commands.listing").print_models(self.const)
+        parser.exit()
+
+
+def parser_of(name: str, prog: str | None = None) -> command_line.Parser:
+    """Return the parser of a command, a key of `COMMANDS`; `prog` is its name in the usage line."""
+    kinds = COMMANDS[name].options
+    if isinstance(kinds, dict):
+        parser = command_line.Parser(prog=prog, description=COMMANDS[name].text.capitalize() + ".")
+        subparsers = parser.add_subparsers(
+            dest="subcommand", required=True, metavar="COMMAND", parser_class=command_line.Parser
+        )
+        for key, cls in kinds.items():
+            summary, _, _ = (cls.__doc__ or "").partition("\n")
+            subparsers.add_parser(key, help=summary, cls=cls)
+        return parser
+    training = kinds is config.TrainOptions
+    parser = config.build_parser(prog) if training else command_line.Parser(kinds, prog=prog)
+    if name in LISTING:
+        text = "list the methods: task, year, parameters, whether they need weights"
+        parser.add_argument("--list_models", action=_ListModels, nargs=0, const=name, help=text)
+    return parser
 
 
 def parse(name: str, argv: list[str] | None = None, prog: str | None = None) -> Any:
@@ -59,14 +92,7 @@ def parse(name: str, argv: list[str] | None = None, prog: str | None = None) -> 
         UserError: an unknown flag, a missing argument or a bad value.
     """
     kinds = COMMANDS[name].options
+    given = vars(parser_of(name, prog).parse_args(argv))
     if kinds is config.TrainOptions:
-        return config.parse(argv, prog)
-    if not isinstance(kinds, dict):
-        return command_line.parse_options(kinds, argv, prog)
-    parser = command_line.Parser(prog=prog, description=COMMANDS[name].text.capitalize() + ".")
-    subparsers = parser.add_subparsers(dest="subcommand", required=True, metavar="COMMAND")
-    for key, cls in kinds.items():
-        summary, _, _ = (cls.__doc__ or "").partition("\n")
-        command_line.add_options(subparsers.add_parser(key, help=summary, **command_line.help_of(cls)), cls)
-    given = vars(parser.parse_args(argv))
-    return command_line.read_options(kinds[given["subcommand"]], given)
+        return config.read(given)
+    return command_line.read_options(kinds[given["subcommand"]] if isinstance(kinds, dict) else kinds, given)

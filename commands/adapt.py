@@ -21,15 +21,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from lemamba.commands import fuse
+from lemamba.commands import fuse, planning
 from lemamba.commands.choose import best, classical_methods, compare, fuse_samples, scores_of
 from lemamba.commands.images import WRITERS, check_ending
 from lemamba.commands.methods import GENERIC, load_method, sizes_of
 from lemamba.commands.options import AdaptOptions, FuseOptions
+from lemamba.commands.pairs import relation_of
 from lemamba.commands.scores import command_line, measure
 from lemamba.commands.train import build_network, build_optimizer_for, start_accelerator
 from lemamba.datasets.content import check_content
-from lemamba.datasets.opening import Relation, pair_paths
+from lemamba.datasets.opening import pair_paths
 from lemamba.datasets.own_ground import (
     Area,
     Drawn,
@@ -134,6 +135,10 @@ class _StoppedError(Exception):
     """A signal ended the training; everything is saved."""
 
 
+class _PlannedError(Exception):
+    """--dry_run: what would be done is printed."""
+
+
 def run(options: AdaptOptions) -> int:
     """Run the command; return the exit status."""
     use_scan_backend(options.scan_backend)
@@ -146,6 +151,8 @@ def run(options: AdaptOptions) -> int:
             arguments = _adapt_scene(options, folder, device)
         else:
             arguments = _adapt_set(options, folder, device)
+    except _PlannedError:
+        return 0
     except _StoppedError as stopped:
         print(f"stopped by {stopped}, everything is saved; continue with the same command and --resume")
         return INTERRUPTED_STATUS
@@ -156,7 +163,7 @@ def run(options: AdaptOptions) -> int:
 def _adapt_scene(options: AdaptOptions, folder: Path, device: torch.device) -> dict[str, Any]:
     """Adapt to a pair of images; return the options of `fuse` that use the result."""
     ms, pan = pair_paths(options.ms, options.pan)
-    relation = Relation(options.allow_remote, options.assume_aligned, options.register)
+    relation = relation_of(options)
     numbers = fuse.scene_numbers(options)
     with open_pair(ms, pan, nodata=options.nodata, relation=relation, **numbers) as pair:
         check_output(options.out, pair, Output())
@@ -189,6 +196,7 @@ def adapt(task: Task) -> dict[str, Any]:
         The options of `fuse` by which the data are fused best: the adapted weights, or the start.
 
     Raises:
+        _StoppedError: a signal came; _PlannedError: that is all of a dry run.
         UserError: ground too small, images that do not belong together, a network that cannot be trained, or a folder
             that holds an adaptation already.
     """
@@ -204,7 +212,7 @@ def adapt(task: Task) -> dict[str, Any]:
     _claim(task)
     start = _start(task, ground, entry)
     judge = Judge(ground, task.device)
-    rows = _rows_before(start, judge, options)
+    rows = {} if options.dry_run else _rows_before(start, judge, options)
     networks: dict[str, nn.Module] = {}
     # not compared at full resolution: planes of single bands, whose loss needs all bands, and guides of several bands
     by_parts = ground.full and ground.full_test and not by_band and task.facts.guide_bands == 1
@@ -217,6 +225,9 @@ def adapt(task: Task) -> dict[str, Any]:
             training_network(start.network, start.described),
             band_ground(start.network, ground),
         )
+    if options.dry_run:
+        _show_plan(task, start, ground, judge, len(parts))
+        raise _PlannedError
     for number, part in enumerate(parts, start=1):
         state = train_part(task, start, ground, judge, number, len(parts))
         start.network.load_state_dict(state)
@@ -224,6 +235,23 @@ def adapt(task: Task) -> dict[str, Any]:
         networks[part] = copy.deepcopy(start.network).eval()
     chosen = keep(rows, start.label)
     return _finish(task, ground, start, rows, networks, chosen)
+
+
+def _show_plan(task: Task, start: Start, ground: OwnGround, judge: Judge, parts: int) -> None:
+    """Print what would be trained on which ground, and measure one step of it."""
+    settings = _settings(task, start.described["name"], 1, parts)
+    job = _job(task, start, ground, judge, settings, task.folder / "part1", 1, lambda share, scores: None)
+    held = {split: sum(s["gt"][0].numel() for s in getattr(ground, split)) for split in ("valid", "test")}
+    taught = sum(int(valid.sum()) for _, valid in ground.train)
+    pieces = f", then patches at full resolution, {LAST_SHARE:.0%} of the training" if parts > 1 else ""
+    title = {
+        "data": f"{' and '.join(dict.fromkeys(task.names))}; {planning.about(task.facts)}",
+        "network": f"{start.described['name']} from {task.options.start}, {count_parameters(job.model):,} parameters",
+        "ground": f"{taught:,} MS pixels to train on, {held['valid']:,} to stop by, {held['test']:,} to measure on",
+        "parts": f"degraded patches of {ground.crop} pixels{pieces}; then the images are fused",
+        "result": planning.files_text({task.options.out: "fused"}),
+    }
+    planning.show_training(job, task.device, 1, overwrite=True, title=title)
 
 
 def keep(rows: dict[str, Row], start: str) -> str:
@@ -278,7 +306,7 @@ def _claim(task: Task) -> None:
         UserError: the folder holds another adaptation, or nothing to resume.
     """
     options, folder = task.options, task.folder
-    left_out = ("resume", "overwrite", "device", "out")
+    left_out = ("resume", "dry_run", "overwrite", "device", "out")
     request = {key: _plain(value) for key, value in asdict(options).items() if key not in left_out}
     found = read_json(folder / "request.json")
     if options.resume:
@@ -295,6 +323,8 @@ def _claim(task: Task) -> None:
         raise UserError(
             f"{folder} holds an adaptation; --resume continues it, --overwrite replaces it, or give another --out"
         )
+    if options.dry_run:
+        return
     for name in ("part1", "part2", "weights"):
         shutil.rmtree(folder / name, ignore_errors=True)
     write_json(folder / "request.json", request)

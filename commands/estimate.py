@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from lemamba.commands.options import EstimateOptions
+from lemamba.commands.pairs import relation_of
 from lemamba.datasets.arrays import holds_pair
-from lemamba.datasets.opening import Relation, pair_paths
+from lemamba.datasets.opening import pair_paths
 from lemamba.datasets.pair import load_pair
 from lemamba.datasets.pair_windows import windows_of
 from lemamba.datasets.raster import MULTISPECTRAL
@@ -52,7 +53,7 @@ def run(options: EstimateOptions) -> int:
 def _read(options: EstimateOptions) -> Scene | Cube:
     if bool(options.pair) == bool(options.ms or options.pan):
         raise UserError("expected either a PAIR file or --ms and --pan; give one of the two")
-    relation = Relation(options.allow_remote, options.assume_aligned, options.register)
+    relation = relation_of(options)
     if options.pair:
         if not holds_pair(options.pair):
             raise UserError(

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from lemamba.commands import planning
 from lemamba.commands.adapting import TILE, Adapting
 from lemamba.commands.choose import AUTO, choose
 from lemamba.commands.images import (
@@ -30,7 +31,7 @@ from lemamba.commands.images import (
 )
 from lemamba.commands.methods import GENERIC, load_method, serve_any_size, trained_on
 from lemamba.commands.options import AdaptOptions, FuseOptions
-from lemamba.commands.pairs import read_pairs
+from lemamba.commands.pairs import read_pairs, relation_of
 from lemamba.commands.scores import notes_of, report, rows, score, weights_sha256
 from lemamba.datasets.build import build_dataset, check_range, find_entry, names_no_divisor
 from lemamba.datasets.guide_order import (
@@ -42,7 +43,7 @@ from lemamba.datasets.guide_order import (
     order_to_match,
 )
 from lemamba.datasets.h5 import H5Dataset
-from lemamba.datasets.opening import Relation, pair_paths
+from lemamba.datasets.opening import pair_paths
 from lemamba.datasets.own_ground import image_areas, scene_area
 from lemamba.datasets.pair import ScenePair, open_pair
 from lemamba.datasets.raster import MULTISPECTRAL
@@ -116,8 +117,8 @@ def fuse_list(options: FuseOptions, device: torch.device, ranks: Ranks) -> int:
             failed += 1
             if ranks.main:
                 print(f"error: pair {number} ({pair.out}): {one_line(error)}", file=sys.stderr)
-    print(f"list:     {len(pairs) - failed} of {len(pairs)} pairs fused")
-    if ranks.main and not failed:
+    print(f"list:     {len(pairs) - failed} of {len(pairs)} pairs {'can be ' if options.dry_run else ''}fused")
+    if ranks.main and not failed and not options.dry_run:
         for pair in pairs:
             remove_folder(hidden_folder(Path(str(pair.out))))
     return 1 if failed else 0
@@ -152,6 +153,9 @@ def fuse_test_set(options: FuseOptions, device: torch.device) -> None:
     if isinstance(model, Adapting):
         print(f"note: {model.plan}")
     runner = Runner(model, device, options.tiling(), compile=options.compile, tf32=options.tf32)
+    if options.dry_run:
+        planning.show_test_set(runner, dataset, _files_of_set(options, out, dataset))
+        return
     images, seconds = fuse_set(runner, dataset, clip=not options.no_clip)
 
     save_images(images, out, options.per_image, facts_to_write(dataset))
@@ -189,6 +193,23 @@ def fuse_test_set(options: FuseOptions, device: torch.device) -> None:
     print(f"time:     {speed:.2f} s per megapixel on {device}{', compiling included' if options.compile else ''}")
 
 
+def _files_of_set(options: FuseOptions, out: Path, dataset: H5Dataset) -> dict[Path, str]:
+    """Return the files that fusing a test set writes, and what is in them."""
+    samples = {role: value.numel() for role, value in dataset[0].items()}
+    stored = 4 * len(dataset) * (sum(samples.values()) + samples["lms"])  # float32; sr is as large as lms
+    each = 4 * samples["lms"]
+    files = {
+        out: f"{len(dataset)} .mat of {planning.size_of(each)}"
+        if options.per_image
+        else f"{planning.size_of(stored)} before compression"
+    }
+    if pictures := min(options.pictures, len(dataset)):
+        files[(out if options.per_image else out.parent) / "*.png"] = f"{pictures} pictures"
+    if options.json:
+        files[options.json] = "metrics"
+    return files
+
+
 def _check_scene_options(options: FuseOptions) -> None:
     if options.fill_dropped and not options.drop_dead:
         raise UserError("--fill_dropped writes bands that --drop_dead leaves out; give both, or neither")
@@ -211,7 +232,7 @@ def fuse_pair(
     ms, pan = pair_paths(options.ms, options.pan)
     _check_scene_options(options)
     started = time.perf_counter()
-    relation = Relation(options.allow_remote, options.assume_aligned, options.register)
+    relation = relation_of(options)
     how: dict[str, Any] = {"nodata": options.nodata, "relation": relation, "guide_order": options.guide_order}
     how["drop_dead"] = options.drop_dead
     with open_pair(ms, pan, **how, **scene_numbers(options)) as pair:
@@ -225,15 +246,11 @@ def fuse_pair(
         out = options.out or OUT.joinpath(*run_words(options.weights)) / f"{runner.model_name}_{ms[0].stem}.tif"
         check_output(out, pair, output)
         check_writable(out, options.rgb_png)
-        # a method that is not clipped does not depend on the divisor
-        remark = pair.check_range() if options.divisor is None and runner.traits.clipped else ""
-        for line in (*pair.notes, *([remark] if remark else [])):
-            print(f"note: {line}")
-        if options.dtype and options.dtype != pair.ms.dtype.name:
-            print(f"note: values are kept as {options.dtype}: rounded and clipped to its range, not scaled")
+        _print_notes(options, pair, runner)
         facts = pair.facts  # the divisor may have been taken from the data
-        if isinstance(runner.network, Adapting):
-            print(f"note: {runner.network.plan}")
+        if options.dry_run:
+            planning.show_pair(runner, pair, _files_of_pair(options, pair, out))
+            return
         job = _job(options, ms, pan, str(facts))
         if listed and options.resume and first_alone(ranks, lambda: is_complete(out, job)):
             print(f"result:   {out} is complete")
@@ -262,6 +279,27 @@ def fuse_pair(
     if options.rgb_png:
         print(f"picture:  {options.rgb_png}")
     print(f"time:     {(time.perf_counter() - started) / (H * W / 1e6):.2f} s per megapixel on {device}")
+
+
+def _print_notes(options: FuseOptions, pair: ScenePair, runner: Runner) -> None:
+    """Print what the user should know of a pair before it is fused; its divisor may be taken from the data here."""
+    # a method that is not clipped does not depend on the divisor
+    remark = pair.check_range() if options.divisor is None and runner.traits.clipped else ""
+    for line in (*pair.notes, *([remark] if remark else [])):
+        print(f"note: {line}")
+    if options.dtype and options.dtype != pair.ms.dtype.name:
+        print(f"note: values are kept as {options.dtype}: rounded and clipped to its range, not scaled")
+    if isinstance(runner.network, Adapting):
+        print(f"note: {runner.network.plan}")
+
+
+def _files_of_pair(options: FuseOptions, pair: ScenePair, out: Path) -> dict[Path, str]:
+    """Return the files that fusing a pair writes, and what is in them."""
+    (H, W) = pair.size
+    bands = len(options.bands) or (pair.whole.count if options.fill_dropped else pair.facts.bands)
+    bytes_each = int("".join(filter(str.isdigit, options.dtype or pair.ms.dtype.name))) // 8
+    text = f"{H} x {W} x {bands}, {planning.size_of(H * W * bands * bytes_each)} before compression"
+    return {out: text} | ({options.rgb_png: "picture"} if options.rgb_png else {})
 
 
 def check_guide_order(options: FuseOptions, path: Path, centres: Callable[[], Centres | None]) -> None:
@@ -319,7 +357,7 @@ def _runner(options: FuseOptions, facts: DataFacts, device: torch.device, runner
 
 
 # what the pixels of a result do not depend on
-_FREE = ("resume", "list", "out", "device", "scan_backend", "memory", "pictures", "json", "per_image")
+_FREE = ("resume", "dry_run", "list", "out", "device", "scan_backend", "memory", "pictures", "json", "per_image")
 
 
 def _job(options: FuseOptions, ms: Sequence[Path], pan: Sequence[Path], facts: str) -> str:

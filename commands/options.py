@@ -15,6 +15,7 @@ from lemamba.utils.command_line import (
     REQUIRED,
     batch_option,
     device_option,
+    dry_run_option,
     option,
     precision_option,
     scan_option,
@@ -48,12 +49,57 @@ class DeviceOptions:
     scan_backend: str | None = scan_option(group="run")
 
 
-_FILES: dict[str, Any] = {"many": True, "metavar": "F"}
-_MS = "MS image: a file, files of single bands, or a Landsat or Sentinel-2 folder; see docs/geotiff.md"
-_PAN = "PAN image of the same ground; of several bands the mean (default: in the file or folder of --ms)"
-_ALIGNED = "the corners of both images agree, whatever their files say; the ratio is that of their sizes"
-_REGISTER = "estimate the shift between MS and PAN from the data and correct it (needs scikit-image)"
-_REMOTE = "also read addresses (https://…, s3://…, /vsicurl/…)"
+PAIR: dict[str, Any] = {"group": "pair of images"}
+_FILES: dict[str, Any] = {"many": True, "metavar": "F", **PAIR}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairOptions:
+    """An MS and a PAN image, and how they lie to each other (base class); `commands.pairs.relation_of` reads it."""
+
+    ms: tuple[Path, ...] = option(
+        (),
+        "MS image: a file, files of single bands, or a Landsat or Sentinel-2 folder; see docs/geotiff.md",
+        "--ms",
+        **_FILES,
+    )
+    pan: tuple[Path, ...] = option(
+        (),
+        "PAN image of the same ground; of several bands the mean (default: in the file or folder of --ms)",
+        "--pan",
+        **_FILES,
+    )
+    assume_aligned: bool = option(
+        False,
+        "the corners of both images agree, whatever their files say; the ratio is that of their sizes",
+        "--assume_aligned",
+        **PAIR,
+    )
+    allow_remote: bool = option(False, "also read addresses (https://…, s3://…, /vsicurl/…)", "--allow_remote", **PAIR)
+    nodata: float | None = option(
+        None, "pixels with this value in all bands are missing, though nothing marks them", "--nodata", **PAIR
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegisteredOptions(PairOptions):
+    """A pair whose shift may be corrected (base class)."""
+
+    register: bool = option(
+        False,
+        "estimate the shift between MS and PAN from the data and correct it (needs scikit-image)",
+        "--register",
+        **PAIR,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DryRunOptions:
+    """A command that can say what it would do (base class)."""
+
+    dry_run: bool = dry_run_option()
+
+
 CUBES: dict[str, Any] = {"group": "hyperspectral cubes"}
 
 
@@ -95,19 +141,17 @@ _OVERWRITE = "replace files of this name that were made from other scenes or ano
 
 
 @dataclass(frozen=True, kw_only=True)
-class SimulateOptions(ObservationOptions):
-    """Simulate data sets from real scenes or hyperspectral cubes by Wald's protocol."""
+class SimulateOptions(ObservationOptions, RegisteredOptions, DryRunOptions):
+    """Simulate data sets from real scenes or hyperspectral cubes by Wald's protocol.
+
+    Examples:
+        scene.mat --sensor IKONOS --out data/ikonos
+        --ms MS.tif --pan PAN.tif --sensor WV3 --out data/mine --dry_run
+        cube.mat --ratio 8 --wavelengths 400:700 --out data/cube
+    """
 
     scenes: tuple[Path, ...] = option(
         (), "a .mat scene, a cube (.mat, .npy, GeoTIFF, ENVI), or a folder of PNG bands (CAVE)", "SCENE"
-    )
-    ms: tuple[Path, ...] = option((), f"{_MS} (instead of SCENE)", "--ms", **_FILES)
-    pan: tuple[Path, ...] = option((), _PAN, "--pan", **_FILES)
-    assume_aligned: bool = option(False, _ALIGNED, "--assume_aligned")
-    register: bool = option(False, _REGISTER, "--register")
-    allow_remote: bool = option(False, _REMOTE, "--allow_remote")
-    nodata: float | None = option(
-        None, "pixels with this value in all bands are missing, though nothing marks them", "--nodata"
     )
     out: Path = option(REQUIRED, "output folder", "--out")
     sensor: str | None = option(None, "its MTF gains and divisor are used (default: what the file says)", "--sensor")
@@ -134,15 +178,15 @@ class SimulateOptions(ObservationOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchmarkOptions(ObservationOptions):
+class BenchmarkOptions(ObservationOptions, DryRunOptions):
     """A data set of hyperspectral and RGB fusion from its download (base class)."""
 
     folder: Path = option(REQUIRED, "folder of the unpacked download", "FOLDER")
     out: Path = option(REQUIRED, "output folder", "--out")
-    ratio: int = option(8, "H/h: 4, 8 (default), 16, 32 …", "--ratio", low=2)
+    ratio: int = option(8, "H/h: 4, 8, 16, 32 …", "--ratio", low=2)
     protocol: str = option(
         "hsrnet",
-        "published work whose blur, patches and scenes are taken (default hsrnet)",
+        "published work whose blur, patches and scenes are taken",
         "--protocol",
         choices=("hsrnet", "psrt", "mhf"),
     )
@@ -160,7 +204,7 @@ class BenchmarkOptions(ObservationOptions):
     )
     overwrite: bool = option(False, _OVERWRITE, "--overwrite")
 
-    stride: int = option(32, "step between training patches (default 32)", "--stride", low=1)
+    stride: int = option(32, "step between training patches", "--stride", low=1)
 
     @property
     def sensor(self) -> str:
@@ -170,7 +214,12 @@ class BenchmarkOptions(ObservationOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class CaveOptions(BenchmarkOptions):
-    """Make cave_x4, cave_x8, … from the download of CAVE: PNG bands in nested folders, scenes split as published."""
+    """Make cave_x4, cave_x8, … from the download of CAVE: PNG bands in nested folders, scenes split as published.
+
+    Examples:
+        complete_ms_data --ratio 8 --out data/cave_x8
+        complete_ms_data --ratio 4 --protocol psrt --out data/cave_x4 --dry_run
+    """
 
     @property
     def sensor(self) -> str:
@@ -180,9 +229,14 @@ class CaveOptions(BenchmarkOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class HarvardOptions(BenchmarkOptions):
-    """Make harvard_x4, harvard_x8, … from the download of Harvard (folder CZ_hsdb, one .mat a scene)."""
+    """Make harvard_x4, harvard_x8, … from the download of Harvard (folder CZ_hsdb, one .mat a scene).
 
-    stride: int = option(64, "step between training patches (default 64)", "--stride", low=1)
+    Examples:
+        CZ_hsdb --ratio 8 --out data/harvard_x8
+        CZ_hsdb --test_scenes names.txt --out data/harvard_x8 --dry_run
+    """
+
+    stride: int = option(64, "step between training patches", "--stride", low=1)
 
     @property
     def sensor(self) -> str:
@@ -191,35 +245,38 @@ class HarvardOptions(BenchmarkOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EstimateOptions:
+class EstimateOptions(RegisteredOptions):
     """Estimate the spectral response and the PSF of a hyperspectral image and its guide, from the pair itself.
 
     Writes response.npy (guide bands x bands), response.csv, psf.npy, estimate.json and estimate.png. `simulate` and
     `evaluate` take the two matrices with --response and --psf.
+
+    Examples:
+        pair.mat --out estimate
+        --ms HS.tif --pan RGB.tif --out estimate
     """
 
     pair: Path | None = option(None, "a file that holds both images (.mat, .npz)", "PAIR")
     ms: tuple[Path, ...] = option((), "the hyperspectral image (instead of PAIR)", "--ms", **_FILES)
     pan: tuple[Path, ...] = option((), "its guide of one or several bands", "--pan", **_FILES)
-    assume_aligned: bool = option(False, _ALIGNED, "--assume_aligned")
-    register: bool = option(False, _REGISTER, "--register")
-    allow_remote: bool = option(False, _REMOTE, "--allow_remote")
-    nodata: float | None = option(
-        None, "pixels with this value in all bands are missing, though nothing marks them", "--nodata"
-    )
     out: Path = option(REQUIRED, "output folder", "--out")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SyntheticOptions:
-    """Draw synthetic scenes: a complete data set without a download."""
+class SyntheticOptions(DryRunOptions):
+    """Draw synthetic scenes: a complete data set without a download.
+
+    Examples:
+        --out data/demo
+        --out data/city --name city --landscape city --sensor GF2 --seed 7 --picture city.png
+    """
 
     out: Path = option(REQUIRED, "output folder", "--out")
-    name: str = option("demo", "name in the file names (default demo)", "--name")
-    size: int = option(288, "side of the training ground in MS pixels (default 288)", "--size")
-    seed: int = option(0, "seed of the drawing (default 0)", "--seed")
-    sensor: str = option("WV3", "a sensor of 4 or 8 bands (default WV3)", "--sensor")
-    ratio: int = option(4, "H/h (default 4)", "--ratio")
+    name: str = option("demo", "name in the file names", "--name")
+    size: int = option(288, "side of the training ground in MS pixels", "--size")
+    seed: int = option(0, "seed of the drawing", "--seed")
+    sensor: str = option("WV3", "a sensor of 4 or 8 bands", "--sensor")
+    ratio: int = option(4, "H/h", "--ratio")
     landscape: str | None = option(
         None, "any, city, suburb, farmland, woodland, mountains, … (default: villages and fields)", "--landscape"
     )
@@ -227,33 +284,43 @@ class SyntheticOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenericOptions:
-    """Draw scenes of drawn sensors, and write the bands and guides that the weights for any sensor are trained on."""
+class GenericOptions(DryRunOptions):
+    """Draw scenes of drawn sensors, and write the bands and guides that the weights for any sensor are trained on.
+
+    Examples:
+        --out data/generic
+        --out data/generic --scenes 8 --held_out 2 --dry_run
+    """
 
     out: Path = option(REQUIRED, "output folder", "--out")
-    name: str = option("generic", "name in the file names (default generic)", "--name")
-    scenes: int = option(320, "scenes drawn for training (default 320)", "--scenes", low=1)
-    held_out: int = option(24, "scenes drawn for validation, and for the test (default 24)", "--held_out", low=1)
-    seed: int = option(1000, "of the first scene; those after it count on (default 1000)", "--seed", low=0)
+    name: str = option("generic", "name in the file names", "--name")
+    scenes: int = option(320, "scenes drawn for training", "--scenes", low=1)
+    held_out: int = option(24, "scenes drawn for validation, and for the test", "--held_out", low=1)
+    seed: int = option(1000, "of the first scene; those after it count on", "--seed", low=0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class InspectOptions:
-    """Report keys, shapes, range, layout and likely sensor of files, and what is wrong with them."""
+class InspectOptions(PairOptions):
+    """Report keys, shapes, range, layout and likely sensor of files, and what is wrong with them.
+
+    Of --ms and --pan, the shift between them is estimated, too.
+
+    Examples:
+        data/ikonos/train_ikonos.h5
+        --ms MS.tif --pan PAN.tif  # also estimates their shift
+    """
 
     files: tuple[Path, ...] = option((), "H5, .mat, .npy, .npz, GeoTIFF, VRT, JPEG 2000, ENVI", "FILE")
-    ms: tuple[Path, ...] = option((), f"{_MS}; with --pan their shift is estimated", "--ms", **_FILES)
-    pan: tuple[Path, ...] = option((), _PAN, "--pan", **_FILES)
-    assume_aligned: bool = option(False, _ALIGNED, "--assume_aligned")
-    allow_remote: bool = option(False, _REMOTE, "--allow_remote")
-    nodata: float | None = option(
-        None, "pixels with this value in all bands of an image are missing, though nothing marks them", "--nodata"
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class RepackOptions:
-    """Rewrite an H5 file: one chunk per sample, a smaller dtype."""
+    """Rewrite an H5 file: one chunk per sample, a smaller dtype.
+
+    Examples:
+        old.h5 --out new.h5
+        old.h5 --out new.h5 --dtype uint16
+    """
 
     file: Path = option(REQUIRED, "the file to rewrite", "FILE.h5")
     out: Path = option(REQUIRED, "the new file", "--out", metavar="NEW.h5")
@@ -267,6 +334,11 @@ class ReproduceOptions:
     A recipe (configs/recipes/*.yaml) holds the data, the commands, the seed, and the numbers with their bands. Each
     step is shown as the command that runs it. Existing results are reused; an interrupted training is resumed.
     Exit status: 0 all numbers in their bands, 1 some outside, 2 bad input, 130 interrupted.
+
+    Examples:
+        --list
+        ikonos --scene SCENE.mat
+        synthetic
     """
 
     recipe: str | None = option(None, "name of a recipe, or a YAML file", "recipe")
@@ -277,9 +349,7 @@ class ReproduceOptions:
     data_root: Path | None = option(
         None, "folder of the H5 files, if the recipe's data are published ones", "--data_root"
     )
-    out: Path = option(
-        Path("visualized_img/recipes"), "folder for data and results (default visualized_img/recipes)", "--out"
-    )
+    out: Path = option(Path("visualized_img/recipes"), "folder for data and results", "--out")
     measure: Path | None = option(None, "only measure existing fused images", "--measure", metavar="FILE.mat")
     full: bool = option(False, "with --measure: at full resolution", "--full")
     device: str | None = device_option()
@@ -290,6 +360,10 @@ class DemoOptions:
     """Run everything once, in three minutes on two free CPU cores: scene, H5, training, fused .mat, pictures, scores.
 
     Runs the project's own commands, shows each, and compares LE-Mamba with plain interpolation (EXP).
+
+    Examples:
+        --minutes 1.9
+        --minutes 10 --out visualized_img/longer
     """
 
     minutes: float = option(
@@ -305,6 +379,11 @@ class RunsOptions:
     """List, filter and compare training runs: settings, validation scores, cost, curves.
 
     Scores are those of the best weights on the validation set. A run is named proj/run.
+
+    Examples:
+        --sort psnr
+        'demo/*' --where model.arch=PNN --compare
+        first second --curves curves.png --curve train/total valid/ergas
     """
 
     patterns: tuple[str, ...] = option((), "proj/run, a part of it, or a pattern, e.g. 'demo/*' (default: all)", "RUN")
@@ -341,13 +420,18 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FuseOptions(DeviceOptions, DataOptions):
+class FuseOptions(DeviceOptions, DataOptions, RegisteredOptions, DryRunOptions):
     """Fuse a test set or a GeoTIFF pair with a trained network or a classical method.
 
     A test set gives .mat files, pictures and metrics; a pair gives a GeoTIFF, COG, ENVI image, array, or a VRT over
     strips; --list fuses many pairs, torchrun shares a scene over processes. Values are divided by the sensor's divisor
     before fusing and multiplied by it afterwards; the result of a network is clipped to [0, 1] in between, as
     the published scripts do, that of a classical method is not.
+
+    Examples:
+        --ms MS.tif --pan PAN.tif --out FUSED.tif  # weights that serve any sensor
+        --weights demo/first --dataset ikonos --data_root data/ikonos
+        --arch MTF-GLP-FS --data test.h5 --sensor WV3 --dry_run
     """
 
     weights: str | None = option(
@@ -393,8 +477,6 @@ class FuseOptions(DeviceOptions, DataOptions):
         read=_numbers,
         group="data",
     )
-    ms: tuple[Path, ...] = option((), f"{_MS} (instead of an H5 file)", "--ms", group="data", **_FILES)
-    pan: tuple[Path, ...] = option((), _PAN, "--pan", group="data", **_FILES)
     list: Path | None = option(
         None,
         "CSV of many pairs, columns ms, pan, out and perhaps sensor, divisor, nodata, bands, dtype, rgb_png",
@@ -402,9 +484,6 @@ class FuseOptions(DeviceOptions, DataOptions):
         metavar="FILE.csv",
         group="data",
     )
-    assume_aligned: bool = option(False, _ALIGNED, "--assume_aligned", group="data")
-    register: bool = option(False, _REGISTER, "--register", group="data")
-    allow_remote: bool = option(False, _REMOTE, "--allow_remote", group="data")
     resume: bool = option(False, "continue a scene, or a list, that was interrupted", "--resume", group="run")
     out: Path | None = option(
         None, "file (default: in visualized_img/), or folder with --per_image", "--out", group="output"
@@ -412,13 +491,9 @@ class FuseOptions(DeviceOptions, DataOptions):
     per_image: bool = option(
         False, "write one output_mulExm_<i>.mat per image, H x W x C", "--per_image", group="output"
     )
-    pictures: int = option(
-        8, "draw quick-looks of at most this many samples (default 8)", "--pictures", low=0, group="output"
-    )
+    pictures: int = option(8, "draw quick-looks of at most this many samples", "--pictures", low=0, group="output")
     json: Path | None = option(None, "also write the metrics to this file", "--json", group="output")
-    compress: str = option(
-        "deflate", "of a GeoTIFF (default deflate)", "--compress", choices=COMPRESSIONS, group="output"
-    )
+    compress: str = option("deflate", "of a GeoTIFF", "--compress", choices=COMPRESSIONS, group="output")
     cog: bool = option(False, "write a cloud-optimised GeoTIFF: overviews, statistics", "--cog", group="output")
     bands: tuple[int, ...] = option(
         (),
@@ -444,9 +519,6 @@ class FuseOptions(DeviceOptions, DataOptions):
     overlap: int = option(
         OVERLAP, f"pixels shared by neighbouring tiles (default {OVERLAP})", "--overlap", low=0, group="run"
     )
-    nodata: float | None = option(
-        None, "pixels with this value in all bands are missing, though nothing marks them", "--nodata", group="data"
-    )
     memory: float | None = option(None, "no longer needed: memory does not grow with a scene", "--memory", group="run")
     no_clip: bool = option(False, "do not clip a network's result to [0, 1]", "--no_clip", group="run")
     compile: bool = option(False, "torch.compile, with CUDA graphs on a GPU; slower on a CPU", "--compile", group="run")
@@ -457,18 +529,22 @@ class FuseOptions(DeviceOptions, DataOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdaptOptions(DataOptions):
+class AdaptOptions(DataOptions, RegisteredOptions, DryRunOptions):
     """Train a network on the very scene, or test set, that it is to fuse, and fuse it. No other data are needed.
 
     The scene is degraded by its own ratio, so that its MS image becomes the ground truth (Wald's protocol); then
     patches at full resolution are added, whose details must agree with both images. Part of the ground is held out: it
     decides when to stop, and if the result is no better there, the start is used. Next to --out, a folder
     <name>_adapted gets the weights (for lemamba fuse --weights), their card, a picture before/after and report.json.
+
+    Examples:
+        --ms MS.tif --pan PAN.tif --out FUSED.tif
+        --data test.h5 --sensor WV3 --minutes 10 --out fused.mat --dry_run
     """
 
     start: str = option(
         "generic",
-        "weights to start from (as for lemamba fuse --weights), or scratch (default generic)",
+        "weights to start from (as for lemamba fuse --weights), or scratch",
         "--from",
         metavar="WEIGHTS|scratch",
         group="method",
@@ -477,24 +553,14 @@ class AdaptOptions(DataOptions):
         None, "network (default: the one that the weights name; LEMamba from scratch)", "--arch", group="method"
     )
     variant: str | None = option(None, "variant of the network, from scratch", "--variant", group="method")
-    minutes: float = option(2.0, "training time; measuring and fusing come on top (default 2)", "--minutes", low=0)
+    minutes: float = option(2.0, "training time; measuring and fusing come on top", "--minutes", low=0)
     rounds: int | None = option(
         None, "instead of --minutes: train N rounds of 40 steps; the result is then reproducible", "--rounds", low=1
     )
-    seed: int = option(3407, "of weights and patches (default 3407)", "--seed", low=0)
+    seed: int = option(3407, "of weights and patches", "--seed", low=0)
     resume: bool = option(False, "continue an interrupted adaptation", "--resume")
     overwrite: bool = option(False, "replace an earlier adaptation of this name", "--overwrite")
-    ms: tuple[Path, ...] = option((), f"{_MS} (instead of an H5 file)", "--ms", group="data", **_FILES)
-    pan: tuple[Path, ...] = option((), _PAN, "--pan", group="data", **_FILES)
-    split: str = option(
-        "test", "file of --dataset (default test)", "--split", choices=("valid", "test", "test_full"), group="data"
-    )
-    assume_aligned: bool = option(False, _ALIGNED, "--assume_aligned", group="data")
-    register: bool = option(False, _REGISTER, "--register", group="data")
-    allow_remote: bool = option(False, _REMOTE, "--allow_remote", group="data")
-    nodata: float | None = option(
-        None, "pixels with this value in all bands are missing, though nothing marks them", "--nodata", group="data"
-    )
+    split: str = option("test", "file of --dataset", "--split", choices=("valid", "test", "test_full"), group="data")
     out: Path = option(REQUIRED, "the fused image: GeoTIFF of a scene, .mat of a test set", "--out", group="output")
     device: str | None = device_option(group="run")
     scan_backend: str | None = scan_option(group="run")
@@ -512,6 +578,11 @@ class EvaluateOptions:
     Images are measured at reduced resolution if there is a gt, otherwise (or with --full) at full resolution from
     ms, lms and pan. Files may be .mat, .npz, .npy or GeoTIFF: one image, a batch, or a folder of them. What is not
     given (sensor, peak, ratio) is taken from the file if it says so.
+
+    Examples:
+        visualized_img/LEMamba_wv3/data_LEMamba_wv3_ref.mat --html report.html
+        fused.npy --gt test.h5 --sensor WV3 --indices rmse cc
+        FUSED.tif --ms MS.tif --pan PAN.tif  # at full resolution
     """
 
     path: Path | None = option(
@@ -558,7 +629,7 @@ class EvaluateOptions:
         "--mask",
         metavar="FILE",
     )
-    device: str = option("cpu", "cpu (default) or cuda", "--device")
+    device: str = option("cpu", "cpu or cuda", "--device")
     json: Path | None = option(None, "also write the result as JSON", "--json", metavar="FILE")
     csv: Path | None = option(None, "also write the result as CSV", "--csv", metavar="FILE")
     latex: Path | None = option(None, "also write mean and std as a LaTeX table", "--latex", metavar="FILE")
@@ -601,6 +672,11 @@ class BoardOptions(DataOptions):
 
     Exit status: 0 a board was written; 1 with --strict, if a method failed or was left out; 2 bad input, or no method
     gave a result; 130 interrupted.
+
+    Examples:
+        --dataset ikonos --data_root data/ikonos --methods classical --out boards/ikonos
+        --dataset wv3 --weights LEMamba=LE-Mamba/RUN --weights PNN=dlpan:pnn.pth --out boards/wv3
+        --dataset wv3 --train 30 --rates 2e-3,5e-4 --out boards/wv3
     """
 
     dataset: str = option(REQUIRED, "name of the data set: sensor, divisor, ratio, files", "--dataset", group="data")
@@ -669,3 +745,38 @@ class BoardOptions(DataOptions):
     strict: bool = option(False, "exit status 1 if a method failed or was left out", "--strict", group="output")
     picture_sample: int = option(0, "sample shown in the picture grid (default 0)", "--picture_sample", group="output")
     device: str | None = device_option(group="output")
+
+
+SHELLS = ("bash", "zsh", "fish")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompletionOptions:
+    """Print a script by which a shell completes the commands, options and names of `lemamba`.
+
+    The script starts no Python; print it again after an update. Names are those of methods, losses, sensors and data
+    sets that are known when it is printed.
+
+    Examples:
+        bash  # > ~/.local/share/bash-completion/completions/lemamba
+        zsh   # > ~/.zfunc/_lemamba, a folder of $fpath named before compinit
+        fish  # > ~/.config/fish/completions/lemamba.fish
+    """
+
+    shell: str = option(REQUIRED, "bash, zsh or fish", "SHELL", choices=SHELLS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorOptions:
+    """Examine this machine: packages, compiler, scan backend and its speed, threads, GPU, data, weights, disk.
+
+    Each problem has a line that says what to do. Exit status: 0 no problem, 1 a problem.
+
+    Examples:
+        --data_root data
+        --device cuda
+    """
+
+    data_root: Path | None = option(None, "folder of the H5 files (default: LEMAMBA_DATA)", "--data_root")
+    device: str | None = device_option()
+    scan_backend: str | None = scan_option()

@@ -1,4 +1,4 @@
-"""The list of pairs that `fuse --list` reads: a CSV file with a heading."""
+"""Pairs of images on the command line: how they are related, and the list that `fuse --list` reads."""
 
 from __future__ import annotations
 
@@ -6,13 +6,20 @@ import csv
 from dataclasses import replace
 from pathlib import Path
 
-from lemamba.commands.options import FuseOptions
+from lemamba.commands.options import FuseOptions, PairOptions, RegisteredOptions
+from lemamba.datasets.opening import Relation
 from lemamba.utils.command_line import parse_options
 from lemamba.utils.errors import UserError, nearest
 
 NEEDED = ("ms", "pan", "out")
 OPTIONAL = ("sensor", "divisor", "nodata", "bands", "dtype", "rgb_png")
 SEPARATOR = ";"  # between the files of one image
+
+
+def relation_of(options: PairOptions) -> Relation:
+    """Return how the two images of these options are brought together."""
+    register = isinstance(options, RegisteredOptions) and options.register
+    return Relation(options.allow_remote, options.assume_aligned, register)
 
 
 def read_pairs(path: Path, common: FuseOptions) -> list[FuseOptions]:

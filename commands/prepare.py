@@ -6,6 +6,7 @@ docs/data.md describes what each route needs and writes.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from lemamba.commands import estimate
 from lemamba.commands.generic import write_generic
@@ -28,8 +30,10 @@ from lemamba.commands.options import (
     SimulateOptions,
     SyntheticOptions,
 )
+from lemamba.commands.pairs import relation_of
+from lemamba.commands.planning import files_text, print_plan, size_of, span_of
 from lemamba.datasets.arrays import holds_pair
-from lemamba.datasets.opening import Relation, files_of, inspect_pair, pair_paths
+from lemamba.datasets.opening import files_of, inspect_pair, pair_paths
 from lemamba.datasets.pair import load_pair
 from lemamba.datasets.raster import MULTISPECTRAL
 from lemamba.datasets.readers import inspect_file, reader_of
@@ -43,6 +47,8 @@ from lemamba.datasets.simulation.response import CAMERAS, parse_wavelengths, rea
 from lemamba.datasets.simulation.sources import Cube, Scene
 from lemamba.datasets.simulation.synthetic import write_dataset
 from lemamba.datasets.simulation.wald import Degradation, gaussian_kernel
+from lemamba.datasets.writers import planned_files
+from lemamba.engine.fusing.cost import peak_bytes
 from lemamba.reporting.pictures import save_scene
 from lemamba.utils.atomic import check_writable
 from lemamba.utils.errors import UserError, one_line
@@ -83,7 +89,7 @@ def _simulate(options: SimulateOptions) -> dict[str, int]:
 
 
 def _pair(options: SimulateOptions, ms: tuple[Path, ...], pan: tuple[Path, ...]) -> Scene | Cube:
-    relation = Relation(options.allow_remote, options.assume_aligned, options.register)
+    relation = relation_of(options)
     return load_pair(ms, pan, relation, nodata=options.nodata, scale=options.scale)
 
 
@@ -297,7 +303,8 @@ def _columns(text: str | None) -> list[int] | None:
 
 def _synthetic(options: SyntheticOptions) -> dict[str, int]:
     check_writable(options.picture)
-    show = partial(_draw, options.picture, options.sensor) if options.picture else None
+    picture = None if options.dry_run else options.picture
+    show = partial(_draw, picture, options.sensor) if picture else None
     return write_dataset(
         options.out,
         _checked_name(options.name),
@@ -326,7 +333,7 @@ def _inspect(options: InspectOptions) -> int:
     reports = [inspect_file(path, options.nodata) for path in options.files]
     if paired:
         ms, pan = pair_paths(options.ms, options.pan)
-        reports.append(inspect_pair(ms, pan, Relation(options.allow_remote, options.assume_aligned), options.nodata))
+        reports.append(inspect_pair(ms, pan, relation_of(options), options.nodata))
     for report in reports:
         print(report.text())
     unreadable = [found for found in reports if not found.readable]
@@ -352,12 +359,39 @@ def run(
         return 0
     if isinstance(options, EstimateOptions):
         return estimate.run(options)
-    if isinstance(options, SimulateOptions):
-        written = _simulate(options)
-    elif isinstance(options, BenchmarkOptions):
-        written = _benchmark(options)
-    else:
-        written = _generic(options) if isinstance(options, GenericOptions) else _synthetic(options)
-    for file, samples in written.items():
+    if options.dry_run:
+        return _show_plan(options)
+    for file, samples in _write(options).items():
         print(f"{options.out / file}: {samples} samples")
+    return 0
+
+
+def _write(options: SimulateOptions | BenchmarkOptions | SyntheticOptions | GenericOptions) -> dict[str, int]:
+    if isinstance(options, SimulateOptions):
+        return _simulate(options)
+    if isinstance(options, BenchmarkOptions):
+        return _benchmark(options)
+    return _generic(options) if isinstance(options, GenericOptions) else _synthetic(options)
+
+
+def _show_plan(options: SimulateOptions | BenchmarkOptions | SyntheticOptions | GenericOptions) -> int:
+    """Make the samples without writing them, and print the files that they would fill."""
+    started = time.perf_counter()
+    with planned_files() as files:
+        _write(options)
+    seconds = time.perf_counter() - started
+    whole = all(file.whole for file in files)
+    found = {
+        file.path: f"{'' if file.whole else 'more than '}{file.samples} samples, {size_of(file.bytes)}"
+        for file in files
+    }
+    print_plan(
+        {
+            "found": f"{len(files)} files can be made",
+            "samples": f"{sum(f.samples for f in files)}{'' if whole else ' and more: counting stopped'}",
+            "time": f"{'' if whole else 'more than '}{span_of(seconds)} without writing",
+            "memory": f"at most {size_of(peak_bytes(torch.device('cpu')))} in this process",
+            "would write": files_text(found),
+        }
+    )
     return 0

@@ -24,6 +24,7 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from torch import nn
 
+from lemamba.commands.planning import show_training
 from lemamba.commands.steps import as_typed
 from lemamba.datasets.build import build_dataset, check_range, find_entry, names_no_divisor
 from lemamba.datasets.guide_order import dataset_centres
@@ -479,6 +480,11 @@ def run(options: config.TrainOptions) -> int:
     ranks = Ranks(settings.train.rank_wait)
     job = build_job(resolved, accelerator, resolved.folder or new_folder(settings, ranks))
     check(job, ranks.world)
+    if options.dry_run:
+        if ranks.main:
+            show_training(job, accelerator.device, ranks.world, overwrite=options.overwrite, title=job.facts)
+        accelerator.wait_for_everyone()
+        return 0
     lock = claim_folder(job, accelerator, ranks, options.overwrite)
     try:
         fit(job, accelerator)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -420,6 +422,49 @@ def write_map(out: Path, values: np.ndarray, names: Sequence[str], side: int, cr
         check_whole(out, temporary)
 
 
+@dataclass
+class PlannedFile:
+    """A data set that would be written: its samples and their bytes; `whole` unless counting took too long."""
+
+    path: Path
+    samples: int = 0
+    bytes: int = 0
+    whole: bool = True
+
+
+_PLANNED: ContextVar[list[PlannedFile] | None] = ContextVar("planned", default=None)
+COUNTING = 20.0  # seconds after which the samples of a planned file are no longer counted
+
+
+@contextmanager
+def planned_files() -> Iterator[list[PlannedFile]]:
+    """Inside the block, `write_h5` makes the samples but writes nothing; yield the files that it would write."""
+    files: list[PlannedFile] = []
+    token = _PLANNED.set(files)
+    try:
+        yield files
+    finally:
+        _PLANNED.reset(token)
+
+
+def _counted(path: Path, samples: Iterable[Mapping[str, np.ndarray]], files: list[PlannedFile]) -> int:
+    started, file = time.monotonic(), PlannedFile(path)
+    for sample in samples:
+        file.samples += 1
+        file.bytes += sum(4 * value.size for value in sample.values())
+        if time.monotonic() - started > COUNTING:
+            file.whole = False
+            break
+    if not file.samples:
+        raise _no_sample(path)
+    files.append(file)
+    return file.samples
+
+
+def _no_sample(path: str | Path) -> UserError:
+    return UserError(f'no sample fits for "{path}"; the ground is smaller than one sample')
+
+
 def write_h5(
     path: str | Path, samples: Iterable[Mapping[str, np.ndarray]], attributes: Mapping[str, Any], task: str
 ) -> int:
@@ -440,6 +485,8 @@ def write_h5(
         UserError: no samples, or the folder is not writable.
     """
     count = 0
+    if (planned := _PLANNED.get()) is not None:
+        return _counted(Path(path), samples, planned)
     with renamed(path) as temporary, h5py.File(temporary, "w") as file:
         for sample in samples:
             for role in sample:
@@ -447,7 +494,7 @@ def write_h5(
             count += 1
             del sample  # its views would keep a whole scene in memory while the next is made
         if not count:
-            raise UserError(f'no sample fits for "{path}"; the ground is smaller than one sample')
+            raise _no_sample(path)
         file.attrs.update(dict(attributes) | {"version": FORMAT_VERSION, "task": task})
     return count
 

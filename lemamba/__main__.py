@@ -5,14 +5,17 @@ Parsing loads no torch, so ``--help`` is instant; the module of the command is i
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 import sys
+import time
 from pathlib import Path
 
 from lemamba import __version__
 from lemamba.commands import COMMANDS, parse
 from lemamba.utils.errors import UserError, nearest
-from lemamba.utils.startup import delayed_interrupt, run_cli
+from lemamba.utils.startup import VERBOSITY, apply_verbosity, delayed_interrupt, run_cli
 
 
 def run(command: str) -> None:
@@ -27,9 +30,25 @@ def main() -> None:
 
 def _run(command: str, argv: list[str], prog: str) -> int | None:
     options = parse(command, argv, prog)
+    apply_verbosity()
+    started = time.perf_counter()
     with delayed_interrupt():  # libraries cannot be interrupted in the middle of an import
         module = importlib.import_module(f"lemamba.commands.{command}")
-    return module.run(options)
+    status = module.run(options)
+    if os.environ.get(VERBOSITY) == "verbose":
+        _print_cost(time.perf_counter() - started)
+    return status
+
+
+def _print_cost(seconds: float) -> None:
+    """Print what the process took; no torch may have been imported."""
+    memory = ""
+    with contextlib.suppress(ImportError):  # Windows
+        import resource
+
+        unit = 2**20 if sys.platform == "darwin" else 2**10
+        memory = f", at most {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit:.0f} MiB of memory"
+    print(f"lemamba {__version__}, Python {sys.version.split()[0]}: {seconds:.1f} s{memory}", file=sys.stderr)
 
 
 def _dispatch() -> int | None:
@@ -37,7 +56,8 @@ def _dispatch() -> int | None:
     if command in ("-h", "--help"):
         rows = "\n".join(f"  {name:<10} {entry.text}" for name, entry in COMMANDS.items())
         print(
-            f"usage: lemamba COMMAND [--help | options]\n\ncommands:\n{rows}\n\nlemamba --version prints the version."
+            f"usage: lemamba COMMAND [--help | options]\n\ncommands:\n{rows}\n\nlemamba --version prints the version. "
+            "What each command does: docs/command_line.md."
         )
         return 0
     if command == "--version":

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import inspect
+import os
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -17,14 +18,48 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from lemamba.utils.errors import UserError, nearest
+from lemamba.utils.startup import VERBOSITY
 
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 REQUIRED: Any = dataclasses.MISSING
 Options = TypeVar("Options")
 
 
+class _Verbosity(argparse.Action):
+    """Sets how much the process and its children print; no option of a command, so no result depends on it."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: Any = None) -> None:
+        os.environ[VERBOSITY] = self.const
+
+
 class Parser(argparse.ArgumentParser):
-    """An `ArgumentParser` that raises a one-line `UserError`, naming the nearest flag, instead of exiting."""
+    """An `ArgumentParser` that raises a one-line `UserError`, naming the nearest flag, instead of exiting.
+
+    Every command has --quiet and --verbose. The docstring of a dataclass of options becomes the text of the help, its
+    part "Examples:" the end of it; there, the lines are arguments, optionally with a comment after "#".
+
+    Args:
+        cls: the dataclass, whose options are added; None = none.
+        **settings: of `argparse.ArgumentParser`.
+    """
+
+    def __init__(self, cls: type | None = None, **settings: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
+        if cls is not None:
+            text, _, examples = (inspect.getdoc(cls) or "").partition("\n\nExamples:\n")
+            self.description = text
+            if examples:
+                start = f"{'python ' if self.prog.partition(' ')[0].endswith('.py') else ''}{self.prog}"
+                lines = "\n".join(f"  {start} {line}" for line in inspect.cleandoc(examples).splitlines())
+                self.epilog = f"examples:\n{lines}"
+        if cls is not None:
+            add_options(self, cls)
+        output = self.add_argument_group("messages")
+        common: dict[str, Any] = {"action": _Verbosity, "nargs": 0, "dest": argparse.SUPPRESS}
+        common["default"] = argparse.SUPPRESS
+        output.add_argument("--quiet", const="quiet", help="print errors only; files are written as ever", **common)
+        text = "at the end print time and peak memory; with an error, where it came from"
+        output.add_argument("--verbose", const="verbose", help=text, **common)
 
     def error(self, message: str) -> NoReturn:
         """Raise argparse's message as a `UserError`."""
@@ -65,6 +100,12 @@ def option(
     if isinstance(default, dict):
         return dataclasses.field(default_factory=lambda: dict(default), metadata=meta)
     return dataclasses.field(default=default, metadata=meta)
+
+
+def dry_run_option(**more: Any) -> Any:
+    """Declare `--dry_run`."""
+    text = "check the input and print what would be done and written, with time and memory; write nothing"
+    return option(False, text, "--dry_run", **more)
 
 
 def device_option(**more: Any) -> Any:
@@ -151,6 +192,23 @@ def _settings(kind: Any, meta: Mapping[str, Any], in_config: bool) -> dict[str, 
     return {"type": _nullable(base) if optional and in_config else base, "metavar": metavar or base.__name__.upper()}
 
 
+def shown_default(field: dataclasses.Field[Any]) -> str:
+    """Return the default of a field as one would type it; "" where it has none or it is off."""
+    value = field.default
+    if value is REQUIRED or value is None or value is False or value in ("", ()):
+        return ""
+    if isinstance(value, tuple):
+        return " ".join(map(str, value))
+    return "true" if value is True else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _help(field: dataclasses.Field[Any]) -> str:
+    """Return the help of a field, with its default unless the text has it."""
+    text, default = field.metadata["help"], shown_default(field)
+    shown = f"{text} (default {default})" if default and "default" not in text else text
+    return shown.replace("%", "%%")  # argparse formats it
+
+
 def add_options(parser: argparse.ArgumentParser, cls: type, section: str | None = None) -> None:
     """Add the flags of a dataclass to `parser`; an option that is not given leaves no trace in the namespace.
 
@@ -170,7 +228,7 @@ def add_options(parser: argparse.ArgumentParser, cls: type, section: str | None 
         if heading not in groups:
             groups[heading] = parser if heading == "options" else parser.add_argument_group(heading)
         required = field.default is REQUIRED and field.default_factory is REQUIRED
-        settings = {"help": meta["help"].replace("%", "%%"), "default": argparse.SUPPRESS}  # argparse formats it
+        settings: dict[str, Any] = {"help": _help(field), "default": argparse.SUPPRESS}
         settings |= _settings(kinds[field.name], meta, section is not None)
         if meta["choices"]:
             settings |= {"choices": meta["choices"], "metavar": None}
@@ -204,11 +262,6 @@ def read_options(cls: type[Options], given: Mapping[str, Any]) -> Options:
     return cls(**chosen)
 
 
-def help_of(cls: type) -> dict[str, Any]:
-    """Return the arguments of a parser by which its ``--help`` shows the docstring of `cls`, as written."""
-    return {"description": inspect.getdoc(cls), "formatter_class": argparse.RawDescriptionHelpFormatter}
-
-
 def parse_options(cls: type[Options], argv: list[str] | None = None, prog: str | None = None) -> Options:
     """Read a command line into an instance of `cls`.
 
@@ -220,6 +273,4 @@ def parse_options(cls: type[Options], argv: list[str] | None = None, prog: str |
     Raises:
         UserError: an unknown flag, a missing argument or a bad value.
     """
-    parser = Parser(prog=prog, **help_of(cls))
-    add_options(parser, cls)
-    return read_options(cls, vars(parser.parse_args(argv)))
+    return read_options(cls, vars(Parser(cls, prog=prog).parse_args(argv)))

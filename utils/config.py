@@ -28,7 +28,7 @@ from lemamba.utils.command_line import (
     batch_option,
     check_bounds,
     device_option,
-    help_of,
+    dry_run_option,
     option,
     parse_bool,
     precision_option,
@@ -477,7 +477,10 @@ def save(config: Config, path: Path) -> None:
 class TrainOptions:
     """Train a fusion network. Defaults < configs/<Arch>_config.yaml < -c FILE < flags and --set.
 
-    Example: --arch LEMamba --dataset wv3 --data_root data -e 800 -b 32
+    Examples:
+        --arch LEMamba --dataset wv3 --data_root data -e 800 -b 32
+        -c configs/demo.yaml --dataset ikonos --data_root data/ikonos --run_name first --max_minutes 15 --dry_run
+        --resume_path latest
     """
 
     config_file: str | None = option(
@@ -489,21 +492,13 @@ class TrainOptions:
         None, "run a batch saved by the NaN guard again and report what fails", "--replay", metavar="FILE"
     )
     overwrite: bool = option(False, "replace an existing run of the same name", "--overwrite")
+    dry_run: bool = dry_run_option()
     flags: dict[str, Any] = option({}, "what flags and --set give, as nested mappings; no defaults")
 
 
-def parse(argv: list[str] | None = None, prog: str | None = None) -> TrainOptions:
-    """Read the command line of a training; each flag is an alias of one field of the configuration.
-
-    Args:
-        argv: the arguments; default: those of the process.
-        prog: name of the program in the usage line; default: the script's.
-
-    Raises:
-        UserError: an unknown flag or a value of the wrong type. Bounds are checked by `resolve`.
-    """
-    parser = Parser(prog=prog, allow_abbrev=False, **help_of(TrainOptions))
-    add_options(parser, TrainOptions)
+def build_parser(prog: str | None = None) -> Parser:
+    """Return the parser of a training's command line; each flag is an alias of one field of the configuration."""
+    parser = Parser(TrainOptions, prog=prog, allow_abbrev=False)
     for section, cls in SECTIONS.items():
         add_options(parser, cls, section)
     # an alias; not a field, because a configuration names the device in one place
@@ -517,7 +512,24 @@ def parse(argv: list[str] | None = None, prog: str | None = None) -> TrainOption
         metavar="true|false",
         help="the same as --device cpu",
     )
-    given = vars(parser.parse_args(argv))
+    return parser
+
+
+def parse(argv: list[str] | None = None, prog: str | None = None) -> TrainOptions:
+    """Read the command line of a training.
+
+    Args:
+        argv: the arguments; default: those of the process.
+        prog: name of the program in the usage line; default: the script's.
+
+    Raises:
+        UserError: an unknown flag or a value of the wrong type. Bounds are checked by `resolve`.
+    """
+    return read(vars(build_parser(prog).parse_args(argv)))
+
+
+def read(given: Mapping[str, Any]) -> TrainOptions:
+    """Build the options from what the parser of `build_parser` found; raises as `parse` does."""
     flags: dict[str, Any] = {}
     for key, value in given.items():
         if "." in key:
@@ -527,7 +539,7 @@ def parse(argv: list[str] | None = None, prog: str | None = None) -> TrainOption
         if not equals or "." not in dotted or not all(dotted.split(".")):
             raise UserError(f"--set: expected section.key=value, given {assignment!r}")
         _set_nested(flags, dotted, parse_yaml(text, f"--set {dotted}"))
-    return read_options(TrainOptions, given | {"flags": flags})
+    return read_options(TrainOptions, {**given, "flags": flags})
 
 
 def _set_nested(values: dict[str, Any], dotted: str, value: Any) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any, TypeVar
+
+from lemamba.utils.startup import VERBOSITY
 
 T = TypeVar("T")
 
@@ -22,7 +25,8 @@ class ProgressBar:
 
     def __init__(self, title: str, total: float, show: bool | None = None) -> None:
         self.title, self.total = title, total
-        self.show = sys.stderr.isatty() if show is None else show
+        wanted = sys.stderr.isatty() if show is None else show
+        self.show = wanted and os.environ.get(VERBOSITY) != "quiet"
         self._bar: Any = None
 
     def __enter__(self) -> ProgressBar:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from lemamba.utils.errors import UserError, one_line
 
 USER_ERROR_STATUS = 2
 INTERRUPTED_STATUS = 130  # 128 + SIGINT, as a shell reports it
+VERBOSITY = "LEMAMBA_VERBOSITY"  # "quiet" or "verbose", as the flags; children inherit it
 
 _SPIN_COUNT = "1000"
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # from glibc's malloc.h
@@ -32,6 +34,8 @@ def run_cli(main: Callable[[], int | None]) -> None:
     try:
         status = main()
     except UserError as error:
+        if os.environ.get(VERBOSITY) == "verbose":
+            traceback.print_exc()
         print(f"error: {one_line(error)}", file=sys.stderr)
         status = USER_ERROR_STATUS
     except KeyboardInterrupt:  # temporary files have been removed by now
@@ -108,3 +112,12 @@ def keep_freed_memory() -> bool:
     )
     mallopt = ctypes.CDLL(None).mallopt
     return all(mallopt(name, value) == 1 for name, value in settings)
+
+
+def apply_verbosity() -> None:
+    """With ``--quiet``, send what this process and its children print to nowhere; errors go to stderr as ever."""
+    if os.environ.get(VERBOSITY) == "quiet":
+        sys.stdout.flush()
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)  # the descriptor, not `sys.stdout`: libraries and children write there
+        os.close(nowhere)

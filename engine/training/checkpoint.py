@@ -80,14 +80,22 @@ def open_run(
             (folder / name).unlink(missing_ok=True)
         for events in tensorboard.glob("events.out.tfevents.*") if tensorboard else ():
             events.unlink(missing_ok=True)
+    try:
+        check_unused(folder, resuming=resuming)
+    except UserError:
+        lock.close()
+        raise
+    return lock
+
+
+def check_unused(folder: Path, *, resuming: bool) -> None:
+    """Raise a `UserError` if a folder holds a run, unless that is resumed or replaced."""
     used = [p for name in ("checkpoints/step_*", "weights/*.safetensors") for p in folder.glob(name)]
     if used and not resuming:
-        lock.close()
         raise UserError(
             f"the run {folder} exists already; resume it with --resume_path {folder}, give another --run_name, "
             "or replace it with --overwrite"
         )
-    return lock
 
 
 class Checkpoints:

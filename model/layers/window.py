@@ -56,7 +56,7 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     """
     for dim in (2, 3):
         size = x.shape[dim]
-        padded = -(-size // multiple) * multiple
-        if padded != size:
+        padded = (size + multiple - 1) // multiple * multiple
+        if not isinstance(size, int) or padded != size:  # a size that is unknown at export is always taken by index
             x = x.index_select(dim, _reflected_index(size, padded, x.device))
     return x

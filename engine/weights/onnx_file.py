@@ -119,7 +119,9 @@ def _capture(network: nn.Module, sizes: Sizes, dynamic: bool) -> torch.export.Ex
 
 
 def _reason(error: Exception) -> str:
-    """Return the telling line of an exporter's message of many."""
+    """Return the telling line of an exporter's message of many, that of the error at its root."""
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
     lines = [line.strip(" -\t") for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if any(word in line for word in _TELLING)]
     return one_line(f"{type(error).__name__}: {(telling or lines or [''])[0]}")[:_LONGEST]

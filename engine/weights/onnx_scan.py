@@ -4,13 +4,11 @@ Imported only where a network is exported: it needs onnxscript, whose functions 
 their source. Shapes: states h (M, K, N, D); A (K, N, D); step, x (T, M, K, D); B, C (T, M, K, N).
 """
 
-# onnxscript compiles the functions below: a call is a node, and a value of another function's scope is not a constant.
-from __future__ import annotations
-
+# onnxscript compiles the functions below, and counts their results by the annotations, which must not be texts.
 from typing import Any
 
 import torch
-from onnxscript import graph, script
+from onnxscript import FLOAT, graph, script
 from onnxscript import opset18 as op
 from onnxscript.values import Opset
 
@@ -18,7 +16,7 @@ _DOMAIN = Opset("lemamba", 1)
 
 
 @script(_DOMAIN, default_opset=op)
-def scan_ends(h, A, step, x, B):  # type: ignore[no-untyped-def]  # noqa: D103
+def scan_ends(h: FLOAT[...], A: FLOAT[...], step: FLOAT[...], x: FLOAT[...], B: FLOAT[...]) -> FLOAT[...]:  # type: ignore[no-untyped-def]  # noqa: D103
     @graph()
     def body(state, now, value, weight):  # type: ignore[no-untyped-def]
         decay = op.Exp(op.Mul(op.Unsqueeze(now, [2]), A))
@@ -30,7 +28,7 @@ def scan_ends(h, A, step, x, B):  # type: ignore[no-untyped-def]  # noqa: D103
 
 
 @script(_DOMAIN, default_opset=op)
-def scan_carry(h, decays, ends):  # type: ignore[no-untyped-def]  # noqa: D103
+def scan_carry(h: FLOAT[...], decays: FLOAT[...], ends: FLOAT[...]) -> FLOAT[...]:  # type: ignore[no-untyped-def]  # noqa: D103
     @graph()
     def body(state, decay, end):  # type: ignore[no-untyped-def]
         new = op.Add(op.Mul(decay, state), end)
@@ -42,7 +40,9 @@ def scan_carry(h, decays, ends):  # type: ignore[no-untyped-def]  # noqa: D103
 
 
 @script(_DOMAIN, default_opset=op)
-def scan_output(h, A, step, x, B, C):  # type: ignore[no-untyped-def]  # noqa: D103
+def scan_output(
+    h: FLOAT[...], A: FLOAT[...], step: FLOAT[...], x: FLOAT[...], B: FLOAT[...], C: FLOAT[...]
+) -> FLOAT[...]:  # type: ignore[no-untyped-def]  # noqa: D103
     @graph()
     def body(state, now, value, weight, read):  # type: ignore[no-untyped-def]
         decay = op.Exp(op.Mul(op.Unsqueeze(now, [2]), A))
@@ -51,7 +51,8 @@ def scan_output(h, A, step, x, B, C):  # type: ignore[no-untyped-def]  # noqa: D
         return new, seen
 
     last, y = op.Scan(h, step, x, B, C, body=body, num_scan_inputs=4)
-    return y, last
+    both = op.Concat(y, op.Transpose(last, perm=[2, 0, 1, 3]), axis=0)
+    return both
 
 
 def translations() -> dict[Any, Any]:

@@ -30,7 +30,6 @@ def _advance(h: Tensor, step: Tensor, x: Tensor, B: Tensor, A: Tensor) -> Tensor
 
 
 def _run_ends(h: Tensor, A: Tensor, step: Tensor, x: Tensor, B: Tensor) -> Tensor:
-    h = h.clone()
     for now in zip(step, x, B, strict=True):
         h = _advance(h, *now, A)
     return h
@@ -44,12 +43,12 @@ def _run_carry(h: Tensor, decays: Tensor, ends: Tensor) -> Tensor:
     return before
 
 
-def _run_output(h: Tensor, A: Tensor, step: Tensor, x: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
-    h, y = h.clone(), torch.empty_like(x)
+def _run_output(h: Tensor, A: Tensor, step: Tensor, x: Tensor, B: Tensor, C: Tensor) -> Tensor:
+    y = torch.empty_like(x)
     for t, (*now, weights) in enumerate(zip(step, x, B, C, strict=True)):
         h = _advance(h, *now, A)
         y[t] = (weights[..., None] * h).sum(2)
-    return y, h
+    return torch.cat((y, h.permute(2, 0, 1, 3)))
 
 
 _ends = register(
@@ -66,11 +65,12 @@ _carry = register(
     lambda h, decays, ends: torch.empty_like(ends),
     _ANY,
 )
+# One result, y and then the N rows of the last state, (T + N, M, K, D): the exporter takes no two of a function.
 _output = register(
     "portable_output",
-    "(Tensor h, Tensor A, Tensor step, Tensor x, Tensor B, Tensor C) -> (Tensor, Tensor)",
+    "(Tensor h, Tensor A, Tensor step, Tensor x, Tensor B, Tensor C) -> Tensor",
     _run_output,
-    lambda h, A, step, x, B, C: (torch.empty_like(x), torch.empty_like(h)),
+    lambda h, A, step, x, B, C: x.new_empty(x.shape[0] + h.shape[2], *x.shape[1:]),
     _ANY,
 )
 
@@ -110,13 +110,13 @@ def scan(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     start = u.new_zeros(batch, channels, states) if initial_state is None else initial_state
     start = start.reshape(batch, groups, channels // groups, states).transpose(2, 3).contiguous()
     h = start if short else _starts(step, x, A, B, start, parts)
-    y, h = _output(h, A, step, x, B, C)
+    y, h = _output(h, A, step, x, B, C).split((steps, states))
     y = y.reshape(steps, parts, batch, channels).permute(2, 3, 1, 0).reshape(batch, channels, parts * steps)
     y = y[..., :length]
     if D is not None:
         y = y + D[:, None] * u
-    last = h.reshape(parts, batch, groups, states, channels // groups)[-1]
-    return y, last.transpose(2, 3).reshape(batch, channels, states)
+    last = h.reshape(states, parts, batch, groups, channels // groups)[:, -1]
+    return y, last.permute(1, 2, 3, 0).reshape(batch, channels, states)
 
 
 BACKEND = Backend("portable", lambda: (True, "loops for exporters"), scan, float64=True, automatic=False)

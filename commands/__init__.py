@@ -42,6 +42,7 @@ COMMANDS = {
     "board": Command("leaderboard.py", "compare methods on one test set", options.BoardOptions),
     "prepare": Command("prepare_data.py", "simulate, draw, inspect and repack data sets", PREPARE),
     "reproduce": Command("reproduce.py", "reproduce a row of a results table", options.ReproduceOptions),
+    "export": Command("", "write a trained network as an ONNX file", options.ExportOptions),
     "demo": Command("demo.py", "train, fuse and measure on synthetic data in three minutes", options.DemoOptions),
 }
 

@@ -78,5 +78,3 @@ def _described(name: str, meta: dict[str, Any], options: ExportOptions) -> tuple
         "torch": torch.__version__,
     }
     return sizes, facts
-
-

@@ -155,7 +155,9 @@ def test_the_loops_of_the_scan_in_onnx(tmp_path):
     found = session.run(None, {name: t.numpy() for name, t in zip(names, given, strict=True)})
     with torch.no_grad():
         expected = scan(*given)
-    assert all(torch.allclose(torch.from_numpy(f), e, rtol=1e-4, atol=1e-4) for f, e in zip(found, expected, strict=True))
+    assert all(
+        torch.allclose(torch.from_numpy(f), e, rtol=1e-4, atol=1e-4) for f, e in zip(found, expected, strict=True)
+    )
 
 
 @pytest.mark.parametrize(
@@ -191,9 +193,7 @@ def test_a_missing_package_is_named(monkeypatch):
 def test_a_file_that_differs_is_not_written():
     need_onnx()
     with pytest.raises(UserError, match="differs from torch"):
-        onnx_file._difference(
-            lambda ms, lms, pan: lms + 0.1, _identity(), Sizes(4, 1, 4, 8), free=False
-        )
+        onnx_file._difference(lambda ms, lms, pan: lms + 0.1, _identity(), Sizes(4, 1, 4, 8), free=False)
 
 
 def _identity() -> bytes:

@@ -42,7 +42,9 @@ def download(name: str) -> Path:
         return Path(snapshot_download(repository, revision=revision or None, allow_patterns=_PATTERNS))
     except (HfHubHTTPError, OSError, ValueError) as error:  # a missing network, offline mode, an unknown revision
         reason = one_line(str(error))[:300]
-        raise UserError(f"cannot fetch {name} from the hub: {reason}; check its name, your access and the network") from None
+        raise UserError(
+            f"cannot fetch {name} from the hub: {reason}; check its name, your access and the network"
+        ) from None
 
 
 def upload(folder: Path, name: str, *, private: bool, message: str) -> str:

@@ -29,7 +29,15 @@ _SMALLEST, _LARGEST = 4, 1 << 14  # pixels of a side of ms
 _BATCHES = 1 << 10
 _TOLERANCE = 1e-4  # of the largest value of sr, and at least of 1: float32 in another order of operations
 _LONGEST = 300  # characters of a reason
-_TELLING = ("Not all values", "could not", "Could not", "not support", "No ONNX function", "No decompositions", "expected")
+_TELLING = (
+    "Not all values",
+    "could not",
+    "Could not",
+    "not support",
+    "No ONNX function",
+    "No decompositions",
+    "expected",
+)
 INSTALL = "pip install onnx onnxscript onnxruntime"
 
 

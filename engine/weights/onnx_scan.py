@@ -16,7 +16,7 @@ _DOMAIN = Opset("lemamba", 1)
 
 
 @script(_DOMAIN, default_opset=op)
-def scan_ends(h: FLOAT[...], A: FLOAT[...], step: FLOAT[...], x: FLOAT[...], B: FLOAT[...]) -> FLOAT[...]:  # type: ignore[no-untyped-def]  # noqa: D103
+def scan_ends(h: FLOAT[...], A: FLOAT[...], step: FLOAT[...], x: FLOAT[...], B: FLOAT[...]) -> FLOAT[...]:  # noqa: D103
     @graph()
     def body(state, now, value, weight):  # type: ignore[no-untyped-def]
         decay = op.Exp(op.Mul(op.Unsqueeze(now, [2]), A))
@@ -28,7 +28,7 @@ def scan_ends(h: FLOAT[...], A: FLOAT[...], step: FLOAT[...], x: FLOAT[...], B: 
 
 
 @script(_DOMAIN, default_opset=op)
-def scan_carry(h: FLOAT[...], decays: FLOAT[...], ends: FLOAT[...]) -> FLOAT[...]:  # type: ignore[no-untyped-def]  # noqa: D103
+def scan_carry(h: FLOAT[...], decays: FLOAT[...], ends: FLOAT[...]) -> FLOAT[...]:  # noqa: D103
     @graph()
     def body(state, decay, end):  # type: ignore[no-untyped-def]
         new = op.Add(op.Mul(decay, state), end)
@@ -42,7 +42,7 @@ def scan_carry(h: FLOAT[...], decays: FLOAT[...], ends: FLOAT[...]) -> FLOAT[...
 @script(_DOMAIN, default_opset=op)
 def scan_output(
     h: FLOAT[...], A: FLOAT[...], step: FLOAT[...], x: FLOAT[...], B: FLOAT[...], C: FLOAT[...]
-) -> FLOAT[...]:  # type: ignore[no-untyped-def]  # noqa: D103
+) -> FLOAT[...]:  # noqa: D103
     @graph()
     def body(state, now, value, weight, read):  # type: ignore[no-untyped-def]
         decay = op.Exp(op.Mul(op.Unsqueeze(now, [2]), A))
@@ -51,8 +51,7 @@ def scan_output(
         return new, seen
 
     last, y = op.Scan(h, step, x, B, C, body=body, num_scan_inputs=4)
-    both = op.Concat(y, op.Transpose(last, perm=[2, 0, 1, 3]), axis=0)
-    return both
+    return op.Concat(y, op.Transpose(last, perm=[2, 0, 1, 3]), axis=0)
 
 
 def translations() -> dict[Any, Any]:

@@ -61,8 +61,8 @@ class Settings:
         return cls(**{name: kinds.get(name, float)(text) for name, text in given.items() if text is not None})
 
 
-class _TooLarge(Exception):
-    pass
+class _TooLargeError(Exception):
+    """The request has more bytes than allowed."""
 
 
 class BodyLimit:
@@ -80,15 +80,15 @@ class BodyLimit:
             message = await receive()
             received += len(message.get("body", b""))
             if received > self.limit:
-                raise _TooLarge
+                raise _TooLargeError
             return message
 
         declared = dict(scope.get("headers", [])).get(b"content-length", b"0")
         try:
             if declared.isdigit() and int(declared) > self.limit:
-                raise _TooLarge
+                raise _TooLargeError
             await self.app(scope, counted, send)
-        except _TooLarge:
+        except _TooLargeError:
             detail = f"expected a request of at most {self.limit / 1e6:g} MB; send smaller images"
             await JSONResponse({"detail": detail}, status_code=413)(scope, receive, send)
 

@@ -20,11 +20,9 @@ def scan_ends(h: FLOAT[...], A: FLOAT[...], step: FLOAT[...], x: FLOAT[...], B: 
     @graph()
     def body(state, now, value, weight):  # type: ignore[no-untyped-def]
         decay = op.Exp(op.Mul(op.Unsqueeze(now, [2]), A))
-        new = op.Add(op.Mul(decay, state), op.Mul(op.Unsqueeze(weight, [3]), op.Unsqueeze(value, [2])))
-        return new
+        return op.Add(op.Mul(decay, state), op.Mul(op.Unsqueeze(weight, [3]), op.Unsqueeze(value, [2])))
 
-    last = op.Scan(h, step, x, B, body=body, num_scan_inputs=3)
-    return last
+    return op.Scan(h, step, x, B, body=body, num_scan_inputs=3)
 
 
 @script(_DOMAIN, default_opset=op)
@@ -40,9 +38,9 @@ def scan_carry(h: FLOAT[...], decays: FLOAT[...], ends: FLOAT[...]) -> FLOAT[...
 
 
 @script(_DOMAIN, default_opset=op)
-def scan_output(
+def scan_output(  # noqa: D103
     h: FLOAT[...], A: FLOAT[...], step: FLOAT[...], x: FLOAT[...], B: FLOAT[...], C: FLOAT[...]
-) -> FLOAT[...]:  # noqa: D103
+) -> FLOAT[...]:
     @graph()
     def body(state, now, value, weight, read):  # type: ignore[no-untyped-def]
         decay = op.Exp(op.Mul(op.Unsqueeze(now, [2]), A))

@@ -45,7 +45,8 @@ def _reflected_index(size: int, padded: int, device: torch.device) -> Tensor:
     if size == 1:
         return torch.zeros(padded, dtype=torch.long, device=device)
     period = 2 * (size - 1)
-    folded = torch.arange(padded, device=device) % period
+    # as a tensor: exporters do not take the remainder of a division by a size that is still unknown
+    folded = torch.arange(padded, device=device) % torch.full((1,), period, device=device)
     return torch.minimum(folded, period - folded)
 
 

@@ -18,7 +18,7 @@ _DOMAIN = Opset("lemamba", 1)
 @script(_DOMAIN, default_opset=op)
 def scan_ends(h: FLOAT[...], A: FLOAT[...], step: FLOAT[...], x: FLOAT[...], B: FLOAT[...]) -> FLOAT[...]:  # noqa: D103
     @graph()
-    def body(state, now, value, weight):  # type: ignore[no-untyped-def]
+    def body(state, now, value, weight):
         decay = op.Exp(op.Mul(op.Unsqueeze(now, [2]), A))
         return op.Add(op.Mul(decay, state), op.Mul(op.Unsqueeze(weight, [3]), op.Unsqueeze(value, [2])))
 
@@ -28,7 +28,7 @@ def scan_ends(h: FLOAT[...], A: FLOAT[...], step: FLOAT[...], x: FLOAT[...], B: 
 @script(_DOMAIN, default_opset=op)
 def scan_carry(h: FLOAT[...], decays: FLOAT[...], ends: FLOAT[...]) -> FLOAT[...]:  # noqa: D103
     @graph()
-    def body(state, decay, end):  # type: ignore[no-untyped-def]
+    def body(state, decay, end):
         new = op.Add(op.Mul(decay, state), end)
         before = op.Identity(state)
         return new, before
@@ -42,7 +42,7 @@ def scan_output(  # noqa: D103
     h: FLOAT[...], A: FLOAT[...], step: FLOAT[...], x: FLOAT[...], B: FLOAT[...], C: FLOAT[...]
 ) -> FLOAT[...]:
     @graph()
-    def body(state, now, value, weight, read):  # type: ignore[no-untyped-def]
+    def body(state, now, value, weight, read):
         decay = op.Exp(op.Mul(op.Unsqueeze(now, [2]), A))
         new = op.Add(op.Mul(decay, state), op.Mul(op.Unsqueeze(weight, [3]), op.Unsqueeze(value, [2])))
         seen = op.Squeeze(op.MatMul(op.Unsqueeze(read, [2]), new), [2])

@@ -30,8 +30,8 @@ def _advance(h: Tensor, step: Tensor, x: Tensor, B: Tensor, A: Tensor) -> Tensor
 
 
 def _run_ends(h: Tensor, A: Tensor, step: Tensor, x: Tensor, B: Tensor) -> Tensor:
-    for now in zip(step, x, B, strict=True):
-        h = _advance(h, *now, A)
+    for now, value, weight in zip(step, x, B, strict=True):
+        h = _advance(h, now, value, weight, A)
     return h
 
 
@@ -45,9 +45,9 @@ def _run_carry(h: Tensor, decays: Tensor, ends: Tensor) -> Tensor:
 
 def _run_output(h: Tensor, A: Tensor, step: Tensor, x: Tensor, B: Tensor, C: Tensor) -> Tensor:
     y = torch.empty_like(x)
-    for t, (*now, weights) in enumerate(zip(step, x, B, C, strict=True)):
-        h = _advance(h, *now, A)
-        y[t] = (weights[..., None] * h).sum(2)
+    for t, (now, value, weight, read) in enumerate(zip(step, x, B, C, strict=True)):
+        h = _advance(h, now, value, weight, A)
+        y[t] = (read[..., None] * h).sum(2)
     return torch.cat((y, h.permute(2, 0, 1, 3)))
 
 

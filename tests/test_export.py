@@ -75,6 +75,14 @@ def test_a_convolutional_network(tmp_path, capsys):
     assert not is_portable() and not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.fuzz  # about as long as all other tests of this file together
+def test_le_mamba(tmp_path, capsys):
+    need_onnx()
+    network, path = saved(tmp_path, "LEMamba", **SMALL)
+    facts = check(network, path, tmp_path / "net.onnx", capsys)
+    assert facts["sizes of ms"] == "free"
+
+
 @pytest.mark.fuzz
 @pytest.mark.parametrize("name", EXPORTED)
 def test_every_network(name, tmp_path, capsys):

@@ -45,6 +45,7 @@ COMMANDS = {
     "runs": Command("", "list, filter and compare training runs", options.RunsOptions),
     "prepare": Command("prepare_data.py", "simulate, draw, inspect and repack data sets", PREPARE),
     "reproduce": Command("reproduce.py", "reproduce a row of a results table", options.ReproduceOptions),
+    "export": Command("", "write a trained network as an ONNX file", options.ExportOptions),
     "demo": Command("demo.py", "train, fuse and measure on synthetic data in three minutes", options.DemoOptions),
     "doctor": Command("", "examine this machine, and say what to do", options.DoctorOptions),
     "completion": Command("", "print the completion of a shell", options.CompletionOptions),

@@ -79,7 +79,7 @@ def load(
 
     Args:
         weights: "generic", which serves any sensor; run folder, ``proj/run``, .safetensors or .pth file;
-            ``dlpan:FILE`` for weights of DLPan-Toolbox.
+            ``dlpan:FILE`` for weights of DLPan-Toolbox; ``hf:USER/NAME`` for the Hugging Face hub.
         method: name of the network, if the weights do not name it.
         bands: C; needed for weights without a description (.pth files), together with `guide_bands` and `ratio`.
         guide_bands: P.
@@ -87,8 +87,8 @@ def load(
         device: "cpu", "cuda", …; None = a GPU if there is one.
 
     Returns:
-        The network in evaluation mode, with two dicts: `trained_on` (sensor, divisor, … of its training data; may be
-        {}) and `sizes` (its constructor arguments).
+        The network in evaluation mode, with three dicts: `trained_on` (sensor, divisor, … of its training data; may be
+        {}), `sizes` (its constructor arguments) and `described` (all that the weights say of themselves; may be {}).
 
     Raises:
         lemamba.utils.errors.UserError: no such weights, or they do not fit the network.
@@ -98,7 +98,9 @@ def load(
         sizes = {"img_channel": bands, "condition_channel": guide_bands, "out_channel": bands, "ratio": ratio}
     network = load_network(method, str(weights), sizes).to(usable_device(device))
     network.trained_on = trained_on(str(weights))  # type: ignore[assignment]
-    network.sizes = weights_meta(str(weights)).get("model", {}).get("args") or sizes or {}  # type: ignore[assignment]
+    described = weights_meta(str(weights))
+    network.described = described  # type: ignore[assignment]
+    network.sizes = described.get("model", {}).get("args") or sizes or {}  # type: ignore[assignment]
     return network
 
 

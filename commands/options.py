@@ -406,6 +406,28 @@ class RunsOptions:
     csv: Path | None = option(None, "also write the table as CSV", "--csv", metavar="FILE")
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """Export a trained network as an ONNX file, and compare it with torch in onnxruntime (docs/deployment.md).
+
+    Inputs are ms (B, C, h, w), lms (B, C, H, W) and pan (B, P, H, W), divided by the divisor; the output is sr, not
+    clipped. Needs: pip install onnx onnxscript onnxruntime
+
+    Examples:
+        demo/first --out network.onnx
+        dlpan:pnn.pth --arch PNN --bands 8 --out pnn.onnx
+    """
+
+    weights: str = option(REQUIRED, "run folder, proj/run, .safetensors, .pth; dlpan:FILE; hf:NAME", "WEIGHTS")
+    out: Path = option(REQUIRED, "file to write, ends in .onnx", "--out")
+    arch: str | None = option(None, "name of the network, if the weights do not name it", "--arch", "--method")
+    fixed: bool = option(False, "fix batch 1 and --size, also where the network allows other sizes", "--fixed")
+    size: int = option(16, "side of ms where sizes are fixed, and where the file is compared", "--size", low=8)
+    bands: int | None = option(None, "of ms, for weights without a description", "--bands", low=1)
+    guide_bands: int = option(1, "of pan, likewise (default 1)", "--guide_bands", low=1)
+    ratio: int = option(4, "H / h, likewise (default 4)", "--ratio", low=1)
+
+
 SCRATCH = "scratch"
 COMPRESSIONS = ("none", "deflate", "zstd", "lzw")
 DTYPES = ("uint8", "uint16", "float32")

@@ -25,12 +25,14 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
 from lemamba.engine.weights.card import CARD, folder_card
+from lemamba.engine.weights.hub import download
 from lemamba.utils.atomic import read_json, sha256, sync_folder, to_json, write_synced
 from lemamba.utils.errors import UserError
 
 LOG_FOLDER = Path("log_file")
 SHIPPED = {"generic": Path(__file__).resolve().parents[2] / "weights" / "LEMambaAny_generic.safetensors"}
 PUBLISHED_PREFIX = "dlpan:"  # before a file of DLPan-Toolbox
+HUB_PREFIX = "hf:"  # before a model's name on the Hugging Face hub
 _STATE_KEYS = ("state_dict", "model", "net", "ema_model", "params_ema", "params")  # where published files hide them
 
 
@@ -141,7 +143,8 @@ def resolve_weights(run_or_file: str | Path, log_folder: Path = LOG_FOLDER) -> P
 
     Args:
         run_or_file: a name in `SHIPPED`; a .safetensors or .pth file; a run's folder (its best weights, else its last,
-            else the EMA of its newest checkpoint); or ``proj/run`` below `log_folder`.
+            else the EMA of its newest checkpoint) or a folder of weights; ``proj/run`` below `log_folder`; or
+            ``hf:USER/NAME``, perhaps with ``@REVISION``, of the Hugging Face hub.
         log_folder: where runs live.
 
     Raises:
@@ -149,7 +152,8 @@ def resolve_weights(run_or_file: str | Path, log_folder: Path = LOG_FOLDER) -> P
     """
     if str(run_or_file) in SHIPPED:
         return SHIPPED[str(run_or_file)]
-    given = Path(run_or_file)
+    hub_name = str(run_or_file)
+    given = download(hub_name.removeprefix(HUB_PREFIX)) if hub_name.startswith(HUB_PREFIX) else Path(run_or_file)
     if given.is_file():
         return given
     for folder in (given, log_folder / given):
@@ -157,6 +161,7 @@ def resolve_weights(run_or_file: str | Path, log_folder: Path = LOG_FOLDER) -> P
             continue
         checkpoints = sorted(folder.glob("checkpoints/step_*/"), reverse=True)
         candidates = [folder / "weights/best.safetensors", folder / "weights/last.safetensors"]
+        candidates += [folder / "best.safetensors", folder / "last.safetensors"]
         candidates += [c / name for c in (*checkpoints, folder) for name in ("ema.safetensors", "model.safetensors")]
         found = next((c for c in candidates if c.is_file()), None)
         if found is None:

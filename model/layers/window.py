@@ -45,7 +45,8 @@ def _reflected_index(size: int, padded: int, device: torch.device) -> Tensor:
     if size == 1:
         return torch.zeros(padded, dtype=torch.long, device=device)
     period = 2 * (size - 1)
-    folded = torch.arange(padded, device=device) % period
+    # as a tensor: exporters do not take the remainder of a division by a size that is still unknown
+    folded = torch.arange(padded, device=device) % torch.full((1,), period, device=device)
     return torch.minimum(folded, period - folded)
 
 
@@ -56,7 +57,7 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     """
     for dim in (2, 3):
         size = x.shape[dim]
-        padded = -(-size // multiple) * multiple
-        if padded != size:
+        padded = (size + multiple - 1) // multiple * multiple
+        if not isinstance(size, int) or padded != size:  # a size that is unknown at export is always taken by index
             x = x.index_select(dim, _reflected_index(size, padded, x.device))
     return x

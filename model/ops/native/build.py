@@ -24,6 +24,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lemamba.model.ops.portable import is_portable
+
 SOURCES = Path(__file__).resolve().parent
 _COMMON = ("-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 # Tried in this order: for this processor with OpenMP; without OpenMP (one thread); for processors of its kind.
@@ -153,7 +155,7 @@ def serves(variable: str, least: int) -> bool:
     The variable is cpp (wherever there are kernels), torch (never), or anything else (by the number of lanes).
     """
     wanted = os.environ.get(variable, "")
-    return wanted != "torch" and lanes() >= (1 if wanted == "cpp" else least)
+    return wanted != "torch" and not is_portable() and lanes() >= (1 if wanted == "cpp" else least)
 
 
 def fill(structure: ctypes.Structure, **fields: Tensor | ctypes.Structure | int | None) -> ctypes.Structure:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 
 from lemamba.model.ops.native import scan as native
-from lemamba.model.ops.scan import mamba_ssm_backend, reference, torch_backend
+from lemamba.model.ops.portable import is_portable
+from lemamba.model.ops.scan import mamba_ssm_backend, portable_backend, reference, torch_backend
 from lemamba.model.ops.scan.interface import Backend
 from lemamba.model.ops.triton import scan as triton
 from lemamba.utils.errors import UserError, nearest
@@ -52,6 +53,11 @@ def _forced(requested: str | None) -> str | None:
         known = ", ".join(("auto", *BACKENDS))
         raise UserError(f'expected {source} to be one of {known}, given "{name}"{nearest(name, BACKENDS)}')
     return name
+
+
+def backend_for(requested: str | None, device: str, dtype: torch.dtype, state_grad: bool) -> Backend:
+    """Return the backend that `choose` names, or the one for exporters inside `lemamba.model.ops.portable.portable`."""
+    return portable_backend.BACKEND if is_portable() else BACKENDS[choose(requested, device, dtype, state_grad)]
 
 
 @torch.compiler.assume_constant_result

@@ -21,7 +21,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from lemamba.model.ops.scan.backends import BACKENDS, choose
+from lemamba.model.ops.scan.backends import backend_for
 from lemamba.model.ops.scan.interface import CrossInputs, ScanInputs, cast, given
 from lemamba.model.ops.scan.selective import compute_dtype
 from lemamba.operators.autocast import no_autocast
@@ -143,7 +143,7 @@ def cross_selective_scan(
     inputs = CrossInputs(x, dt, Bt, Ct, A, D, dt_weight, dt_bias, shared_state, gate, rho)
     _check(inputs)
     dtype = compute_dtype(x.dtype)
-    backend_used = BACKENDS[choose(backend, x.device.type, dtype, torch.is_grad_enabled())]
+    backend_used = backend_for(backend, x.device.type, dtype, torch.is_grad_enabled())
     fused = backend_used.cross_scan
     if not want_last and not torch.is_grad_enabled() and backend_used.cross_output is not None:
         fused = backend_used.cross_output

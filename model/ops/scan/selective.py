@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lemamba.model.ops.scan.backends import BACKENDS, available_backends, choose
+from lemamba.model.ops.scan.backends import available_backends, backend_for
 from lemamba.model.ops.scan.interface import ScanInputs, cast, given
 from lemamba.operators.autocast import no_autocast
 from lemamba.utils.errors import UserError
@@ -93,7 +93,7 @@ def selective_scan(
     _check(inputs)
     dtype = compute_dtype(u.dtype)
     state_grad = initial_state is not None or (torch.is_grad_enabled() and return_last_state)
-    backend_used = BACKENDS[choose(backend, u.device.type, dtype, state_grad)]
+    backend_used = backend_for(backend, u.device.type, dtype, state_grad)
     with no_autocast(u.device.type):  # a recurrence in a half type would lose the state
         y, last = backend_used.scan(cast(inputs, dtype, backend_used.half_inputs))
     y = y.to(u.dtype)

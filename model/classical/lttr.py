@@ -23,7 +23,7 @@ _FEATURES = 16  # principal directions of the guide's patches by which they are 
 _WEIGHT = 3e-3  # lambda, of the tensor-train rank
 _PENALTY = 1e-4  # mu of the augmented Lagrangian
 _EPSILON = 1e-4  # of log(sigma + epsilon)
-_ITERATIONS = 40
+_ITERATIONS = 20
 _STOP = 1e-4  # relative change of the components
 _AT_ONCE = 256  # groups, so that memory does not grow with the image
 

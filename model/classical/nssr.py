@@ -22,10 +22,10 @@ _GROWTH = 1.1  # of mu in each step
 _ITERATIONS = 25
 _SPAN = 1e-3  # share of the largest singular value of D below which directions are left out
 _NEIGHBOURS = 10
-_REACH = 9  # pixels on every side among which similar ones are sought
+_REACH = 5  # pixels on every side among which similar ones are sought
 _PATCH = 3  # side of the patches that are compared
 _ROUNDS = 10  # of codes and atoms when the dictionary is learnt
-_CODE_STEPS = 100
+_CODE_STEPS = 30
 _SPARSE_CODES = 1e-3  # weight of the codes' sum then, for pixels whose largest value is 1
 _SAMPLE = 20_000  # pixels of ms that the dictionary is learnt from, taken evenly
 
@@ -96,7 +96,7 @@ def dictionary(X: Tensor, count: int) -> Tensor:
     D = diverse(X, count)
     A = X.new_zeros(D.shape[1], X.shape[1])
     for _ in range(_ROUNDS):
-        A = codes(X, D)
+        A = codes(X, D, A)
         normal, right = A @ A.T, X @ A.T
         for k in range(D.shape[1]):
             if normal[k, k] > 0:
@@ -106,12 +106,11 @@ def dictionary(X: Tensor, count: int) -> Tensor:
     return D
 
 
-def codes(X: Tensor, D: Tensor) -> Tensor:
-    """Minimise ``|X - D A|^2 / 2 + weight sum(A)`` over A (K, n) >= 0 by accelerated projected gradient steps."""
+def codes(X: Tensor, D: Tensor, A: Tensor) -> Tensor:
+    """Minimise ``|X - D A|^2 / 2 + weight sum(A)`` over A (K, n) >= 0 by accelerated gradient steps from A."""
     normal, right = D.T @ D, D.T @ X - _SPARSE_CODES
     length = 1 / torch.linalg.eigvalsh(normal)[-1]
-    A = ahead = torch.zeros_like(right)
-    t = 1.0
+    ahead, t = A, 1.0
     for _ in range(_CODE_STEPS):
         before, A = A, (ahead - length * (normal @ ahead - right)).clamp_min(0)
         t, last = (1 + (1 + 4 * t * t) ** 0.5) / 2, t

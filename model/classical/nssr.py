@@ -154,7 +154,7 @@ def patch_distance(a: Tensor, b: Tensor) -> Tensor:
     """Mean squared difference of the patches around each pixel of (P, H, W); images wrap around."""
     squares = (a - b).square().mean(0)
     for dim in (0, 1):
-        squares = sum(squares.roll(k - _PATCH // 2, dim) for k in range(_PATCH)) / _PATCH
+        squares = torch.stack([squares.roll(k - _PATCH // 2, dim) for k in range(_PATCH)]).mean(0)
     return squares
 
 

@@ -66,7 +66,7 @@ def test_batches_change_nothing(name, five, monkeypatch):
     settings = TINY if name == "LEMamba" else {"sensor": five.facts.sensor}
     method = build_model(name, **SIZES, ratio=4, **settings).eval()
     module = sys.modules[type(method).__module__]
-    for steps in ("_ITERATIONS", "_ROUNDS", "_UPDATES"):  # images could mix in any step, so two of each are enough
+    for steps in ("_ITERATIONS", "_ROUNDS", "_UPDATES", "_REACH"):  # images could mix in any step: two of each do
         if hasattr(module, steps):
             monkeypatch.setattr(module, steps, 2)
     single = fuse_set(Runner(method, CPU, Tiling(batch=1)), five)[0]

@@ -71,18 +71,21 @@ def sparse_codes(images: Images, D: Tensor) -> Tensor:
     span = span[:, values > _SPAN * values[0]]
     RD, SD, blur = images.response @ D, span.T @ D, images.blur
     places, weights = similar(images.pan)
-    from_ms, from_guide = blur.spread(mix(span.T, images.ms)), mix(RD.T, images.pan)
-    sparse = dual_A = torch.zeros_like(from_guide)
+    from_ms = blur.spread(mix(span.T, images.ms))
+    sparse = mix(RD.T * 0, images.pan)
+    dual_A = torch.zeros_like(sparse)  # changed in place, as all of this size: they are most of the memory
     Z = U = dual_Z = torch.zeros_like(from_ms)
     identity, mu = torch.eye(len(sparse), dtype=D.dtype), _PENALTY
     for _ in range(_ITERATIONS):
         normal = RD.T @ RD + (_SIMILAR + mu) * SD.T @ SD + mu * identity
-        right = from_guide + mix(SD.T, _SIMILAR * U + mu * Z - dual_Z) + mu * sparse + dual_A
-        A = mix(torch.linalg.inv(normal), right)
+        right = mix(RD.T, images.pan).add_(mix(SD.T, _SIMILAR * U + mu * Z - dual_Z))
+        A = mix(torch.linalg.inv(normal), right.add_(sparse, alpha=mu).add_(dual_A))
+        del right
         image = mix(SD, A)
         Z = blur.solve(torch.full((len(Z),), mu, dtype=Z.dtype), from_ms + mu * image + dual_Z)
-        sparse = (A - (dual_A + _SPARSE / 2) / mu).clamp_min(0)
-        dual_A, dual_Z = dual_A + mu * (sparse - A), dual_Z + mu * (image - Z)
+        sparse = dual_A.add(_SPARSE / 2).div_(-mu).add_(A).clamp_min_(0)
+        dual_A.add_(sparse, alpha=mu).sub_(A, alpha=mu)
+        dual_Z = dual_Z + mu * (image - Z)
         U = average(Z, places, weights)
         mu *= _GROWTH
     return sparse

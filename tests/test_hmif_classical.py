@@ -7,15 +7,21 @@ import pytest
 import torch
 
 from lemamba.model import build_model, list_models
+<<<<<<< HEAD
 from lemamba.model.classical import coupled
 from lemamba.model.classical.coupled import Circulant, extend
 from lemamba.operators import imresize, interpolate, mtf_filter, sample
+=======
+from lemamba.model.classical import coupled, lttr, nssr
+from lemamba.model.classical.coupled import Circulant, Fitted, extend, in_units_of_ms
+from lemamba.operators import interpolate, mtf_filter, sample
+>>>>>>> f1
 from lemamba.operators.observation import Observation, estimate, gaussian_psf, start
 from lemamba.operators.window import Window, cut_windows
 from lemamba.utils.errors import UserError
 from lemamba.utils.geometry import Geometry
 
-NAMES = ["CNMF", "FUSE", "GSA-HS", "HySure", "MTF-GLP-HS"]
+NAMES = ["CNMF", "FUSE", "GSA-HS", "HySure", "LTTR", "MTF-GLP-HS", "NSSR"]
 BANDS, GUIDE = 12, 4
 
 
@@ -214,6 +220,171 @@ def test_cnmf_recovers_a_ground_of_pure_materials():
     sr = method("CNMF")(window.ms, window.lms, window.pan)
     assert (sr >= 0).all()
     assert (sr - x).pow(2).mean().sqrt() < 0.2 * x.std()
+
+
+def dense(images) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Blur and decimation as a matrix (h w, H W), R, and ms, guide and lms as matrices, of images in units of ms."""
+    (H, W), n = images.pan.shape[-2:], images.pan[0].numel()
+    G = np.stack([images.blur.degrade(row.view(1, H, W)).flatten().numpy() for row in torch.eye(n).double()], axis=1)
+    return (G, images.response.numpy(), *(x.flatten(1).numpy() for x in (images.ms, images.pan, images.lms)))
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """A pair of 2 x 2 and 8 x 8 pixels, extended by one MS pixel, and how it is seen."""
+    monkeypatch.setattr(coupled, "MARGIN", 1)
+    window = observed(ground(side=8), Geometry.toolbox(4))
+    seen = start(window.geometry, response(), 0.4)
+    return seen, extend(window, seen)
+
+
+def test_lttr_against_dense_numpy(small, monkeypatch):
+    """Three steps of ADMM: singular values by SVD group by group, the image by normal equations over all unknowns."""
+    monkeypatch.setattr(lttr, "_ITERATIONS", 3)
+    monkeypatch.setattr(lttr, "_WEIGHT", 1e-5)
+    monkeypatch.setattr(lttr, "_EPSILON", 1e-3)
+    seen, images = small
+    E = np.linalg.qr(np.random.default_rng(0).random((BANDS, 3)))[0]
+    units, scale = in_units_of_ms(images)
+    G, R, ms, pan, lms = dense(units)
+    side, n, K = images.pan.shape[-1], pan.shape[1], 3
+    starts = [(i, j) for i in range(0, side - 3, 2) for j in range(0, side - 3, 2)]
+    groups = lttr.Patches(units.pan).groups.numpy()
+    alpha = np.array([4, 16, min(16 * K, groups.shape[1])])
+    alpha = alpha / alpha.sum()
+
+    def shrunk(x: np.ndarray, modes: int) -> np.ndarray:
+        total, count, image = np.zeros((K, side, side)), np.zeros((side, side)), x.reshape(K, side, side)
+        for group in groups:
+            corners = [starts[k] for k in group]
+            tensor = np.stack([image[:, i : i + 4, j : j + 4].transpose(1, 2, 0) for i, j in corners], axis=-1)
+            u, s, v = np.linalg.svd(tensor.reshape(4**modes if modes < 3 else 16 * K, -1), full_matrices=False)
+            root = (s + 1e-3) ** 2 - 4 * alpha[modes - 1] * 1e-5 / 1e-4
+            s = np.where(root > 0, np.maximum((s - 1e-3 + np.sqrt(np.maximum(root, 0))) / 2, 0), 0)
+            tensor = ((u * s) @ v).reshape(tensor.shape)
+            for k, (i, j) in enumerate(corners):
+                total[:, i : i + 4, j : j + 4] += tensor[..., k].transpose(2, 0, 1)
+                count[i : i + 4, j : j + 4] += 1
+        return (total / count).reshape(K, n)
+
+    U, duals, RE = E.T @ lms, [0, 0, 0], R @ E
+    normal = np.kron(np.eye(K), G.T @ G) + np.kron(RE.T @ RE + 3e-4 * np.eye(K), np.eye(n))
+    for _ in range(3):
+        splits = [shrunk(U - d, modes) for modes, d in enumerate(duals, start=1)]
+        right = E.T @ ms @ G + RE.T @ pan + 1e-4 * sum(v + d for v, d in zip(splits, duals, strict=True))
+        U = np.linalg.solve(normal, right.ravel()).reshape(K, n)
+        duals = [d + v - U for v, d in zip(splits, duals, strict=True)]
+    sr = method("LTTR").solve(images, Fitted(seen, torch.from_numpy(E)))
+    assert np.allclose(sr.flatten(1).numpy(), E @ U * float(scale), atol=1e-6)
+    assert np.abs(U - E.T @ lms).max() > 1e-2  # it did something
+
+
+def test_log_threshold_is_a_local_minimum():
+    x, weight = torch.linspace(0, 3, 301, dtype=torch.float64), 0.05
+    s = lttr.log_threshold(x, weight)
+
+    def objective(s: torch.Tensor) -> torch.Tensor:
+        return weight * torch.log(s + lttr._EPSILON) + (s - x).square() / 2
+
+    assert (objective(s) < objective(s + 1e-3)).all()
+    assert (objective(s)[s > 0] < objective(s - 1e-3)[s > 0]).all()
+    assert torch.equal(s > 0, x + lttr._EPSILON > 2 * weight**0.5)
+    assert torch.equal(lttr.log_threshold(x, 0.0), x)
+
+
+def test_orthonormal_bands_leave_the_tensor_train_rank():
+    """The singular values of a group's unfoldings do not depend on the bands in which it is given."""
+    generator = torch.Generator().manual_seed(0)
+    E = torch.linalg.qr(torch.rand(BANDS, 3, dtype=torch.float64, generator=generator))[0]
+    U = torch.rand(3, 18, 21, dtype=torch.float64, generator=generator)
+    patches = lttr.Patches(torch.rand(GUIDE, 18, 21, dtype=torch.float64, generator=generator))
+    for modes in (1, 2, 3):
+        shrunk = patches.shrink(U, modes, 0.5)
+        whole = patches.shrink(coupled.mix(E, U), modes, 0.5)
+        assert torch.allclose(whole, coupled.mix(E, shrunk), atol=1e-8)
+        assert not torch.allclose(shrunk, U, atol=1e-3)
+        assert torch.allclose(patches.shrink(U, modes, 0.0), U, atol=1e-8)
+
+
+def test_groups_of_patches_are_alike_and_leave_none_out():
+    guide = observed(ground(), Geometry.toolbox(4)).pan[0]
+    patches = lttr.Patches(guide)
+    count = len(patches.rows) * len(patches.columns)
+    assert patches.groups.unique().numel() == count == 23**2
+    cut = patches.take(guide, patches.groups.flatten()).flatten(1).unflatten(0, patches.groups.shape)
+    within = (cut - cut.mean(1, keepdim=True)).square().mean()
+    assert within < 0.5 * (cut - cut.mean((0, 1))).square().mean()  # groups of any patches: 0.94
+
+
+def test_nssr_against_dense_numpy(small, monkeypatch):
+    """Four steps of ADMM over all bands, not those of a subspace; similar pixels by all pairs of patches."""
+    monkeypatch.setattr(nssr, "_ITERATIONS", 4)
+    seen, images = small
+    D = np.random.default_rng(0).random((BANDS, 6))
+    units, scale = in_units_of_ms(images)
+    G, R, ms, pan, _ = dense(units)
+    n, side = pan.shape[1], images.pan.shape[-1]
+    at = np.stack(np.divmod(np.arange(n), side))
+    cells = pan.reshape(GUIDE, side, side)
+    around = np.concatenate([np.roll(cells, (i, j), (1, 2)) for i in (-1, 0, 1) for j in (-1, 0, 1)]).reshape(-1, n)
+    distance = ((around[:, :, None] - around[:, None]) ** 2).mean(0)
+    apart = np.abs(at[:, :, None] - at[:, None])
+    apart = np.minimum(apart, side - apart).max(0)
+    distance[(apart == 0) | (apart > 5)] = np.inf
+    nearest = np.sort(distance, axis=0)[:10]
+    kept = distance <= nearest[-1]
+    W = np.where(kept, np.exp(-np.where(kept, distance, 0) / nearest.mean()), 0)
+    W /= W.sum(0)
+    RD, A, Z, U = R @ D, np.zeros((6, n)), np.zeros((BANDS, n)), np.zeros((BANDS, n))
+    V1, V2, S, mu = Z, A, A, nssr._PENALTY
+    eta1, eta2 = nssr._SIMILAR, nssr._SPARSE
+    for _ in range(4):
+        left = RD.T @ RD + (eta1 + mu) * D.T @ D + mu * np.eye(6)
+        A = np.linalg.solve(left, RD.T @ pan + D.T @ (eta1 * U + mu * Z - V1 / 2) + mu * S + V2 / 2)
+        Z = np.linalg.solve(G.T @ G + mu * np.eye(n), (ms @ G + mu * D @ A + V1 / 2).T).T
+        S = np.maximum(A - V2 / (2 * mu) - eta2 / (2 * mu), 0)
+        V1, V2 = V1 + 2 * mu * (D @ A - Z), V2 + 2 * mu * (S - A)
+        U, mu = Z @ W, mu * nssr._GROWTH
+    sr = method("NSSR").solve(images, Fitted(seen, torch.from_numpy(D)))
+    assert (kept.sum(0) == 10).all()  # no ties: neighbours are the same
+    assert np.allclose(sr.flatten(1).numpy(), D @ S * float(scale), atol=1e-7)
+
+
+def test_nssr_minimises_its_objective_where_pixels_have_no_part_in_others(small, monkeypatch):
+    """With U = 0 the problem is convex: slopes are 0 where A is positive, and not negative elsewhere."""
+    monkeypatch.setattr(nssr, "_ITERATIONS", 600)
+    monkeypatch.setattr(nssr, "_GROWTH", 1.0)
+    monkeypatch.setattr(nssr, "_PENALTY", 1e-2)
+    monkeypatch.setattr(nssr, "average", lambda x, places, weights: torch.zeros_like(x))
+    _, images = small
+    D = np.random.default_rng(0).random((BANDS, 5))
+    images, _ = in_units_of_ms(images)
+    G, R, ms, pan, _ = dense(images)
+    A = nssr.sparse_codes(images, torch.from_numpy(D)).flatten(1).numpy()
+    X = D @ A
+    slope = 2 * (D.T @ (X @ G.T - ms) @ G + (R @ D).T @ (R @ X - pan) + nssr._SIMILAR * D.T @ X) + nssr._SPARSE
+    assert (A >= 0).all() and (A == 0).any()
+    assert slope.min() > -1e-6 and np.abs(slope[A > 0]).max() < 1e-6
+
+
+def test_codes_fulfil_the_conditions_of_their_minimum():
+    rng = np.random.default_rng(0)
+    X, D = torch.from_numpy(rng.random((BANDS, 30))), torch.from_numpy(rng.random((BANDS, 5)) ** 3)
+    A = torch.zeros(5, 30, dtype=torch.float64)
+    for _ in range(5):
+        A = nssr.codes(X, D, A)
+    slope = D.T @ (D @ A - X) + nssr._SPARSE_CODES
+    assert (A >= 0).all() and slope.min() > -1e-4 and slope[A > 0].abs().max() < 1e-4
+
+
+def test_the_dictionary_explains_the_pixels_it_was_learnt_from():
+    pixels = ground()[0].flatten(1)[:, ::7]
+    D = nssr.dictionary(pixels / pixels.max(), 20)
+    assert (D >= 0).all() and torch.allclose(D.norm(dim=0), torch.ones(20, dtype=D.dtype))
+    A = torch.zeros(20, pixels.shape[1], dtype=pixels.dtype)
+    for _ in range(5):
+        A = nssr.codes(pixels / pixels.max(), D, A)
+    assert (pixels / pixels.max() - D @ A).norm() < 0.02 * (pixels / pixels.max()).norm()
 
 
 def test_gsa_hs_against_plain_numpy():

@@ -1,4 +1,4 @@
-"""What CNMF, HySure, FUSE and NSSR share: the model of both images, its subspace, and blurring as a circulant operator.
+"""What CNMF, HySure, FUSE, LTTR and NSSR share: the model of both images, its subspace, the blur as circulant operator.
 
 ``ms = X B S + noise`` and ``guide = R X + noise``: X (C, H W) is wanted, R the guide's spectral response, B the blur of
 the point spread function, S the decimation. R and B are estimated from the pair (`lemamba.operators.observation`).
@@ -143,6 +143,18 @@ def extend(window: Window, seen: Observation) -> Images:
         Circulant(replace(seen, base=base), ((h + 2 * MARGIN) * r, (w + 2 * MARGIN) * q)),
         seen.response,
     )
+
+
+def in_units_of_ms(images: Images) -> tuple[Images, Tensor]:
+    """Divide by the largest value of ms, and give the guide's bands the units of ms, whatever the response's are.
+
+    Returns:
+        the images, whose response has rows of sum 1, and the divisor.
+    """
+    scale = images.ms.abs().amax().clamp_min(1e-300)
+    weight = images.response.sum(1, keepdim=True).clamp_min(1e-12)
+    guide = images.pan / weight[:, :, None] / scale
+    return Images(images.ms / scale, images.lms / scale, guide, images.blur, images.response / weight), scale
 
 
 def mix(matrix: Tensor, x: Tensor) -> Tensor:

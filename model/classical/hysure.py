@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lemamba.model.classical.coupled import Coupled, Fitted, Images, mix
+from lemamba.model.classical.coupled import Coupled, Fitted, Images, in_units_of_ms, mix
 from lemamba.utils.registry import register_model
 
 _SMOOTH = 5e-4  # lambda_phi, weight of the total variation
@@ -32,19 +32,16 @@ class HySure(Coupled):
 
     def solve(self, images: Images, fitted: Fitted) -> Tensor:
         """Return sr (C, H, W)."""
-        E, blur, scale = fitted.basis, images.blur, images.ms.abs().amax().clamp_min(1e-300)
+        images, scale = in_units_of_ms(images)
+        E, blur = fitted.basis, images.blur
         RE = images.response @ E
-        # the guide's bands in the units of ms, whatever those of the response are
-        weight = images.response.sum(1, keepdim=True).clamp_min(1e-12)
-        RE, guide = RE / weight, images.pan / weight[:, :, None] / scale
-        ms = mix(E.T, images.ms) / scale
-        U = mix(E.T, images.lms) / scale
+        ms, U = mix(E.T, images.ms), mix(E.T, images.lms)
         rows, columns = self._differences(blur.size)
         inverse = 1 / (blur.spectrum.abs().square() + 1 + rows.abs().square() + columns.abs().square())
         operators = (blur.spectrum, torch.ones_like(rows), rows, columns)
         identity = torch.eye(E.shape[1], dtype=E.dtype)
         fit_guide = torch.linalg.inv(RE.T @ RE + _PENALTY * identity)
-        from_guide = mix(RE.T, guide)
+        from_guide = mix(RE.T, images.pan)
         splits = [blur.filter(U, s) for s in operators]
         duals = [torch.zeros_like(U) for _ in operators]
         r, q = blur.ratio

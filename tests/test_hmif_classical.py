@@ -7,15 +7,9 @@ import pytest
 import torch
 
 from lemamba.model import build_model, list_models
-<<<<<<< HEAD
-from lemamba.model.classical import coupled
-from lemamba.model.classical.coupled import Circulant, extend
-from lemamba.operators import imresize, interpolate, mtf_filter, sample
-=======
 from lemamba.model.classical import coupled, lttr, nssr
 from lemamba.model.classical.coupled import Circulant, Fitted, extend, in_units_of_ms
-from lemamba.operators import interpolate, mtf_filter, sample
->>>>>>> f1
+from lemamba.operators import imresize, interpolate, mtf_filter, sample
 from lemamba.operators.observation import Observation, estimate, gaussian_psf, start
 from lemamba.operators.window import Window, cut_windows
 from lemamba.utils.errors import UserError

@@ -32,10 +32,10 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from benchmarks.hmif_sets import SETS, HmifSet  # noqa: E402
-from lemamba.commands.board import chosen_methods  # noqa: E402
 from lemamba.commands.budget import Budget, train_with  # noqa: E402
 from lemamba.commands.images import fuse_set  # noqa: E402
 from lemamba.commands.methods import load_method  # noqa: E402
+from lemamba.commands.rows import chosen_methods  # noqa: E402
 from lemamba.commands.scores import notes_of, score  # noqa: E402
 from lemamba.datasets.h5 import H5Dataset  # noqa: E402
 from lemamba.engine.fusing.cost import count_flops, count_parameters, held_bytes, peak_bytes  # noqa: E402

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -57,7 +56,7 @@ from lemamba.engine.training.ranks import LostRankError, Ranks
 from lemamba.engine.weights.files import PUBLISHED_PREFIX, SHIPPED, resolve_weights
 from lemamba.reporting.tables import print_table, spread
 from lemamba.utils.atomic import check_writable, write_json
-from lemamba.utils.device import usable_device
+from lemamba.utils.device import usable_device, use_scan_backend
 from lemamba.utils.errors import UserError, one_line
 from lemamba.utils.facts import DataFacts
 from lemamba.utils.geometry import Geometry
@@ -72,8 +71,7 @@ Runners = dict[tuple[Any, ...], Runner]  # methods that are ready, by the data t
 
 def run(options: FuseOptions) -> int:
     """Run the command; return the exit status: of a list 1 if a pair failed."""
-    if options.scan_backend:
-        os.environ["LEMAMBA_SCAN"] = options.scan_backend
+    use_scan_backend(options.scan_backend)
     with joined_ranks() as ranks, nullcontext() if ranks.main else redirect_stdout(io.StringIO()):  # each line once
         if options.weights is None and options.arch is None:
             options = replace(options, weights=GENERIC)

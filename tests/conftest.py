@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -44,6 +44,16 @@ def shared() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+@pytest.fixture(autouse=True)
+def _own_settings() -> Iterator[None]:
+    """What a command sets for its process and children (backend of the scan, verbosity) ends with its test."""
+    before = {name: value for name, value in os.environ.items() if name.startswith("LEMAMBA_")}
+    yield
+    for name in [name for name in os.environ if name.startswith("LEMAMBA_")]:
+        del os.environ[name]
+    os.environ.update(before)
 
 
 @pytest.fixture(autouse=True)

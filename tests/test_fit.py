@@ -413,6 +413,7 @@ def test_a_closed_terminal_saves_as_sigterm_does(tmp_path):
     process, terminal = pty.fork()
     if process == 0:
         os.chdir(ROOT)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored
         command = [sys.executable, str(ROOT / "tests/tiny_training.py"), str(tmp_path), "-e", "100000"]
         os.execve(sys.executable, command, {**os.environ, "PYTHONPATH": "."})
     shown = b""
@@ -428,9 +429,14 @@ def test_a_closed_terminal_saves_as_sigterm_does(tmp_path):
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP"])
 def test_these_signals_ask_to_stop(name):
-    with StopRequest() as stop:
-        signal.raise_signal(getattr(signal, name))
-        assert stop.name == name
+    number = getattr(signal, name)
+    before = signal.signal(number, signal.SIG_DFL)  # the tests themselves may run under nohup or in the background
+    try:
+        with StopRequest() as stop:
+            signal.raise_signal(number)
+            assert stop.name == name
+    finally:
+        signal.signal(number, before)
 
 
 def test_under_nohup_a_closed_terminal_changes_nothing():

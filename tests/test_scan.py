@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lemamba.model.ops import available_backends, selective_scan
 from lemamba.model.ops.native import scan as native_scan
 from lemamba.model.ops.native.build import SOURCES
-from lemamba.model.ops.scan import backends, selective
+from lemamba.model.ops.scan import backends
 from lemamba.model.ops.scan.backends import BACKENDS
 from lemamba.model.ops.scan.interface import Backend, ScanInputs
 from lemamba.utils.errors import UserError
@@ -351,7 +351,6 @@ def test_a_backend_is_what_it_declares(monkeypatch):
 
     new = Backend("new", lambda: (True, "for this test"), scan, devices=("cpu",), state_gradient=False)
     monkeypatch.setattr(backends, "BACKENDS", {"new": new, **BACKENDS})
-    monkeypatch.setattr(selective, "BACKENDS", backends.BACKENDS)
     inputs = {k: v.detach().float() for k, v in make(1, 1, 2, 2, 4).items()}
     state = inputs.pop("initial_state")
     assert available_backends()["new"].available

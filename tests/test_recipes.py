@@ -204,7 +204,7 @@ def test_the_synthetic_recipe_from_end_to_end(tmp_path, changed):
     first = again()
     assert first.returncode == 0, first.stdout + first.stderr
     assert "outside" not in first.stdout and first.stdout.count("in its band") >= 10
-    lines = [line for line in first.stdout.splitlines() if line.startswith("$ python")]
+    lines = [line for line in first.stdout.splitlines() if line.startswith("$ ")]
     assert [Path(shlex.split(line)[2]).name for line in lines] == [
         "prepare_data.py",
         "accelerate_main.py",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lemamba.metrics import EXTRA, INDICES
+from lemamba.model import model_entry
 from lemamba.utils.atomic import sha256
 from lemamba.utils.config import CONFIG_FOLDER, from_mapping
 from lemamba.utils.errors import UserError, nearest
@@ -86,8 +87,9 @@ class Recipe:
 
     @property
     def task(self) -> str:
-        """Return "hmif" for a guide of several bands, else "pansharpening"."""
-        return "hmif" if self.network.condition_channel > 1 else "pansharpening"
+        """Return "hmif" for a guide of several bands, else "pansharpening", as also for planes of LEMambaAny."""
+        several = self.network.condition_channel > 1
+        return "hmif" if several and "hmif" in model_entry(self.network.arch).tasks else "pansharpening"
 
     def prepare_words(self, scene: Path | None, out: Path) -> list[str]:
         """Return the arguments of `lemamba prepare`."""

@@ -59,7 +59,8 @@ def data_of(recipe: Recipe, options: ReproduceOptions) -> Path:
         claim(recipe, options.out)
         return root
     out = options.out / recipe.name / "data"
-    there = all(_is_there(recipe, split, out) for split in splits)
+    files = files_of(recipe.task, recipe.dataset)
+    there = all((out / files[split]).is_file() for split in splits)
     if recipe.scene and not there:
         _check_scene(recipe, options.scene)
     claim(recipe, options.out)
@@ -81,11 +82,6 @@ def _check_scene(recipe: Recipe, scene: Path | None) -> None:
             raise UserError(f'expected {recipe.scene}, "{scene}" is no folder; correct --scene')
         return
     check_scene(recipe.name, recipe.scene, recipe.sha256, scene)
-
-
-def _is_there(recipe: Recipe, split: str, folder: Path) -> bool:
-    tasks = ("pansharpening", "hmif")  # the planes of LEMambaAny make a pansharpening set with many guide bands
-    return any((folder / files_of(task, recipe.dataset)[split]).is_file() for task in tasks)
 
 
 def train(recipe: Recipe, data: Path, options: ReproduceOptions) -> Path:

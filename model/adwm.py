@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from lemamba.model.convert import rename_modules
 from lemamba.model.lagnet import LAGConv, lagconv_names
+from lemamba.model.layers.guides import check_one_guide_or_one_per_band
 from lemamba.model.layers.residual import ResidualBlock
-from lemamba.utils.errors import UserError
 from lemamba.utils.registry import register_model
 
 
@@ -134,11 +134,7 @@ class ADWMFusionNet(Weighted):
         depth: int = 4,
     ) -> None:
         super().__init__()
-        if condition_channel not in (1, img_channel):
-            raise UserError(
-                f"ADWM-FusionNet: expected 1 or {img_channel} guide bands, given {condition_channel}; "
-                "choose another network"
-            )
+        check_one_guide_or_one_per_band("ADWM-FusionNet", img_channel, condition_channel)
         self.head = nn.Conv2d(img_channel, width, 3, padding=1)
         self.blocks = nn.Sequential(*(ResidualBlock(width, F.leaky_relu) for _ in range(depth)))
         self.weighting = DualWeighting(width, depth, hidden=width)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lemamba.model.layers.unet import Down, Up
 from lemamba.model.layers.window import pad_to_multiple
 from lemamba.utils.registry import register_model
 
@@ -171,34 +172,6 @@ class ARBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, c, H, W) to (B, c, H, W)."""
         return x + self.conv2(F.relu(self.conv1(x)))
-
-
-class Down(nn.Sequential):
-    """Halve the sides and double the width: 2x2 stride 2, then a separable 3x3."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__(
-            nn.Conv2d(width, width, 2, stride=2),
-            nn.LeakyReLU(),
-            nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False),
-            nn.Conv2d(width, 2 * width, 1),
-        )
-
-
-class Up(nn.Module):
-    """Double the sides, halve the width, add the skip, then a separable 3x3."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        half = width // 2
-        self.up = nn.ConvTranspose2d(width, half, 2, stride=2)
-        self.conv = nn.Sequential(
-            nn.Conv2d(half, half, 3, padding=1, groups=half, bias=False), nn.Conv2d(half, half, 1)
-        )
-
-    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        """Map (B, c, H, W) and a skip (B, c/2, 2H, 2W) to (B, c/2, 2H, 2W)."""
-        return F.leaky_relu(self.conv(F.leaky_relu(self.up(x)) + skip))
 
 
 @register_model("ARConv", ratios=(2, 4, 8, 16), paper="Wang et al. (ARNet), CVPR 2025")

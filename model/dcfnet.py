@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lemamba.utils.errors import UserError
+from lemamba.model.layers.guides import check_one_guide_or_one_per_band
 from lemamba.utils.registry import register_model
 
 _WIDTHS = (32, 64, 128)  # of the branches
@@ -162,10 +162,7 @@ class DCFNet(nn.Module):
         self, img_channel: int, condition_channel: int, out_channel: int, *, ratio: int = 4, depth: int = 3
     ) -> None:
         super().__init__()
-        if condition_channel not in (1, img_channel):
-            raise UserError(
-                f"DCFNet: expected 1 or {img_channel} guide bands, given {condition_channel}; choose another network"
-            )
+        check_one_guide_or_one_per_band("DCFNet", img_channel, condition_channel)
         wide = _EXPANSION * _STEM
         self.stem = nn.Sequential(
             _conv(img_channel, _STEM),

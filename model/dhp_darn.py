@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lemamba.model.convert import rename_modules
-from lemamba.model.hyperpnn import check_single_guide
+from lemamba.model.layers.guides import check_single_guide
 from lemamba.utils.registry import register_model
 
 _DEPTH = 4

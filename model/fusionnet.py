@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lemamba.model.layers.guides import check_one_guide_or_one_per_band
 from lemamba.model.layers.residual import ResidualBlock, he_initialise
 from lemamba.model.pannet import residual_names
-from lemamba.utils.errors import UserError
 from lemamba.utils.registry import register_model
 
 
@@ -46,10 +46,7 @@ class FusionNet(nn.Module):
         depth: int = 4,
     ) -> None:
         super().__init__()
-        if condition_channel not in (1, img_channel):
-            raise UserError(
-                f"FusionNet: expected 1 or {img_channel} guide bands, given {condition_channel}; choose another network"
-            )
+        check_one_guide_or_one_per_band("FusionNet", img_channel, condition_channel)
         self.head = nn.Conv2d(img_channel, width, 3, padding=1)
         self.blocks = nn.Sequential(*(ResidualBlock(width) for _ in range(depth)))
         self.tail = nn.Conv2d(width, out_channel, 3, padding=1)

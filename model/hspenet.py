@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lemamba.model.convert import rename_modules
-from lemamba.model.hyperpnn import check_single_guide, mirrored_conv
+from lemamba.model.hyperpnn import mirrored_conv
+from lemamba.model.layers.guides import check_single_guide
 from lemamba.utils.registry import register_model
 
 _DEPTH = 5

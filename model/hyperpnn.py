@@ -14,14 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lemamba.model.convert import rename_modules
-from lemamba.utils.errors import UserError
+from lemamba.model.layers.guides import check_single_guide
 from lemamba.utils.registry import register_model
-
-
-def check_single_guide(name: str, guides: int) -> None:
-    """Raise a `UserError` if a network that is defined for hyperspectral images and PAN gets several guide bands."""
-    if guides != 1:
-        raise UserError(f"{name}: expected 1 guide band (PAN), given {guides}; choose another network")
 
 
 def mirrored_conv(channels_in: int, channels_out: int) -> nn.Conv2d:

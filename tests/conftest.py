@@ -60,3 +60,12 @@ def _own_settings() -> Iterator[None]:
 def _seed() -> None:
     """Every test starts from the same generator state."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Images this small gain nothing from threads, and on a busy machine lose a lot."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

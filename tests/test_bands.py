@@ -43,12 +43,12 @@ SMALL = {  # fewer and narrower blocks, which do not know the bands
 BY_PLACE = {"SSRNet", "FusionMamba", "3DT-Net"}
 
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
 @pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def _own_accelerator():
     yield
-    torch.set_num_threads(threads)
     AcceleratorState._reset_state(reset_partial_state=True)
 
 

@@ -35,12 +35,7 @@ FOR_PAN = ("HyperPNN", "HSpeNet", "Hyper-DSNet", "DHP-DARN")
 FOR_GUIDES = ("BDT", "MoG-DCN", "3DT-Net", "SpectraLift")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def network(name: str, C: int = 5, P: int = 1, ratio: int = 4, **more) -> nn.Module:

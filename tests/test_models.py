@@ -20,13 +20,7 @@ BANDS = {"pansharpening": (4, 8, 31), "hmif": (31,)}
 TESTED_RATIOS = (4, 8)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Images this small gain nothing from threads, and on a busy machine lose a lot."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def cases() -> list[tuple[str, str, int, int]]:

@@ -28,12 +28,7 @@ SMALL = {  # the same networks, narrow
 }
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def network(name: str, C: int = 4, P: int = 1, ratio: int = 4, **more) -> nn.Module:

@@ -31,12 +31,7 @@ TOLERANCE = 1e-5  # of max|sr|
 METHODS = Path(__file__).resolve().parent.parent / "docs" / "methods.md"
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def folder(shared, golden: Golden) -> Path:

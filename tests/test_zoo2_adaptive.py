@@ -31,12 +31,7 @@ NETWORKS = {
 INPUTS = ("random", "real", "rect")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def network(case: str, bands: int) -> nn.Module:

@@ -253,7 +253,7 @@ def _extra_folders() -> list[Path]:
 def scan(folders: list[Path], decorator: str = "register_model") -> Entries:
     """Scan `folders` and those named in ``LEMAMBA_MODEL_PATH`` (separated like PATH); later folders override.
 
-    What is left out, and a name that replaces another one, is told once on stderr.
+    A file that is left out and a name that replaces another one are each reported once on stderr.
     """
     found = Entries()
     for folder in [*folders, *_extra_folders()]:

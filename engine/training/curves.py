@@ -19,7 +19,7 @@ from lemamba.utils.atomic import write_text
 from lemamba.utils.errors import UserError
 
 JSONL, CSV = "metrics.jsonl", "metrics.csv"
-_FIRST = ("step", "epoch", "time")
+POSITION = ("step", "epoch", "time")
 
 
 class Curves:
@@ -32,7 +32,7 @@ class Curves:
 
     def __init__(self, folder: Path, step: int) -> None:
         self._jsonl, self._csv = folder / JSONL, folder / CSV
-        self._names: list[str] = list(_FIRST)
+        self._names: list[str] = list(POSITION)
         self._start_line = ""  # a newline after a write that may have ended half-way
         rows = [row for row in read_curves(folder) if row["step"] <= step] if step else []
         try:
@@ -58,7 +58,7 @@ class Curves:
             self._start_line = "\n"
 
     def _rewrite_csv(self, rows: list[dict[str, Any]]) -> None:
-        self._names = list(dict.fromkeys([*_FIRST, *(name for row in rows for name in row)]))
+        self._names = list(dict.fromkeys([*POSITION, *(name for row in rows for name in row)]))
         heading = dict(zip(self._names, self._names, strict=True))
         write_text(self._csv, _csv([heading, *rows], self._names))
 

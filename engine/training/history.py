@@ -5,7 +5,6 @@ A run is a folder ``<log_dir>/<proj>/<run>`` with a config.yaml (see `lemamba.en
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lemamba.engine.training.checkpoint import LOCK_NAME
+from lemamba.engine.training.curves import JSONL, POSITION, read_curves
 from lemamba.utils.atomic import read_json
 from lemamba.utils.errors import UserError
 from lemamba.utils.safe_yaml import read_yaml
@@ -23,8 +23,6 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-METRICS = "metrics.jsonl"  # one JSON object a line: step, epoch, time, and values by name
-_POSITION = ("step", "epoch", "time")
 # settings that name a run or its place and do not change what is learnt
 _NAMES = ("log.", "data.root", "train.device", "train.rank_wait", "train.ckpt_max_limit")
 _STEP_LINE = re.compile(r" epoch \d+/\d+ step (\d+) (.*?) lr (\S+) norm (\S+) (\S+) samples/s$")
@@ -157,22 +155,16 @@ def curves(folder: Path) -> dict[str, Curve]:
     They are read from metrics.jsonl where there is one, else from train.log. Of a step that was repeated after a kill,
     the later value counts.
     """
-    rows = _from_metrics(folder / METRICS) if (folder / METRICS).is_file() else _from_log(folder / "train.log")
+    if (folder / JSONL).is_file():
+        lines = read_curves(folder)
+        rows = [(row["step"], _numbers({k: v for k, v in row.items() if k not in POSITION})) for row in lines]
+    else:
+        rows = list(_from_log(folder / "train.log"))
     found: dict[str, dict[int, float]] = {}
     for step, values in rows:
         for name, value in values.items():
             found.setdefault(name, {})[step] = value
     return {name: sorted(points.items()) for name, points in found.items()}
-
-
-def _from_metrics(path: Path) -> Iterable[tuple[int, dict[str, float]]]:
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            row = json.loads(line)
-            step = int(row["step"])
-        except (ValueError, KeyError, TypeError):  # the last line of a killed run
-            continue
-        yield step, {k: v for k, v in _numbers(row).items() if k not in _POSITION}
 
 
 def _from_log(path: Path) -> Iterable[tuple[int, dict[str, float]]]:

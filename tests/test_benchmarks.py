@@ -331,8 +331,9 @@ COMMAND = {"prepare_data": "prepare", "accelerate_main": "train", "inference": "
 
 
 def test_the_five_commands_of_the_guide(tmp_path, monkeypatch, capsys):
-    """docs/hmif.md as written, on a miniature of CAVE; one epoch of a quick network instead of LE-Mamba's hundred."""
-    block = re.search(r"```bash\n(.*?)```", (ROOT / "docs/hmif.md").read_text(encoding="utf-8"), re.DOTALL)
+    """howto_cave_table.md as written, on a miniature of CAVE; one epoch of a quick network, not LE-Mamba's hundred."""
+    page = (ROOT / "docs/howto_cave_table.md").read_text(encoding="utf-8")
+    block = re.search(r"```bash\n(.*?)```", page, re.DOTALL)
     lines = [line for line in block[1].replace("\\\n", "").splitlines() if line.strip()]
     assert len(lines) == 5
     cave(tmp_path / "complete_ms_data", [name for name in ALPHABETIC.split() if name in KEPT])

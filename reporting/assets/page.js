@@ -118,6 +118,8 @@
   const digits = (step) => Math.max(0, Math.min(6, Math.ceil(-Math.log10(step))));
   const bandName = (c) => state.sample.wavelengths ? `${c + 1} (${+state.sample.wavelengths[c].toFixed(1)} nm)` : `${c + 1}`;
   const current = () => state.sample.base;
+  const extent = () => ({ H: state.sample.size[0], W: state.sample.size[1] }); // pixels of the image; positions count these
+  const at = (image, x, y) => Math.floor(y / state.sample.factor) * image.W + Math.floor(x / state.sample.factor);
   const nameOf = (method) => Object.keys(state.sample.fused).length > 1 ? method : "sr";
 
   // ---- pictures --------------------------------------------------------------------------------------------------
@@ -130,13 +132,13 @@
     const counts = new Uint32Array(65536), size = image.H * image.W;
     let known = 0;
     for (let i = band * size; i < (band + 1) * size; i++) if (image.data[i] !== MISSING) { counts[image.data[i] + 32768]++; known++; }
-    const at = (share) => {
+    const quantile = (share) => {
       let left = share * (known - 1);
       for (let v = 0; v < 65536; v++) { left -= counts[v]; if (left < 0) return v - 32768; }
       return 0;
     };
     const p = Number(stretch) / 100;
-    return (image.limits[key] = [at(p), at(1 - p)]);
+    return (image.limits[key] = [quantile(p), quantile(1 - p)]);
   }
 
   function picture(width, height, paint) {
@@ -181,7 +183,11 @@
   function pictures() {
     const { images, fused, maps, rgb } = state.sample, found = [];
     const bands = ["red", "green", "blue"].map((id) => Number($(id).value));
-    const add = (name, key, canvas, block = 1) => found.push({ name, key, picture: canvas, block });
+    const stored = $("stretch").value === "1" && bands.every((band, k) => band === rgb[k]), tiles = state.sample.tiles || {};
+    const add = (name, key, canvas, block = state.sample.factor) => {
+      const own = tiles[key], fixed = key === "pan" && $("stretch").value === "1";
+      found.push({ name, key, picture: canvas, block, tiles: own && (stored || fixed) ? own : null });
+    };
     if (images.lms) add("lms: MS, interpolated", "lms", coloured(images.lms, bands, current()));
     if (images.pan) add(images.pan.C < 3 ? "pan" : "guide", "pan", coloured(images.pan, images.pan.C < 3 ? [0, 0, 0] : [0, 1, 2], images.pan));
     if (images.gt) add("gt: ground truth", "gt", coloured(images.gt, bands, current()));
@@ -197,14 +203,58 @@
 
   // Left and top of the visible part and its size, in pixels of the image.
   function visible() {
-    const { W, H } = current(), w = W / state.zoom, h = H / state.zoom;
+    const { W, H } = extent(), w = W / state.zoom, h = H / state.zoom;
     return { left: state.x - w / 2, top: state.y - h / 2, w, h };
   }
 
-  function drawPicture(context, panel, width, height) {
-    const { left, top, w, h } = visible(), k = width / w;
-    context.imageSmoothingEnabled = k / devicePixelRatio < 1; // averaged only when pixels are smaller than the screen's
-    context.drawImage(panel.picture, -left * k, -top * k, panel.picture.width * panel.block * k, panel.picture.height * panel.block * k);
+  // Averaged only when pixels are smaller than the screen's.
+  function drawPicture(context, panel, width) {
+    const { left, top, w } = visible(), k = width / w, block = panel.block * k;
+    context.imageSmoothingEnabled = Boolean(panel.tiles) || block / devicePixelRatio < 1;
+    context.drawImage(panel.picture, -left * k, -top * k, panel.picture.width * block, panel.picture.height * block);
+    if (panel.tiles && block > 1) drawTiles(context, panel, k);
+  }
+
+  // ---- pyramid of a large image ----------------------------------------------------------------------------------
+  const SIDE = 256, KEPT = 300; // pixels of a tile; decoded tiles: 75 MiB
+  const decoded = new Map(); // text -> bitmap, or null while it is being decoded; the longest unused first
+
+  function bitmapOf(text) {
+    const found = decoded.get(text);
+    decoded.delete(text);
+    decoded.set(text, found || null);
+    if (found === undefined) {
+      createImageBitmap(new Blob([bytesOf(text)], { type: "image/webp" })).then((bitmap) => {
+        if (!decoded.has(text)) return bitmap.close();
+        decoded.set(text, bitmap);
+        draw();
+      });
+      for (const [old, bitmap] of decoded) {
+        if (decoded.size <= KEPT) break;
+        bitmap?.close();
+        decoded.delete(old);
+      }
+    }
+    return found;
+  }
+
+  // The visible tiles of the coarsest level that is as fine as the screen; those not yet decoded follow.
+  function drawTiles(context, panel, k) {
+    const { first, levels } = panel.tiles, wanted = Math.floor(-Math.log2(k));
+    const level = Math.min(Math.max(wanted, first), first + levels.length - 1), side = SIDE * 2 ** level;
+    const { left, top, w, h } = visible(), { W, H } = extent(), across = Math.ceil(Math.ceil(W / 2 ** level) / SIDE);
+    context.imageSmoothingEnabled = level > 0 || k / devicePixelRatio < 1;
+    for (let row = Math.floor(top / side); row * side < Math.min(top + h, H); row++) {
+      for (let column = Math.floor(left / side); column * side < Math.min(left + w, W); column++) {
+        const bitmap = bitmapOf(levels[level - first][row * across + column]);
+        if (!bitmap) continue;
+        const [x, y] = [Math.round((column * side - left) * k), Math.round((row * side - top) * k)]; // whole: no seams
+        const right = Math.round((column * side + bitmap.width * 2 ** level - left) * k);
+        const bottom = Math.round((row * side + bitmap.height * 2 ** level - top) * k);
+        context.clearRect(x, y, right - x, bottom - y);
+        context.drawImage(bitmap, x, y, right - x, bottom - y);
+      }
+    }
   }
 
   function drawMark(context, width) {
@@ -219,7 +269,7 @@
   }
 
   function sized(canvas) {
-    const width = Math.max(1, Math.round(canvas.clientWidth * devicePixelRatio)), height = Math.round(width * current().H / current().W);
+    const width = Math.max(1, Math.round(canvas.clientWidth * devicePixelRatio)), height = Math.round(width * extent().H / extent().W);
     if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
     const context = canvas.getContext("2d");
     context.clearRect(0, 0, width, height);
@@ -228,21 +278,22 @@
 
   function drawCompare() {
     const [context, width, height] = sized($("compare"));
-    const at = width * Number($("divider").value) / 100;
+    const middle = width * Number($("divider").value) / 100;
     const [left, right] = ["left", "right"].map((id) => panels.find((panel) => panel.key === $(id).value));
-    for (const [panel, first, last] of [[left, 0, at], [right, at, width]]) {
+    for (const [panel, first, last] of [[left, 0, middle], [right, middle, width]]) {
       if (!panel || last <= first) continue;
       context.save();
       context.beginPath();
       context.rect(first, 0, last - first, height);
       context.clip();
-      drawPicture(context, panel, width, height);
+      drawPicture(context, panel, width);
       context.restore();
     }
     drawMark(context, width);
+    drawMap();
     for (const [thick, colour] of [[4, "#000"], [2, "#fff"]]) {
       context.fillStyle = colour;
-      context.fillRect(at - thick * devicePixelRatio / 2, 0, thick * devicePixelRatio, height);
+      context.fillRect(middle - thick * devicePixelRatio / 2, 0, thick * devicePixelRatio, height);
     }
   }
 
@@ -254,7 +305,7 @@
       waiting = false;
       for (const panel of panels) {
         const [context, width, height] = sized(panel.canvas);
-        drawPicture(context, panel, width, height);
+        drawPicture(context, panel, width);
         drawMark(context, width);
       }
       drawCompare();
@@ -262,7 +313,7 @@
   }
 
   function clamp() {
-    const { W, H } = current();
+    const { W, H } = extent();
     state.zoom = Math.min(Math.max(1, state.zoom), Math.max(8, Math.max(W, H) / 8));
     const w = W / state.zoom / 2, h = H / state.zoom / 2;
     state.x = Math.min(Math.max(state.x, w), W - w);
@@ -283,7 +334,7 @@
   }
 
   function whole() {
-    [state.zoom, state.x, state.y] = [1, current().W / 2, current().H / 2];
+    [state.zoom, state.x, state.y] = [1, extent().W / 2, extent().H / 2];
     clamp();
     draw();
   }
@@ -340,6 +391,117 @@
     bar.setAttribute("aria-label", `Colour bar of ${label}, from ${text(low)} to ${text(high)}`);
   }
 
+  // What the page has of a large image.
+  function largeText() {
+    const { factor, tiles = {}, rgb } = state.sample, finest = Math.min(...Object.values(tiles).map((one) => one.first));
+    const values = ` Values are means of ${factor} × ${factor} pixels.`;
+    if (!Object.keys(tiles).length) return `${values} Pictures finer than that did not fit into this file.`;
+    const left = finest ? `, averaged over ${2 ** finest} × ${2 ** finest} pixels to fit into this file` : "";
+    return `${values} Bands ${rgb.map((band) => band + 1).join(", ")} at 1–99 % are shown in full detail${left} (WebP, lossy); other bands and stretches as means.`;
+  }
+
+  // ---- place on the ground ---------------------------------------------------------------------------------------
+  const normal = (x, y, z) => { const r = Math.hypot(x, y, z); return [x / r, y / r, z / r]; };
+
+  // Unit vector of the direction of a position, between the nodes of the grid.
+  function direction(x, y) {
+    const { grid } = state.sample.place, { W, H } = extent(), n = grid.length - 1;
+    const [u, v] = [x / W * n, y / H * n], i = Math.min(Math.max(Math.floor(v), 0), n - 1), j = Math.min(Math.max(Math.floor(u), 0), n - 1);
+    const [s, t] = [u - j, v - i], mix = (k) => (1 - t) * ((1 - s) * grid[i][j][k] + s * grid[i][j + 1][k]) + t * ((1 - s) * grid[i + 1][j][k] + s * grid[i + 1][j + 1][k]);
+    return normal(mix(0), mix(1), mix(2));
+  }
+
+  function mapCoordinates(x, y) {
+    const [a, b, c, d, e, f] = state.sample.place.transform;
+    return [a * x + b * y + c, d * x + e * y + f];
+  }
+
+  function placeText(x, y) {
+    const { transform: [a, b], unit, grid, geographic, crs, name } = state.sample.place, [east, north] = mapCoordinates(x, y);
+    const places = Math.min(9, Math.max(0, 1 - Math.floor(Math.log10(Math.hypot(a, b))))), parts = [];
+    if (!(geographic && grid && crs === "EPSG:4326")) {
+      const [first, second] = geographic ? ["lon", "lat"] : crs || name && unit ? ["E", "N"] : ["x", "y"];
+      parts.push(`${first} ${east.toFixed(places)}${unit && ` ${unit}`}, ${second} ${north.toFixed(places)}${unit && ` ${unit}`}`);
+    }
+    if (grid) {
+      const [X, Y, Z] = direction(x, y), degrees = 180 / Math.PI;
+      const latitude = Math.asin(Z) * degrees, longitude = Math.atan2(Y, X) * degrees;
+      parts.push(`${Math.abs(latitude).toFixed(6)}° ${latitude < 0 ? "S" : "N"}, ${Math.abs(longitude).toFixed(6)}° ${longitude < 0 ? "W" : "E"}`);
+    }
+    return parts.join(" · ");
+  }
+
+  function fillPlace() {
+    const { place } = state.sample;
+    if (!place) return;
+    const { crs, name, grid, error } = place, accuracy = error > 0.1 ? `, interpolated to ${+error.toPrecision(1)} m` : "";
+    $("system").textContent = `${[name, crs && `(${crs})`].filter(Boolean).join(" ")}${grid ? `; latitude and longitude: WGS 84${accuracy}` : ""}`;
+    hover(-1, -1);
+  }
+
+  function hover(x, y) {
+    if (!state.sample?.place) return;
+    const { W, H } = extent(), inside = x >= 0 && y >= 0 && x < W && y < H;
+    $("pointer").textContent = inside ? placeText(x, y) : "–";
+  }
+
+  // Metres of a pixel's width in the middle of what is visible; 0 if that is not known.
+  function pixelMetres() {
+    const { transform: [a, , , d], metres, grid } = state.sample.place;
+    if (metres) return Math.hypot(a, d) * metres;
+    if (!grid) return 0;
+    const one = direction(state.x - 0.5, state.y), other = direction(state.x + 0.5, state.y);
+    return 6371000 * Math.hypot(...one.map((value, k) => value - other[k]));
+  }
+
+  const nice = (largest) => { const p = 10 ** Math.floor(Math.log10(largest)); return [5, 2, 1].find((m) => m * p <= largest) * p; };
+
+  // Scale bar, north and marks of coordinates on the comparison.
+  function drawMap() {
+    const { place } = state.sample, shown = Boolean(place);
+    for (const id of ["scalebar", "north", "marks", "where"]) $(id).toggleAttribute("hidden", !shown);
+    if (!shown) return;
+    const { w, h } = visible(), metres = pixelMetres(), k = $("compare").clientWidth / w;
+    $("scalebar").hidden = !metres;
+    if (metres) {
+      const length = nice(0.3 * w * metres);
+      $("scalebar").style.width = `${length / metres * k}px`;
+      $("scalebar").textContent = length >= 1000 ? `${length / 1000} km` : `${+length.toPrecision(3)} m`;
+    }
+    const [a, b, , d, e] = place.transform, size = a * e - b * d, north = [-b / size, a / size]; // of a step north, in columns and rows
+    $("north").style.transform = `rotate(${(Math.atan2(north[0], -north[1]) * 180 / Math.PI).toFixed(2)}deg)`;
+    drawMarks(k, w, h);
+  }
+
+  // Round coordinates along the lower and the left side; none where rows do not run east.
+  function drawMarks(k, w, h) {
+    const [a, b, , d, e] = state.sample.place.transform, marks = $("marks"), items = [];
+    const svg = (name, attributes, text = "") => {
+      const node = document.createElementNS("http://www.w3.org/2000/svg", name);
+      for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+      node.textContent = text;
+      items.push(node);
+    };
+    const { left, top } = visible(), [x0, y0] = mapCoordinates(left, top), [x1, y1] = mapCoordinates(left + w, top + h);
+    const label = (value, step) => value.toFixed(Math.max(0, -Math.floor(Math.log10(step) + 1e-9)));
+    if (!b && !d) {
+      const step = nice(Math.abs(x1 - x0) / 2.5), rise = nice(Math.abs(y1 - y0) / 2.5);
+      for (let m = Math.ceil(Math.min(x0, x1) / step); m * step <= Math.max(x0, x1); m++) {
+        const x = (m * step - x0) / a * k;
+        svg("path", { d: `M${x} ${h * k}v-8` });
+        svg("text", { x, y: h * k - 11, "text-anchor": x < 40 ? "start" : x > w * k - 40 ? "end" : "middle" }, label(m * step, step));
+      }
+      for (let m = Math.ceil(Math.min(y0, y1) / rise); m * rise <= Math.max(y0, y1); m++) {
+        const y = (m * rise - y0) / e * k;
+        if (y < 14 || y > h * k - 40) continue; // the corner belongs to the other side
+        svg("path", { d: `M0 ${y}h8` });
+        svg("text", { x: 11, y: y + 4 }, label(m * rise, rise));
+      }
+    }
+    marks.setAttribute("viewBox", `0 0 ${w * k} ${h * k}`);
+    marks.replaceChildren(...items);
+  }
+
   // ---- spectrum --------------------------------------------------------------------------------------------------
   const PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]; // Okabe and Ito, 2008
   const DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3]];
@@ -359,7 +521,7 @@
     return found;
   }
 
-  const valuesAt = (image) => Array.from({ length: image.C }, (_, c) => image.value(c, state.pixel.y * image.W + state.pixel.x));
+  const valuesAt = (image) => Array.from({ length: image.C }, (_, c) => image.value(c, at(image, state.pixel.x, state.pixel.y)));
 
   function drawSpectrum() {
     const shown = lines(), C = current().C, nm = state.sample.wavelengths;
@@ -404,8 +566,9 @@
   function fillValues(shown, columns) {
     const text = (value, image) => Number.isNaN(value) ? "–" : value.toFixed(digits(image.step));
     fillTable($("values"), ["band", ...shown.map((line) => line.label)], columns[0].map((_, c) => [bandName(c), ...shown.map((line, k) => text(columns[k][c], line.image))]));
-    const { x, y } = state.pixel, k = state.sample.factor, parts = [`Row ${y * k}, column ${x * k} (counted from 0)`];
-    if (k > 1) parts[0] += `, mean of ${k} × ${k} pixels`;
+    const { x, y } = state.pixel, k = state.sample.factor, parts = [`Row ${y}, column ${x} (counted from 0)`];
+    if (state.sample.place) parts.push(placeText(x + 0.5, y + 0.5));
+    if (k > 1) parts.push(`values are means of ${k} × ${k} pixels`);
     const several = Object.keys(state.sample.maps).length > 1, name = $("map").value;
     for (const [method, maps] of Object.entries(state.sample.maps)) {
       for (const [key, map] of Object.entries(maps)) {
@@ -418,7 +581,7 @@
   }
 
   function mark(x, y) {
-    const { W, H } = current();
+    const { W, H } = extent();
     state.pixel = { x: Math.min(Math.max(0, Math.floor(x)), W - 1), y: Math.min(Math.max(0, Math.floor(y)), H - 1) };
     drawSpectrum();
     draw();
@@ -437,7 +600,7 @@
   function follow(canvas) {
     const pointers = new Map();
     let moved = 0, dividing = false;
-    const at = (event) => {
+    const position = (event) => {
       const box = canvas.getBoundingClientRect(), { left, top, w, h } = visible();
       return [left + (event.clientX - box.left) / box.width * w, top + (event.clientY - box.top) / box.height * h, box];
     };
@@ -451,11 +614,11 @@
     });
     canvas.addEventListener("pointermove", (event) => {
       const before = pointers.get(event.pointerId);
-      if (!before) return;
+      if (!before) return hover(...position(event));
       const [dx, dy] = [event.clientX - before.clientX, event.clientY - before.clientY];
       moved += Math.abs(dx) + Math.abs(dy);
       const other = [...pointers.values()].find((one) => one.pointerId !== event.pointerId);
-      const [x, y, box] = at(event);
+      const [x, y, box] = position(event);
       if (other) {
         const length = (one) => Math.hypot(one.clientX - other.clientX, one.clientY - other.clientY);
         zoom(length(event) / Math.max(length(before), 1), x, y);
@@ -471,15 +634,16 @@
       draw();
     });
     canvas.addEventListener("pointerup", (event) => {
-      if (pointers.size === 1 && moved <= 4 && !dividing) mark(...at(event));
+      if (pointers.size === 1 && moved <= 4 && !dividing) mark(...position(event));
       pointers.delete(event.pointerId);
     });
+    canvas.addEventListener("pointerleave", () => hover());
     canvas.addEventListener("pointercancel", (event) => pointers.delete(event.pointerId));
-    canvas.addEventListener("dblclick", (event) => zoom(2, ...at(event)));
+    canvas.addEventListener("dblclick", (event) => zoom(2, ...position(event)));
     canvas.addEventListener("wheel", (event) => {
       if (!event.ctrlKey && !event.metaKey) return; // the page scrolls
       event.preventDefault();
-      zoom(Math.exp(-event.deltaY / 300), ...at(event));
+      zoom(Math.exp(-event.deltaY / 300), ...position(event));
     }, { passive: false });
   }
 
@@ -507,7 +671,7 @@
     options($("method"), Object.keys(sample.fused).map((name) => [name, name]), $("method").value);
     $("choose-method").hidden = Object.keys(sample.fused).length < 2;
     $("stretch").querySelector("[value=peak]").hidden = sample.peak === null;
-    const step = current().step, shrunk = sample.factor > 1 ? ` Means of ${sample.factor} × ${sample.factor} pixels.` : "";
+    const step = current().step, shrunk = sample.factor > 1 ? largeText() : "";
     $("precision").textContent = (step === 1 ? "Values are exact." : `Values are rounded to ${+step.toPrecision(2)}; scores and maps come from the full values.`) + shrunk;
   }
 
@@ -515,14 +679,15 @@
     if (index < 0 || index >= page.count) return;
     const request = ++requested, sample = await load(index);
     if (request !== requested) return; // another was asked for meanwhile
-    const before = state.sample && [current().H, current().W].join();
+    const before = state.sample && state.sample.size.join();
     [state.index, state.sample] = [index, sample];
     $("sample").value = index;
     $("shown").textContent = `sample ${sample.name}`;
     [$("previous").disabled, $("next").disabled] = [index === 0, index === page.count - 1];
     for (const row of original) row.classList.toggle("here", row.cells[0].textContent === sample.name);
     fillControls(before === null);
-    const { H, W } = current();
+    fillPlace();
+    const { H, W } = extent();
     if (before !== [H, W].join()) {
       state.pixel = { x: W >> 1, y: H >> 1 };
       whole();

@@ -1,65 +1,9 @@
 "use strict";
-// The page of evaluate.py --html and leaderboard.py: a sortable table, synchronised images, spectrum, maps.
+// The images of a page: synchronised views, spectrum, maps, place on the ground.
 // Pixel values come as text from lemamba/reporting/pixels.py; nothing is loaded from elsewhere.
 (() => {
-  const $ = (id) => document.getElementById(id);
-  const make = (name, text, attributes = {}) => {
-    const node = document.createElement(name);
-    if (text !== undefined) node.textContent = text;
-    for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-    return node;
-  };
-  const page = JSON.parse($("page").textContent);
   const MISSING = -32768;
-
-  // ---- table of scores -------------------------------------------------------------------------------------------
-  const table = $("scores"), body = table.tBodies[0], original = [...body.rows];
-  const number = (row, column) => parseFloat(row.cells[column].textContent.replaceAll(",", ""));
-
-  function sortBy(column, ascending) {
-    const rows = [...original];
-    rows.sort((a, b) => {
-      const [x, y] = [number(a, column), number(b, column)];
-      if (Number.isNaN(x) || Number.isNaN(y)) return Number.isNaN(x) - Number.isNaN(y); // without a value: last
-      return ascending ? x - y : y - x;
-    });
-    body.append(...rows);
-    for (const head of table.tHead.rows[0].cells) head.removeAttribute("aria-sort");
-    table.tHead.rows[0].cells[column].setAttribute("aria-sort", ascending ? "ascending" : "descending");
-  }
-
-  function sortWorst(column) {
-    const head = table.tHead.rows[0].cells[column];
-    sortBy(column, Number(head.dataset.direction) >= 0);
-    $("order").textContent = `worst first by ${head.textContent}`;
-  }
-
-  function prepareTable() {
-    const heads = [...table.tHead.rows[0].cells];
-    heads.slice(1).forEach((head, i) => {
-      const button = make("button", head.textContent, { type: "button" });
-      head.replaceChildren(button);
-      button.addEventListener("click", () => {
-        const now = head.getAttribute("aria-sort");
-        if (!now) return sortWorst(i + 1);
-        sortBy(i + 1, now !== "ascending");
-        $("order").textContent = `sorted by ${head.textContent}`;
-      });
-    });
-    const ranked = heads.findIndex((head) => Number(head.dataset.direction));
-    $("worst").hidden = ranked < 0;
-    $("worst").addEventListener("click", () => {
-      const by = heads.findIndex((head) => head.hasAttribute("aria-sort") && Number(head.dataset.direction));
-      sortWorst(by < 0 ? ranked : by);
-    });
-    $("original").addEventListener("click", () => {
-      body.append(...original);
-      heads.forEach((head) => head.removeAttribute("aria-sort"));
-      $("order").textContent = "";
-    });
-  }
-  prepareTable();
-  if (!page.count) return;
+  const original = [...$("scores").tBodies[0].rows];
 
   // ---- reading pixel values --------------------------------------------------------------------------------------
   const bytesOf = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
@@ -503,11 +447,7 @@
   }
 
   // ---- spectrum --------------------------------------------------------------------------------------------------
-  const PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]; // Okabe and Ito, 2008
-  const DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3]];
   let plot = null;
-
-  const ink = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
   // Lines of the spectrum: gt (or lms) first.
   function lines() {
@@ -515,8 +455,7 @@
     if (images.gt) found.push({ label: "gt", image: images.gt, stroke: ink("--ink"), width: 3, dash: [] });
     if (images.lms) found.push({ label: "lms", image: images.lms, stroke: ink("--dim"), width: 1.5, dash: [4, 4] });
     Object.entries(fused).forEach(([method, image], i) => {
-      const dash = DASHES[Math.floor(i / PALETTE.length) % DASHES.length];
-      found.push({ label: nameOf(method), image, stroke: PALETTE[i % PALETTE.length], width: 2, dash });
+      found.push({ label: nameOf(method), image, width: 2, ...lineStyle(i) });
     });
     return found;
   }
@@ -530,7 +469,7 @@
     const columns = shown.map((line) => valuesAt(line.image));
     const data = [order.map((c) => nm ? nm[c] : c + 1), ...columns.map((v) => order.map((c) => Number.isNaN(v[c]) ? null : v[c]))];
     plot?.destroy();
-    const axis = { stroke: ink("--ink"), grid: { stroke: ink("--line"), width: 1 }, ticks: { stroke: ink("--line"), width: 1 } };
+    const axis = axisStyle();
     plot = new uPlot({
       width: Math.max(200, $("spectrum").clientWidth), height: 300, legend: { show: false }, cursor: { drag: { x: false, y: false } },
       scales: { x: { time: false, range: (_, low, high) => low === high ? [low - 1, high + 1] : [low - 0.02 * (high - low), high + 0.02 * (high - low)] } },
@@ -540,14 +479,7 @@
       ],
       series: [{}, ...shown.map(({ label, stroke, width, dash }) => ({ label, stroke, width, dash, points: { show: C <= 40, size: 6, fill: stroke } }))],
     }, data, $("spectrum"));
-    $("legend").replaceChildren(...shown.map(({ label, stroke, width, dash }) => {
-      const item = make("span"), key = document.createElementNS("http://www.w3.org/2000/svg", "svg"), line = document.createElementNS("http://www.w3.org/2000/svg", "line");
-      for (const [k, v] of Object.entries({ width: 32, height: 10, "aria-hidden": true })) key.setAttribute(k, v);
-      for (const [k, v] of Object.entries({ x1: 0, x2: 32, y1: 5, y2: 5, stroke, "stroke-width": width, "stroke-dasharray": dash.join(" ") })) line.setAttribute(k, v);
-      key.append(line);
-      item.append(key, label);
-      return item;
-    }));
+    fillLegend($("legend"), shown);
     fillValues(shown, columns);
   }
 
@@ -723,13 +655,7 @@
     for (const id of ["panels", "stage"]) $(id).addEventListener("keydown", keys);
     follow($("compare"));
     new ResizeObserver(() => { draw(); if (plot && state.sample) plot.setSize({ width: Math.max(200, $("spectrum").clientWidth), height: 300 }); }).observe($("panels"));
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { if (state.sample) drawSpectrum(); });
-    for (const [event, paper] of [["beforeprint", true], ["afterprint", false]]) {
-      addEventListener(event, () => { // canvases keep the colours they were drawn with
-        document.documentElement.classList.toggle("paper", paper);
-        if (state.sample) drawSpectrum();
-      });
-    }
+    onColours(() => { if (state.sample) drawSpectrum(); });
     show(0);
   }
   start();

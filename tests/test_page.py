@@ -12,8 +12,11 @@ import pytest
 import torch
 
 from lemamba.metrics import q2n, sam
+from lemamba.metrics.large import LargeImage
 from lemamba.metrics.maps import angle_map, q2n_map
 from lemamba.reporting.html import html_report
+from lemamba.reporting.place import describe_place
+from lemamba.reporting.pyramid import QUALITIES, Picture, encoded, pyramid
 from lemamba.reporting.viewer import Viewer, band_scores
 
 C, H, W = 5, 64, 96
@@ -138,18 +141,18 @@ def file(samples, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def opened(chromium, file):
-    """Open the page; its messages must be empty in the end."""
+    """Open the page, or another one; its messages must be empty in the end."""
     contexts, messages = [], []
 
-    def open_page(**settings):
+    def open_page(path=file, ready="body[data-ready='0']", **settings):
         settings = {"viewport": {"width": 1280, "height": 900}, "offline": True} | settings
         contexts.append(chromium.new_context(**settings))
         page = contexts[-1].new_page()
         page.on("console", lambda message: messages.append(message.text))
         page.on("pageerror", lambda error: messages.append(str(error)))
         page.on("request", lambda request: messages.append(request.url) if not request.url.startswith("file:") else 0)
-        page.goto(file.as_uri())
-        page.wait_for_selector("body[data-ready='0']")
+        page.goto(path.as_uri())
+        page.wait_for_selector(ready)
         return page
 
     yield open_page
@@ -158,8 +161,9 @@ def opened(chromium, file):
     assert messages == []
 
 
-def click(page, row: int, column: int, method: str = "good") -> None:
+def click(page, row: int, column: int, method: str = "good", size: tuple[int, int] = (H, W)) -> None:
     """Click the middle of a pixel in the panel of a method."""
+    H, W = size
     canvas = page.locator(f"#panels canvas[aria-label='{method}']")
     box = canvas.bounding_box()
     canvas.click(position={"x": (column + 0.5) * box["width"] / W, "y": (row + 0.5) * box["height"] / H})
@@ -291,3 +295,166 @@ def test_accessible_and_no_wider_than_a_phone(opened, scheme):
     assert [
         f"{one['id']}: {one['nodes'][0]['html']}" for one in found if one["impact"] in ("serious", "critical")
     ] == []
+
+
+def frames(page) -> None:
+    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
+# ---- large images, on the ground ------------------------------------------------------------------------------------
+
+LARGE = 3, 1100, 1500  # averaged over 2 x 2 pixels
+
+
+def striped(shape: tuple[int, int, int]) -> np.ndarray:
+    """Flat, a ramp and a corner; at the lower left columns are 0 and 1000 in turn, so means of two are 500."""
+    image = np.zeros(shape)
+    image[0], image[1] = 900, np.arange(shape[2]) % 900
+    image[2, 600:, 1000:] = 1000
+    image[:, 900:, :400] = 1000 * (np.arange(400) % 2)
+    return image
+
+
+class Read:
+    """An image in a file, which is never read whole."""
+
+    def __init__(self, image: np.ndarray) -> None:
+        self.largest = 0
+        self.image = LargeImage(self.part, image.shape, torch.float64)
+        self._pixels = torch.from_numpy(image)
+
+    def part(self, rows: slice, columns: slice) -> torch.Tensor:
+        found = self._pixels[:, rows, columns]
+        self.largest = max(self.largest, found[0].numel())
+        return found
+
+
+@pytest.fixture(scope="module")
+def place():
+    """UTM zone 32 north, rows 20 degrees off the east: no coordinate follows from a row or a column alone."""
+    affine = pytest.importorskip("affine", reason="rasterio is not installed")
+    crs = pytest.importorskip("rasterio.crs").CRS.from_epsg(32632)
+    cos, sin = 2 * np.cos(np.radians(20)), 2 * np.sin(np.radians(20))
+    return crs, affine.Affine(cos, -sin, 620_000, -sin, -cos, 5_340_000)
+
+
+@pytest.fixture(scope="module")
+def scene(place, tmp_path_factory):
+    """A page of a large image that is read by parts: its file, what was stored, and how much was read at once."""
+    truth = striped(LARGE)
+    reads = {"gt": Read(truth), "sr": Read(truth + 50)}
+    viewer, seen = Viewer(1, const=2047), []
+    where = describe_place(*place, LARGE[1:])
+    images = {role: one.image for role, one in reads.items()}
+    fused = {"good": images.pop("sr")}
+    assert viewer.add("1", images, fused, (0, 1, 2), place=where, ratio=4, on_progress=seen.append)
+    path = tmp_path_factory.mktemp("scene") / "page.html"
+    path.write_text(html_report("A scene", {}, [], ["PSNR"], {"1": ["1"]}, {}, viewer.samples), encoding="utf-8")
+    assert seen == sorted(seen) and seen[-1] == 1
+    return path, json.loads(viewer.samples[0]), max(one.largest for one in reads.values())
+
+
+def test_a_large_image_is_read_by_blocks_and_its_scores_are_those_of_the_whole(scene):
+    _, stored, largest = scene
+    assert largest <= 256 * 256 and (stored["factor"], stored["size"]) == (2, list(LARGE[1:]))
+    truth = striped(LARGE)
+    expected = band_scores(truth + 50, truth, 2047)
+    assert stored["bands"]["good"] == [pytest.approx(row, rel=1e-9) for row in expected]
+    assert stored["maps"]["good"]["error"]["shape"] == [1, 550, 750] and stored["scales"]["error"][1] == 50
+    assert stored["maps"]["good"]["q2n"]["shape"] == [1, -(-1100 // 32), -(-1500 // 32)]
+    tiles = stored["tiles"]["gt"]
+    assert tiles["first"] == 0 and [len(level) for level in tiles["levels"]] == [5 * 6]
+
+
+def test_finest_levels_are_left_out_where_they_do_not_fit():
+    generator = np.random.default_rng(0)
+    noise = generator.integers(0, 256, (700, 600, 4), np.uint8)
+    noise[..., 3] = 255
+    picture = Picture(lambda rows, columns: noise[rows, columns], (700, 600))
+    small = Picture(lambda rows, columns: noise[rows, columns], (700, 600), finest=1)
+    room = 10**7
+    whole = pyramid({"a": picture, "b": small}, 2, room)
+    assert (whole["a"]["first"], [len(level) for level in whole["a"]["levels"]]) == (0, [9, 4])
+    assert (whole["b"]["first"], [len(level) for level in whole["b"]["levels"]]) == (1, [4])
+    most = len(encoded(noise, QUALITIES[-1])) // 2
+    tight = pyramid({"a": picture}, 2, most)
+    assert tight["a"]["first"] == 1 and sum(len(text) for level in tight["a"]["levels"] for text in level) <= most
+    assert pyramid({"a": picture}, 2, 1000) == {}
+
+
+def test_the_grid_of_a_place_gives_longitude_and_latitude(place):
+    """Between its nodes, too: for a scene of 60 km, by the formula that the page uses."""
+    from rasterio.transform import xy
+    from rasterio.warp import transform as project
+
+    crs, transform = place
+    H, W = 30_000, 30_000
+    where = describe_place(crs, transform, (H, W))
+    assert (where["crs"], where["unit"], where["metres"]) == ("EPSG:32632", "m", 1)
+    grid = np.array(where["grid"])
+    n = len(grid) - 1
+    for x, y in np.random.default_rng(1).uniform(0, W, (20, 2)):
+        u, v = x / W * n, y / H * n
+        i, j, s, t = int(v), int(u), u % 1, v % 1
+        vector = (1 - t) * ((1 - s) * grid[i, j] + s * grid[i, j + 1]) + t * (
+            (1 - s) * grid[i + 1, j] + s * grid[i + 1, j + 1]
+        )
+        X, Y, Z = vector / np.linalg.norm(vector)
+        east, north = xy(transform, y, x, offset="ul")
+        (longitude,), (latitude,) = project(crs, "EPSG:4326", [east], [north])
+        metres = 111_000 * np.hypot(np.degrees(np.arcsin(Z)) - latitude, np.degrees(np.arctan2(Y, X)) - longitude)
+        assert metres <= 0.2
+    assert describe_place(None, type(transform).identity(), (9, 9)) is None
+
+
+def test_a_large_scene_shows_its_pixels_and_their_coordinates(opened, scene, place):
+    from rasterio.transform import xy
+    from rasterio.warp import transform as project
+
+    crs, transform = place
+    page = opened(scene[0])
+    page.select_option("#left", "gt")
+    page.locator("#divider").fill("100")
+    size = LARGE[1:]
+    row, column = 400, 1200
+    click(page, row, column, "sr: fused", size)
+    shown = page.text_content("#pixel")
+    found = re.match(r"Row (\d+), column (\d+) .*? E ([\d.]+) m, N ([\d.]+) m · ([\d.]+)° N, ([\d.]+)° E", shown)
+    assert found, shown
+    row, column, east, north, latitude, longitude = (float(text) for text in found.groups())
+    assert abs(row - 400) <= 3 and abs(column - 1200) <= 3  # a pixel of the screen has several of the image
+    x, y = xy(transform, row, column)
+    assert (east, north) == (pytest.approx(x, abs=0.51), pytest.approx(y, abs=0.51))
+    (lon,), (lat,) = project(crs, "EPSG:4326", [x], [y])
+    assert (latitude, longitude) == (pytest.approx(lat, abs=2e-6), pytest.approx(lon, abs=2e-6))
+    assert values(page)["gt"][0] == pytest.approx(900, abs=4)
+
+    page.locator("#compare").scroll_into_view_if_needed()
+    box = page.locator("#compare").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    middle = re.search(r"E ([\d.]+) m, N ([\d.]+) m", page.text_content("#pointer"))
+    wanted = xy(transform, size[0] / 2, size[1] / 2, offset="ul")
+    assert middle and [float(v) for v in middle.groups()] == [pytest.approx(v, abs=4) for v in wanted]
+    metres = float(page.text_content("#scalebar").removesuffix(" m"))
+    width = page.locator("#scalebar").bounding_box()["width"]
+    assert metres / width == pytest.approx(2 * size[1] / box["width"], rel=0.02)
+    turned = re.search(r"rotate\(([-\d.]+)deg", page.get_attribute("#north", "style"))
+    down, across = np.linalg.solve([[transform.b, transform.a], [transform.e, transform.d]], [0, 1])
+    assert turned and float(turned[1]) == pytest.approx(np.degrees(np.arctan2(across, -down)), abs=0.01)
+
+    def contrast() -> int:
+        frames(page)
+        return page.evaluate("""() => {
+            const c = document.querySelector("#panels canvas[aria-label='gt: ground truth']"), w = c.width;
+            const row = [...c.getContext("2d").getImageData(0, c.height >> 2, w, 1).data];
+            const green = row.filter((_, i) => i % 4 === 1);
+            return Math.max(...green) - Math.min(...green);
+        }""")
+
+    click(page, 1000, 200, "sr: fused", size)
+    for _ in range(10):  # until a pixel is larger than one of the screen
+        page.click("#in")
+    page.wait_for_function("() => document.body.dataset.tiles === '0'")
+    assert contrast() > 200, "stripes of one pixel"
+    page.select_option("#stretch", "2")
+    assert contrast() < 60, "the means of two"

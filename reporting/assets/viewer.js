@@ -161,6 +161,7 @@
 
   // ---- pyramid of a large image ----------------------------------------------------------------------------------
   const SIDE = 256, KEPT = 300; // pixels of a tile; decoded tiles: 75 MiB
+  let pending = 0;
   const decoded = new Map(); // text -> bitmap, or null while it is being decoded; the longest unused first
 
   function bitmapOf(text) {
@@ -168,7 +169,9 @@
     decoded.delete(text);
     decoded.set(text, found || null);
     if (found === undefined) {
+      pending++;
       createImageBitmap(new Blob([bytesOf(text)], { type: "image/webp" })).then((bitmap) => {
+        pending--;
         if (!decoded.has(text)) return bitmap.close();
         decoded.set(text, bitmap);
         draw();
@@ -253,6 +256,7 @@
         drawMark(context, width);
       }
       drawCompare();
+      document.body.dataset.tiles = pending; // still to come
     });
   }
 

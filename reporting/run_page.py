@@ -74,7 +74,8 @@ def pictures_section(pictures: Mapping[str, Sequence[tuple[int, bytes]]]) -> str
     parts = []
     share = PICTURE_BYTES // max(len(pictures), 1)
     for number, (run, own) in enumerate(pictures.items()):
-        kept, used = [], 0
+        kept: list[tuple[int, bytes]] = []
+        used = 0
         for step, data in reversed(own):
             used += len(data) * 4 // 3
             if used > share and kept:
@@ -114,10 +115,12 @@ def cards_section(cards: Mapping[str, str]) -> str:
 
 
 def _rendered(text: str) -> str:
-    from markdown_it import MarkdownIt
-
     if text.startswith("---\n"):  # the header that tools read
         text = text.partition("\n---\n")[2]
+    try:
+        from markdown_it import MarkdownIt  # comes with rich
+    except ImportError:
+        return f"<pre>{html.escape(text)}</pre>"
     reader = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
     tokens = reader.parse(text)
     for token in tokens:

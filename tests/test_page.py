@@ -11,6 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from lemamba.commands import parse
+from lemamba.commands import report as report_command
+from lemamba.engine.training.curves import Curves
+from lemamba.engine.weights.files import save_weights
 from lemamba.metrics import q2n, sam
 from lemamba.metrics.large import LargeImage
 from lemamba.metrics.maps import angle_map, q2n_map
@@ -18,6 +22,9 @@ from lemamba.reporting.html import html_report
 from lemamba.reporting.place import describe_place
 from lemamba.reporting.pyramid import QUALITIES, Picture, encoded, pyramid
 from lemamba.reporting.viewer import Viewer, band_scores
+from lemamba.utils import config
+from lemamba.utils.errors import UserError
+from lemamba.utils.formats.mat import write_mat
 
 C, H, W = 5, 64, 96
 HOLE = 10, 12  # row and column of a pixel without data
@@ -445,8 +452,10 @@ def test_a_large_scene_shows_its_pixels_and_their_coordinates(opened, scene, pla
     def contrast() -> int:
         frames(page)
         return page.evaluate("""() => {
-            const c = document.querySelector("#panels canvas[aria-label='gt: ground truth']"), w = c.width;
-            const row = [...c.getContext("2d").getImageData(0, c.height >> 2, w, 1).data];
+            const shown = document.querySelector("#panels canvas[aria-label='gt: ground truth']"), w = shown.width;
+            const copy = new OffscreenCanvas(w, 1).getContext("2d", { willReadFrequently: true });
+            copy.drawImage(shown, 0, -(shown.height >> 2));
+            const row = [...copy.getImageData(0, 0, w, 1).data];
             const green = row.filter((_, i) => i % 4 === 1);
             return Math.max(...green) - Math.min(...green);
         }""")
@@ -458,3 +467,89 @@ def test_a_large_scene_shows_its_pixels_and_their_coordinates(opened, scene, pla
     assert contrast() > 200, "stripes of one pixel"
     page.select_option("#stretch", "2")
     assert contrast() < 60, "the means of two"
+
+
+# ---- runs -----------------------------------------------------------------------------------------------------------
+
+LOSSES = {"first": [0.5, 0.25, 0.125], "second": [0.4, 0.3, float("nan")]}
+
+
+@pytest.fixture(scope="module")
+def runs_folder(samples, tmp_path_factory) -> Path:
+    """Two runs that differ in rate and width; both have fused the same two images, of which one run's differ."""
+    root = tmp_path_factory.mktemp("runs")
+    for name, rate in (("first", "1e-3"), ("second", "5e-4")):
+        folder = root / "log_file/p" / name
+        folder.mkdir(parents=True)
+        flags = ["--arch", "PNN", "--lr", rate, "-e", "7", "--seed", "11", "--dataset", "wv3"]
+        config.save(config.resolve(config.parse(flags).flags), folder / "config.yaml")
+        training = {"metrics": {"sam": 2.5, "psnr": 31.0}, "training": {"epoch": 7, "step": 6, "minutes": 1.5}}
+        save_weights(folder / "weights/best.safetensors", {}, training)
+        save_weights(folder / "weights/last.safetensors", {}, training)
+        (folder / "weights/README.md").write_text("---\ntags: [x]\n---\n# PNN <b>\n\n| a | b |\n|---|---|\n| 1 | 2 |\n")
+        curves = Curves(folder, 0)
+        for step, loss in zip((2, 4, 6), LOSSES[name], strict=True):
+            curves.add({"train/total": loss, "loop/lr": float(rate)}, step=step, epoch=step, seconds=step)
+        method = {"first": "good", "second": "bad"}[name]
+        images = {role: np.stack([one[key] for one in samples]) for role, key in (("gt", "gt"), ("sr", method))}
+        images |= {role: np.stack([one[role] for one in samples]) for role in ("lms", "pan")}
+        out = root / f"visualized_img/PNN_wv3/p/{name}/data_PNN_wv3_ref.mat"
+        out.parent.mkdir(parents=True)
+        facts = {"info_divisor": 2047.0, "info_ratio": 4.0}
+        write_mat(out, {role: torch.from_numpy(x) for role, x in images.items()}, facts)
+    return root
+
+
+@pytest.fixture
+def report(runs_folder, monkeypatch):
+    monkeypatch.chdir(runs_folder)
+    return lambda *words: report_command.run(parse("report", [*words]))
+
+
+def table(page, name: str) -> list[list[str]]:
+    return page.evaluate(f"[...document.querySelectorAll('#{name} tr')].map(r => [...r.cells].map(c => c.textContent))")
+
+
+def test_the_page_of_two_runs(opened, report, runs_folder, samples):
+    assert report("p/*", "--out", "two.html") == 0
+    page = opened(runs_folder / "two.html")
+    heads, *rows = table(page, "scores")
+    cells = {row[0]: dict(zip(heads, row, strict=True)) for row in rows}
+    assert set(cells) == {"p/first", "p/second"} and cells["p/first"]["step"] == "6"
+    assert cells["p/second"]["valid. PSNR"].startswith("31.0")
+    for run, method in (("p/first", "good"), ("p/second", "bad")):
+        angles = [sam(*(torch.from_numpy(one[key])[None] for key in (method, "gt"))) for one in samples]
+        assert float(cells[run]["test SAM"].split()[0]) == pytest.approx(float(sum(angles)) / 2, rel=1e-3)
+    names, *differing = table(page, "settings")
+    shown = [dict(zip(names, row, strict=True)) for row in differing]
+    assert shown == [{"setting": "optimizer.lr", "p/first": "0.001", "p/second": "0.0005"}]
+    drawn = json.loads(page.text_content("#page"))["curves"]
+    lines = {line["run"]: line for line in drawn[0]["lines"]}
+    assert drawn[0]["title"] == "train/total" and lines["p/first"]["values"] == LOSSES["first"]
+    assert lines["p/second"]["values"] == [0.4, 0.3, None] and lines["p/second"]["steps"] == [2, 4, 6]
+    assert page.locator("#curves canvas").count() == len(drawn) == 2
+    page.locator("#curves .u-over").first.hover(position={"x": 2, "y": 20})
+    assert "step 2: " in page.text_content("#curve-values") and "p/first 0.5" in page.text_content("#curve-values")
+    click(page, 20, 70, "p/second")
+    assert values(page)["p/second"] == pytest.approx(samples[0]["bad"][:, 20, 70], abs=2)
+
+
+def test_the_page_of_one_run_has_what_differs_from_the_defaults(report, runs_folder, capsys):
+    assert report("p/first") == 0
+    page = (runs_folder / "log_file/p/first/report.html").read_text(encoding="utf-8")
+    assert "log_file/p/first/report.html" in capsys.readouterr().out
+    settings = re.search(r'<table id="settings">(.*?)</table>', page, re.S)
+    assert settings
+    rows = dict(re.findall(r'<tr><th scope="row">([^<]*)</th>(.*?)</tr>', settings[1]))
+    default = config.resolve({"model": {"arch": "PNN"}}).train
+    assert rows["train.seed"] == f"<td>{default.seed}</td><td>11</td>"
+    assert rows["train.epochs"] == f"<td>{default.epochs}</td><td>7</td>"
+    assert "train.batch_size" not in rows and "log.run_name" not in rows
+    assert "PNN &lt;b&gt;</h3>" in page and "<td>1</td>" in page and "tags: [x]" not in page
+
+
+def test_runs_that_are_not_there_or_have_no_page_name(report, runs_folder):
+    with pytest.raises(UserError, match=r"no run fits 'p/frist'.*p/first"):
+        report("p/frist")
+    with pytest.raises(UserError, match="--out FILE.html for 2 runs"):
+        report("p/first", "p/second")

@@ -145,7 +145,6 @@ def score_table(runs: Sequence[Run], tests: Sequence[Tested]) -> tuple[list[tupl
     for one in runs:
         row = cells[one.name] = {("network", 0): str(one.settings.get("model.arch", "?"))}
         row |= {("data", 0): str(one.settings.get("data.dataset", "?")), ("state", 0): one.state}
-        row |= {(name, 0): str(value) for name, value in one.cost.items()}
         row |= {
             (f"valid. {heading(name)}", direction(name) or -(name == "loss")): format_value(name, (value,))
             for name, value in one.scores.items()
@@ -155,6 +154,7 @@ def score_table(runs: Sequence[Run], tests: Sequence[Tested]) -> tuple[list[tupl
                 (f"test {heading(name)}", direction(name)): format_value(name, value)
                 for name, value in test.result.summary.items()
             }
+        row |= {(name, 0): str(value) for name, value in one.cost.items()}
     columns = list(dict.fromkeys(column for row in cells.values() for column in row))
     return columns, {name: [row.get(column, "–") for column in columns] for name, row in cells.items()}
 

@@ -8,6 +8,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lemamba.reporting.tables import direction
+
 Line = Sequence[tuple[int, float]]  # (step, value) in ascending steps
 MOST_POINTS = 1500  # of a line; of more, every k-th and the last one are drawn
 PICTURE_BYTES = 3_000_000  # of all pictures of validations
@@ -20,7 +22,8 @@ def curve_panels(curves: Mapping[str, Mapping[str, Line]]) -> list[dict[str, Any
         curves: run -> quantity -> points, as `lemamba.engine.training.history.curves` reads them.
 
     Returns:
-        [{"title": quantity, "lines": [{"run", "steps", "values"}, …]}, …]; a value that is not finite is None.
+        [{"title": quantity, "log": whether a logarithmic axis suits it, "lines": [{"run", "steps", "values"}, …]}, …];
+        a value that is not finite is None.
     """
     quantities = dict.fromkeys(name for own in curves.values() for name in own)
     order = ("train/", "valid/", "loop/")
@@ -35,7 +38,8 @@ def curve_panels(curves: Mapping[str, Mapping[str, Line]]) -> list[dict[str, Any
             values = [value if math.isfinite(value) else None for _, value in points]
             if points:
                 lines.append({"run": run, "steps": [step for step, _ in points], "values": values})
-        panels.append({"title": name, "lines": lines})
+        growing = direction(name.rpartition("/")[2]) > 0  # decibels, and qualities that end at 1
+        panels.append({"title": name, "log": not growing, "lines": lines})
     return panels
 
 

@@ -182,9 +182,14 @@ def values(page) -> dict[str, list[float]]:
     return {name: [float(row[i]) for row in rows[1:]] for i, name in enumerate(rows[0]) if i}
 
 
+def settled(page) -> None:
+    """Wait until all images are drawn, those off the screen too."""
+    page.wait_for_function("() => document.body.dataset.drawn === 'yes' && document.body.dataset.tiles === '0'")
+
+
 def painted(page) -> np.ndarray:
     """Return the comparison as (H, W, 4), a colour for each pixel of the image."""
-    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    settled(page)
     data = page.evaluate(
         """([H, W]) => {
         const shown = document.getElementById("compare"), c = document.createElement("canvas");
@@ -268,7 +273,7 @@ def test_all_images_zoom_together_and_the_pixel_under_the_pointer_stays(opened):
     page.wait_for_selector("body.zoomed")
     click(page, 20, 70)
     assert page.text_content("#pixel") == before
-    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    settled(page)
     zoomed = page.evaluate("[...document.querySelectorAll('#panels canvas, #compare')].map(c => c.toDataURL())")
     assert len(first) == 3 + 2 * len(METHODS) + 1 and all(a != b for a, b in zip(first, zoomed, strict=True))
     page.click("#fit")
@@ -302,10 +307,6 @@ def test_accessible_and_no_wider_than_a_phone(opened, scheme):
     assert [
         f"{one['id']}: {one['nodes'][0]['html']}" for one in found if one["impact"] in ("serious", "critical")
     ] == []
-
-
-def frames(page) -> None:
-    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
 # ---- large images, on the ground ------------------------------------------------------------------------------------
@@ -450,7 +451,7 @@ def test_a_large_scene_shows_its_pixels_and_their_coordinates(opened, scene, pla
     assert turned and float(turned[1]) == pytest.approx(np.degrees(np.arctan2(across, -down)), abs=0.01)
 
     def contrast() -> int:
-        frames(page)
+        settled(page)
         return page.evaluate("""() => {
             const shown = document.querySelector("#panels canvas[aria-label='gt: ground truth']"), w = shown.width;
             const copy = new OffscreenCanvas(w, 1).getContext("2d", { willReadFrequently: true });
@@ -463,7 +464,6 @@ def test_a_large_scene_shows_its_pixels_and_their_coordinates(opened, scene, pla
     click(page, 1000, 200, "sr: fused", size)
     for _ in range(10):  # until a pixel is larger than one of the screen
         page.click("#in")
-    page.wait_for_function("() => document.body.dataset.tiles === '0'")
     assert contrast() > 200, "stripes of one pixel"
     page.select_option("#stretch", "2")
     assert contrast() < 60, "the means of two"
@@ -496,7 +496,7 @@ def runs_folder(samples, tmp_path_factory) -> Path:
         out = root / f"visualized_img/PNN_wv3/p/{name}/data_PNN_wv3_ref.mat"
         out.parent.mkdir(parents=True)
         facts = {"info_divisor": 2047.0, "info_ratio": 4.0}
-        write_mat(out, {role: torch.from_numpy(x) for role, x in images.items()}, facts)
+        write_mat(out, images, info=facts)
     return root
 
 
@@ -526,7 +526,7 @@ def test_the_page_of_two_runs(opened, report, runs_folder, samples):
     drawn = json.loads(page.text_content("#page"))["curves"]
     lines = {line["run"]: line for line in drawn[0]["lines"]}
     assert drawn[0]["title"] == "train/total" and lines["p/first"]["values"] == LOSSES["first"]
-    assert lines["p/second"]["values"] == [0.4, 0.3, None] and lines["p/second"]["steps"] == [2, 4, 6]
+    assert lines["p/second"]["values"] == [0.4, 0.3] and lines["p/second"]["steps"] == [2, 4]
     assert page.locator("#curves canvas").count() == len(drawn) == 2
     page.locator("#curves .u-over").first.hover(position={"x": 2, "y": 20})
     assert "step 2: " in page.text_content("#curve-values") and "p/first 0.5" in page.text_content("#curve-values")

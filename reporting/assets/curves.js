@@ -25,7 +25,7 @@
     return new uPlot({
       width: Math.max(220, target.clientWidth), height: 260, legend: { show: false },
       cursor: { sync: { key: "steps" }, drag: { x: true, y: false } },
-      scales: { x: { time: false, range: pad }, y: positive && $("logarithmic").checked ? { distr: 3 } : {} },
+      scales: { x: { time: false, range: pad }, y: positive && panel.log && $("logarithmic").checked ? { distr: 3 } : { range: (_, low, high) => low === high ? [low - 1, high + 1] : uPlot.rangeNum(low, high, 0.1, true) } },
       axes: [{ ...axis, label: "optimizer step" }, { ...axis, size: 70, values: (_, splits) => splits.map((v) => v === null ? "" : rounded(v)) }],
       series: [{}, ...panel.lines.map((line) => ({ label: line.run, ...style(line.run), points: { show: few, size: 6, fill: style(line.run).stroke } }))],
       hooks: { setCursor: [(plot) => { if (plot.cursor.event) read(panel, plot, data); }] },

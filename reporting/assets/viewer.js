@@ -154,9 +154,13 @@
   // Averaged only when pixels are smaller than the screen's.
   function drawPicture(context, panel, width) {
     const { left, top, w } = visible(), k = width / w, block = panel.block * k;
-    context.imageSmoothingEnabled = Boolean(panel.tiles) || block / devicePixelRatio < 1;
-    context.drawImage(panel.picture, -left * k, -top * k, panel.picture.width * block, panel.picture.height * block);
-    if (panel.tiles && block > 1) drawTiles(context, panel, k);
+    const tiles = panel.tiles && block > 1 ? visibleTiles(panel.tiles, k) : [];
+    if (!tiles.length || tiles.some(({ bitmap }) => !bitmap)) {
+      const between = panel.key === "lms" && state.sample.factor > 1; // interpolated anyway
+      context.imageSmoothingEnabled = between || Boolean(panel.tiles) || block / devicePixelRatio < 1;
+      context.drawImage(panel.picture, -left * k, -top * k, panel.picture.width * block, panel.picture.height * block);
+    }
+    drawTiles(context, tiles, k);
   }
 
   // ---- pyramid of a large image ----------------------------------------------------------------------------------
@@ -185,22 +189,27 @@
     return found;
   }
 
-  // The visible tiles of the coarsest level that is as fine as the screen; those not yet decoded follow.
-  function drawTiles(context, panel, k) {
-    const { first, levels } = panel.tiles, wanted = Math.floor(-Math.log2(k));
-    const level = Math.min(Math.max(wanted, first), first + levels.length - 1), side = SIDE * 2 ** level;
-    const { left, top, w, h } = visible(), { W, H } = extent(), across = Math.ceil(Math.ceil(W / 2 ** level) / SIDE);
-    context.imageSmoothingEnabled = level > 0 || k / devicePixelRatio < 1;
+  // The visible tiles of the coarsest level that is as fine as the screen; "bitmap" of those not yet decoded is null.
+  function visibleTiles({ first, levels }, k) {
+    const level = Math.min(Math.max(Math.floor(-Math.log2(k)), first), first + levels.length - 1), scale = 2 ** level, side = SIDE * scale;
+    const { left, top, w, h } = visible(), { W, H } = extent(), across = Math.ceil(Math.ceil(W / scale) / SIDE), found = [];
     for (let row = Math.floor(top / side); row * side < Math.min(top + h, H); row++) {
       for (let column = Math.floor(left / side); column * side < Math.min(left + w, W); column++) {
-        const bitmap = bitmapOf(levels[level - first][row * across + column]);
-        if (!bitmap) continue;
-        const [x, y] = [Math.round((column * side - left) * k), Math.round((row * side - top) * k)]; // whole: no seams
-        const right = Math.round((column * side + bitmap.width * 2 ** level - left) * k);
-        const bottom = Math.round((row * side + bitmap.height * 2 ** level - top) * k);
-        context.clearRect(x, y, right - x, bottom - y);
-        context.drawImage(bitmap, x, y, right - x, bottom - y);
+        found.push({ x: column * side, y: row * side, scale, bitmap: bitmapOf(levels[level - first][row * across + column]) });
       }
+    }
+    return found;
+  }
+
+  function drawTiles(context, tiles, k) {
+    const { left, top } = visible();
+    for (const { x, y, scale, bitmap } of tiles) {
+      if (!bitmap) continue;
+      context.imageSmoothingEnabled = scale > 1 || k / devicePixelRatio < 1;
+      const [x0, y0] = [Math.round((x - left) * k), Math.round((y - top) * k)]; // whole: no seams
+      const [x1, y1] = [Math.round((x + bitmap.width * scale - left) * k), Math.round((y + bitmap.height * scale - top) * k)];
+      context.clearRect(x0, y0, x1 - x0, y1 - y0);
+      context.drawImage(bitmap, x0, y0, x1 - x0, y1 - y0);
     }
   }
 
@@ -244,19 +253,36 @@
     }
   }
 
-  let waiting = false;
+  // Images on the screen are drawn in the next frame, the others when nothing has moved for a while.
+  const onScreen = new Set();
+  const watch = new IntersectionObserver((entries) => {
+    for (const { target, isIntersecting } of entries) onScreen[isIntersecting ? "add" : "delete"](target);
+  }, { rootMargin: "200px" });
+  let waiting = false, later = 0;
+
+  function drawWhere(wanted) {
+    for (const panel of panels) {
+      if (!wanted(panel.canvas)) continue;
+      const [context, width] = sized(panel.canvas);
+      drawPicture(context, panel, width);
+      drawMark(context, width);
+    }
+    if (wanted($("compare"))) drawCompare();
+    document.body.dataset.tiles = pending; // still to come
+  }
+
   function draw() {
     if (waiting || !state.sample) return;
     waiting = true;
+    document.body.dataset.drawn = "no";
     requestAnimationFrame(() => {
       waiting = false;
-      for (const panel of panels) {
-        const [context, width, height] = sized(panel.canvas);
-        drawPicture(context, panel, width);
-        drawMark(context, width);
-      }
-      drawCompare();
-      document.body.dataset.tiles = pending; // still to come
+      drawWhere((canvas) => onScreen.has(canvas));
+      clearTimeout(later);
+      later = setTimeout(() => {
+        drawWhere((canvas) => !onScreen.has(canvas));
+        document.body.dataset.drawn = "yes";
+      }, 120);
     });
   }
 
@@ -289,18 +315,25 @@
 
   function rebuild() {
     const fresh = pictures(), same = fresh.length === panels.length && fresh.every((panel, i) => panel.key === panels[i].key);
-    if (!same) $("panels").replaceChildren();
+    if (!same) {
+      panels.forEach(({ canvas }) => { watch.unobserve(canvas); onScreen.delete(canvas); });
+      $("panels").replaceChildren();
+    }
     panels = fresh.map((panel, i) => {
       if (same) return { ...panels[i], ...panel };
       const canvas = make("canvas", undefined, { role: "img" }), figure = make("figure"), caption = make("figcaption");
       figure.append(canvas, caption);
       $("panels").append(figure);
       follow(canvas);
+      watch.observe(canvas);
       return { ...panel, canvas, caption };
     });
     for (const panel of panels) {
       panel.caption.textContent = panel.name;
       panel.canvas.setAttribute("aria-label", panel.name);
+    }
+    for (const canvas of [$("compare"), ...panels.map((panel) => panel.canvas)]) { // nothing moves when it is drawn
+      canvas.style.aspectRatio = `${extent().W} / ${extent().H}`;
     }
     fillCompare();
     drawBar();
@@ -658,6 +691,7 @@
     $("fit").addEventListener("click", whole);
     for (const id of ["panels", "stage"]) $(id).addEventListener("keydown", keys);
     follow($("compare"));
+    watch.observe($("compare"));
     new ResizeObserver(() => { draw(); if (plot && state.sample) plot.setSize({ width: Math.max(200, $("spectrum").clientWidth), height: 300 }); }).observe($("panels"));
     onColours(() => { if (state.sample) drawSpectrum(); });
     show(0);

@@ -274,11 +274,11 @@
   function draw() {
     if (waiting || !state.sample) return;
     waiting = true;
+    clearTimeout(later);
     document.body.dataset.drawn = "no";
     requestAnimationFrame(() => {
       waiting = false;
       drawWhere((canvas) => onScreen.has(canvas));
-      clearTimeout(later);
       later = setTimeout(() => {
         drawWhere((canvas) => !onScreen.has(canvas));
         document.body.dataset.drawn = "yes";

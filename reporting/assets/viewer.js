@@ -260,14 +260,21 @@
   }, { rootMargin: "200px" });
   let waiting = false, later = 0;
 
-  function drawWhere(wanted) {
+  const stale = new Set(); // canvases
+
+  function drawStale(wanted) {
+    const compare = $("compare");
     for (const panel of panels) {
-      if (!wanted(panel.canvas)) continue;
+      if (!stale.has(panel.canvas) || !wanted(panel.canvas)) continue;
+      stale.delete(panel.canvas);
       const [context, width] = sized(panel.canvas);
       drawPicture(context, panel, width);
       drawMark(context, width);
     }
-    if (wanted($("compare"))) drawCompare();
+    if (stale.has(compare) && wanted(compare)) {
+      stale.delete(compare);
+      drawCompare();
+    }
     document.body.dataset.tiles = pending; // still to come
   }
 
@@ -278,9 +285,10 @@
     document.body.dataset.drawn = "no";
     requestAnimationFrame(() => {
       waiting = false;
-      drawWhere((canvas) => onScreen.has(canvas));
+      for (const canvas of [$("compare"), ...panels.map((panel) => panel.canvas)]) stale.add(canvas);
+      drawStale((canvas) => onScreen.has(canvas));
       later = setTimeout(() => {
-        drawWhere((canvas) => !onScreen.has(canvas));
+        drawStale(() => true);
         document.body.dataset.drawn = "yes";
       }, 120);
     });
@@ -316,7 +324,11 @@
   function rebuild() {
     const fresh = pictures(), same = fresh.length === panels.length && fresh.every((panel, i) => panel.key === panels[i].key);
     if (!same) {
-      panels.forEach(({ canvas }) => { watch.unobserve(canvas); onScreen.delete(canvas); });
+      for (const { canvas } of panels) {
+        watch.unobserve(canvas);
+        onScreen.delete(canvas);
+        stale.delete(canvas);
+      }
       $("panels").replaceChildren();
     }
     panels = fresh.map((panel, i) => {

@@ -21,7 +21,7 @@ from lemamba.engine.training.history import Run, curves, differences, find_runs,
 from lemamba.engine.weights.card import CARD
 from lemamba.reporting.html import html_report
 from lemamba.reporting.pictures import choose_bands
-from lemamba.reporting.run_page import cards_section, curve_panels, pictures_section, settings_section
+from lemamba.reporting.run_page import PICTURE_BYTES, cards_section, curve_panels, pictures_section, settings_section
 from lemamba.reporting.tables import direction, format_value, heading
 from lemamba.reporting.viewer import PAGE_BYTES, Viewer
 from lemamba.utils import config
@@ -31,6 +31,7 @@ from lemamba.utils.progress import track
 from lemamba.utils.sensors import get_sensor
 
 DEFAULTS = "default"
+CURVE_BYTES = 1_000_000  # of the page, for curves and model cards
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,8 @@ def pictures_of(tests: Sequence[Tested]) -> tuple[Viewer, list[str]]:
         return Viewer(0), []
     first = next((test for test in tests if test.result.protocol == "reduced"), tests[0])
     settings = first.result.settings
-    viewer = Viewer(min(PICTURED_SAMPLES, len(first.result)), const=settings.const, published=settings.published)
+    how: dict[str, Any] = {"const": settings.const, "published": settings.published}
+    viewer = Viewer(min(PICTURED_SAMPLES, len(first.result)), **how, limit=PAGE_BYTES - PICTURE_BYTES - CURVE_BYTES)
     others = {test.run: test for test in reversed(tests) if test.run != first.run and _same_kind(test, first)}
     left_out = set()
     with ExitStack() as files:

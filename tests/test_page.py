@@ -311,15 +311,15 @@ def test_accessible_and_no_wider_than_a_phone(opened, scheme):
 
 # ---- large images, on the ground ------------------------------------------------------------------------------------
 
-LARGE = 3, 1100, 1500  # averaged over 2 x 2 pixels
+LARGE = 3, 640, 1100  # averaged over 2 x 2 pixels
 
 
 def striped(shape: tuple[int, int, int]) -> np.ndarray:
     """Flat, a ramp and a corner; at the lower left columns are 0 and 1000 in turn, so means of two are 500."""
     image = np.zeros(shape)
     image[0], image[1] = 900, np.arange(shape[2]) % 900
-    image[2, 600:, 1000:] = 1000
-    image[:, 900:, :400] = 1000 * (np.arange(400) % 2)
+    image[2, 200:, 600:] = 1000
+    image[:, 500:, :400] = 1000 * (np.arange(400) % 2)
     return image
 
 
@@ -368,22 +368,22 @@ def test_a_large_image_is_read_by_blocks_and_its_scores_are_those_of_the_whole(s
     truth = striped(LARGE)
     expected = band_scores(truth + 50, truth, 2047)
     assert stored["bands"]["good"] == [pytest.approx(row, rel=1e-9) for row in expected]
-    assert stored["maps"]["good"]["error"]["shape"] == [1, 550, 750] and stored["scales"]["error"][1] == 50
-    assert stored["maps"]["good"]["q2n"]["shape"] == [1, -(-1100 // 32), -(-1500 // 32)]
+    assert stored["maps"]["good"]["error"]["shape"] == [1, 320, 550] and stored["scales"]["error"][1] == 50
+    assert stored["maps"]["good"]["q2n"]["shape"] == [1, 640 // 32, -(-1100 // 32)]
     tiles = stored["tiles"]["gt"]
-    assert tiles["first"] == 0 and [len(level) for level in tiles["levels"]] == [5 * 6]
+    assert tiles["first"] == 0 and [len(level) for level in tiles["levels"]] == [3 * 5]
 
 
 def test_finest_levels_are_left_out_where_they_do_not_fit():
     generator = np.random.default_rng(0)
-    noise = generator.integers(0, 256, (700, 600, 4), np.uint8)
+    noise = generator.integers(0, 256, (520, 300, 4), np.uint8)
     noise[..., 3] = 255
-    picture = Picture(lambda rows, columns: noise[rows, columns], (700, 600))
-    small = Picture(lambda rows, columns: noise[rows, columns], (700, 600), finest=1)
+    picture = Picture(lambda rows, columns: noise[rows, columns], (520, 300))
+    small = Picture(lambda rows, columns: noise[rows, columns], (520, 300), finest=1)
     room = 10**7
     whole = pyramid({"a": picture, "b": small}, 2, room)
-    assert (whole["a"]["first"], [len(level) for level in whole["a"]["levels"]]) == (0, [9, 4])
-    assert (whole["b"]["first"], [len(level) for level in whole["b"]["levels"]]) == (1, [4])
+    assert (whole["a"]["first"], [len(level) for level in whole["a"]["levels"]]) == (0, [6, 2])
+    assert (whole["b"]["first"], [len(level) for level in whole["b"]["levels"]]) == (1, [2])
     most = len(encoded(noise, QUALITIES[-1])) // 2
     tight = pyramid({"a": picture}, 2, most)
     assert tight["a"]["first"] == 1 and sum(len(text) for level in tight["a"]["levels"] for text in level) <= most
@@ -424,13 +424,12 @@ def test_a_large_scene_shows_its_pixels_and_their_coordinates(opened, scene, pla
     page.select_option("#left", "gt")
     page.locator("#divider").fill("100")
     size = LARGE[1:]
-    row, column = 400, 1200
-    click(page, row, column, "sr: fused", size)
+    click(page, 300, 900, "sr: fused", size)
     shown = page.text_content("#pixel")
     found = re.match(r"Row (\d+), column (\d+) .*? E ([\d.]+) m, N ([\d.]+) m · ([\d.]+)° N, ([\d.]+)° E", shown)
     assert found, shown
     row, column, east, north, latitude, longitude = (float(text) for text in found.groups())
-    assert abs(row - 400) <= 3 and abs(column - 1200) <= 3  # a pixel of the screen has several of the image
+    assert abs(row - 300) <= 3 and abs(column - 900) <= 3  # a pixel of the screen has several of the image
     x, y = xy(transform, row, column)
     assert (east, north) == (pytest.approx(x, abs=0.51), pytest.approx(y, abs=0.51))
     (lon,), (lat,) = project(crs, "EPSG:4326", [x], [y])
@@ -461,7 +460,7 @@ def test_a_large_scene_shows_its_pixels_and_their_coordinates(opened, scene, pla
             return Math.max(...green) - Math.min(...green);
         }""")
 
-    click(page, 1000, 200, "sr: fused", size)
+    click(page, 570, 200, "sr: fused", size)
     for _ in range(10):  # until a pixel is larger than one of the screen
         page.click("#in")
     assert contrast() > 200, "stripes of one pixel"

@@ -277,7 +277,7 @@ def _add_pictures(
         maps=maps,
         valid=valid,
         wavelengths=wavelengths.tolist() if wavelengths.size == sr.shape[-3] else None,
-        place=describe_place(*sample["place"], sr.shape[-2:]) if "place" in sample else None,
+        place=describe_place(*sample.get("place", (None, None)), size=sr.shape[-2:]),
         ratio=settings.ratio,
         on_progress=on_progress,
     )

@@ -229,6 +229,6 @@ def _of_one_image(one: Sample, other: Sample) -> bool:
 def _add(
     viewer: Viewer, name: str, sample: Sample, fused: Mapping[str, np.ndarray], sensor: str | None, ratio: int
 ) -> None:
-    images = {role: sample[role] for role in ("lms", "pan", "gt") if role in sample}
+    images: dict[str, np.ndarray] = {role: sample[role] for role in ("lms", "pan", "gt") if role in sample}
     rgb = choose_bands(get_sensor(sensor or "none"), next(iter(images.values())), images.get("pan"))
     viewer.add(name, images, fused, rgb, ratio=ratio)

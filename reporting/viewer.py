@@ -78,7 +78,7 @@ def _block_maps(
     a, b = (
         x[0] if isinstance(x, LargeImage) else torch.from_numpy(np.ascontiguousarray(x, np.float64)) for x in (sr, gt)
     )
-    mask = valid
+    mask: Any = valid
     if valid is not None:
         mask = valid[0, 0] if isinstance(valid, LargeImage) else torch.from_numpy(np.ascontiguousarray(valid))
     return {"q2n": q2n_map(a, b, const=const, published=published, mask=mask).numpy()}
@@ -303,11 +303,12 @@ def _range(image: np.ndarray) -> tuple[float, float]:
 
 def _packed_images(sample: _Sample, spare: int, bits: float) -> tuple[float, dict[str, Any]]:
     """Return the images in about the finest steps that `spare` bytes allow, first tried with `bits`, and their bits."""
-    images = {role: sample.images[role] for role in ("gt", "lms", "pan") if role in sample.images}
+    order = ("gt", "lms", "pan")
+    images: dict[str, np.ndarray] = {role: sample.images[role] for role in order if role in sample.images}
     size = next(iter(sample.fused.values())).shape[-2:]
     if sample.factor > 1 and min(size) > CALIBRATED:  # packing it again and again would take minutes
         middle = tuple(slice((side - CALIBRATED) // 2, (side + CALIBRATED) // 2) for side in size)
-        cut = {role: image[(slice(None), *middle)] for role, image in images.items()}
+        cut: dict[str, np.ndarray] = {role: image[(slice(None), *middle)] for role, image in images.items()}
         results = {method: image[(slice(None), *middle)] for method, image in sample.fused.items()}
         valid = None if sample.valid is None else sample.valid[middle]
         bits, _ = _fitted(cut, results, valid, spare * CALIBRATED**2 // math.prod(size), bits)

@@ -268,6 +268,7 @@ def _add_pictures(
     valid: Any = images.get("valid")
     if valid is not None and not isinstance(valid, LargeImage):
         valid = valid[0, 0].cpu().numpy()
+    crs, transform = sample.get("place", (None, None))
     wavelengths, sr = np.ravel(opened.info.get("wavelengths", ())), sample["sr"]
     viewer.add(
         name,
@@ -277,7 +278,7 @@ def _add_pictures(
         maps=maps,
         valid=valid,
         wavelengths=wavelengths.tolist() if wavelengths.size == sr.shape[-3] else None,
-        place=describe_place(*sample.get("place", (None, None)), size=sr.shape[-2:]),
+        place=describe_place(crs, transform, sr.shape[-2:]),
         ratio=settings.ratio,
         on_progress=on_progress,
     )

@@ -43,6 +43,7 @@ COMMANDS = {
     "evaluate": Command("evaluate.py", "measure fused images", options.EvaluateOptions),
     "board": Command("leaderboard.py", "compare methods on one test set", options.BoardOptions),
     "runs": Command("", "list, filter and compare training runs", options.RunsOptions),
+    "report": Command("", "write an HTML page of training runs", options.ReportOptions),
     "prepare": Command("prepare_data.py", "simulate, draw, inspect and repack data sets", PREPARE),
     "reproduce": Command("reproduce.py", "reproduce a row of a results table", options.ReproduceOptions),
     "export": Command("", "write a trained network as an ONNX file", options.ExportOptions),

@@ -12,6 +12,7 @@ import io
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,15 +34,18 @@ from lemamba.metrics.inputs import BLOCK, check_positive, in_unit_range
 from lemamba.metrics.large import LargeImage
 from lemamba.reporting.html import html_report
 from lemamba.reporting.pictures import choose_bands
+from lemamba.reporting.place import describe_place
 from lemamba.reporting.tables import direction, heading, spread, to_latex
 from lemamba.reporting.viewer import PAGE_BYTES, Viewer
 from lemamba.utils.atomic import check_writable, write_json, write_text
 from lemamba.utils.device import usable_device
 from lemamba.utils.errors import UserError
-from lemamba.utils.progress import track
+from lemamba.utils.progress import ProgressBar
 from lemamba.utils.sensors import get_sensor
 
 PICTURED_SAMPLES = 20
+MEASURED = 0.5  # of the time of a sample, where it is drawn as well
+MIDDLE = 256  # pixels of a large image, by which bands are chosen
 DIM = 4  # data that end below this part of the peak get a note
 ARROWS = {1: " ↑", -1: " ↓"}
 
@@ -166,14 +170,16 @@ def _observed(options: EvaluateOptions, info: dict[str, Any]) -> Observed | None
 def evaluate(options: EvaluateOptions) -> Result:
     """Measure every sample of the path."""
     with ExitStack() as files:
-        return _evaluate(options, open_samples(options, files))
+        opened = open_samples(options, files)
+        with ProgressBar("measure", len(opened.names)) as bar:
+            return _evaluate(options, opened, bar)
 
 
-def _evaluate(options: EvaluateOptions, opened: Opened) -> Result:
+def _evaluate(options: EvaluateOptions, opened: Opened, bar: ProgressBar) -> Result:
     meter, settings = Meter(), None
     pictures = Viewer(0)
     notes, remarks, top = list(opened.notes), [], 0.0
-    for name, sample in zip(opened.names, track(opened.samples, "measure", total=len(opened.names)), strict=True):
+    for done, (name, sample) in enumerate(zip(opened.names, opened.samples, strict=True)):
         if settings is None:
             settings, more = settle(sample, options, opened.info)
             notes += more
@@ -194,12 +200,13 @@ def _evaluate(options: EvaluateOptions, opened: Opened) -> Result:
         if settings.protocol == "reduced" and settings.const is not None:
             remarks.append(dead_band_note(name, images, float(values["qn"]), settings.const, settings.published))
         if options.hqnr_map:
-            _write_map(options, opened, images, settings)
-        large = isinstance(images["sr"], LargeImage)
-        if options.html and large:
-            notes.append("No pictures: the scene is measured in its files; draw one with inference.py --rgb_png.")
-        elif options.html and len(pictures.samples) < PICTURED_SAMPLES:
-            _add_pictures(pictures, str(name), sample, images, settings, opened)
+            _write_map(options, opened, sample, images, settings)
+        if options.html and len(pictures.samples) < PICTURED_SAMPLES:
+            start = done + MEASURED
+            bar.update(start, "pictures")
+            shown = partial(_advance, bar, start, 1 - MEASURED)
+            _add_pictures(pictures, str(name), sample, images, settings, opened, shown)
+        bar.update(done + 1, "measuring")
     if settings is None:
         raise UserError(f'expected at least one image in "{fused_path(options)}", found none; check the file')
     result = Result(settings, opened.names, meter, pictures=pictures)
@@ -208,12 +215,17 @@ def _evaluate(options: EvaluateOptions, opened: Opened) -> Result:
     return replace(result, notes=notes)
 
 
-def _write_map(options: EvaluateOptions, opened: Opened, images: dict[str, torch.Tensor], settings: Settings) -> None:
+def _advance(bar: ProgressBar, start: float, length: float, part: float) -> None:
+    bar.update(start + length * part)
+
+
+def _write_map(
+    options: EvaluateOptions, opened: Opened, sample: Sample, images: dict[str, torch.Tensor], settings: Settings
+) -> None:
     """Write HQNR, D_lambda_K and D_s of every block as a GeoTIFF."""
     assert options.hqnr_map is not None
-    assert opened.place is not None  # of --ms and --pan
     blocks = _hqnr_blocks(opened, images, settings)
-    write_map(options.hqnr_map, blocks, ("HQNR", "D_lambda_K", "D_s"), BLOCK, *opened.place)
+    write_map(options.hqnr_map, blocks, ("HQNR", "D_lambda_K", "D_s"), BLOCK, *sample["place"])  # of --ms and --pan
 
 
 def _hqnr_blocks(opened: Opened, images: dict[str, torch.Tensor], settings: Settings) -> np.ndarray:
@@ -229,33 +241,57 @@ def _hqnr_blocks(opened: Opened, images: dict[str, torch.Tensor], settings: Sett
 
 
 def _add_pictures(
-    viewer: Viewer, name: str, sample: Sample, images: dict[str, torch.Tensor], settings: Settings, opened: Opened
+    viewer: Viewer,
+    name: str,
+    sample: Sample,
+    images: dict[str, torch.Tensor],
+    settings: Settings,
+    opened: Opened,
+    on_progress: Callable[[float], None],
 ) -> None:
     """Add what the page shows of a sample."""
     method = "sr"
     rgb = choose_bands(
         get_sensor(settings.sensor or "none"),
-        sample["lms"] if "lms" in sample else sample["sr"],
-        sample.get("pan"),
+        _middle(sample["lms" if "lms" in sample else "sr"]),
+        _middle(sample["pan"]) if "pan" in sample else None,
     )
     full = settings.protocol == "full"
     roles = ("lms", "pan") if full else ("lms", "pan", "gt")
     maps = None
     if full:
-        one_pan = len(sample["pan"]) == 1
+        one_pan = sample["pan"].shape[-3] == 1
         names = ("hqnr", "d_lambda_k", "d_s")
-        blocks = _hqnr_blocks(opened, {k: v.cpu() for k, v in images.items()}, settings) if one_pan else ()
+        on_cpu = {k: v if isinstance(v, LargeImage) else v.cpu() for k, v in images.items()}
+        blocks = _hqnr_blocks(opened, on_cpu, settings) if one_pan else ()
         maps = {method: dict(zip(names, blocks, strict=False))}
-    wavelengths = np.ravel(opened.info.get("wavelengths", ()))
+    valid: Any = images.get("valid")
+    if valid is not None and not isinstance(valid, LargeImage):
+        valid = valid[0, 0].cpu().numpy()
+    crs, transform = sample.get("place", (None, None))
+    wavelengths, sr = np.ravel(opened.info.get("wavelengths", ())), sample["sr"]
     viewer.add(
         name,
         {role: sample[role] for role in roles if role in sample},
-        {method: sample["sr"]},
+        {method: sr},
         rgb,
         maps=maps,
-        valid=None if "valid" not in images else images["valid"][0, 0].cpu().numpy(),
-        wavelengths=wavelengths.tolist() if wavelengths.size == len(sample["sr"]) else None,
+        valid=valid,
+        wavelengths=wavelengths.tolist() if wavelengths.size == sr.shape[-3] else None,
+        place=describe_place(crs, transform, sr.shape[-2:]),
+        ratio=settings.ratio,
+        on_progress=on_progress,
     )
+
+
+def _middle(image: np.ndarray | LargeImage) -> np.ndarray:
+    """Return an image (C, H, W), of a large one a part in the middle: enough to choose bands."""
+    if not isinstance(image, LargeImage):
+        return image
+    rows, columns = (
+        slice(side // 2 - min(side, BLOCK * 8) // 2, side // 2 + min(side, BLOCK * 8) // 2) for side in image.shape[-2:]
+    )
+    return image[0, :, rows, columns].tensor().numpy()
 
 
 def _notes(settings: Settings, top: float) -> list[str]:

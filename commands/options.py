@@ -407,6 +407,29 @@ class RunsOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """Write one HTML page of training runs: curves, scores, cost, settings, pictures, model card.
+
+    The page needs no other file and no network. Of one run it has the settings that differ from the defaults, of
+    several those that differ between them. If test images were fused with a run's weights (lemamba fuse --weights RUN,
+    without --out), they are measured and shown.
+
+    Examples:
+        demo/first
+        demo/first demo/second --out compare.html
+        'sweep/*' --out sweep.html
+    """
+
+    runs: tuple[str, ...] = option(
+        REQUIRED, "folder of a run, proj/run, a part of it, or a pattern, e.g. 'demo/*'", "RUN"
+    )
+    log_dir: Path = option(Path("log_file"), "folder of the runs (default log_file)", "--log_dir")
+    out: Path | None = option(
+        None, "the page (default: report.html in the run's folder)", "--out", "--html", metavar="FILE.html"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportOptions:
     """Export a trained network as an ONNX file, and compare it with torch in onnxruntime (docs/deployment.md).
 

@@ -55,21 +55,30 @@ def select(runs: Sequence[Run], options: RunsOptions) -> list[Run]:
     """
     if not runs:
         raise UserError(f"no run in {options.log_dir.resolve()}; train one, or give --log_dir")
-    names = [one.name for one in runs]
-    for pattern in options.patterns:
-        if not any(_fits(name, pattern) for name in names):
-            raise UserError(f"no run fits {pattern!r}{nearest(pattern, names)}; there are {len(runs)}: lemamba runs")
+    fitting = named(runs, options.patterns) if options.patterns else runs
     wanted = [_condition(text, runs) for text in options.where]
     chosen = [
         one
-        for one in runs
-        if (not options.patterns or any(_fits(one.name, pattern) for pattern in options.patterns))
-        and all(key in one.settings and one.settings[key] == value for key, value in wanted)
+        for one in fitting
+        if all(key in one.settings and one.settings[key] == value for key, value in wanted)
         and options.state in (None, one.state)
     ]
     if not chosen:
         raise UserError(f"none of {len(runs)} runs fits all conditions; drop some of --where, --state and the names")
     return chosen
+
+
+def named(runs: Sequence[Run], patterns: Sequence[str]) -> list[Run]:
+    """Return the runs whose names fit one of the patterns, or contain it.
+
+    Raises:
+        UserError: a pattern that no run fits.
+    """
+    names = [one.name for one in runs]
+    for pattern in patterns:
+        if not any(_fits(name, pattern) for name in names):
+            raise UserError(f"no run fits {pattern!r}{nearest(pattern, names)}; there are {len(runs)}: lemamba runs")
+    return [one for one in runs if any(_fits(one.name, pattern) for pattern in patterns)]
 
 
 def _fits(name: str, pattern: str) -> bool:

@@ -40,11 +40,11 @@ class Opened:
 
     Attributes:
         names: the samples' numbers, or the names of their files.
-        samples: per sample, role -> (C, H, W); "valid" (H, W) bool where pixels have no data.
+        samples: per sample, role -> (C, H, W); "valid" (H, W) bool where pixels have no data; of a GeoTIFF, "place":
+            its coordinate system and geotransform.
         info: what the files say: "sensor", "divisor", "ratio".
         notes: what the reader must know.
         geometry: of a scene; None = the toolboxes' convention.
-        place: coordinate system and geotransform of a scene.
     """
 
     names: list[int | str]
@@ -52,7 +52,6 @@ class Opened:
     info: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     geometry: Geometry | None = None
-    place: tuple[Any, Any] | None = None
 
 
 def open_samples(options: EvaluateOptions, files: ExitStack) -> Opened:
@@ -149,7 +148,8 @@ def _read_geotiff(path: Path, role: str, files: ExitStack) -> Sample:
         if raster.count * H * W <= WHOLE:
             raster.check_window(((0, H), (0, W)))
             image, valid = raster.read()
-            return {role: image} if valid.all() else {role: np.where(valid, image, 0), "valid": valid}
+            sample = {role: image} if valid.all() else {role: np.where(valid, image, 0), "valid": valid}
+            return sample | {"place": (raster.crs, raster.transform)}
     return _large(files.enter_context(open_geotiff(path)), role)
 
 
@@ -169,7 +169,8 @@ def _large(raster: Raster, role: str) -> Sample:
         values = image.astype("float32" if dtype == torch.float32 else "float64")
         return torch.from_numpy(values if valid.all() else np.where(valid, values, 0))
 
-    sample = {role: LargeImage(pixels, (raster.count, H, W), dtype, stored)}
+    sample: Sample = {role: LargeImage(pixels, (raster.count, H, W), dtype, stored)}
+    sample["place"] = raster.crs, raster.transform
     if raster.masked or stored.kind == "f":  # NaN counts as missing
 
         def has_data(rows: slice, columns: slice) -> torch.Tensor:
@@ -277,6 +278,9 @@ def _paired(fused: Opened, truth: Opened, path: Path) -> Opened:
 
 def _joined(one: Sample, other: Sample) -> Sample:
     both = one | other
+    places = [sample["place"] for sample in (one, other) if "place" in sample]
+    if places:
+        both["place"] = next((place for place in places if not place[1].is_identity), places[0])
     masks = [sample["valid"] for sample in (one, other) if "valid" in sample]
     if len(masks) == 2 and masks[0].shape[-2:] == masks[1].shape[-2:]:
         if any(isinstance(mask, LargeImage) for mask in masks):
@@ -336,8 +340,8 @@ def _with_scene(fused: Opened, ms: Path, pan: Path, path: Path, files: ExitStack
         [f"Cut from {H} x {W} to {bottom} x {right} pixels, multiples of {step}."] if (bottom, right) != (H, W) else []
     )
     info = {**fused.info, "ratio": float(ratio)}
-    place = pair.pan.raster.crs, pair.transform
-    return Opened(fused.names, iter([cut]), info, fused.notes + notes, geometry, place)
+    cut["place"] = pair.pan.raster.crs, pair.transform
+    return Opened(fused.names, iter([cut]), info, fused.notes + notes, geometry)
 
 
 def _large_scene(sample: Sample, pair: ScenePair, size: tuple[int, int], axes: list[Axis]) -> Sample:

@@ -1,7 +1,7 @@
-"""A self-contained HTML page: a sortable table of scores and a viewer of the images.
+"""A self-contained HTML page: a sortable table of scores, curves, and a viewer of the images.
 
 The page holds everything it needs: values of the pixels (`lemamba.reporting.viewer`), its own script and style and,
-for the spectrum, uPlot (MIT licence), all in `assets/`. Its content security policy forbids any connection.
+for spectra and curves, uPlot (MIT licence), all in `assets/`. Its content security policy forbids any connection.
 """
 
 from __future__ import annotations
@@ -33,6 +33,11 @@ def _colours() -> str:
 
     table = colormaps[ERROR_COLOURS](np.arange(256), bytes=True)[:, :3]
     return base64.b64encode(table.astype(np.uint8).tobytes()).decode()
+
+
+def _script(values: object) -> str:
+    """Return JSON that may stand in a <script> element."""
+    return json.dumps(values, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def _table(
@@ -67,6 +72,8 @@ def html_report(
     *,
     directions: Sequence[int] = (),
     first: str = "sample",
+    curves: Sequence[Mapping[str, object]] = (),
+    sections: str = "",
 ) -> str:
     """Return the page; it needs no other file.
 
@@ -80,19 +87,26 @@ def html_report(
         samples: of `lemamba.reporting.viewer.Viewer`; a sample named like a row is shown when that row is clicked.
         directions: per column +1 if larger is better, -1 if smaller is, 0 if that is not known; empty: none is known.
         first: heading of the names of the rows.
+        curves: panels, see `lemamba.reporting.run_page.curve_panels`.
+        sections: HTML between the curves and the images.
     """
     about = {"count": len(samples), "maps": MAPS, "columns": BAND_COLUMNS, "colours": _colours() if samples else ""}
-    data = [f'<script type="application/json" id="page">{json.dumps(about)}</script>']
+    about |= {"curves": list(curves)}
+    data = [f'<script type="application/json" id="page">{_script(about)}</script>']
     data += [f'<script type="application/json" id="sample-{i}">{text}</script>' for i, text in enumerate(samples)]
-    scripts = (_asset("uPlot.iife.min.js"), _asset("page.js")) if samples else (_asset("page.js"),)
-    styles = (_asset("uPlot.min.css"), _asset("page.css")) if samples else (_asset("page.css"),)
-    licence = f"<!-- uPlot:\n{_asset('uPlot.LICENSE')}-->" if samples else ""
+    plots = bool(samples or curves)
+    names = ["common.js", "table.js", *(["curves.js"] if curves else []), *(["viewer.js"] if samples else [])]
+    scripts = [*([_asset("uPlot.iife.min.js")] if plots else []), *map(_asset, names)]
+    styles = [*([_asset("uPlot.min.css")] if plots else []), _asset("page.css")]
+    licence = f"<!-- uPlot:\n{_asset('uPlot.LICENSE')}-->" if plots else ""
     return Template(_asset("page.html")).substitute(
         title=html.escape(title),
         style="\n".join(styles),
         facts=" · ".join(f"{html.escape(k)}: {html.escape(v)}" for k, v in facts.items()),
         notes="\n".join(f'<p class="note">{html.escape(n)}</p>' for n in notes),
         table=_table(first, columns, directions or [0] * len(columns), rows, summary),
+        curves=_asset("curves.html") if curves else "",
+        sections=sections,
         viewer=_asset("viewer.html") if samples else "",
         data="\n".join(data),
         scripts="\n".join(f"<script>{text}</script>" for text in scripts),

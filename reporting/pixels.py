@@ -4,7 +4,7 @@ Each plane is predicted and the residual stored: from the plane before and its n
 JPEG-LS: Weinberger, Seroussi, Sapiro, 2000) or from the same plane of a reference image, whichever leaves less.
 Residuals are folded to unsigned numbers; their low bytes, then their high bytes are deflated, which every browser can
 inflate.
-`assets/page.js` is the reader. Legend: C planes, H W size.
+`assets/viewer.js` is the reader. Legend: C planes, H W size.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -73,10 +75,14 @@ def test_an_index_that_needs_the_whole_image_is_refused():
 
 
 def evaluated(*given):
+    result = evaluation(*given)
+    return {name: values[0] for name, values in result.samples.items()}, result.notes
+
+
+def evaluation(*given):
     from lemamba.commands import evaluate, parse
 
-    result = evaluate.evaluate(parse("evaluate", list(map(str, given))))
-    return {name: values[0] for name, values in result.samples.items()}, result.notes
+    return evaluate.evaluate(parse("evaluate", list(map(str, given))))
 
 
 @pytest.fixture
@@ -95,14 +101,24 @@ def scene(tmp_path):
 
 
 @pytest.mark.parametrize("protocol", ["reduced", "full"])
-def test_a_scene_in_its_files_has_the_scores_of_the_images_in_memory(scene, monkeypatch, protocol):
+def test_a_scene_in_its_files_has_the_scores_and_the_page_of_the_images_in_memory(scene, monkeypatch, protocol):
     pairs = {"reduced": ["--gt", scene["gt"]], "full": ["--ms", scene["ms"], "--pan", scene["pan"]]}[protocol]
-    whole, notes = evaluated("--sr", scene["sr"], *pairs, "--sensor", "IKONOS")
-    monkeypatch.setattr("lemamba.commands.samples.WHOLE", 0)
-    parts, same_notes = evaluated("--sr", scene["sr"], *pairs, "--sensor", "IKONOS")
-    assert list(parts) == list(whole) and same_notes == notes
-    for name, value in whole.items():
-        assert parts[name] == pytest.approx(value, rel=1e-9, abs=1e-9), name
+    results = []
+    for limit in (2**25, 0):
+        monkeypatch.setattr("lemamba.commands.samples.WHOLE", limit)
+        results.append(evaluation("--sr", scene["sr"], *pairs, "--sensor", "IKONOS", "--html", "page.html"))
+    whole, parts = results
+    assert list(parts.samples) == list(whole.samples) and parts.notes == whole.notes
+    for name, values in whole.samples.items():
+        assert parts.samples[name] == pytest.approx(values, rel=1e-9, abs=1e-9), name
+    pages = [json.loads(*result.pictures.samples) for result in results]
+    assert pages[0]["place"]["crs"] == "EPSG:32633" and pages[0]["maps"]["sr"]
+    scales = [page.pop("scales") for page in pages]
+    for name, ends in scales[0].items():
+        assert scales[1][name] == pytest.approx(ends, rel=1e-9)
+        for page in pages:  # the step is a part of the scale, whose last digit depends on the order of sums
+            del page["maps"]["sr"][name]["step"], page["maps"]["sr"][name]["low"]
+    assert pages[0] == pages[1], "values, maps, scores of bands, place"
 
 
 def test_the_map_of_hqnr(scene, tmp_path, monkeypatch):

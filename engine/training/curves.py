@@ -19,6 +19,7 @@ from lemamba.utils.atomic import write_text
 from lemamba.utils.errors import UserError
 
 JSONL, CSV = "metrics.jsonl", "metrics.csv"
+PICTURE_TAG = "valid/lms_sr_gt_error"  # of TensorBoard
 POSITION = ("step", "epoch", "time")
 
 

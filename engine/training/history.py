@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lemamba.engine.training.checkpoint import LOCK_NAME
-from lemamba.engine.training.curves import JSONL, POSITION, read_curves
+from lemamba.engine.training.curves import JSONL, PICTURE_TAG, POSITION, read_curves
 from lemamba.utils.atomic import read_json
 from lemamba.utils.errors import UserError
 from lemamba.utils.safe_yaml import read_yaml
@@ -28,6 +28,7 @@ _NAMES = ("log.", "data.root", "train.device", "train.rank_wait", "train.ckpt_ma
 _STEP_LINE = re.compile(r" epoch \d+/\d+ step (\d+) (.*?) lr (\S+) norm (\S+) (\S+) samples/s$")
 _VALID_LINE = re.compile(r" validation after epoch \d+: (.*)$")
 
+PICTURES = 8  # of the validations, read for a page
 Curve = list[tuple[int, float]]
 
 
@@ -179,6 +180,23 @@ def _from_log(path: Path) -> Iterable[tuple[int, dict[str, float]]]:
         elif valid := _VALID_LINE.search(line):
             words = valid[1].split()
             yield step, _numbers({f"valid/{n}": v for n, v in zip(words[::2], words[1::2], strict=False)})
+
+
+def validation_pictures(run: Run) -> list[tuple[int, bytes]]:
+    """Return (step, PNG) of some pictures of a run's validations, the last one among them; [] if it has stored none.
+
+    They are in its TensorBoard files, which the working folder must hold as it did in training.
+    """
+    folder = Path(str(run.settings.get("log.tensorboard_dir", "runs"))) / run.name
+    if not any(folder.glob("events.out.tfevents.*")):
+        return []
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder), size_guidance={"images": PICTURES, "scalars": 1, "tensors": 1})
+    events.Reload()
+    if PICTURE_TAG not in events.Tags()["images"]:
+        return []
+    return sorted((event.step, event.encoded_image_string) for event in events.Images(PICTURE_TAG))
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lemamba.engine.training.curves import Curves
+from lemamba.engine.training.curves import PICTURE_TAG, Curves
 from lemamba.reporting.pictures import quick_look
 from lemamba.utils.progress import ProgressBar
 
@@ -183,7 +183,7 @@ class Logger:
     def image(self, picture: np.ndarray, step: int) -> None:
         """Write a panel (3, H, W) uint8 to TensorBoard."""
         if self._board is not None:
-            self._board.add_image("valid/lms_sr_gt_error", picture, step)
+            self._board.add_image(PICTURE_TAG, picture, step)
 
     def progress(self, position: float, note: str = "") -> None:
         """Move the bar to `position` epochs; without a note the last one stays."""

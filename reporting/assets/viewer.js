@@ -1,65 +1,9 @@
 "use strict";
-// The page of evaluate.py --html and leaderboard.py: a sortable table, synchronised images, spectrum, maps.
+// The images of a page: synchronised views, spectrum, maps, place on the ground.
 // Pixel values come as text from lemamba/reporting/pixels.py; nothing is loaded from elsewhere.
 (() => {
-  const $ = (id) => document.getElementById(id);
-  const make = (name, text, attributes = {}) => {
-    const node = document.createElement(name);
-    if (text !== undefined) node.textContent = text;
-    for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-    return node;
-  };
-  const page = JSON.parse($("page").textContent);
   const MISSING = -32768;
-
-  // ---- table of scores -------------------------------------------------------------------------------------------
-  const table = $("scores"), body = table.tBodies[0], original = [...body.rows];
-  const number = (row, column) => parseFloat(row.cells[column].textContent.replaceAll(",", ""));
-
-  function sortBy(column, ascending) {
-    const rows = [...original];
-    rows.sort((a, b) => {
-      const [x, y] = [number(a, column), number(b, column)];
-      if (Number.isNaN(x) || Number.isNaN(y)) return Number.isNaN(x) - Number.isNaN(y); // without a value: last
-      return ascending ? x - y : y - x;
-    });
-    body.append(...rows);
-    for (const head of table.tHead.rows[0].cells) head.removeAttribute("aria-sort");
-    table.tHead.rows[0].cells[column].setAttribute("aria-sort", ascending ? "ascending" : "descending");
-  }
-
-  function sortWorst(column) {
-    const head = table.tHead.rows[0].cells[column];
-    sortBy(column, Number(head.dataset.direction) >= 0);
-    $("order").textContent = `worst first by ${head.textContent}`;
-  }
-
-  function prepareTable() {
-    const heads = [...table.tHead.rows[0].cells];
-    heads.slice(1).forEach((head, i) => {
-      const button = make("button", head.textContent, { type: "button" });
-      head.replaceChildren(button);
-      button.addEventListener("click", () => {
-        const now = head.getAttribute("aria-sort");
-        if (!now) return sortWorst(i + 1);
-        sortBy(i + 1, now !== "ascending");
-        $("order").textContent = `sorted by ${head.textContent}`;
-      });
-    });
-    const ranked = heads.findIndex((head) => Number(head.dataset.direction));
-    $("worst").hidden = ranked < 0;
-    $("worst").addEventListener("click", () => {
-      const by = heads.findIndex((head) => head.hasAttribute("aria-sort") && Number(head.dataset.direction));
-      sortWorst(by < 0 ? ranked : by);
-    });
-    $("original").addEventListener("click", () => {
-      body.append(...original);
-      heads.forEach((head) => head.removeAttribute("aria-sort"));
-      $("order").textContent = "";
-    });
-  }
-  prepareTable();
-  if (!page.count) return;
+  const original = [...$("scores").tBodies[0].rows];
 
   // ---- reading pixel values --------------------------------------------------------------------------------------
   const bytesOf = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
@@ -118,6 +62,8 @@
   const digits = (step) => Math.max(0, Math.min(6, Math.ceil(-Math.log10(step))));
   const bandName = (c) => state.sample.wavelengths ? `${c + 1} (${+state.sample.wavelengths[c].toFixed(1)} nm)` : `${c + 1}`;
   const current = () => state.sample.base;
+  const extent = () => ({ H: state.sample.size[0], W: state.sample.size[1] }); // pixels of the image; positions count these
+  const at = (image, x, y) => Math.floor(y / state.sample.factor) * image.W + Math.floor(x / state.sample.factor);
   const nameOf = (method) => Object.keys(state.sample.fused).length > 1 ? method : "sr";
 
   // ---- pictures --------------------------------------------------------------------------------------------------
@@ -130,13 +76,13 @@
     const counts = new Uint32Array(65536), size = image.H * image.W;
     let known = 0;
     for (let i = band * size; i < (band + 1) * size; i++) if (image.data[i] !== MISSING) { counts[image.data[i] + 32768]++; known++; }
-    const at = (share) => {
+    const quantile = (share) => {
       let left = share * (known - 1);
       for (let v = 0; v < 65536; v++) { left -= counts[v]; if (left < 0) return v - 32768; }
       return 0;
     };
     const p = Number(stretch) / 100;
-    return (image.limits[key] = [at(p), at(1 - p)]);
+    return (image.limits[key] = [quantile(p), quantile(1 - p)]);
   }
 
   function picture(width, height, paint) {
@@ -181,7 +127,11 @@
   function pictures() {
     const { images, fused, maps, rgb } = state.sample, found = [];
     const bands = ["red", "green", "blue"].map((id) => Number($(id).value));
-    const add = (name, key, canvas, block = 1) => found.push({ name, key, picture: canvas, block });
+    const stored = $("stretch").value === "1" && bands.every((band, k) => band === rgb[k]), tiles = state.sample.tiles || {};
+    const add = (name, key, canvas, block = state.sample.factor) => {
+      const own = tiles[key], fixed = key === "pan" && $("stretch").value === "1";
+      found.push({ name, key, picture: canvas, block, tiles: own && (stored || fixed) ? own : null });
+    };
     if (images.lms) add("lms: MS, interpolated", "lms", coloured(images.lms, bands, current()));
     if (images.pan) add(images.pan.C < 3 ? "pan" : "guide", "pan", coloured(images.pan, images.pan.C < 3 ? [0, 0, 0] : [0, 1, 2], images.pan));
     if (images.gt) add("gt: ground truth", "gt", coloured(images.gt, bands, current()));
@@ -197,14 +147,70 @@
 
   // Left and top of the visible part and its size, in pixels of the image.
   function visible() {
-    const { W, H } = current(), w = W / state.zoom, h = H / state.zoom;
+    const { W, H } = extent(), w = W / state.zoom, h = H / state.zoom;
     return { left: state.x - w / 2, top: state.y - h / 2, w, h };
   }
 
-  function drawPicture(context, panel, width, height) {
-    const { left, top, w, h } = visible(), k = width / w;
-    context.imageSmoothingEnabled = k / devicePixelRatio < 1; // averaged only when pixels are smaller than the screen's
-    context.drawImage(panel.picture, -left * k, -top * k, panel.picture.width * panel.block * k, panel.picture.height * panel.block * k);
+  // Averaged only when pixels are smaller than the screen's.
+  function drawPicture(context, panel, width) {
+    const { left, top, w } = visible(), k = width / w, block = panel.block * k;
+    const tiles = panel.tiles && block > 1 ? visibleTiles(panel.tiles, k) : [];
+    if (!tiles.length || tiles.some(({ bitmap }) => !bitmap)) {
+      const between = panel.key === "lms" && state.sample.factor > 1; // interpolated anyway
+      context.imageSmoothingEnabled = between || Boolean(panel.tiles) || block / devicePixelRatio < 1;
+      context.drawImage(panel.picture, -left * k, -top * k, panel.picture.width * block, panel.picture.height * block);
+    }
+    drawTiles(context, tiles, k);
+  }
+
+  // ---- pyramid of a large image ----------------------------------------------------------------------------------
+  const SIDE = 256, KEPT = 300; // pixels of a tile; decoded tiles: 75 MiB
+  let pending = 0;
+  const decoded = new Map(); // text -> bitmap, or null while it is being decoded; the longest unused first
+
+  function bitmapOf(text) {
+    const found = decoded.get(text);
+    decoded.delete(text);
+    decoded.set(text, found || null);
+    if (found === undefined) {
+      pending++;
+      createImageBitmap(new Blob([bytesOf(text)], { type: "image/webp" })).then((bitmap) => {
+        pending--;
+        if (!decoded.has(text)) return bitmap.close();
+        decoded.set(text, bitmap);
+        draw();
+      });
+      for (const [old, bitmap] of decoded) {
+        if (decoded.size <= KEPT) break;
+        bitmap?.close();
+        decoded.delete(old);
+      }
+    }
+    return found;
+  }
+
+  // The visible tiles of the coarsest level that is as fine as the screen; "bitmap" of those not yet decoded is null.
+  function visibleTiles({ first, levels }, k) {
+    const level = Math.min(Math.max(Math.floor(-Math.log2(k)), first), first + levels.length - 1), scale = 2 ** level, side = SIDE * scale;
+    const { left, top, w, h } = visible(), { W, H } = extent(), across = Math.ceil(Math.ceil(W / scale) / SIDE), found = [];
+    for (let row = Math.floor(top / side); row * side < Math.min(top + h, H); row++) {
+      for (let column = Math.floor(left / side); column * side < Math.min(left + w, W); column++) {
+        found.push({ x: column * side, y: row * side, scale, bitmap: bitmapOf(levels[level - first][row * across + column]) });
+      }
+    }
+    return found;
+  }
+
+  function drawTiles(context, tiles, k) {
+    const { left, top } = visible();
+    for (const { x, y, scale, bitmap } of tiles) {
+      if (!bitmap) continue;
+      context.imageSmoothingEnabled = scale > 1 || k / devicePixelRatio < 1;
+      const [x0, y0] = [Math.round((x - left) * k), Math.round((y - top) * k)]; // whole: no seams
+      const [x1, y1] = [Math.round((x + bitmap.width * scale - left) * k), Math.round((y + bitmap.height * scale - top) * k)];
+      context.clearRect(x0, y0, x1 - x0, y1 - y0);
+      context.drawImage(bitmap, x0, y0, x1 - x0, y1 - y0);
+    }
   }
 
   function drawMark(context, width) {
@@ -219,7 +225,7 @@
   }
 
   function sized(canvas) {
-    const width = Math.max(1, Math.round(canvas.clientWidth * devicePixelRatio)), height = Math.round(width * current().H / current().W);
+    const width = Math.max(1, Math.round(canvas.clientWidth * devicePixelRatio)), height = Math.round(width * extent().H / extent().W);
     if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
     const context = canvas.getContext("2d");
     context.clearRect(0, 0, width, height);
@@ -228,41 +234,68 @@
 
   function drawCompare() {
     const [context, width, height] = sized($("compare"));
-    const at = width * Number($("divider").value) / 100;
+    const middle = width * Number($("divider").value) / 100;
     const [left, right] = ["left", "right"].map((id) => panels.find((panel) => panel.key === $(id).value));
-    for (const [panel, first, last] of [[left, 0, at], [right, at, width]]) {
+    for (const [panel, first, last] of [[left, 0, middle], [right, middle, width]]) {
       if (!panel || last <= first) continue;
       context.save();
       context.beginPath();
       context.rect(first, 0, last - first, height);
       context.clip();
-      drawPicture(context, panel, width, height);
+      drawPicture(context, panel, width);
       context.restore();
     }
     drawMark(context, width);
+    drawMap();
     for (const [thick, colour] of [[4, "#000"], [2, "#fff"]]) {
       context.fillStyle = colour;
-      context.fillRect(at - thick * devicePixelRatio / 2, 0, thick * devicePixelRatio, height);
+      context.fillRect(middle - thick * devicePixelRatio / 2, 0, thick * devicePixelRatio, height);
     }
   }
 
-  let waiting = false;
+  // Images on the screen are drawn in the next frame, the others when nothing has moved for a while.
+  const onScreen = new Set();
+  const watch = new IntersectionObserver((entries) => {
+    for (const { target, isIntersecting } of entries) onScreen[isIntersecting ? "add" : "delete"](target);
+  }, { rootMargin: "200px" });
+  let waiting = false, later = 0;
+
+  const stale = new Set(); // canvases
+
+  function drawStale(wanted) {
+    const compare = $("compare");
+    for (const panel of panels) {
+      if (!stale.has(panel.canvas) || !wanted(panel.canvas)) continue;
+      stale.delete(panel.canvas);
+      const [context, width] = sized(panel.canvas);
+      drawPicture(context, panel, width);
+      drawMark(context, width);
+    }
+    if (stale.has(compare) && wanted(compare)) {
+      stale.delete(compare);
+      drawCompare();
+    }
+    document.body.dataset.tiles = pending; // still to come
+  }
+
   function draw() {
     if (waiting || !state.sample) return;
     waiting = true;
+    clearTimeout(later);
+    document.body.dataset.drawn = "no";
     requestAnimationFrame(() => {
       waiting = false;
-      for (const panel of panels) {
-        const [context, width, height] = sized(panel.canvas);
-        drawPicture(context, panel, width, height);
-        drawMark(context, width);
-      }
-      drawCompare();
+      for (const canvas of [$("compare"), ...panels.map((panel) => panel.canvas)]) stale.add(canvas);
+      drawStale((canvas) => onScreen.has(canvas));
+      later = setTimeout(() => {
+        drawStale(() => true);
+        document.body.dataset.drawn = "yes";
+      }, 120);
     });
   }
 
   function clamp() {
-    const { W, H } = current();
+    const { W, H } = extent();
     state.zoom = Math.min(Math.max(1, state.zoom), Math.max(8, Math.max(W, H) / 8));
     const w = W / state.zoom / 2, h = H / state.zoom / 2;
     state.x = Math.min(Math.max(state.x, w), W - w);
@@ -283,25 +316,36 @@
   }
 
   function whole() {
-    [state.zoom, state.x, state.y] = [1, current().W / 2, current().H / 2];
+    [state.zoom, state.x, state.y] = [1, extent().W / 2, extent().H / 2];
     clamp();
     draw();
   }
 
   function rebuild() {
     const fresh = pictures(), same = fresh.length === panels.length && fresh.every((panel, i) => panel.key === panels[i].key);
-    if (!same) $("panels").replaceChildren();
+    if (!same) {
+      for (const { canvas } of panels) {
+        watch.unobserve(canvas);
+        onScreen.delete(canvas);
+        stale.delete(canvas);
+      }
+      $("panels").replaceChildren();
+    }
     panels = fresh.map((panel, i) => {
       if (same) return { ...panels[i], ...panel };
       const canvas = make("canvas", undefined, { role: "img" }), figure = make("figure"), caption = make("figcaption");
       figure.append(canvas, caption);
       $("panels").append(figure);
       follow(canvas);
+      watch.observe(canvas);
       return { ...panel, canvas, caption };
     });
     for (const panel of panels) {
       panel.caption.textContent = panel.name;
       panel.canvas.setAttribute("aria-label", panel.name);
+    }
+    for (const canvas of [$("compare"), ...panels.map((panel) => panel.canvas)]) { // nothing moves when it is drawn
+      canvas.style.aspectRatio = `${extent().W} / ${extent().H}`;
     }
     fillCompare();
     drawBar();
@@ -340,12 +384,119 @@
     bar.setAttribute("aria-label", `Colour bar of ${label}, from ${text(low)} to ${text(high)}`);
   }
 
-  // ---- spectrum --------------------------------------------------------------------------------------------------
-  const PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]; // Okabe and Ito, 2008
-  const DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3]];
-  let plot = null;
+  // What the page has of a large image.
+  function largeText() {
+    const { factor, tiles = {}, rgb } = state.sample, finest = Math.min(...Object.values(tiles).map((one) => one.first));
+    const values = ` Values are means of ${factor} × ${factor} pixels.`;
+    if (!Object.keys(tiles).length) return `${values} Pictures finer than that did not fit into this file.`;
+    const left = finest ? `, averaged over ${2 ** finest} × ${2 ** finest} pixels to fit into this file` : "";
+    return `${values} Bands ${rgb.map((band) => band + 1).join(", ")} at 1–99 % are shown in full detail${left} (WebP, lossy); other bands and stretches as means.`;
+  }
 
-  const ink = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  // ---- place on the ground ---------------------------------------------------------------------------------------
+  const normal = (x, y, z) => { const r = Math.hypot(x, y, z); return [x / r, y / r, z / r]; };
+
+  // Unit vector of the direction of a position, between the nodes of the grid.
+  function direction(x, y) {
+    const { grid } = state.sample.place, { W, H } = extent(), n = grid.length - 1;
+    const [u, v] = [x / W * n, y / H * n], i = Math.min(Math.max(Math.floor(v), 0), n - 1), j = Math.min(Math.max(Math.floor(u), 0), n - 1);
+    const [s, t] = [u - j, v - i], mix = (k) => (1 - t) * ((1 - s) * grid[i][j][k] + s * grid[i][j + 1][k]) + t * ((1 - s) * grid[i + 1][j][k] + s * grid[i + 1][j + 1][k]);
+    return normal(mix(0), mix(1), mix(2));
+  }
+
+  function mapCoordinates(x, y) {
+    const [a, b, c, d, e, f] = state.sample.place.transform;
+    return [a * x + b * y + c, d * x + e * y + f];
+  }
+
+  function placeText(x, y) {
+    const { transform: [a, b], unit, grid, geographic, crs, name } = state.sample.place, [east, north] = mapCoordinates(x, y);
+    const places = Math.min(9, Math.max(0, 1 - Math.floor(Math.log10(Math.hypot(a, b))))), parts = [];
+    if (!(geographic && grid && crs === "EPSG:4326")) {
+      const [first, second] = geographic ? ["lon", "lat"] : crs || name && unit ? ["E", "N"] : ["x", "y"];
+      parts.push(`${first} ${east.toFixed(places)}${unit && ` ${unit}`}, ${second} ${north.toFixed(places)}${unit && ` ${unit}`}`);
+    }
+    if (grid) {
+      const [X, Y, Z] = direction(x, y), degrees = 180 / Math.PI;
+      const latitude = Math.asin(Z) * degrees, longitude = Math.atan2(Y, X) * degrees;
+      parts.push(`${Math.abs(latitude).toFixed(6)}° ${latitude < 0 ? "S" : "N"}, ${Math.abs(longitude).toFixed(6)}° ${longitude < 0 ? "W" : "E"}`);
+    }
+    return parts.join(" · ");
+  }
+
+  function fillPlace() {
+    const { place } = state.sample;
+    if (!place) return;
+    const { crs, name, grid, error } = place, accuracy = error > 0.1 ? `, interpolated to ${+error.toPrecision(1)} m` : "";
+    $("system").textContent = `${[name, crs && `(${crs})`].filter(Boolean).join(" ")}${grid ? `; latitude and longitude: WGS 84${accuracy}` : ""}`;
+    hover(-1, -1);
+  }
+
+  function hover(x, y) {
+    if (!state.sample?.place) return;
+    const { W, H } = extent(), inside = x >= 0 && y >= 0 && x < W && y < H;
+    $("pointer").textContent = inside ? placeText(x, y) : "–";
+  }
+
+  // Metres of a pixel's width in the middle of what is visible; 0 if that is not known.
+  function pixelMetres() {
+    const { transform: [a, , , d], metres, grid } = state.sample.place;
+    if (metres) return Math.hypot(a, d) * metres;
+    if (!grid) return 0;
+    const one = direction(state.x - 0.5, state.y), other = direction(state.x + 0.5, state.y);
+    return 6371000 * Math.hypot(...one.map((value, k) => value - other[k]));
+  }
+
+  const nice = (largest) => { const p = 10 ** Math.floor(Math.log10(largest)); return [5, 2, 1].find((m) => m * p <= largest) * p; };
+
+  // Scale bar, north and marks of coordinates on the comparison.
+  function drawMap() {
+    const { place } = state.sample, shown = Boolean(place);
+    for (const id of ["scalebar", "north", "marks", "where"]) $(id).toggleAttribute("hidden", !shown);
+    if (!shown) return;
+    const { w, h } = visible(), metres = pixelMetres(), k = $("compare").clientWidth / w;
+    $("scalebar").hidden = !metres;
+    if (metres) {
+      const length = nice(0.3 * w * metres);
+      $("scalebar").style.width = `${length / metres * k}px`;
+      $("scalebar").textContent = length >= 1000 ? `${length / 1000} km` : `${+length.toPrecision(3)} m`;
+    }
+    const [a, b, , d, e] = place.transform, size = a * e - b * d, north = [-b / size, a / size]; // of a step north, in columns and rows
+    $("north").style.transform = `rotate(${(Math.atan2(north[0], -north[1]) * 180 / Math.PI).toFixed(2)}deg)`;
+    drawMarks(k, w, h);
+  }
+
+  // Round coordinates along the lower and the left side; none where rows do not run east.
+  function drawMarks(k, w, h) {
+    const [a, b, , d, e] = state.sample.place.transform, marks = $("marks"), items = [];
+    const svg = (name, attributes, text = "") => {
+      const node = document.createElementNS("http://www.w3.org/2000/svg", name);
+      for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+      node.textContent = text;
+      items.push(node);
+    };
+    const { left, top } = visible(), [x0, y0] = mapCoordinates(left, top), [x1, y1] = mapCoordinates(left + w, top + h);
+    const label = (value, step) => value.toFixed(Math.max(0, -Math.floor(Math.log10(step) + 1e-9)));
+    if (!b && !d) {
+      const step = nice(Math.abs(x1 - x0) / 2.5), rise = nice(Math.abs(y1 - y0) / 2.5);
+      for (let m = Math.ceil(Math.min(x0, x1) / step); m * step <= Math.max(x0, x1); m++) {
+        const x = (m * step - x0) / a * k;
+        svg("path", { d: `M${x} ${h * k}v-8` });
+        svg("text", { x, y: h * k - 11, "text-anchor": x < 40 ? "start" : x > w * k - 40 ? "end" : "middle" }, label(m * step, step));
+      }
+      for (let m = Math.ceil(Math.min(y0, y1) / rise); m * rise <= Math.max(y0, y1); m++) {
+        const y = (m * rise - y0) / e * k;
+        if (y < 14 || y > h * k - 40) continue; // the corner belongs to the other side
+        svg("path", { d: `M0 ${y}h8` });
+        svg("text", { x: 11, y: y + 4 }, label(m * rise, rise));
+      }
+    }
+    marks.setAttribute("viewBox", `0 0 ${w * k} ${h * k}`);
+    marks.replaceChildren(...items);
+  }
+
+  // ---- spectrum --------------------------------------------------------------------------------------------------
+  let plot = null;
 
   // Lines of the spectrum: gt (or lms) first.
   function lines() {
@@ -353,13 +504,12 @@
     if (images.gt) found.push({ label: "gt", image: images.gt, stroke: ink("--ink"), width: 3, dash: [] });
     if (images.lms) found.push({ label: "lms", image: images.lms, stroke: ink("--dim"), width: 1.5, dash: [4, 4] });
     Object.entries(fused).forEach(([method, image], i) => {
-      const dash = DASHES[Math.floor(i / PALETTE.length) % DASHES.length];
-      found.push({ label: nameOf(method), image, stroke: PALETTE[i % PALETTE.length], width: 2, dash });
+      found.push({ label: nameOf(method), image, width: 2, ...lineStyle(i) });
     });
     return found;
   }
 
-  const valuesAt = (image) => Array.from({ length: image.C }, (_, c) => image.value(c, state.pixel.y * image.W + state.pixel.x));
+  const valuesAt = (image) => Array.from({ length: image.C }, (_, c) => image.value(c, at(image, state.pixel.x, state.pixel.y)));
 
   function drawSpectrum() {
     const shown = lines(), C = current().C, nm = state.sample.wavelengths;
@@ -368,7 +518,7 @@
     const columns = shown.map((line) => valuesAt(line.image));
     const data = [order.map((c) => nm ? nm[c] : c + 1), ...columns.map((v) => order.map((c) => Number.isNaN(v[c]) ? null : v[c]))];
     plot?.destroy();
-    const axis = { stroke: ink("--ink"), grid: { stroke: ink("--line"), width: 1 }, ticks: { stroke: ink("--line"), width: 1 } };
+    const axis = axisStyle();
     plot = new uPlot({
       width: Math.max(200, $("spectrum").clientWidth), height: 300, legend: { show: false }, cursor: { drag: { x: false, y: false } },
       scales: { x: { time: false, range: (_, low, high) => low === high ? [low - 1, high + 1] : [low - 0.02 * (high - low), high + 0.02 * (high - low)] } },
@@ -378,14 +528,7 @@
       ],
       series: [{}, ...shown.map(({ label, stroke, width, dash }) => ({ label, stroke, width, dash, points: { show: C <= 40, size: 6, fill: stroke } }))],
     }, data, $("spectrum"));
-    $("legend").replaceChildren(...shown.map(({ label, stroke, width, dash }) => {
-      const item = make("span"), key = document.createElementNS("http://www.w3.org/2000/svg", "svg"), line = document.createElementNS("http://www.w3.org/2000/svg", "line");
-      for (const [k, v] of Object.entries({ width: 32, height: 10, "aria-hidden": true })) key.setAttribute(k, v);
-      for (const [k, v] of Object.entries({ x1: 0, x2: 32, y1: 5, y2: 5, stroke, "stroke-width": width, "stroke-dasharray": dash.join(" ") })) line.setAttribute(k, v);
-      key.append(line);
-      item.append(key, label);
-      return item;
-    }));
+    fillLegend($("legend"), shown);
     fillValues(shown, columns);
   }
 
@@ -404,8 +547,9 @@
   function fillValues(shown, columns) {
     const text = (value, image) => Number.isNaN(value) ? "–" : value.toFixed(digits(image.step));
     fillTable($("values"), ["band", ...shown.map((line) => line.label)], columns[0].map((_, c) => [bandName(c), ...shown.map((line, k) => text(columns[k][c], line.image))]));
-    const { x, y } = state.pixel, k = state.sample.factor, parts = [`Row ${y * k}, column ${x * k} (counted from 0)`];
-    if (k > 1) parts[0] += `, mean of ${k} × ${k} pixels`;
+    const { x, y } = state.pixel, k = state.sample.factor, parts = [`Row ${y}, column ${x} (counted from 0)`];
+    if (state.sample.place) parts.push(placeText(x + 0.5, y + 0.5));
+    if (k > 1) parts.push(`values are means of ${k} × ${k} pixels`);
     const several = Object.keys(state.sample.maps).length > 1, name = $("map").value;
     for (const [method, maps] of Object.entries(state.sample.maps)) {
       for (const [key, map] of Object.entries(maps)) {
@@ -418,7 +562,7 @@
   }
 
   function mark(x, y) {
-    const { W, H } = current();
+    const { W, H } = extent();
     state.pixel = { x: Math.min(Math.max(0, Math.floor(x)), W - 1), y: Math.min(Math.max(0, Math.floor(y)), H - 1) };
     drawSpectrum();
     draw();
@@ -437,7 +581,7 @@
   function follow(canvas) {
     const pointers = new Map();
     let moved = 0, dividing = false;
-    const at = (event) => {
+    const position = (event) => {
       const box = canvas.getBoundingClientRect(), { left, top, w, h } = visible();
       return [left + (event.clientX - box.left) / box.width * w, top + (event.clientY - box.top) / box.height * h, box];
     };
@@ -451,11 +595,11 @@
     });
     canvas.addEventListener("pointermove", (event) => {
       const before = pointers.get(event.pointerId);
-      if (!before) return;
+      if (!before) return hover(...position(event));
       const [dx, dy] = [event.clientX - before.clientX, event.clientY - before.clientY];
       moved += Math.abs(dx) + Math.abs(dy);
       const other = [...pointers.values()].find((one) => one.pointerId !== event.pointerId);
-      const [x, y, box] = at(event);
+      const [x, y, box] = position(event);
       if (other) {
         const length = (one) => Math.hypot(one.clientX - other.clientX, one.clientY - other.clientY);
         zoom(length(event) / Math.max(length(before), 1), x, y);
@@ -471,15 +615,16 @@
       draw();
     });
     canvas.addEventListener("pointerup", (event) => {
-      if (pointers.size === 1 && moved <= 4 && !dividing) mark(...at(event));
+      if (pointers.size === 1 && moved <= 4 && !dividing) mark(...position(event));
       pointers.delete(event.pointerId);
     });
+    canvas.addEventListener("pointerleave", () => hover());
     canvas.addEventListener("pointercancel", (event) => pointers.delete(event.pointerId));
-    canvas.addEventListener("dblclick", (event) => zoom(2, ...at(event)));
+    canvas.addEventListener("dblclick", (event) => zoom(2, ...position(event)));
     canvas.addEventListener("wheel", (event) => {
       if (!event.ctrlKey && !event.metaKey) return; // the page scrolls
       event.preventDefault();
-      zoom(Math.exp(-event.deltaY / 300), ...at(event));
+      zoom(Math.exp(-event.deltaY / 300), ...position(event));
     }, { passive: false });
   }
 
@@ -507,7 +652,7 @@
     options($("method"), Object.keys(sample.fused).map((name) => [name, name]), $("method").value);
     $("choose-method").hidden = Object.keys(sample.fused).length < 2;
     $("stretch").querySelector("[value=peak]").hidden = sample.peak === null;
-    const step = current().step, shrunk = sample.factor > 1 ? ` Means of ${sample.factor} × ${sample.factor} pixels.` : "";
+    const step = current().step, shrunk = sample.factor > 1 ? largeText() : "";
     $("precision").textContent = (step === 1 ? "Values are exact." : `Values are rounded to ${+step.toPrecision(2)}; scores and maps come from the full values.`) + shrunk;
   }
 
@@ -515,14 +660,15 @@
     if (index < 0 || index >= page.count) return;
     const request = ++requested, sample = await load(index);
     if (request !== requested) return; // another was asked for meanwhile
-    const before = state.sample && [current().H, current().W].join();
+    const before = state.sample && state.sample.size.join();
     [state.index, state.sample] = [index, sample];
     $("sample").value = index;
     $("shown").textContent = `sample ${sample.name}`;
     [$("previous").disabled, $("next").disabled] = [index === 0, index === page.count - 1];
     for (const row of original) row.classList.toggle("here", row.cells[0].textContent === sample.name);
     fillControls(before === null);
-    const { H, W } = current();
+    fillPlace();
+    const { H, W } = extent();
     if (before !== [H, W].join()) {
       state.pixel = { x: W >> 1, y: H >> 1 };
       whole();
@@ -557,14 +703,9 @@
     $("fit").addEventListener("click", whole);
     for (const id of ["panels", "stage"]) $(id).addEventListener("keydown", keys);
     follow($("compare"));
+    watch.observe($("compare"));
     new ResizeObserver(() => { draw(); if (plot && state.sample) plot.setSize({ width: Math.max(200, $("spectrum").clientWidth), height: 300 }); }).observe($("panels"));
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { if (state.sample) drawSpectrum(); });
-    for (const [event, paper] of [["beforeprint", true], ["afterprint", false]]) {
-      addEventListener(event, () => { // canvases keep the colours they were drawn with
-        document.documentElement.classList.toggle("paper", paper);
-        if (state.sample) drawSpectrum();
-      });
-    }
+    onColours(() => { if (state.sample) drawSpectrum(); });
     show(0);
   }
   start();

@@ -117,7 +117,9 @@ def on_page_markdown(markdown: str, page: Page, config: Any, files: Files) -> st
 
 
 def on_post_build(config: Any) -> None:
-    """End the build if the finished site has a link that leads nowhere, or needs a network."""
+    """Write the search index as a script too, and end the build if a link leads nowhere, or a page needs a network."""
+    index = Path(config.site_dir) / "search" / "search_index.json"  # a page opened from the disk cannot read JSON
+    index.with_suffix(".js").write_text(f"var __index = {index.read_text(encoding='utf-8')}", encoding="utf-8")
     found = broken(Path(config.site_dir))
     for line in found:
         _log.warning(line)

@@ -174,7 +174,8 @@ def _wrong_arguments(function: griffe.Function) -> list[str]:
 
 def _entry(defined: str, title: str, *anchors: str, level: int = 2) -> str:
     """Return the Markdown of one name; mkdocstrings fills it."""
-    options = f'    options:\n      heading: "{title}"\n      heading_level: {level}\n      toc_label: "{title}"\n'
+    short = title.rpartition(".")[2]
+    options = f'    options:\n      heading: "{title}"\n      heading_level: {level}\n      toc_label: "{short}"\n'
     return "".join(_ANCHOR.format(anchor) for anchor in anchors) + f"\n::: {defined}\n{options}"
 
 

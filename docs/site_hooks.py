@@ -4,8 +4,8 @@
   the code becomes a page that shows it, so the site is complete without the repository and without a network.
 - Markdown of a git host (GFM) is written so that Python-Markdown reads it alike: `as_python_markdown`.
 - `site_reference` makes the pages of the reference; a public name that is not documented ends the build.
-- `broken` reads the finished HTML: a link, picture or anchor that leads nowhere, or anything fetched from a network, ends
-  the build.
+- `broken` reads the finished HTML: a link, picture or anchor that leads nowhere, or anything fetched from a network,
+  ends the build.
 """
 
 from __future__ import annotations
@@ -45,7 +45,15 @@ _FENCE = re.compile(r"^( *)(```+|~~~+)(.*)$")
 _LINK = re.compile(r"(!?\[(?:[^\]\[]|\[[^\]]*\])*\]\()([^)\s]+)((?:\s+\"[^\"]*\")?\))")
 _ATTRIBUTE = re.compile(r"""(\s(?:src|href|srcset)=["'])([^"']+)(["'])""")
 _ITEM = re.compile(r"^( *)([-*+]|\d+\.)( +)(?=\S)")
-_LANGUAGES = {".py": "python", ".c": "c", ".h": "c", ".m": "matlab", ".yaml": "yaml", ".toml": "toml", ".md": "markdown"}
+_LANGUAGES = {
+    ".py": "python",
+    ".c": "c",
+    ".h": "c",
+    ".m": "matlab",
+    ".yaml": "yaml",
+    ".toml": "toml",
+    ".md": "markdown",
+}
 _log = logging.getLogger("mkdocs.hooks.site")
 
 
@@ -222,17 +230,20 @@ def as_python_markdown(markdown: str) -> str:
         match = _FENCE.match(line)
         indent = len(line) - len(line.lstrip(" "))
         if fence:
-            lines.append(line if not line.strip() else " " * (4 * len(stack)) + line[min(indent, stack[-1] if stack else 0) :])
+            kept = line[min(indent, stack[-1] if stack else 0) :]
+            lines.append(" " * (4 * len(stack)) + kept if line.strip() else line)
             if match and match[2].startswith(fence) and not match[3].strip():
                 fence = ""
             continue
         item = _ITEM.match(line)
+        open_items = len(stack)
         if line.strip():
             lazy = before.strip() and not item and not match and indent < (stack[-1] if stack else 0)
             while stack and indent < stack[-1] and not lazy:
                 stack.pop()
         depth = len(stack)
-        starts_list = item and not _ITEM.match(before) and before.strip() and (depth or not _in_item(lines))
+        after_text = before.strip() and not _ITEM.match(before) and depth == open_items
+        starts_list = item and (after_text or _FENCE.match(before))
         starts_table = line.lstrip().startswith("|") and before.strip() and not before.lstrip().startswith("|")
         if starts_list or starts_table:
             lines.append("")
@@ -245,16 +256,6 @@ def as_python_markdown(markdown: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _in_item(lines: list[str]) -> bool:
-    """Return whether the last line continues an item of a list."""
-    for line in reversed(lines):
-        if not line.strip():
-            return False
-        if _ITEM.match(line):
-            return True
-    return False
-
-
 class _Html(html.parser.HTMLParser):
     """The anchors of a page, what it links to and what a browser fetches for it."""
 
@@ -263,6 +264,10 @@ class _Html(html.parser.HTMLParser):
         self.anchors: set[str] = set()
         self.links: list[str] = []
         self.fetched: list[str] = []
+
+    def has(self, anchor: str) -> bool:
+        """Return whether a link to an anchor leads somewhere; those that start with "__" are the theme's."""
+        return not anchor or anchor.startswith("__") or anchor in self.anchors
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = {key: value or "" for key, value in attrs}
@@ -303,7 +308,6 @@ def broken(site: Path) -> list[str]:
                 target /= "index.html"
             if not target.is_file():
                 found.append(f"{name}: the link {link} leads to no file")
-            elif parts.fragment and target in pages and unquote(parts.fragment) not in pages[target].anchors:
-                if parts.fragment != "__skip" and not parts.fragment.startswith("__"):
-                    found.append(f"{name}: the link {link} leads to no anchor")
+            elif target in pages and not pages[target].has(unquote(parts.fragment)):
+                found.append(f"{name}: the link {link} leads to no anchor")
     return found

@@ -225,7 +225,7 @@ def as_python_markdown(markdown: str) -> str:
     """
     lines: list[str] = []
     stack: list[int] = []  # columns at which the text of the open items starts
-    fence, before = "", ""
+    fence, before, in_parts = "", "", False  # in_parts: an empty line stands between parts of the item
     for line in markdown.splitlines():
         match = _FENCE.match(line)
         indent = len(line) - len(line.lstrip(" "))
@@ -243,7 +243,7 @@ def as_python_markdown(markdown: str) -> str:
                 stack.pop()
         depth = len(stack)
         after_text = before.strip() and not _ITEM.match(before) and depth == open_items
-        starts_list = item and (after_text or _FENCE.match(before))
+        starts_list = item and (after_text or _FENCE.match(before) or (in_parts and before.strip()))
         starts_table = line.lstrip().startswith("|") and before.strip() and not before.lstrip().startswith("|")
         if starts_list or starts_table:
             lines.append("")
@@ -252,6 +252,7 @@ def as_python_markdown(markdown: str) -> str:
             fence = match[2]
         if item:
             stack.append(len(item[0]))
+        in_parts = not item and (in_parts or not line.strip())
         before = line
     return "\n".join(lines) + "\n"
 

@@ -171,15 +171,17 @@ def test_broken_links_and_outside_requests_are_found(hooks, tmp_path):
         assert sum(word in line for line in found) == 1
 
 
-def test_a_name_without_documentation_is_found(hooks, monkeypatch):
-    code = {
-        "__init__.py": "",
-        "x.py": 'def bare(): ...\n\ndef good(a):\n    """G.\n\n    Args:\n        a: it.\n    """\n\n'
-        'def wrong(a):\n    """W.\n\n    Args:\n        a, b: they.\n    """\n',
-    }
-    names = [f"lemamba.x.{name}" for name in ("bare", "good", "wrong", "gone")]
+def test_a_name_without_documentation_is_found(hooks, monkeypatch, tmp_path):
+    code = (
+        'def bare(): ...\n\ndef good(a):\n    """G.\n\n    Args:\n        a: it.\n    """\n\n'
+        'def wrong(a):\n    """W.\n\n    Args:\n        a, b: they.\n    """\n'
+    )
+    (tmp_path / "lemamba").mkdir()
+    (tmp_path / "lemamba" / "__init__.py").write_text(code)
+    names = [f"lemamba.{name}" for name in ("bare", "good", "wrong", "gone")]
     monkeypatch.setattr(hooks.site_reference, "all_definitions", lambda: names)
-    with griffe.temporary_visited_package("lemamba", code, docstring_parser=griffe.Parser.google) as package:
-        found = hooks.site_reference.problems(package)
-    assert [line.partition(":")[0].rpartition(".")[2] for line in found] == ["bare", "wrong", "gone"]
+    settings = {"docstring_parser": griffe.Parser.google, "docstring_options": {"warnings": False}}
+    package = griffe.load("lemamba", search_paths=[tmp_path], try_relative_path=False, **settings)
+    found = hooks.site_reference.problems(package)
+    assert [line.partition(":")[0] for line in found] == ["lemamba.bare", "lemamba.wrong", "lemamba.gone"]
     assert "names b, which" in found[1]

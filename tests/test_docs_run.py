@@ -26,7 +26,19 @@ SCRIPTS = {entry.script: name for name, entry in COMMANDS.items() if entry.scrip
 LAUNCHERS = ("accelerate", "torchrun", "srun")  # several processes or a GPU: what they start is parsed
 FOREIGN = {  # programs of others: not ours to test
     *("source", "git", "pip", "pre-commit", "mkdir", "diff", "gdalwarp", "uvicorn", "curl", "docker", "export", "hf"),
-    *("cd", "jupyter", "octave", "matlab", "ls", "tensorboard", "nvidia-smi", "unzip", "octave-cli", "deactivate"),
+    *(
+        "cd",
+        "jupyter",
+        "octave",
+        "matlab",
+        "ls",
+        "tensorboard",
+        "nvidia-smi",
+        "unzip",
+        "octave-cli",
+        "deactivate",
+        "cat",
+    ),
 }
 NOT_RUN = {  # part of a command of a page in `RUN`: why it is not run
     "--weights RUN": "weights of the reader's own training",
@@ -50,7 +62,11 @@ def blocks(page: Path, language: str) -> list[tuple[int, str]]:
 
 
 def commands(text: str) -> list[list[str]]:
-    """Return the words of each command of a block of bash."""
+    """Return the words of each command of a block of bash; the Python in a here-document is compiled."""
+    for name, body in re.findall(r"^cat > (\S+) <<'?EOF'?\n(.*?)^EOF$", text, flags=re.S | re.M):
+        if name.endswith(".py"):
+            compile(body, name, "exec")
+    text = re.sub(r"^(cat > \S+) <<'?EOF'?\n.*?^EOF$", r"\1", text, flags=re.S | re.M)
     lines = re.sub(r"\\\n\s*", " ", text).replace("\N{HORIZONTAL ELLIPSIS}", "").splitlines()
     found, quoted = [], ""
     for line in lines:  # a quotation may run over several lines: python -c "…"
@@ -125,7 +141,10 @@ def test_python_blocks_use_names_that_exist(page):
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and node.module:
                 module = importlib.import_module(node.module)
-                assert not [a.name for a in node.names if not hasattr(module, a.name)], f"{page.name}:{line}"
+                missing = [a.name for a in node.names if not hasattr(module, a.name)]
+                assert not [n for n in missing if not importlib.util.find_spec(f"{node.module}.{n}")], (
+                    f"{page.name}:{line}"
+                )
             elif isinstance(node, ast.Import):
                 assert all(importlib.util.find_spec(a.name) for a in node.names), f"{page.name}:{line}"
             elif isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "lemamba":

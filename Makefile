@@ -8,6 +8,7 @@
 # make kernels the Triton kernels compiled for sm_80, sm_90 and sm_100: registers, stack, spills; 10 minutes, no GPU
 # make fuzz    long fuzzing and the long kill test             make clean   remove the environment and build/
 # make typing  links by which type checkers and editors find the package    make architecture  draw figs/architecture.svg
+# make docs    the documentation as a site: site/index.html, to be opened in a browser
 # make lock    write the installed versions to requirements.lock    make matlab-tables  write sensor_table.m
 PYTHON ?= python3
 VENV   ?= .venv
@@ -17,7 +18,7 @@ STAMP  := $(VENV)/.installed
 KERNELS := $(wildcard model/ops/native/*.[ch] tests/*.c benchmarks/*.c)
 FOLDERS := $(filter-out lemamba benchmarks,$(patsubst %/__init__.py,%,$(wildcard */__init__.py)))
 
-.PHONY: venv demo test lint format typing architecture lock matlab-tables bench gpu sharded kernels fuzz clean
+.PHONY: venv demo test lint format typing architecture docs lock matlab-tables bench gpu sharded kernels fuzz clean
 
 venv: $(STAMP)
 
@@ -71,6 +72,11 @@ typing:
 architecture: $(STAMP)
 	$(PY) docs/draw_architecture.py
 
+# Fails for a link that leads nowhere and for a public name without documentation.
+docs: $(STAMP)
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	@echo site/index.html
+
 # Keeps the two lines of comment; "+cpu" is no version that every index has.
 lock: $(STAMP)
 	@mkdir -p build
@@ -87,4 +93,4 @@ matlab-tables: $(STAMP)
 	$(PY) -m lemamba.utils.sensors
 
 clean:
-	rm -rf $(VENV) build
+	rm -rf $(VENV) build site

@@ -19,6 +19,8 @@ from torch import nn
 from lemamba.utils.errors import UserError, nearest
 from lemamba.utils.registry import load_class, lookup, scan
 
+__all__ = ["build_loss", "list_losses"]
+
 _FOLDER = Path(__file__).resolve().parent
 
 

@@ -40,9 +40,13 @@ for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
 REDUCED_NAMES = tuple(registered("reduced"))
+"""The indices that need ground truth, in the order of the tables."""
 FULL_NAMES = tuple(registered("full"))
+"""The indices at full resolution, in the order of the tables."""
 INDICES: dict[str, Index] = registered("reduced") | registered("full")
+"""The record of each index that is always measured."""
 EXTRA: dict[str, Index] = registered("reduced", extra=True) | registered("full", extra=True)
+"""The record of each index that is measured on request."""
 
 __all__ = [
     "EXTRA",

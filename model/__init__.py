@@ -18,6 +18,8 @@ from torch import nn
 from lemamba.utils.errors import UserError, nearest
 from lemamba.utils.registry import ModelEntry, load_class, lookup, scan
 
+__all__ = ["build_model", "list_models", "model_class", "model_entry"]
+
 _FOLDER = Path(__file__).resolve().parent
 _NAMED = 5  # methods that a message names
 

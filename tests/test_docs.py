@@ -1,9 +1,7 @@
-"""README and docs stay true: links, the file map, flags and imports in examples, the drawn picture, versions."""
+"""README and docs stay true: links, file map, drawn picture, versions; tests/test_docs_run.py runs their code."""
 
 from __future__ import annotations
 
-import ast
-import importlib
 import importlib.util
 import re
 import subprocess
@@ -27,18 +25,12 @@ ENTRIES = (
 )
 UNLISTED = {
     *("README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "CITATION.cff"),
-    *("Makefile", "Dockerfile", "pyproject.toml", "hubconf.py"),
+    *("Makefile", "Dockerfile", "pyproject.toml", "hubconf.py", "mkdocs.yml"),
 }
 
 
 def text_of(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
-
-
-def code_blocks(language: str) -> list[str]:
-    """Code in all pages that is marked with a language."""
-    texts = [page.read_text(encoding="utf-8") for page in PAGES]
-    return [block for text in texts for block in re.findall(rf"```{language}\n(.*?)```", text, flags=re.S)]
 
 
 def tracked() -> list[str]:
@@ -69,33 +61,12 @@ def test_file_map_is_complete():
     assert not [name for name in listed if name in ENTRIES and not (ROOT / name).is_file()]
 
 
-@pytest.mark.parametrize("entry", ENTRIES)
-def test_flags_in_the_readme_exist(entry):
-    """Every long flag that README or docs use with an entry file is one that its --help knows."""
-    used: set[str] = set()
-    for command in "".join(code_blocks("bash")).replace("\\\n", " ").splitlines():
-        if entry in command:
-            used |= set(re.findall(r"(?<=\s)--[a-z_]+", command.partition(entry)[2].partition("#")[0]))
-    source = "".join(p.read_text() for p in (*ROOT.glob("commands/*.py"), *ROOT.glob("utils/*.py")))
-    assert not [flag for flag in used if f'"{flag}"' not in source and flag != "--help"]
-
-
 @pytest.mark.parametrize("name", ["README.md", "docs"])
 def test_no_page_names_a_machine(name):
     """No home folder, no temporary path, no drive of anyone's machine."""
     pages = [ROOT / name] if name.endswith(".md") else PAGES[1:]
     wrong = re.compile(r"(?<![\w.])/(?:home|root|work|tmp|mnt|data\d*)/|[A-Z]:\\\\")
     assert not [p.name for p in pages if wrong.search(p.read_text(encoding="utf-8"))]
-
-
-def test_imports_in_examples_work():
-    """Names that Python examples import from this project exist."""
-    imports = [
-        n for block in code_blocks("python") for n in ast.walk(ast.parse(block)) if isinstance(n, ast.ImportFrom)
-    ]
-    ours = [(n.module, alias.name) for n in imports if n.module.partition(".")[0] == "lemamba" for alias in n.names]
-    assert len(ours) >= 5
-    assert not [f"{m}.{name}" for m, name in ours if not hasattr(importlib.import_module(m), name)]
 
 
 def test_the_picture_of_the_layers_is_current():

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import io
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 from lemamba.commands import options
 from lemamba.utils import command_line, config
 from lemamba.utils.errors import UserError, nearest
+from lemamba.utils.progress import in_notebook
 from lemamba.utils.startup import INTERRUPTED_STATUS, VERBOSITY, prepare_process
 
 
@@ -132,9 +135,10 @@ def run(command: str, *arguments: object) -> int | None:
     """
     with _own_environment():
         try:
-            options = parse(command, [str(argument) for argument in arguments], f"lemamba {command}")
+            words = [str(argument) for argument in arguments]
+            options = parse(command, words, f"lemamba {command}")
             prepare_process()
-            with _quiet():
+            with _quiet(), _arguments("lemamba", command, *words):
                 status = importlib.import_module(f"lemamba.commands.{command}").run(options)
         except SystemExit as end:  # --help, and a step of `reproduce` that failed
             status = end.code
@@ -156,10 +160,23 @@ def _own_environment() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _arguments(*words: str) -> Iterator[None]:
+    """Let the process have these arguments: reports record the command that made them."""
+    before = sys.argv
+    sys.argv = list(words)
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """After ``--quiet``, print nothing; unlike `apply_verbosity`, the process has its output again afterwards."""
+    """After ``--quiet``, show nothing; unlike `apply_verbosity`, the process has its output again afterwards."""
     with contextlib.ExitStack() as stack:
         if os.environ.get(VERBOSITY) == "quiet":
-            nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123  # no path
-            stack.enter_context(contextlib.redirect_stdout(nowhere))
+            stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+            if in_notebook():  # tables are displayed there, not printed
+                capture = importlib.import_module("IPython.utils.capture")
+                stack.enter_context(capture.capture_output(stdout=False, stderr=False))
         yield

@@ -83,7 +83,8 @@ class _TerminalBar:
         self._bar.start()
 
     def update(self, done: float, note: str) -> None:
-        self._bar.update(self._task, completed=done, **({"note": note} if note else {}))
+        fields: dict[str, Any] = {"note": note} if note else {}
+        self._bar.update(self._task, completed=done, **fields)
 
     def stop(self) -> None:
         self._bar.stop()

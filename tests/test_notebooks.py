@@ -50,9 +50,8 @@ def test_a_notebook_runs(name, tmp_path, monkeypatch):
     out = tmp_path / "visualized_img/notebooks" / name
     assert not [file for file in LEFT_THERE[name] if not (out / file).is_file()]
     assert any("100.0%" in bar for bar in bars(notebook))
-    assert "ipykernel" not in "".join(
-        p.read_text() for p in out.rglob("*.json")
-    )  # recorded as the command that made it
+    reports = "".join(path.read_text() for path in out.rglob("*.json"))
+    assert "ipykernel" not in reports  # as the command that made them
 
 
 def test_the_notebooks_are_those_and_are_committed_without_outputs():

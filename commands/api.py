@@ -249,7 +249,11 @@ def show(
     if not all(0 <= band < len(first) for band in bands):
         raise UserError(f"expected rgb= bands from 0 to {len(first) - 1}, given {bands}; correct them")
     limits = stretch_limits(first, bands)
-    panels = {n: guide_rgb(image) if n == "pan" else to_rgb(image, bands, limits) for n, image in images.items()}
+    titles = {"pan": "guide"} if guide is not None and len(guide) > 1 else {}
+    panels = {
+        titles.get(name, name): guide_rgb(image) if name == "pan" else to_rgb(image, bands, limits)
+        for name, image in images.items()
+    }
     if "gt" not in images or not fused:
         return panels_picture([panels])
     errors = shared_error_maps(fused, images["gt"])

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import io
+import os
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from lemamba.commands import options
 from lemamba.utils import command_line, config
+from lemamba.utils.errors import UserError, nearest
+from lemamba.utils.progress import in_notebook
+from lemamba.utils.startup import INTERRUPTED_STATUS, VERBOSITY, prepare_process
 
 
 @dataclass(frozen=True)
@@ -86,15 +94,90 @@ def parse(name: str, argv: list[str] | None = None, prog: str | None = None) -> 
     """Read the command line of a command into its options.
 
     Args:
-        name: a key of `COMMANDS`.
+        name: that of the command.
         argv: the arguments; default: those of the process.
         prog: name of the program in the usage line; default: the script's.
 
     Raises:
-        UserError: an unknown flag, a missing argument or a bad value.
+        UserError: an unknown command or flag, a missing argument or a bad value.
     """
+    if name not in COMMANDS:
+        raise UserError(f'unknown command "{name}"{nearest(name, COMMANDS)}; known: {", ".join(COMMANDS)}')
     kinds = COMMANDS[name].options
     given = vars(parser_of(name, prog).parse_args(argv))
     if kinds is config.TrainOptions:
         return config.read(given)
     return command_line.read_options(kinds[given["subcommand"]] if isinstance(kinds, dict) else kinds, given)
+
+
+def run(command: str, *arguments: object) -> int | None:
+    """Run a command in this process, as ``lemamba COMMAND ARGUMENT …`` does in a shell: for notebooks and scripts.
+
+    Progress is shown as a bar in a notebook. Settings that a command makes for its process (`--quiet`,
+    `--scan_backend`) end with it; torch's generator is seeded where the command seeds it.
+
+    Args:
+        command: "train", "fuse", "adapt", "evaluate", "board", "prepare", …: see ``lemamba --help``.
+        *arguments: words of the command line, one by one; paths and numbers need not be strings.
+
+    Returns:
+        None where a shell would see status 0, else that status.
+
+    Raises:
+        lemamba.utils.errors.UserError: what a shell would see as one line and status 2.
+        KeyboardInterrupt: the command was interrupted; all files are complete or absent.
+
+    Example::
+
+        >>> import lemamba
+        >>> lemamba.run("fuse", "--arch", "GSA", "--ms", "ms.tif", "--pan", "no.tif", "--out", "fused.tif")
+        Traceback (most recent call last):
+        lemamba.utils.errors.UserError: no such file: ms.tif
+    """
+    with _own_environment():
+        try:
+            words = [str(argument) for argument in arguments]
+            options = parse(command, words, f"lemamba {command}")
+            prepare_process()
+            with _quiet(), _arguments("lemamba", command, *words):
+                status = importlib.import_module(f"lemamba.commands.{command}").run(options)
+        except SystemExit as end:  # --help, and a step of `reproduce` that failed
+            status = end.code
+    if status == INTERRUPTED_STATUS:
+        raise KeyboardInterrupt
+    return status or None
+
+
+@contextlib.contextmanager
+def _own_environment() -> Iterator[None]:
+    """At the end, give the environment's variables LEMAMBA_… the values that they had."""
+    before = {name: value for name, value in os.environ.items() if name.startswith("LEMAMBA_")}
+    try:
+        yield
+    finally:
+        for name in [name for name in os.environ if name.startswith("LEMAMBA_")]:
+            del os.environ[name]
+        os.environ.update(before)
+
+
+@contextlib.contextmanager
+def _arguments(*words: str) -> Iterator[None]:
+    """Let the process have these arguments: reports record the command that made them."""
+    before = sys.argv
+    sys.argv = list(words)
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """After ``--quiet``, show nothing; unlike `apply_verbosity`, the process has its output again afterwards."""
+    with contextlib.ExitStack() as stack:
+        if os.environ.get(VERBOSITY) == "quiet":
+            stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+            if in_notebook():  # tables are displayed there, not printed
+                capture = importlib.import_module("IPython.utils.capture")
+                stack.enter_context(capture.capture_output(stdout=False, stderr=False))
+        yield

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import platform
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -70,7 +69,7 @@ from lemamba.utils.device import usable_device, use_scan_backend
 from lemamba.utils.errors import UserError
 from lemamba.utils.facts import DataFacts
 from lemamba.utils.geometry import Geometry
-from lemamba.utils.progress import ProgressBar
+from lemamba.utils.progress import ProgressBar, is_live
 from lemamba.utils.sensors import get_sensor
 from lemamba.utils.startup import INTERRUPTED_STATUS
 from lemamba.utils.version import project_version
@@ -515,7 +514,7 @@ def _meta(task: Task, start: Start, facts: DataFacts) -> dict[str, Any]:
 def _reporting(number: int, parts: int, before: Row, task: Task) -> Iterator[Callable[[float, Row], None]]:
     """Yield a function that shows the share done and the held-out scores, as a bar or as lines."""
     title = f"training {number}/{parts}"
-    shown = sys.stderr.isatty()
+    shown = is_live()
     due = 0.0
     if not shown:
         length = f"{task.options.rounds} rounds" if task.options.rounds else f"{task.options.minutes:g} minutes"

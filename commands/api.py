@@ -1,4 +1,4 @@
-"""The front door for arrays: `lemamba.fuse`, `lemamba.load`, `lemamba.list_methods`.
+"""The front door for arrays: `lemamba.fuse`, `lemamba.show`, `lemamba.load`, `lemamba.list_methods`.
 
 Example::
 
@@ -20,10 +20,11 @@ from __future__ import annotations
 import copy
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -42,6 +43,14 @@ from lemamba.model.classical.base import Classical
 from lemamba.model.lemamba_any import LEMambaAny
 from lemamba.operators import interpolate, resample
 from lemamba.operators.window import Window, cut_windows
+from lemamba.reporting.pictures import (
+    choose_bands,
+    guide_rgb,
+    panels_picture,
+    shared_error_maps,
+    stretch_limits,
+    to_rgb,
+)
 from lemamba.utils.device import usable_device
 from lemamba.utils.errors import UserError
 from lemamba.utils.facts import DataFacts
@@ -50,6 +59,9 @@ from lemamba.utils.geometry import Geometry
 from lemamba.utils.numbers import to_numbers
 from lemamba.utils.progress import ProgressBar
 from lemamba.utils.sensors import get_sensor
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 RATIOS = (2, 3, 4, 5, 6, 7, 8, 16)
 _EXACT = 2**53  # largest whole number up to which float64 holds all of them
@@ -191,6 +203,85 @@ def fuse(
     return _like(ms, numbers if _array(ms).ndim == 4 else numbers[0])
 
 
+def show(
+    sr: Any = None,
+    *,
+    ms: Any = None,
+    pan: Any = None,
+    gt: Any = None,
+    sensor: str = "none",
+    rgb: tuple[int, int, int] | None = None,
+) -> Image:
+    """Draw the images of one scene side by side: ms | pan | sr | gt; a notebook displays the returned picture.
+
+    All have the brightness of gt, else of ms, else of the first result: its 1st to 99th percentile in each band.
+
+    Args:
+        sr: a result (C, H, W), or several by name: ``{"EXP": …, "GSA": …}``.
+        ms: (C, h, w), interpolated or not.
+        pan: (H, W) or (P, H, W).
+        gt: ground truth (C, H, W). A second row then shows the mean absolute error over bands of each result, on one
+            scale, whose end only 2 % of the pixels exceed.
+        sensor: name, for the bands that are shown as red, green and blue.
+        rgb: these bands instead, counted from 0.
+
+    Returns:
+        A picture of Pillow (``.save("scene.png")`` writes it), each panel about 300 pixels wide.
+
+    Raises:
+        lemamba.utils.errors.UserError: nothing to show, axes, sizes or bands that do not fit, NaN or infinite values.
+    """
+    results = sr if isinstance(sr, Mapping) else {"sr": sr}
+    if taken := {"ms", "pan", "gt"} & results.keys():
+        raise UserError(f"expected results under names of methods, one is called {taken.pop()}; rename it")
+    given = {"ms": ms, "pan": pan, **results, "gt": gt}
+    images = {name: _one(image, name) for name, image in given.items() if image is not None}
+    if not images:
+        raise UserError("expected at least one of sr, ms, pan and gt, given none; name what is to be shown")
+    guide = images.get("pan")
+    first = images.get("gt", images.get("ms", next((images[n] for n in images if n != "pan"), None)))
+    if first is None:
+        return panels_picture([{"pan": guide_rgb(images["pan"])}])
+    fused = {name: image for name, image in images.items() if name in results}
+    _check_shown(images, fused)
+    alike = [i for n, i in images.items() if n != "pan" and guide is not None and i.shape[1:] == guide.shape[1:]]
+    bands = choose_bands(get_sensor(sensor), *((alike[0], guide) if alike else (first, None)), own=rgb)
+    if not all(0 <= band < len(first) for band in bands):
+        raise UserError(f"expected rgb= bands from 0 to {len(first) - 1}, given {bands}; correct them")
+    limits = stretch_limits(first, bands)
+    titles = {"pan": "guide"} if guide is not None and len(guide) > 1 else {}
+    panels = {
+        titles.get(name, name): guide_rgb(image) if name == "pan" else to_rgb(image, bands, limits)
+        for name, image in images.items()
+    }
+    if "gt" not in images or not fused:
+        return panels_picture([panels])
+    errors = shared_error_maps(fused, images["gt"])
+    return panels_picture([panels, {f"{name}, error": errors.get(name) for name in panels}])
+
+
+def _one(image: Any, name: str) -> np.ndarray:
+    """Return an image as float64 (·, ·, ·)."""
+    array = _images(image, name)
+    if len(array) > 1:
+        raise UserError(f"expected one image, {name} holds {len(array)}; give one of them, such as {name}[0]")
+    return array[0]
+
+
+def _check_shown(images: Mapping[str, np.ndarray], fused: Mapping[str, np.ndarray]) -> None:
+    """Refuse images of one scene that have different bands, and results and ground truth of different sizes."""
+    bands = {name: len(image) for name, image in images.items() if name != "pan"}
+    if len(set(bands.values())) > 1:
+        raise UserError(f"expected images of equal bands, given {_listed(bands)}; bands come before rows and columns")
+    sizes = {name: image.shape[1:] for name, image in images.items() if name == "gt" or name in fused}
+    if len(set(sizes.values())) > 1:
+        raise UserError(f"expected results and ground truth of one size, given {_listed(sizes)}; crop them alike")
+
+
+def _listed(facts: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {fact}" for name, fact in facts.items())
+
+
 def _array(image: Any) -> np.ndarray:
     """Return an image as a NumPy array; bfloat16, which NumPy lacks, as float32."""
     if isinstance(image, Tensor):
@@ -200,10 +291,11 @@ def _array(image: Any) -> np.ndarray:
 
 
 def _images(image: Any, name: str) -> np.ndarray:
-    """Return ms or pan as float64 (B, ·, ·, ·); refuse other axes, types and values."""
+    """Return an image, pan if it is called so, as float64 (B, ·, ·, ·); refuse other axes, types and values."""
     array = _array(image)
-    axes = {"ms": "(C, h, w) or (B, C, h, w)", "pan": "(H, W), (P, H, W) or (B, P, H, W)"}[name]
-    if array.ndim not in ((3, 4) if name == "ms" else (2, 3, 4)) or 0 in array.shape:
+    size = "h, w" if name == "ms" else "H, W"
+    axes = "(H, W), (P, H, W) or (B, P, H, W)" if name == "pan" else f"(C, {size}) or (B, C, {size})"
+    if array.ndim not in ((2, 3, 4) if name == "pan" else (3, 4)) or 0 in array.shape:
         raise UserError(f"expected {name} {axes}, given {array.shape}; bring the axes into this order")
     if array.dtype.kind not in "uif":
         raise UserError(f"expected {name} of integers or floating-point values, given {array.dtype}; convert it")

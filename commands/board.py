@@ -188,6 +188,9 @@ def _context() -> Any:
     A new interpreter for every method would spend seconds on imports. A fork of this process would inherit its memory,
     whose peak is measured, and the threads of its libraries.
     """
+    root = str(Path(str(sys.modules["lemamba"].__file__)).resolve().parent.parent)
+    if root not in sys.path:  # found from the working folder, for which children take that of this process's start
+        sys.path.append(root)
     if sys.platform != "linux":  # Windows has none; macOS's libraries may not be forked
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")

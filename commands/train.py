@@ -22,6 +22,7 @@ from typing import IO, Any
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.state import AcceleratorState
 from torch import nn
 
 from lemamba.commands.planning import show_training
@@ -280,6 +281,8 @@ def start_accelerator(settings: config.Config) -> Accelerator:
         if importlib.util.find_spec(name) is None:
             raise UserError(f"--log_with {name} needs the package {name}: pip install {name}")
     precision, device = settings.train.mixed_precision, _chosen_device(settings.train.device)
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:  # an earlier training of this process may have had other settings
+        AcceleratorState._reset_state(reset_partial_state=True)
     try:
         accelerator = Accelerator(
             mixed_precision=precision,

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from lemamba import __version__
 from lemamba.commands import COMMANDS, parse
-from lemamba.utils.errors import UserError, nearest
 from lemamba.utils.startup import VERBOSITY, apply_verbosity, delayed_interrupt, run_cli
 
 
@@ -63,8 +62,6 @@ def _dispatch() -> int | None:
     if command == "--version":
         print(f"lemamba {__version__}")
         return 0
-    if command not in COMMANDS:
-        raise UserError(f'unknown command "{command}"{nearest(command, COMMANDS)}; known: {", ".join(COMMANDS)}')
     return _run(command, argv, f"lemamba {command}")
 
 

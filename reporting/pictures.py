@@ -7,14 +7,20 @@ pictures without it.
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lemamba.utils.atomic import write_atomically
 from lemamba.utils.sensors import Sensor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL.Image import Image
 
 STRETCH_PERCENT = (1.0, 99.0)
 ERROR_FULL_SCALE = 0.1  # an error of this share of the reference's range reaches the end of the colour map
@@ -148,7 +154,7 @@ def save_grid(path: Path, methods: Mapping[str, Mapping[str, np.ndarray]], rgb: 
     cells |= {name: to_rgb(arrays["sr"], rgb, limits) for name, arrays in methods.items()}
     errors = shared_error_maps({name: arrays["sr"] for name, arrays in methods.items()}, gt)
     names = list(cells)
-    rows: list[Mapping[str, np.ndarray | None]] = []
+    rows: list[Row] = []
     columns = math.ceil(len(names) / math.ceil(len(names) / GRID_COLUMNS))  # rows of equal length, as far as possible
     for start in range(0, len(names), columns):
         block = names[start : start + columns]
@@ -176,12 +182,10 @@ def save_scene(path: Path, ms: np.ndarray, pan: np.ndarray, rgb: Sequence[int], 
     save_panels(path, [panels | {"PAN": guide_rgb(pan)}], inches=SCENE_INCHES)
 
 
-def save_panels(
-    path: Path,
-    rows: Sequence[Mapping[str, np.ndarray | None]],
-    titles: Sequence[str] = (),
-    inches: float = PANEL_INCHES,
-) -> None:
+Row = Mapping[str, np.ndarray | None]
+
+
+def save_panels(path: Path, rows: Sequence[Row], titles: Sequence[str] = (), inches: float = PANEL_INCHES) -> None:
     """Draw rows of titled panels into one PNG file, which is written whole or not at all.
 
     Args:
@@ -190,6 +194,20 @@ def save_panels(
         titles: one label per row, to its left.
         inches: side of a panel; a picture with more pixels than fit is averaged, a smaller one is shown pixel by pixel.
     """
+    figure = _panels(rows, titles, inches)
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=PANEL_DPI))
+
+
+def panels_picture(rows: Sequence[Row], titles: Sequence[str] = (), inches: float = PANEL_INCHES) -> Image:
+    """Return what `save_panels` draws as a picture of Pillow, which notebooks display."""
+    from PIL.Image import open as read
+
+    stream = io.BytesIO()
+    _panels(rows, titles, inches).savefig(stream, format="png", dpi=PANEL_DPI)
+    return read(stream)
+
+
+def _panels(rows: Sequence[Row], titles: Sequence[str], inches: float) -> Figure:
     from matplotlib.figure import Figure  # the object-oriented interface: no global state, no display
 
     columns = max(len(row) for row in rows)
@@ -208,4 +226,4 @@ def save_panels(
             axis.imshow(picture, cmap=ERROR_COLOURS, vmin=0, vmax=1, interpolation=smooth)  # cmap: for (H, W) only
         if titles:
             axes[r][0].set_ylabel(titles[r], fontsize=9)
-    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=PANEL_DPI))
+    return figure

@@ -262,3 +262,10 @@ def test_errors_exit_2_with_one_line_on_stderr(tmp_path):
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: ")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_trainings_of_one_process_may_differ_in_precision():
+    """As in a notebook: accelerate keeps its first settings for the process."""
+    for precision in ("no", "bf16"):
+        settings = config.resolve({"train": {"device": "cpu", "mixed_precision": precision}}, None)
+        assert accelerate_main.start_accelerator(settings).mixed_precision == precision

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_files import PIXEL, smooth, tif
+from small_files import PIXEL, smooth, tif, write_test_set
 
 import lemamba
 from lemamba.commands import api, parse
@@ -211,3 +212,76 @@ def test_torch_hub_finds_the_entry_points(scene, weights):
     arguments = {"method": network, "divisor": 2047, "device": "cpu"}
     sr = torch.hub.load(str(ROOT), "fuse", ms, pan, source="local", **arguments)
     np.testing.assert_array_equal(sr, lemamba.fuse(ms, pan, **arguments))
+
+
+def test_a_command_from_python(tmp_path, capsys, monkeypatch):
+    """None for status 0; the environment afterwards is that before; a shell's status 130 is an interrupt."""
+    monkeypatch.setenv("LEMAMBA_SCAN", "torch")
+    before = {name: value for name, value in os.environ.items() if name.startswith("LEMAMBA_")}
+    out = tmp_path / "new.h5"
+    write_test_set(tmp_path / "old.h5")
+    assert lemamba.run("prepare", "repack", tmp_path / "old.h5", "--out", out, "--quiet") is None
+    assert out.is_file() and capsys.readouterr().out == ""
+    assert lemamba.run("prepare", "inspect", out) is None
+    assert "new.h5" in capsys.readouterr().out
+    assert lemamba.run("fuse", "--help") is None
+    assert capsys.readouterr().out.startswith("usage: lemamba fuse")
+    assert {name: value for name, value in os.environ.items() if name.startswith("LEMAMBA_")} == before
+    with pytest.raises(UserError, match='unknown command "fus".*"fuse"'):
+        lemamba.run("fus")
+    with pytest.raises(UserError, match="--tile"):
+        lemamba.run("fuse", "--tile", 0)
+    from lemamba.commands import runs
+
+    for status, outcome in ((1, lambda: lemamba.run("runs")), (130, None)):
+        monkeypatch.setattr(runs, "run", lambda options, status=status: status)
+        if outcome is None:
+            with pytest.raises(KeyboardInterrupt):
+                lemamba.run("runs")
+        else:
+            assert outcome() == status
+
+
+def test_a_picture_shows_each_image_where_it_belongs(monkeypatch):
+    """Order, stretch by the ground truth, errors below their results; bands as red, green, blue."""
+    drawn = []
+    monkeypatch.setattr(api, "panels_picture", drawn.append)
+    gt = np.arange(4 * 40 * 40, dtype=np.uint16).reshape(4, 40, 40)
+    worse = gt + 9
+    results = {"right": gt, "wrong": torch.from_numpy(worse.astype(np.float32))}
+    api.show(results, ms=gt[:, ::4, ::4], pan=gt[0], gt=gt[None], rgb=(3, 1, 0))
+    ((panels, errors),) = drawn
+    assert list(panels) == ["ms", "pan", "right", "wrong", "gt"]
+    low, high = np.percentile(gt[3], (1, 99))
+    assert panels["gt"][20, 20, 0] == round(255 * (gt[3, 20, 20] - low) / (high - low))
+    assert (panels["right"] == panels["gt"]).all() and panels["ms"].shape == (10, 10, 3)
+    assert (errors["right, error"] == 0).all() and (errors["wrong, error"] > 0.9).all()
+    assert [name for name, picture in errors.items() if picture is None] == ["ms, error", "pan, error", "gt, error"]
+    api.show(pan=gt[0])
+    api.show(gt)
+    assert [list(row) for row in drawn[1] + drawn[2]] == [["pan"], ["sr"]]
+
+
+def test_a_picture_is_one_of_pillow_which_notebooks_display():
+    image = np.random.default_rng(0).random((4, 32, 32))
+    picture = lemamba.show(image, gt=image)
+    assert picture._repr_png_().startswith(b"\x89PNG") and min(picture.size) > 600  # 2 x 2 panels
+
+
+@pytest.mark.parametrize(
+    ("images", "says"),
+    [
+        ({}, "expected at least one of sr, ms, pan and gt"),
+        ({"sr": np.ones((2, 4, 8, 8))}, "sr holds 2; give one of them"),
+        ({"sr": np.ones((8, 8))}, "expected sr"),
+        ({"sr": {"gt": np.ones((4, 8, 8))}}, "one is called gt; rename it"),
+        ({"sr": np.ones((4, 8, 8)), "ms": np.ones((8, 8, 4))}, "of equal bands, given ms 8, sr 4"),
+        ({"sr": np.ones((4, 8, 8)), "gt": np.ones((4, 9, 8))}, "of one size"),
+        ({"sr": np.ones((4, 8, 8)), "rgb": (4, 1, 0)}, "bands from 0 to 3"),
+        ({"sr": np.full((4, 8, 8), np.nan)}, "finite values, sr holds NaN"),
+    ],
+)
+def test_what_cannot_be_shown_is_one_line(images, says):
+    with pytest.raises(UserError, match=says) as raised:
+        lemamba.show(**images)
+    assert "\n" not in str(raised.value)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import json
+import os
+import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +18,7 @@ from small_files import smooth, tif
 pytest.importorskip("fastapi")
 pytest.importorskip("python_multipart")
 rasterio = pytest.importorskip("rasterio")
+httpx = pytest.importorskip("httpx")
 from fastapi.testclient import TestClient  # noqa: E402
 
 import lemamba  # noqa: E402
@@ -109,3 +114,29 @@ def test_health_and_settings(monkeypatch):
     monkeypatch.setenv("LEMAMBA_SERVE_MAX_MB", "5")
     assert serve.Settings.from_environment() == serve.Settings(method="GSA", max_mb=5.0)
     assert client().get("/health").json()["status"] == "ok"
+
+
+def test_the_container_starts_what_there_is():
+    """The command and the files of the container file, without a container: the server answers, with its settings."""
+    pytest.importorskip("uvicorn")
+    root = APP.parents[2]
+    lines = (APP.parent / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
+    copied = [line.split()[1] for line in lines if line.startswith("COPY")]
+    assert copied and all((root / name).exists() for name in copied)
+    installed = next(line for line in lines if "requirements.txt fastapi" in line).split()
+    assert {"fastapi", "uvicorn", "python-multipart", "rasterio"} <= set(installed)
+    command = json.loads(next(line for line in lines if line.startswith("CMD")).removeprefix("CMD"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [{"0.0.0.0": "127.0.0.1", "8000": port}.get(word, word) for word in command]
+    own = os.environ | {"LEMAMBA_SERVE_METHOD": "GSA", "LEMAMBA_SERVE_WEIGHTS": ""}
+    with subprocess.Popen([sys.executable, "-m", *command], cwd=root, env=own, stderr=subprocess.PIPE) as server:
+        try:
+            assert server.stderr is not None
+            said = next((line for line in server.stderr if b"Uvicorn running" in line), b"")
+            assert said, "the server ended"
+            answer = httpx.get(f"http://127.0.0.1:{port}/health", timeout=60).json()
+        finally:
+            server.terminate()
+    assert answer == {"status": "ok", "weights": "", "method": "GSA", "requests": 0}

@@ -14,6 +14,10 @@ _LONGEST_LINE = 1200  # characters; a value from a file may be as long as the fi
 class UserError(Exception):
     """Bad input. The message is one line: expected, given, what to do."""
 
+    def _render_traceback_(self) -> list[str]:
+        """Return what a notebook shows below the cell, as a command prints it: IPython looks for this name."""
+        return [f"error: {one_line(self)}"]
+
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return `` (did you mean "X"?)`` for the closest known name, or an empty string if none is close."""

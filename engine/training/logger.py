@@ -128,9 +128,7 @@ class Logger:
 
             self._board = SummaryWriter(str(tensorboard), purge_step=step + 1 if step else None)
             self._open.callback(self._board.close)
-        self._bar = self._open.enter_context(
-            ProgressBar("training", epochs, show=main and shown and sys.stderr.isatty())
-        )
+        self._bar = self._open.enter_context(ProgressBar("training", epochs, None if main and shown else False))
 
     def line(self, text: str) -> None:
         """Write a line with the time to the log and the terminal."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -24,12 +23,41 @@ REDRAWN = 1.0  # times a second
 WIDEST = 160  # columns
 TWO_CURVES = 100  # columns from which the validation's curve stands next to that of the loss
 _CURVE_ROWS, _FEWEST_ROWS = 8, 3
-_MOST_POINTS = 2048  # of a curve; beyond it, pairs of neighbours are averaged
+_MOST_POINTS = 1024  # of a curve; beyond it, pairs of neighbours are averaged
 _LABEL = 9  # columns of the numbers at the left of a curve
 # bits of a braille character by row and column of its dots (Unicode, block 2800)
 _DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])
 
 Points = list[tuple[float, float]]
+
+
+class Series:
+    """A curve of bounded length: means of equally many neighbours, and the last value as it is."""
+
+    def __init__(self) -> None:
+        self._means: Points = []
+        self._open: Points = []  # the neighbours of the next mean
+        self._together = 1
+
+    def add(self, step: float, value: float) -> None:
+        """Append a point; steps ascend."""
+        self._open.append((step, value))
+        if len(self._open) > self._together:  # the last one stays out
+            self._means.append(_mean(self._open[:-1]))
+            self._open = self._open[-1:]
+        if len(self._means) >= _MOST_POINTS:
+            self._means = [_mean(pair) for pair in zip(self._means[::2], self._means[1::2], strict=True)]
+            self._together *= 2
+
+    def points(self) -> Points:
+        """Return (step, value) in ascending steps; the last point is the one that was added last."""
+        before = [_mean(self._open[:-1])] if len(self._open) > 1 else []
+        return [*self._means, *before, *self._open[-1:]]
+
+
+def _mean(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    steps, values = zip(*points, strict=True)
+    return sum(steps) / len(points), sum(values) / len(points)
 
 
 class _Scores(NamedTuple):
@@ -52,8 +80,7 @@ class LiveView:
 
     def __init__(self, title: str, epochs: int | None, metric: str, smaller: bool) -> None:
         self.title, self.epochs, self.metric, self.smaller = title, epochs, metric, smaller
-        self.loss: Points = []
-        self.scores: Points = []  # of `metric`
+        self.loss, self.scores = Series(), Series()  # of the training, and of `metric`
         self.last: _Scores | None = None
         self.best: _Scores | None = None
         self.loop: dict[str, float] = {}
@@ -71,14 +98,14 @@ class LiveView:
         known = {name: float(value) for name, value in values.items() if value is not None}
         self.loop = self.loop | {n.removeprefix("loop/"): v for n, v in known.items() if n.startswith("loop/")}
         if math.isfinite(loss := known.get("train/total", math.nan)):
-            self.loss = _thinned([*self.loss, (step, loss)])
+            self.loss.add(step, loss)
         valid = {n.removeprefix("valid/"): v for n, v in known.items() if n.startswith("valid/")}
         if not valid:
             return
         self.last = _Scores(valid, epoch, step)
         value = valid.get(self.metric, math.nan)
         if math.isfinite(value):
-            self.scores = _thinned([*self.scores, (step, value)])
+            self.scores.add(step, value)
             old = self.best.values[self.metric] if self.best else None
             if old is None or (value < old if self.smaller else value > old):
                 self.best = self.last
@@ -106,7 +133,7 @@ class LiveView:
         below = [*self._tables(width), *self._speed(width), self._bar(width, ascii_only)]
         rows = min(_CURVE_ROWS, options.size.height - len(below) - 3)  # without heading, title and the cursor's line
         lines = [_heading(f"training {self.title}", width, ascii_only)]
-        if self.loss and rows >= _FEWEST_ROWS:
+        if self.loss.points() and rows >= _FEWEST_ROWS:
             lines += self._curves(width, rows, ascii_only)
         lines = [*lines, *below][-max(options.size.height - 1, 1) :]
         for line in lines:
@@ -118,7 +145,7 @@ class LiveView:
         """Return the curve of the loss and, where there is room, that of the validation's metric at its side."""
         from rich.text import Text
 
-        loss, scores = self.loss, self.scores
+        loss, scores = self.loss.points(), self.scores.points()
         if width + 1 < TWO_CURVES or len(scores) < 2:
             return [
                 Text(line, style="cyan" if i else "")
@@ -184,7 +211,7 @@ class LiveView:
         if self.ended is None:
             left = self.seconds_left()
             times += f"  left {'-:--:--' if left is None else clock(left)}"
-        cells = max(width - len(times), 0)
+        cells = max(width - len(times) - 2, 0)  # a terminal shows ^C behind it
         full = round(self.share * cells)
         done, rest = ("#", "-") if ascii_only else ("━", "─")
         return Text.assemble((done * full, "cyan"), (rest * (cells - full), "dim"), times)
@@ -197,7 +224,7 @@ class LiveView:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.ended = time.monotonic()
+        self.ended, self.doing = time.monotonic(), ""
         with contextlib.suppress(OSError):  # the terminal was closed
             self._live.stop()
 
@@ -206,6 +233,15 @@ def _live(view: LiveView) -> Any:
     """Return rich's live display of `view`, made to survive a closed terminal and one that becomes narrower."""
     from rich.console import Console
     from rich.live import Live
+
+    class Serial(Console):
+        """One print after the other: between finding the old view and drawing the new one no thread draws another."""
+
+        lock: Any = contextlib.nullcontext()
+
+        def print(self, *given: Any, **named: Any) -> None:
+            with self.lock:
+                super().print(*given, **named)
 
     class Display(Live):
         def refresh(self) -> None:
@@ -220,7 +256,10 @@ def _live(view: LiveView) -> Any:
                 drawn._shape = (drawn._shape[0], rows)
             return super().process_renderables(renderables)
 
-    return Display(view, console=Console(stderr=True), refresh_per_second=REDRAWN, redirect_stdout=sys.stdout.isatty())
+    console = Serial(stderr=True)
+    display = Display(view, console=console, refresh_per_second=REDRAWN)
+    console.lock = display._lock  # the thread that redraws holds it
+    return display
 
 
 def _heading(text: str, width: int, ascii_only: bool) -> Text:
@@ -246,13 +285,6 @@ def _number(value: float | None) -> str:
         return ""
     size = abs(value)
     return f"{value:.4f}" if 0.1 <= size < 1e4 else f"{value:.5f}" if 1e-3 <= size < 0.1 else f"{value:.4g}"
-
-
-def _thinned(points: Points) -> Points:
-    if len(points) < _MOST_POINTS:
-        return points
-    pairs = zip(points[::2], points[1::2], strict=False)
-    return [((a + b) / 2, (x + y) / 2) for (a, x), (b, y) in pairs]
 
 
 def clock(seconds: float) -> str:

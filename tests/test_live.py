@@ -198,6 +198,17 @@ def test_on_a_terminal_lines_scroll_above_and_ctrl_c_leaves_the_last_state(tmp_p
     assert all(re.sub(r"\s", "", line) in written for line in log.read_text().splitlines()), "every line was printed"
 
 
+def test_lines_go_into_their_file_while_a_bar_is_on_the_terminal(tmp_path):
+    head, tail = pty.openpty()
+    code = "from lemamba.utils.progress import track\nfor i in track(range(3), 'work'): print('line', i)"
+    with (tmp_path / "out").open("w") as out:
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=out, stderr=tail, check=True)
+    os.close(tail)
+    assert (tmp_path / "out").read_text() == "line 0\nline 1\nline 2\n"
+    assert b"100.0%" in os.read(head, 65536)
+    os.close(head)
+
+
 def _take_terminal() -> None:
     """Make stdin the terminal that sends ^C as a signal."""
     import fcntl

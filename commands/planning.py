@@ -27,6 +27,7 @@ from lemamba.engine.training.nan_guard import parts_of
 from lemamba.engine.training.sampler import TrainSampler
 from lemamba.model.classical.base import Classical
 from lemamba.utils.atomic import check_writable
+from lemamba.utils.config import trackers
 from lemamba.utils.facts import DataFacts
 
 LARGEST = 128  # side of the image that a method is measured on, where it does not take tiles
@@ -138,7 +139,7 @@ def show_training(job: Job, device: torch.device, world: int, *, overwrite: bool
         "would write": f"{job.folder}/: config.yaml, train.log, weights/ (2 x {size_of(weights)}), checkpoints/ "
         f"({size_of(_COPIES * weights)} each at most, {kept} kept)",
     }
-    if job.tensorboard is not None and job.config.log.logger_on:
+    if job.tensorboard is not None and "tensorboard" in trackers(job.config.log):
         rows["TensorBoard"] = f"{job.tensorboard}/"
     if job.resume is not None:
         rows["resumes from"] = str(job.resume)

@@ -346,6 +346,66 @@ class LEMamba(nn.Module):
         """Recompute every block in the backward pass: less memory for about a third more time."""
         self.grad_checkpointing = enable
 
+    @torch.no_grad()
+    def log_scalars(self, forward: Callable[[], object]) -> dict[str, dict[str, float]]:
+        """Return what a pass did with local parts and shared states, by block; training logs it.
+
+        Blocks are named "encoder1_block1", stages counted from the shallow end in the decoder too; the local part of a
+        block has "_local" after its name.
+
+        Args:
+            forward: makes one pass of this network, perhaps through wrappers that gather its parameters.
+
+        Returns:
+            {"enhanced_factor": mean |factor| over the channels, 0 = the local part has no effect;
+            "state_gate": see `lemamba.model.layers.ss2d.SS2D.gate_strength`, 0 = the shared state has no effect;
+            "skip_scale": mean |scale| over the channels of a decoder stage, 0 = no features from the encoder}.
+        """
+        seen: dict[str, dict[str, torch.Tensor]] = {"enhanced_factor": {}, "state_gate": {}, "skip_scale": {}}
+
+        def keep(group: str, name: str) -> Callable[[torch.Tensor], None]:
+            return lambda value: seen[group].__setitem__(name, value.detach())
+
+        def factor_of(name: str) -> Callable[[Any, Any], None]:
+            return lambda levm, _: keep("enhanced_factor", name)(levm.enhanced_factor.abs().mean())
+
+        def skips(network: Any, _: Any) -> None:
+            for scale, stage in zip(network.skip_scales, self._decoder_names(), strict=True):
+                keep("skip_scale", stage)(scale.abs().mean())
+
+        # read inside the pass: parameters that are split over processes are whole only there
+        hooks = [self.register_forward_pre_hook(skips)]
+        scans = []
+        for name, levm in self._named_blocks():
+            scans += [(name, levm.whole.ss2d)]
+            if levm.local is not None:
+                scans += [(f"{name}_local", levm.local.ss2d)]
+                hooks += [levm.register_forward_pre_hook(factor_of(name))]
+        try:
+            for name, scan in scans:
+                scan.on_gate = keep("state_gate", name)
+            forward()
+        finally:
+            for _, scan in scans:
+                scan.on_gate = None
+            for hook in hooks:
+                hook.remove()
+        numbers = iter(torch.stack([v.float() for values in seen.values() for v in values.values()]).tolist())
+        return {group: {name: next(numbers) for name in values} for group, values in seen.items()}
+
+    def _decoder_names(self) -> list[str]:
+        """Return the names of the decoder's stages in the order in which they run, deepest first."""
+        return [f"decoder{i}" for i in range(len(self.decoders), 0, -1)]
+
+    def _named_blocks(self) -> Iterable[tuple[str, Any]]:
+        """Yield all blocks with their names, in the order in which they run."""
+        encoders = [f"encoder{i}" for i in range(1, len(self.encoders) + 1)]
+        stages = zip(
+            (*encoders, "middle", *self._decoder_names()), (*self.encoders, self.middle, *self.decoders), strict=True
+        )
+        for stage, blocks in stages:
+            yield from ((f"{stage}_block{i}", levm) for i, levm in enumerate(blocks, start=1))
+
     def _run(self, levm: LEVM, *inputs: Any) -> tuple[torch.Tensor, State]:
         """Run one block, recomputing it in the backward pass where activation checkpointing is on."""
         if self.grad_checkpointing and torch.is_grad_enabled():

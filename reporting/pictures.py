@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,8 @@ ERROR_COLOURS = "inferno"
 SHARED_ERROR_PERCENT = 98.0
 PANEL_INCHES, SCENE_INCHES, PANEL_DPI = 2.6, 3.6, 120
 GRID_COLUMNS = 6
+ROW_SIDE = 256  # pixels; a smaller image of a row is enlarged to at least this, one of twice as much is reduced
+_ROW_DPI, _ROW_GAP, _ROW_TITLE, _ROW_BAR, _ROW_LABELS = 100, 8, 26, 14, 78  # pixels but for the first
 MULTISPECTRAL = 8  # bands; an image with more is a hyperspectral cube
 
 
@@ -54,6 +57,24 @@ def choose_bands(
     return red, green, blue
 
 
+@dataclass(frozen=True)
+class Stretch:
+    """Brightness that pictures share.
+
+    Attributes:
+        limits: (low, high) of the three bands shown, (3, 2).
+        error: the mean absolute error that reaches the end of the colour map.
+    """
+
+    limits: np.ndarray
+    error: float
+
+    @classmethod
+    def of(cls, reference: np.ndarray, rgb: Sequence[int]) -> Stretch:
+        """Return the stretch that shows `reference` (C, H, W) from its 1st to its 99th percentile."""
+        return cls(stretch_limits(reference, rgb), ERROR_FULL_SCALE * _range(reference))
+
+
 def stretch_limits(reference: np.ndarray, bands: Sequence[int]) -> np.ndarray:
     """Return the (low, high) value of each band of `bands`: the 1st and 99th percentile of `reference` (C, H, W)."""
     chosen = reference[list(bands)].reshape(len(bands), -1).astype(np.float64)
@@ -76,10 +97,19 @@ def guide_rgb(guide: np.ndarray) -> np.ndarray:
     return to_rgb(guide, (0, 1, 2) if guide.shape[0] >= 3 else (0, 0, 0))
 
 
+def _range(reference: np.ndarray) -> float:
+    low, high = np.percentile(reference, STRETCH_PERCENT)
+    return max(float(high - low), 1e-12)
+
+
+def mean_error(sr: np.ndarray, gt: np.ndarray) -> np.ndarray:
+    """Return the mean absolute error over bands (H, W) of sr and gt (C, H, W)."""
+    return np.abs(sr.astype(np.float64) - gt).mean(axis=0)
+
+
 def relative_error(sr: np.ndarray, gt: np.ndarray) -> np.ndarray:
-    """Return the mean absolute error over bands (H, W) as a share of the 1-99 % range of gt."""
-    low, high = np.percentile(gt, STRETCH_PERCENT)
-    return np.abs(sr.astype(np.float64) - gt).mean(axis=0) / max(high - low, 1e-12)
+    """Return `mean_error` (H, W) as a share of the 1-99 % range of gt."""
+    return mean_error(sr, gt) / _range(gt)
 
 
 def error_map(sr: np.ndarray, gt: np.ndarray) -> np.ndarray:
@@ -98,19 +128,24 @@ def shared_error_maps(results: Mapping[str, np.ndarray], gt: np.ndarray) -> dict
     return {name: np.clip(error / end, 0, 1) for name, error in errors.items()}
 
 
-def quick_look(images: Mapping[str, np.ndarray], rgb: Sequence[int]) -> dict[str, np.ndarray]:
+def quick_look(
+    images: Mapping[str, np.ndarray], rgb: Sequence[int], stretch: Stretch | None = None
+) -> dict[str, np.ndarray]:
     """Return the panels lms | pan | sr | gt | error of one image; those without data are left out.
 
     Args:
-        images: any of lms, pan, sr, gt, each (C, H, W); gt, else lms, sets the brightness of all.
+        images: any of lms, pan, sr, gt, each (C, H, W).
         rgb: 0-based bands for red, green, blue.
+        stretch: the brightness of all; None = that of gt, else of lms.
 
     Returns:
         title -> picture: (H, W, 3) uint8, or (H, W) in [0, 1] for the error map. A pan of several bands is titled
         "guide".
     """
     reference = images.get("gt", images.get("lms"))
-    limits = None if reference is None else stretch_limits(reference, rgb)
+    if stretch is None and reference is not None:
+        stretch = Stretch.of(reference, rgb)
+    limits = None if stretch is None else stretch.limits
     panels: dict[str, np.ndarray] = {}
     if "lms" in images:
         panels["lms"] = to_rgb(images["lms"], rgb, limits)
@@ -119,9 +154,63 @@ def quick_look(images: Mapping[str, np.ndarray], rgb: Sequence[int]) -> dict[str
     for name in ("sr", "gt"):
         if name in images:
             panels[name] = to_rgb(images[name], rgb, limits)
-    if "sr" in images and "gt" in images:
-        panels["error"] = error_map(images["sr"], images["gt"])
+    if stretch is not None and "sr" in images and "gt" in images:
+        panels["error"] = np.clip(mean_error(images["sr"], images["gt"]) / stretch.error, 0, 1)
     return panels
+
+
+def panel_row(panels: Mapping[str, np.ndarray], end: float, label: str) -> np.ndarray:
+    """Draw panels in a row, with titles and the colour bar of the error map; every pixel is a square of whole pixels.
+
+    Args:
+        panels: title -> picture as from `quick_look`, all of one size.
+        end: the error at the end of the colour map.
+        label: of the colour bar, with the unit.
+
+    Returns:
+        Picture (H', W', 3) uint8.
+    """
+    from matplotlib import colormaps
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
+
+    colours = colormaps[ERROR_COLOURS]
+    drawn = {t: _resized(p if p.ndim == 3 else colours(p, bytes=True)[..., :3]) for t, p in panels.items()}
+    high, wide = next(iter(drawn.values())).shape[:2]
+    size = (
+        _ROW_GAP + len(drawn) * (wide + _ROW_GAP) + _ROW_BAR + _ROW_LABELS,
+        high + _ROW_TITLE + _ROW_GAP,
+    )
+    figure = Figure(figsize=(size[0] / _ROW_DPI, size[1] / _ROW_DPI), dpi=_ROW_DPI)
+    canvas = FigureCanvasAgg(figure)
+    left = _ROW_GAP
+    for title in drawn:
+        figure.text((left + wide / 2) / size[0], (high + _ROW_GAP + 7) / size[1], title, ha="center", fontsize=10)
+        left += wide + _ROW_GAP
+    bar = figure.add_axes((left / size[0], _ROW_GAP / size[1], _ROW_BAR / size[0], high / size[1]))
+    figure.colorbar(ScalarMappable(Normalize(0, end), colours), cax=bar, extend="max", extendfrac=0.03)
+    bar.set_ylabel(label, fontsize=8)
+    bar.tick_params(labelsize=8)
+    canvas.draw()
+    picture = np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    for i, panel in enumerate(drawn.values()):
+        left = _ROW_GAP + i * (wide + _ROW_GAP)
+        picture[_ROW_TITLE : _ROW_TITLE + high, left : left + wide] = panel
+    return picture
+
+
+def _resized(picture: np.ndarray) -> np.ndarray:
+    """Enlarge (H, W, 3) uint8 by a whole factor to `ROW_SIDE` or more, or reduce it by one to less than twice that."""
+    side = max(picture.shape[:2])
+    if side < ROW_SIDE:
+        factor = -(-ROW_SIDE // side)
+        return picture.repeat(factor, axis=0).repeat(factor, axis=1)
+    factor = side // ROW_SIDE if side >= 2 * ROW_SIDE else 1
+    high, wide = (n // factor for n in picture.shape[:2])
+    blocks = picture[: high * factor, : wide * factor].reshape(high, factor, wide, factor, 3)
+    return np.round(blocks.mean(axis=(1, 3))).astype(np.uint8)
 
 
 def busiest_box(image: np.ndarray, side: int) -> tuple[slice, slice]:

@@ -36,7 +36,7 @@ SMALL = {"width": 8, "middle_blk_nums": 1, "ssm_enc_blk_nums": [1, 1], "ssm_dec_
 SMALL |= {"ssm_chan_upscale": [1, 1], "ssm_ratios": [2, 1], "window_sizes": [8, None]}
 SMALL |= {"ssm_enc_d_states": [[4, 4], [None, 4]], "ssm_dec_d_states": [[None, 4], [4, 4]]}
 SMALL |= {"ssm_enc_convs": [[3, 3], [None, 3]], "ssm_dec_convs": [[None, 3], [3, 3]]}
-LINE = ["-e", "2", "--grad_accum_steps", "1", "--set", "train.ema_decay=0.9"]
+LINE = ["-e", "2", "--grad_accum_steps", "1", "--set", "train.ema_decay=0.9", "--logger_on", "--log_every", "1"]
 
 
 def as_gpus() -> None:

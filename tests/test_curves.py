@@ -105,10 +105,10 @@ def test_a_slow_run_logs_between_the_lines_that_were_asked_for(tmp_path, monkeyp
     assert re.findall(r"step (\d+) total", log) == ["3"] and "batch 1 of" not in log and "validating" not in log
 
 
-def test_the_bar_moves_with_every_batch(tmp_path, monkeypatch):
+def test_the_view_moves_with_every_batch(tmp_path, monkeypatch):
     positions = []
-    monkeypatch.setattr(Logger, "has_bar", True)
-    monkeypatch.setattr(Logger, "progress", lambda self, position, note="": positions.append(position))
+    monkeypatch.setattr(Logger, "has_view", True)
+    monkeypatch.setattr(Logger, "move", lambda self, share, trained, doing="": positions.append(share))
     train(tmp_path, "-e", "1", "--set", "log.log_every=1000")
     assert positions[:5] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8])  # five batches, of steps of 2, 2 and 1
 
@@ -123,7 +123,7 @@ def test_a_tracker_that_fails_is_named_and_dropped(tmp_path):
             if step == 2:
                 raise ConnectionError("gone")
 
-    log = Logger(tmp_path, None, main=True, step=0, epochs=1, shown=False, trackers=[Tracker()])
+    log = Logger(tmp_path, None, main=True, step=0, shown=False, trackers=[Tracker()])
     for step in (1, 2, 3):
         log.values({"train/total": 0.5}, step=step, epoch=0.1, seconds=1.0)
     log.close()

@@ -13,10 +13,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import sharded
+import tiny_training
 import torch
 from safetensors.torch import load_file
 
 from lemamba.engine.training.checkpoint import Checkpoints, read_checkpoint
+from lemamba.engine.training.curves import read_curves
 from lemamba.engine.training.logger import Running
 from lemamba.engine.training.nan_guard import load_batch
 
@@ -61,6 +64,20 @@ def assert_same(one: Path, other: Path) -> None:
         assert a[1][key] == b[1][key], key
 
 
+def assert_gates(run: Path, weights: dict, rel: float) -> None:
+    """What the split network said of itself at the end is what a whole one with its last weights says."""
+    network = sharded.small_mamba().eval()
+    network.load_state_dict(weights)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny_training, "SIDE", 16)
+        sample = tiny_training.KeyedData(8)[0, 0]
+    said = network.log_scalars(lambda: network(*(sample[key][None] for key in ("ms", "lms", "pan"))))
+    expected = {f"{group}/{name}": value for group, values in said.items() for name, value in values.items()}
+    rows = [row for row in read_curves(run) if "state_gate/decoder1_block1" in row]
+    assert len(rows) == 2, "once an epoch, by one rank"
+    assert {name: rows[-1][name] for name in expected} == pytest.approx(expected, rel=rel)
+
+
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_fsdp2_trains_validates_saves_and_resumes_exactly(tmp_path, precision):
     launch(2, "resume", tmp_path, precision)
@@ -71,6 +88,7 @@ def test_fsdp2_trains_validates_saves_and_resumes_exactly(tmp_path, precision):
     assert all(torch.equal(written[name], value) for name, value in tensors["ema"].items()), "the averaged weights"
     assert any(not torch.equal(written[name], value) for name, value in tensors["model"].items()), "not the raw ones"
     assert (tmp_path / "whole/log/p/run/weights/README.md").is_file()
+    assert_gates(tmp_path / "whole/log/p/run", written, rel=1e-3 if precision == "no" else 0.1)
     if precision == "bf16":
         seen = (tmp_path / "dtypes").read_text().split()
         assert seen == [f"{name}:torch.float32" for name in ("A_log", "D", "dt_bias", "lms")]

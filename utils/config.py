@@ -161,6 +161,7 @@ class LogConfig:
     log_metric: bool = option(False, "validate with every index (qn, qave, scc, ssim too)", "--log_metric")
     logger_on: bool = option(False, "write TensorBoard files; the same as --log_with tensorboard", "--logger_on")
     log_with: str = option("", f"log there too, separated by commas: {', '.join(TRACKERS)}", "--log_with")
+    live: bool = option(True, "on a terminal, show curves, scores and time left below the log", "--live")
     log_every: int = option(50, "optimizer steps between log lines (at least one in 30 s)", "--log_every", low=1)
     log_dir: str = option("log_file", "runs are written to <log_dir>/<proj>/<run>", "--log_dir")
     tensorboard_dir: str = option("runs", "TensorBoard files go to <tensorboard_dir>/<proj>/<run>", "--tensorboard_dir")

@@ -32,6 +32,17 @@ def is_live() -> bool:
     return sys.stderr.isatty() or in_notebook()
 
 
+def can_redraw() -> bool:
+    """Return whether a view may be redrawn below what is printed: both streams on a terminal that can, and wanted.
+
+    It is not wanted with --quiet, under CI, and where TERM=dumb or NO_COLOR ask for plain text.
+    """
+    wanted = os.environ.get(VERBOSITY) != "quiet" and not os.environ.get("NO_COLOR")
+    by_machine = os.environ.get("CI", "").lower() not in ("", "0", "false")
+    able = os.environ.get("TERM", "") not in ("", "dumb", "unknown") or sys.platform == "win32"
+    return wanted and not by_machine and able and sys.stdout.isatty() and sys.stderr.isatty()
+
+
 class ProgressBar:
     """``with ProgressBar("train", total) as bar: bar.update(done, "loss 0.01")``. A no-op unless `show`.
 
@@ -78,7 +89,9 @@ class _TerminalBar:
 
         start = (SpinnerColumn(), "{task.description}", BarColumn(), "{task.percentage:>5.1f}%")
         times = (TimeElapsedColumn(), "left", TimeRemainingColumn())
-        self._bar = Progress(*start, *times, TextColumn("{task.fields[note]}"), console=Console(stderr=True))
+        above = sys.stdout.isatty()  # what is printed goes above the bar, unless it goes to a file
+        note = TextColumn("{task.fields[note]}")
+        self._bar = Progress(*start, *times, note, console=Console(stderr=True), redirect_stdout=above)
         self._task = self._bar.add_task(title, total=total, note="")
         self._bar.start()
 

@@ -19,7 +19,7 @@ from lemamba.utils.atomic import write_text
 from lemamba.utils.errors import UserError
 
 JSONL, CSV = "metrics.jsonl", "metrics.csv"
-PICTURE_TAG = "valid/lms_sr_gt_error"  # of TensorBoard
+PICTURE_TAG = "valid/lms_pan_sr_gt_error"  # of TensorBoard
 POSITION = ("step", "epoch", "time")
 
 

@@ -14,7 +14,7 @@ import math
 import shlex
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ from lemamba.engine.training import validate
 from lemamba.engine.training.checkpoint import Checkpoints
 from lemamba.engine.training.ema import EMA
 from lemamba.engine.training.job import Job, Outcome, StopRequest, check
-from lemamba.engine.training.logger import Logger, Running, panel, summary_table
+from lemamba.engine.training.logger import Logger, Running, summary_table
 from lemamba.engine.training.nan_guard import DeferredFlag, find_culprit, parts_of, save_batch, wrong_input
 from lemamba.engine.training.ranks import Ranks
 from lemamba.engine.training.sampler import TrainSampler, build_loader, valid_batches, worker_error
@@ -33,8 +33,10 @@ from lemamba.engine.training.sharding import gather_all, is_sharded, prepare, wh
 from lemamba.engine.training.state import Counters, capture, start
 from lemamba.engine.weights.files import save_weights
 from lemamba.metrics import Meter
+from lemamba.reporting.live import LiveView, NotebookView
 from lemamba.utils.config import to_dict, trackers
 from lemamba.utils.errors import UserError
+from lemamba.utils.progress import can_redraw, in_notebook
 
 Batch = dict[str, Tensor]
 
@@ -91,13 +93,14 @@ class Trainer:
         if self.ranks.main:
             self.checkpoints.recover()
 
-        self.pictured = "tensorboard" in trackers(job.config.log)
+        self.tracked = trackers(job.config.log)
+        self.pictured = "tensorboard" in self.tracked
         self.log = Logger(
             job.folder,
             job.tensorboard if self.pictured else None,
             main=self.ranks.main,
             step=self.counters.step,
-            epochs=s.epochs,
+            view=self.live_view(),
             shown=job.on_progress is None,
             trackers=accelerator.trackers,
         )
@@ -117,8 +120,18 @@ class Trainer:
         self.running = Running()
         self.unaveraged = False  # a deferring optimizer has taken a step that is not in the EMA yet
         self.time_is_up = self.stopping = False
+        self.last_look = self.counters.step  # at what the network says of itself
         self.scores: dict[str, float] = {}  # of the current weights, {} if they were not validated
         self.last_scores: dict[str, float] = {}  # of the last validation
+
+    def live_view(self) -> LiveView | None:
+        """Return the view for terminal or notebook, None where there is none, or it is not wanted or another rank's."""
+        s = self.settings
+        shown = self.job.config.log.live and self.ranks.main and self.job.on_progress is None
+        if not shown or not (in_notebook() or can_redraw()):
+            return None
+        epochs = s.epochs if s.max_minutes is None else None
+        return (NotebookView if in_notebook() else LiveView)(self.job.folder.name, epochs, s.best_metric, validate.minimised(s.best_metric))
 
     # ------------------------------------------------------------------------------------------ the loop
 
@@ -132,6 +145,7 @@ class Trainer:
                 return self.leave()
             complete = c.batch == len(self.sampler)
             last = self.time_is_up or (complete and c.epoch + 1 >= s.epochs)
+            self.look_inside(last)
 
             # periodically, and always at the end: validate the averaged weights, all ranks take part
             if (last or (s.val_n_epoch and (c.epoch + 1) % s.val_n_epoch == 0)) and not self.validate():
@@ -283,10 +297,11 @@ class Trainer:
         return max(trained, min(used, 1.0) * self.settings.epochs)
 
     def alive(self, doing: str, ahead: int = 0) -> None:
-        """Move the bar, and after a long silence log what is being done; `ahead` batches more than counted are done."""
-        if self.log.has_bar:
+        """Move the view, and after a long silence log what is done now; `ahead` batches more than counted are done."""
+        if self.log.has_view:
             trained = self.trained() + ahead / len(self.sampler)
-            self.log.progress(self._position(trained, self.clock() - self.started))
+            position = self._position(trained, self.clock() - self.started)
+            self.log.move(position / self.settings.epochs, trained, "" if doing.startswith("step") else doing)
         if self.log.is_silent():
             self.log.line(f"epoch {self.counters.epoch + 1}/{self.settings.epochs} {doing}")
 
@@ -297,15 +312,38 @@ class Trainer:
         c = self.counters
         values, speed = self.running.read()
         loop = {"samples_per_second": speed, "lr": values.pop("lr"), "grad_norm": values.pop("grad_norm")}
+        if self.accelerator.device.type == "cuda":
+            loop["gpu_memory_gib"] = torch.cuda.max_memory_allocated(self.accelerator.device) / 2**30
         text = " ".join(f"{n} {v:.5f}" for n, v in values.items())
         self.log.line(
             f"epoch {c.epoch + 1}/{self.settings.epochs} step {c.step} {text} lr {loop['lr']:.2e} "
             f"norm {loop['grad_norm']:.4f} {speed:.1f} samples/s"
         )
         self.record({"train": values, "loop": loop | {"skipped_steps": c.skipped}})
-        self.log.progress(self.position(), f"loss {values['total']:.5f}")
+        self.log.move(self.position() / self.settings.epochs, self.trained())
         if self.job.on_progress is not None and self.ranks.main:
             self.job.on_progress(self.position() / self.settings.epochs, self.last_scores)
+
+    def look_inside(self, last: bool) -> None:
+        """Record what the averaged network says of itself in one pass, if it has `log_scalars`; all ranks call it.
+
+        The pass is of one sample, at ends of epochs at least `log_every` steps apart, and at the end of the training.
+        """
+        log_scalars = getattr(self.core, "log_scalars", None)
+        due = last or self.counters.step - self.last_look >= self.job.config.log.log_every
+        if log_scalars is None or not self.tracked or not due:
+            return
+        self.last_look = self.counters.step
+        sample = self.job.train_set[0, 0]  # always the same
+        inputs = [sample[key][None].to(self.accelerator.device) for key in ("ms", "lms", "pan")]
+        self.core.eval()
+        # eager: hooks in the network must run, and a compiled one would be compiled once more
+        with self.averaged(), torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            self.record(log_scalars(lambda: self.core(*inputs)))
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Return a context in which the network has the averaged weights, where there are any."""
+        return self.ema.applied(self.core) if self.ema is not None else nullcontext()
 
     def record(self, groups: dict[str, dict[str, float]]) -> None:
         """Write values of this step to the curves, as ``group/name``."""
@@ -352,7 +390,7 @@ class Trainer:
                 torch.distributed.broadcast(buffer, src=0)
         self.ranks.reach(f"the validation after step {self.counters.step}")
         meter, means, first = Meter(), {}, None
-        with self.ema.applied(self.core) if self.ema is not None else nullcontext():
+        with self.averaged():
             if self.job.measure is None:
                 first = self.measure(meter)
             else:
@@ -364,7 +402,7 @@ class Trainer:
         self.log.line(f"validation after epoch {c.epoch + 1}: " + " ".join(f"{n} {v:.5f}" for n, v in means.items()))
         self.record({"valid": means})
         if first is not None and self.ranks.main and self.pictured:
-            self.log.image(panel(first["lms"], first["sr"], first["gt"], self.job.rgb), c.step)
+            self.log.picture(first, self.job.rgb, self.job.train_set.facts.divisor, c.step)
         value, smaller = means[self.settings.best_metric], validate.minimised(self.settings.best_metric)
         self.job.schedule.observe(value, smaller)
         better = c.best is None or (value < c.best if smaller else value > c.best)
@@ -377,7 +415,7 @@ class Trainer:
 
     @torch.no_grad()
     def measure(self, meter: Meter) -> Batch | None:
-        """Measure every sample of this rank once; return the first as {"lms", "sr", "gt"} (C, H, W)."""
+        """Measure every sample of this rank once; return the first as {"lms", "pan", "sr", "gt"} (C, H, W)."""
         facts, every = self.job.train_set.facts, self.job.config.log.log_metric
         first: Batch | None = None
         done = 0
@@ -388,7 +426,7 @@ class Trainer:
             parts = [parts_of(self.job.loss, s[None], {"gt": g[None]}) for s, g in zip(sr, gt, strict=True)]
             totals = torch.stack([p["total"] for p in parts])
             meter.update({"loss": totals.double(), **validate.measure(sr, gt, facts, every=every)})
-            first = first or {"lms": batch["lms"][0], "sr": sr[0], "gt": gt[0]}
+            first = first or {"lms": batch["lms"][0], "pan": batch["pan"][0], "sr": sr[0], "gt": gt[0]}
             done += 1
             self.alive(f"validating, {done} of {len(self.valid_loader)} batches")
             if self.stop.name and not self.sharded:  # sharded, the others would wait for this rank's forward passes

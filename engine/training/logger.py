@@ -14,13 +14,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from lemamba.engine.training.curves import PICTURE_TAG, Curves
-from lemamba.reporting.pictures import quick_look
-from lemamba.utils.progress import ProgressBar
+from lemamba.engine.training.curves import PICTURE_TAG, Curves, read_curves
+from lemamba.reporting.live import LiveView
+from lemamba.reporting.pictures import Stretch, panel_row, quick_look
 
 LINE_EVERY = 25.0  # seconds; with steps of up to 5 s, the log has a line at least every 30 s
 
@@ -32,22 +31,6 @@ class Tracker(Protocol):
 
     def log(self, values: dict[str, Any], step: int | None) -> None:
         """Store values of a step."""
-
-
-def panel(lms: Tensor, sr: Tensor, gt: Tensor, rgb: Sequence[int]) -> np.ndarray:
-    """Place lms | sr | gt | error side by side, each as `quick_look` shows it.
-
-    Args:
-        lms, sr, gt: images (C, H, W).
-        rgb: 0-based bands shown as red, green, blue.
-
-    Returns:
-        Picture (3, H, 4·W) uint8; the error is grey, white at a tenth of the range of gt.
-    """
-    images = {name: x.float().cpu().numpy() for name, x in (("lms", lms), ("sr", sr), ("gt", gt))}
-    *shown, error = quick_look(images, rgb).values()
-    grey = np.round(255 * error).astype(np.uint8)[..., None].repeat(3, axis=-1)
-    return np.concatenate([*shown, grey], axis=1).transpose(2, 0, 1)
 
 
 class Running:
@@ -100,7 +83,7 @@ class Logger:
         tensorboard: folder of the TensorBoard files, None = none.
         main: False silences it.
         step: step at which the run is resumed; what a killed run wrote to the curves beyond it is removed.
-        epochs: length of the progress bar.
+        view: shown below the lines on the terminal, None = nothing is.
         shown: False writes to the files alone: nothing to the terminal.
         trackers: accelerate's, already started; one that fails is named and dropped.
     """
@@ -112,7 +95,7 @@ class Logger:
         *,
         main: bool,
         step: int,
-        epochs: float,
+        view: LiveView | None = None,
         shown: bool = True,
         trackers: Sequence[Tracker] = (),
     ) -> None:
@@ -128,7 +111,12 @@ class Logger:
 
             self._board = SummaryWriter(str(tensorboard), purge_step=step + 1 if step else None)
             self._open.callback(self._board.close)
-        self._bar = self._open.enter_context(ProgressBar("training", epochs, None if main and shown else False))
+        self._stretch: Stretch | None = None
+        self._view = view if main else None
+        if self._view is not None:
+            for row in read_curves(folder):  # of the sessions before this one
+                self._view.add({k: v for k, v in row.items() if "/" in k}, step=row["step"], epoch=row["epoch"])
+            self._open.enter_context(self._view)
 
     def line(self, text: str) -> None:
         """Write a line with the time to the log and the terminal."""
@@ -146,9 +134,9 @@ class Logger:
                 sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  # or Python fails once more when it ends
 
     @property
-    def has_bar(self) -> bool:
-        """Whether a bar is shown."""
-        return self._bar.show
+    def has_view(self) -> bool:
+        """Whether a live view is shown."""
+        return self._view is not None
 
     def is_silent(self) -> bool:
         """Return whether it is time for a line, because the last one is `LINE_EVERY` seconds old."""
@@ -166,6 +154,8 @@ class Logger:
 
     def values(self, values: Mapping[str, float], *, step: int, epoch: float, seconds: float) -> None:
         """Write values of a step, named ``group/name``, to all curves."""
+        if self._view is not None:
+            self._view.add(values, step=step, epoch=epoch)
         if self._curves is not None:
             self._curves.add(values, step=step, epoch=epoch, seconds=seconds)
         if self._board is not None:
@@ -178,18 +168,34 @@ class Logger:
                 self._trackers.remove(tracker)
                 self.line(f"WARNING: {tracker.name} failed ({error}); it gets no more values, training continues")
 
-    def image(self, picture: np.ndarray, step: int) -> None:
-        """Write a panel (3, H, W) uint8 to TensorBoard."""
-        if self._board is not None:
-            self._board.add_image(PICTURE_TAG, picture, step)
+    def picture(self, images: Mapping[str, Tensor], rgb: Sequence[int], divisor: float, step: int) -> None:
+        """Write lms | pan | sr | gt | error side by side to TensorBoard, in the brightness of the first picture.
 
-    def progress(self, position: float, note: str = "") -> None:
-        """Move the bar to `position` epochs; without a note the last one stays."""
-        self._bar.update(position, note)
+        Args:
+            images: lms, pan, sr, gt of one sample, (C, H, W) in [0, 1].
+            rgb: 0-based bands shown as red, green, blue.
+            divisor: digital numbers of the value 1, the unit of the error's scale; 1 = no digital numbers.
+            step: of the validation.
+        """
+        if self._board is None:
+            return
+        arrays = {name: image.float().cpu().numpy() for name, image in images.items()}
+        self._stretch = self._stretch or Stretch.of(arrays["gt"], rgb)
+        unit = "1 = full range" if divisor == 1 else "digital numbers"
+        end, label = self._stretch.error * divisor, f"|sr - gt|, mean over bands, {unit}"
+        picture = panel_row(quick_look(arrays, rgb, self._stretch), end, label)
+        self._board.add_image(PICTURE_TAG, picture, step, dataformats="HWC")
+
+    def move(self, share: float, trained: float, doing: str = "") -> None:
+        """Show the share of the training that is done, the epochs trained, and what is being done."""
+        if self._view is not None:
+            self._view.move(share, trained, doing)
 
     def close(self) -> None:
         """Flush and close everything."""
         self._open.close()
+        if not self._shown and self._view is not None:  # the view has put the stream of the closed terminal back
+            sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
 
 
 def summary_table(rows: Mapping[str, str]) -> str:

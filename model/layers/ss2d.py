@@ -114,6 +114,7 @@ class SS2D(nn.Module):
         self.out_proj = Linear(D, channels, bias=False)
         for name in self.FLOAT32_PARAMETERS:
             getattr(self, name)._no_weight_decay = True
+        self.on_gate: Callable[[Tensor], object] | None = None  # called with `gate_strength` in each pass; None = not
         self.reset_scan_parameters()
 
     @torch.no_grad()
@@ -172,6 +173,8 @@ class SS2D(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Scan x (B, H, W, D) with dt, Bt, Ct and perhaps the gate, (B, H, W, K * ·) each; see `scan`."""
         dt, Bt, Ct, *gate = [rearrange(part, "b h w (k n) -> b k n h w", k=K) for part in parts]
+        if self.on_gate is not None and s is not None and gate:
+            self.on_gate(self.gate_strength(x, gate[0], s))
         y, last = cross_selective_scan(
             rearrange(x, "b h w d -> b d h w"),
             dt,
@@ -187,6 +190,19 @@ class SS2D(nn.Module):
             want_last=want_last,
         )
         return rearrange(y, "b d h w -> b h w d"), last
+
+    def gate_strength(self, x: Tensor, gate: Tensor, s: Tensor) -> Tensor:
+        """Return how much the shared state adds to what is scanned: RMS(rho * sum_n s gate) / RMS(x), a scalar.
+
+        Args:
+            x: (B, H, W, D), the input of the scan.
+            gate: (B, K, N, H, W).
+            s: the shared state (B, K * D, N).
+        """
+        assert self.rho is not None, "a block that receives a state has rho"
+        added = torch.einsum("bkdn,bknhw->bkdhw", s.float().unflatten(1, (K, -1)), gate.float())
+        added = added * self.rho.float()[..., None]
+        return added.square().mean().sqrt() / x.float().square().mean().sqrt().clamp_min(1e-12)
 
     def infer_scan(self, x: Tensor, prev: Tensor | None, skip: Tensor | None, want_last: bool) -> tuple[Tensor, Tensor]:
         """Convolve, activate and scan x (B, H, W, D), no gradient; `last` is empty unless `want_last` or needed.

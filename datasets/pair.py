@@ -194,9 +194,9 @@ class Side:
         with _READING:
             image, valid = self.raster.read((inside[0], inside[1]))
         valid = self.marked(image, valid)
-        if all(np.array_equal(i, np.arange(n)) for i, n in zip(index, valid.shape, strict=True)):
-            return image, valid
-        return image[:, index[0][:, None], index[1]], valid[index[0][:, None], index[1]]
+        for axis, places in zip((-2, -1), index, strict=True):
+            image, valid = _picked(image, places, axis), _picked(valid, places, axis)
+        return image, valid
 
     def marked(self, image: np.ndarray, valid: np.ndarray) -> np.ndarray:
         """Return `valid` without the pixels that are marked by the value that the user named."""
@@ -214,6 +214,20 @@ class Side:
             for m, n, first in zip(size, self.raster.shape, self.first, strict=True)
         ]
         return image.astype(np.float64), self.marked(image, valid), (places[0], places[1])
+
+
+def _picked(image: np.ndarray, index: np.ndarray, axis: int) -> np.ndarray:
+    """Return `image` at these places of an axis; the long part that is in order is not picked pixel by pixel."""
+    if np.array_equal(index, np.arange(image.shape[axis])):
+        return image
+    ends = np.concatenate(([0], np.flatnonzero(np.diff(index) != 1) + 1, [len(index)]))
+    longest = int(np.diff(ends).argmax())
+    first, last = ends[longest], ends[longest + 1]
+    cut = [slice(None)] * image.ndim
+    cut[axis] = slice(index[first], index[last - 1] + 1)
+    return np.concatenate(
+        (image.take(index[:first], axis), image[tuple(cut)], image.take(index[last:], axis)), axis=axis
+    )
 
 
 @dataclass(frozen=True)

@@ -231,7 +231,7 @@ def write_strip(path: Path, pair: ScenePair, output: Output, rows: Span, *, pack
         t = profile["transform"]
         profile["transform"] = type(t)(t.a, t.b, t.c, t.d, t.e, t.f + rows[0] * t.e)
     if not packed:
-        profile |= {"compress": "none", "predictor": 1}
+        profile |= {"compress": "none", "predictor": 1, "interleave": "band"}  # the quickest to write and to read
     with renamed(path) as temporary, _gdal_file(path, temporary, pair, output, profile) as put:
 
         def put_below(window: Window, numbers: np.ndarray) -> None:

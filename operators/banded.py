@@ -67,7 +67,7 @@ def apply_to_columns(x: Tensor, blocks: Blocks) -> Tensor:
 
 
 def apply_to_both(x: Tensor, rows: Blocks, columns: Blocks) -> Tensor:
-    """Filter along both axes: (..., n, k) -> (..., m, l); the larger of the two passes is the quicker one, along rows."""
+    """Filter along both axes: (..., n, k) -> (..., m, l); the larger pass is the quicker one, along rows."""
     if sum(len(matrix) for _, _, matrix in rows) > x.shape[-2]:
         return apply_to_rows(apply_to_columns(x, columns), rows)
     return apply_to_columns(apply_to_rows(x, rows), columns)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -308,6 +309,29 @@ def test_a_pair_is_registered_and_inspected(tmp_path, capsys):
         assert (ms.transform.c - LEFT) / PIXEL == pytest.approx(-2, abs=0.05)
         assert measure_pair(ms, fine)[:2] == (pytest.approx(0, abs=0.05), pytest.approx(0, abs=0.05))
     assert "MS is moved by +1" in capsys.readouterr().out
+
+
+def test_a_collar_does_not_disturb_the_registration(tmp_path, capsys):
+    """`--register` with `--nodata`: two unmarked collars of different outlines, neither of which moves with the shift."""
+    pytest.importorskip("skimage", reason="scikit-image is optional")
+    truth = ground()
+    pan = truth.mean(0, keepdims=True).astype(np.uint16)
+    rows, columns = np.indices((512, 512))
+    pan[:, rows + 3 * columns < 500] = 0
+    fine = tif(tmp_path / "pan.tif", pan)
+    ms = observed(truth, 4, Geometry.corners(4).shifted(1, -2), 128).astype(np.uint16)
+    ms[:, (rows - columns)[:128, :128] > 90] = 0
+    ms[:, :9] = 0
+    coarse = tif(tmp_path / "ms.tif", ms, pixel=4 * PIXEL)
+    arguments = ["--arch", "EXP", "--ms", coarse, "--pan", fine, "--out", tmp_path / "out.tif", "--nodata", "0"]
+    assert fuse.run(parse("fuse", [*map(str, arguments), "--register"])) == 0
+    moved = re.search(r"moved by ([+-][0-9.]+) rows and ([+-][0-9.]+) columns", capsys.readouterr().out)
+    assert [float(x) for x in moved.groups()] == [pytest.approx(1, abs=0.1), pytest.approx(-2, abs=0.1)]
+    with rasterio.open(tmp_path / "out.tif") as file:
+        fused = file.read()
+    missing = (rows + 3 * columns < 500)[1:, :-2]  # PAN pixels that the moved MS covers
+    assert fused.shape == (4, *missing.shape)
+    assert not fused[:, missing].any() and (fused[:, 120:-120, 200:-80] > 0).all()
 
 
 def test_real_scenes_lie_where_the_toolboxes_put_them(shared):

@@ -19,7 +19,7 @@ from torch import Tensor
 from lemamba.commands.adapting import Adapting, Target, scene_targets
 from lemamba.datasets.h5 import H5Dataset
 from lemamba.datasets.pair import ScenePair
-from lemamba.datasets.raster import Span
+from lemamba.datasets.raster import Span, Window
 from lemamba.datasets.strips import Strips, StripWriter
 from lemamba.datasets.writers import SCENE_WRITERS, VRT, Output, Pieces, Preview, Put, check_output, write_scene
 from lemamba.engine.fusing.runner import Runner
@@ -179,6 +179,7 @@ class _Work(Protocol):
     """What fuses rows of a scene; `fitted_name` names the statistics of the scene that it uses."""
 
     fitted_name: str
+    in_boxes: bool  # whether the pieces are the windows of `window_boxes`, strip by strip
 
     def fuse(self, rows: Span, on_progress: Callable[[float], None]) -> Pieces:
         """Yield the pieces of these rows; `on_progress` takes the part that is done, 0 to 1."""
@@ -198,7 +199,8 @@ def _in_strips(
     try:
         with _Joined(strips) if ranks.main else nullcontext(_Joined(strips)) as joined:
             added = joined.add_ready if ranks.main else lambda _: None
-            together(ranks, lambda: _fuse_strips(strips, share, work, bar, clip, added))
+            writer = StripWriter(strips, clip, added, joined.add if work.in_boxes and ranks.world == 1 else _ignored)
+            together(ranks, lambda: _fuse_strips(strips, share, work, bar, writer))
             if not ranks.main:
                 return None
             joined.add_ready()
@@ -216,12 +218,14 @@ def _in_strips(
         raise
 
 
-def _fuse_strips(
-    strips: Strips, share: list[int], work: _Work, bar: ProgressBar, clip: bool, done: Callable[[int], object]
-) -> None:
+def _ignored(*_: Any) -> None:
+    pass
+
+
+def _fuse_strips(strips: Strips, share: list[int], work: _Work, bar: ProgressBar, writer: StripWriter) -> None:
     """Fuse strips; neighbouring ones in one go."""
     begun = 0.0
-    with StripWriter(strips, clip, done) as put, Behind(put, depth=1) as behind:
+    with writer as put, Behind(put, depth=1) as behind:
         for _, group in groupby(enumerate(share), key=lambda pair: pair[1] - pair[0]):
             run = [i for _, i in group]
             part = len(run) / len(share)
@@ -232,11 +236,14 @@ def _fuse_strips(
 
 
 class _Joined:
-    """The result, into which strips are copied in their order as soon as they are there."""
+    """The result, into which strips are copied in their order as soon as they are there, or the pieces they consist of.
+
+    Both ways write the same windows in the same order, so the files have the same bytes.
+    """
 
     def __init__(self, strips: Strips) -> None:
         self.strips, self.preview = strips, Preview(strips.pair, strips.output)
-        self._next = 0
+        self._next, self._added = 0, -1  # the strip that follows; the one whose pieces are added
         self._boxes = window_boxes(strips.pair.size, strips.pair.facts.bands, strips.pair.block)
         self._files = ExitStack()
 
@@ -250,12 +257,20 @@ class _Joined:
     def __exit__(self, *error: Any) -> None:
         self._files.__exit__(*error)
 
+    def add(self, i: int, window: Window, numbers: np.ndarray) -> None:
+        """Take a piece of strip `i` if it is the one that follows; the pieces of a strip come one after the other."""
+        if i != self._added:
+            self.add_ready()
+        if self._put is not None and i == self._next:
+            self._added = i
+            self._put(window, numbers)
+
     def add_ready(self, _: int = 0) -> None:
         """Copy the strips that follow."""
         strips = self.strips
         while self._next < len(strips.spans) and strips.path(self._next).is_file():
             span = strips.spans[self._next]
-            if self._put is not None:
+            if self._put is not None and self._added != self._next:
                 for window, numbers in strips.read(self._next, [box for box in self._boxes if box[0] == span]):
                     self._put(window, numbers)
             strips.read_preview(self._next, self.preview)
@@ -288,6 +303,8 @@ def _adapted(runner: Runner, pair: ScenePair, bar: ProgressBar) -> dict[str, Ten
 class _Windows:
     """A classical method, fitted to the whole scene by rank 0."""
 
+    in_boxes = True
+
     def __init__(self, method: Classical, pair: ScenePair, bar: ProgressBar, ranks: Ranks) -> None:
         method.geometry = pair.facts.geometry  # of the windows that it is given
         self._method, self._pair = method, pair
@@ -309,6 +326,8 @@ class _Windows:
 
 class _Tiles:
     """A network, in tiles on its own grid; the result is cut to the scene. `learnt`: weights adapted to the scene."""
+
+    in_boxes = False
 
     def __init__(
         self, runner: Runner, pair: ScenePair, trained: Geometry | None, learnt: dict[str, Tensor] | None

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -22,13 +23,15 @@ from lemamba.engine.fusing.runner import Runner
 from lemamba.engine.fusing.scene import window_boxes
 from lemamba.engine.fusing.tiles import call
 from lemamba.engine.training.checkpoint import check_unused
-from lemamba.engine.training.job import Job
 from lemamba.engine.training.nan_guard import parts_of
 from lemamba.engine.training.sampler import TrainSampler
 from lemamba.model.classical.base import Classical
 from lemamba.utils.atomic import check_writable
 from lemamba.utils.config import trackers
 from lemamba.utils.facts import DataFacts
+
+if TYPE_CHECKING:
+    from lemamba.engine.training.job import Job
 
 LARGEST = 128  # side of the image that a method is measured on, where it does not take tiles
 _COPIES = 4  # of the weights in a checkpoint: themselves, their average, two moments

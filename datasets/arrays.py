@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from lemamba.datasets.h5 import DAMAGE, checked_dataset, open_file
@@ -213,6 +212,8 @@ def _mat(path: Path, role: str) -> tuple[str, np.ndarray]:
 
 
 def _h5(path: Path, role: str) -> tuple[str, np.ndarray]:
+    import h5py
+
     with open_file(path) as file:
         try:
             name = pick(path, [key for key in file if isinstance(file.get(key), h5py.Dataset)], role)

@@ -13,9 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 import torch
 from torch.utils.data import Dataset
@@ -28,6 +27,9 @@ from lemamba.utils.facts import DataFacts, Matrix
 from lemamba.utils.formats.bounds import MAX_COMPRESSION, check_chunks, check_own_data, hdf5_member
 from lemamba.utils.geometry import Geometry
 from lemamba.utils.sensors import Sensor, find_sensor, get_sensor
+
+if TYPE_CHECKING:
+    import h5py
 
 FAMILIES: tuple[dict[str, str], ...] = (
     {"ms": "ms", "lms": "lms", "pan": "pan", "gt": "gt"},
@@ -73,6 +75,8 @@ class Contents:
 
 def open_file(path: Path) -> h5py.File:
     """Open an H5 file for reading; raise `UserError` where it is missing, truncated or of another format."""
+    import h5py
+
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise UserError(f'expected an H5 file, "{path}" {what}; check the path')
@@ -90,6 +94,8 @@ def open_file(path: Path) -> h5py.File:
 
 def checked_dataset(path: Path, file: h5py.File, key: str) -> h5py.Dataset:
     """Return a numeric data set whose values are stored in this file, as many as it declares."""
+    import h5py
+
     data = hdf5_member(path, file, key)
     if not isinstance(data, h5py.Dataset) or data.dtype.kind not in "iuf":
         raise UserError(f'{path}: expected "{key}" to be an array of numbers; make the file again')
@@ -138,6 +144,8 @@ def _listed(shapes: Mapping[str, Shape]) -> str:
 
 def _roles(path: Path, file: h5py.File) -> dict[str, str]:
     """Map roles to the file's keys: a family's, else those in `ALIASES`; at the root or in the one group with them."""
+    import h5py
+
     present = list(file)
     found = _named(path, present)
     if {"ms", "pan"} <= set(found):

@@ -11,9 +11,8 @@ import math
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 import torch
 
@@ -38,6 +37,9 @@ from lemamba.utils.errors import UserError
 from lemamba.utils.formats.bounds import BEYOND, DIVIDED
 from lemamba.utils.formats.mat import read_mat
 from lemamba.utils.sensors import SENSORS
+
+if TYPE_CHECKING:
+    import h5py
 
 _SAMPLES = 8
 _LONGEST = 160  # characters of an attribute
@@ -103,6 +105,8 @@ def _some_rows(data: h5py.Dataset) -> np.ndarray:
 
 def _arrays_of(file: h5py.File) -> list[str]:
     """Return the names of the members, those of a group instead of the group."""
+    import h5py
+
     inside = {name: list(file[name]) for name in file if isinstance(file.get(name), h5py.Group)}
     return [key for name in file for key in ([f"{name}/{k}" for k in inside[name]] if inside.get(name) else [name])]
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
 LARGE_AREA = 0.01  # share of the pixels from which on an area of one value at the border is reported
 RINGS = 16  # pixels by which valid values grow into a gap; further inside, the gap is filled with a constant
@@ -61,11 +60,14 @@ def border_area(image: np.ndarray, valid: np.ndarray, dtype: np.dtype) -> tuple[
         The value and the share of the valid pixels that have it; (0, 0) where there is no such area.
     """
     found, total = (0.0, 0.0), max(1, int(valid.sum()))
-    rim = valid & ~ndimage.binary_erosion(valid)  # what lies outside the array counts as not valid
+    around = np.pad(valid, 1)  # what lies outside the array counts as not valid
+    rim = valid & ~(around[:-2, 1:-1] & around[2:, 1:-1] & around[1:-1, :-2] & around[1:-1, 2:])
     for value in (0.0, *([float(np.iinfo(dtype).max)] if dtype.kind in "ui" else [])):
         same = (image == value).all(0) & valid
         if same.sum() < LARGE_AREA * total or same.sum() == total:
             continue
+        from scipy import ndimage  # takes longer to load than to label
+
         areas, _ = ndimage.label(same, np.ones((3, 3)))
         sizes = np.bincount(areas.ravel())
         at_rim = np.unique(areas[rim & same])

@@ -77,7 +77,7 @@ def files_of(paths: Paths, role: str) -> tuple[tuple[Path, ...], str | None]:
 
 @contextmanager
 def open_images(
-    ms: Paths, pan: Paths, relation: Relation | None = None, *, equal: bool = False
+    ms: Paths, pan: Paths, relation: Relation | None = None, *, equal: bool = False, nodata: float | None = None
 ) -> Iterator[tuple[Raster, Raster]]:
     """Open an MS and a PAN image whose `crs` and `transform` say how they lie.
 
@@ -86,6 +86,7 @@ def open_images(
         pan: the same; of several bands the mean is taken unless ms is hyperspectral, see `as_guide`.
         relation: see `Relation`.
         equal: a hyperspectral image and a guide of one size are accepted, and not related.
+        nodata: pixels of an image with this value in all bands are missing, and not looked at to register the pair.
 
     Raises:
         UserError: files that cannot be read, stacked or related; the line says what to do.
@@ -107,7 +108,7 @@ def open_images(
             return
         relate(coarse, fine, relation.aligned)
         if relation.register:
-            print(f"note: {register_pair(coarse, fine)}")
+            print(f"note: {register_pair(coarse, fine, nodata)}")
         yield coarse, fine
 
 

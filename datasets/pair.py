@@ -47,7 +47,7 @@ SAME_UNITS = (0.5, 2.0)  # PAN's mean over that of the intensity: outside, PAN i
 
 @contextmanager
 def open_aligned(
-    ms_path: Paths, pan_path: Paths, relation: Relation | None = None
+    ms_path: Paths, pan_path: Paths, relation: Relation | None = None, nodata: float | None = None
 ) -> Iterator[tuple[Raster, Raster, Ground]]:
     """Open an MS and a PAN image; yield both and the ground they share.
 
@@ -55,11 +55,12 @@ def open_aligned(
         ms_path: a file, several files of single bands, or the folder of a product.
         pan_path: the same.
         relation: see `lemamba.datasets.opening.Relation`.
+        nodata: see `open_images`.
 
     Raises:
         UserError: what `open_images` or `common_ground` refuses.
     """
-    with open_images(ms_path, pan_path, relation) as (ms, pan):
+    with open_images(ms_path, pan_path, relation, nodata=nodata) as (ms, pan):
         yield ms, pan, common_ground(ms, pan)
 
 
@@ -91,7 +92,7 @@ def open_pair(
     Raises:
         UserError: what `open_aligned` refuses, another number of bands than the sensor's, or an unknown type.
     """
-    with open_aligned(ms_path, pan_path, relation) as (ms, pan, ground):
+    with open_aligned(ms_path, pan_path, relation, nodata) as (ms, pan, ground):
         if guide_order:
             pan = Chosen(pan, checked_order(guide_order, pan.count))
         kept, whole = usable(ms, drop_dead), ms
@@ -139,7 +140,7 @@ def load_pair(
     Raises:
         UserError: what `open_pair` refuses, a ratio that is not whole, or no pixel with data.
     """
-    with open_images(ms_path, pan_path, relation, equal=True) as (ms, pan):
+    with open_images(ms_path, pan_path, relation, equal=True, nodata=nodata) as (ms, pan):
         if ms.shape == pan.shape:
             return _guided_cube(ms, pan, scale)
         pair = ScenePair(ms, pan, common_ground(ms, pan), files_of(ms_path, "ms")[1], None, nodata)
@@ -194,9 +195,9 @@ class Side:
         with _READING:
             image, valid = self.raster.read((inside[0], inside[1]))
         valid = self.marked(image, valid)
-        if all(np.array_equal(i, np.arange(n)) for i, n in zip(index, valid.shape, strict=True)):
-            return image, valid
-        return image[:, index[0][:, None], index[1]], valid[index[0][:, None], index[1]]
+        for axis, places in zip((-2, -1), index, strict=True):
+            image, valid = _picked(image, places, axis), _picked(valid, places, axis)
+        return image, valid
 
     def marked(self, image: np.ndarray, valid: np.ndarray) -> np.ndarray:
         """Return `valid` without the pixels that are marked by the value that the user named."""
@@ -214,6 +215,20 @@ class Side:
             for m, n, first in zip(size, self.raster.shape, self.first, strict=True)
         ]
         return image.astype(np.float64), self.marked(image, valid), (places[0], places[1])
+
+
+def _picked(image: np.ndarray, index: np.ndarray, axis: int) -> np.ndarray:
+    """Return `image` at these places of an axis; the long part that is in order is not picked pixel by pixel."""
+    if np.array_equal(index, np.arange(image.shape[axis])):
+        return image
+    ends = np.concatenate(([0], np.flatnonzero(np.diff(index) != 1) + 1, [len(index)]))
+    longest = int(np.diff(ends).argmax())
+    first, last = ends[longest], ends[longest + 1]
+    cut = [slice(None)] * image.ndim
+    cut[axis] = slice(index[first], index[last - 1] + 1)
+    return np.concatenate(
+        (image.take(index[:first], axis), image[tuple(cut)], image.take(index[last:], axis)), axis=axis
+    )
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import math
 
 import numpy as np
 
+from lemamba.datasets.nodata import fill
 from lemamba.datasets.raster import Raster
 from lemamba.utils.errors import UserError
 from lemamba.utils.geometry import Geometry
@@ -25,15 +26,24 @@ _SMALL = 32  # the same in a small image
 SMALLEST, ALONE = 0.05, 0.25  # PAN pixels of error that are reported at least, and where one window is all there is
 _LARGEST = 4.0  # MS pixels; beyond, the images are not of one ground, or hold nothing to compare
 _ROUNDS = 5
+ENOUGH, FEWEST = 0.9, 0.5  # share of a window with data in both images; the lesser one where no window has more
 
 
-def estimate_shift(ms: np.ndarray, pan: np.ndarray, geometry: Geometry) -> tuple[float, float, float]:
+def estimate_shift(
+    ms: np.ndarray,
+    pan: np.ndarray,
+    geometry: Geometry,
+    ms_valid: np.ndarray | None = None,
+    pan_valid: np.ndarray | None = None,
+) -> tuple[float, float, float]:
     """Estimate by how much MS is shifted against where `geometry` puts it.
 
     Args:
         ms: (C, h, w), finite.
         pan: (H, W), finite.
         geometry: where the MS pixels should lie under those of PAN.
+        ms_valid: (h, w) bool, which MS pixels have data; None = all. What stands in the others is not compared.
+        pan_valid: (H, W), the same of PAN.
 
     Returns:
         rows, columns: `geometry.shifted(rows, columns)` is where they do lie.
@@ -45,9 +55,12 @@ def estimate_shift(ms: np.ndarray, pan: np.ndarray, geometry: Geometry) -> tuple
     side, starts = _windows(ms.shape[1:])
     total, shifts = np.zeros(2), np.zeros((1, 2))
     for _ in range(_ROUNDS):
-        low, inside = _degrade(pan, geometry.shifted(*total), ms.shape[1:])
+        low, inside = _degrade(pan, geometry.shifted(*total), ms.shape[1:], pan_valid)
+        if ms_valid is not None:
+            inside &= ms_valid
         used = [np.s_[r : r + side, c : c + side] for r, c in starts]
-        used = [w for w in used if inside[w].mean() > 0.9]
+        shares = [float(inside[w].mean()) for w in used]
+        used = [w for w, share in zip(used, shares, strict=True) if share >= max(FEWEST, min(ENOUGH, max(shares)))]
         shifts = np.array([s for w in used if (s := _phase(ms[(slice(None), *w)], low[w], inside[w])) is not None])
         if not len(shifts) or np.abs(np.median(shifts, 0)).max() > _LARGEST:
             raise UserError("the shift between MS and PAN cannot be estimated: no structure that both show")
@@ -69,8 +82,10 @@ def _windows(size: tuple[int, ...]) -> tuple[int, list[tuple[int, int]]]:
     return side, [(r, c) for r in rows for c in columns]
 
 
-def _degrade(pan: np.ndarray, geometry: Geometry, size: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Return PAN at MS's resolution (h, w) and where MS pixels lie inside PAN."""
+def _degrade(
+    pan: np.ndarray, geometry: Geometry, size: tuple[int, ...], valid: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return PAN at MS's resolution (h, w) and where MS pixels lie on PAN pixels with data."""
     from scipy.ndimage import gaussian_filter, map_coordinates
 
     sigma = [r * math.sqrt(-2 * math.log(GAIN)) / math.pi for r in geometry.ratio]
@@ -78,7 +93,11 @@ def _degrade(pan: np.ndarray, geometry: Geometry, size: tuple[int, ...]) -> tupl
     axes = [o + np.arange(n) * r for o, r, n in zip(geometry.offset, geometry.ratio, size, strict=True)]
     low = map_coordinates(smooth, np.meshgrid(*axes, indexing="ij"), order=3, mode="nearest")
     rows, columns = ((a >= -0.5) & (a <= n - 0.5) for a, n in zip(axes, pan.shape, strict=True))
-    return low, rows[:, None] & columns[None]
+    inside = rows[:, None] & columns[None]
+    if valid is not None:
+        places = [np.rint(a).astype(int).clip(0, n - 1) for a, n in zip(axes, pan.shape, strict=True)]
+        inside &= valid[np.ix_(*places)]
+    return low, inside
 
 
 def _phase(ms: np.ndarray, low: np.ndarray, inside: np.ndarray) -> np.ndarray | None:
@@ -143,7 +162,8 @@ def measure_pair(ms: Raster, pan: Raster, nodata: float | None = None) -> tuple[
             continue
         local = geometry.window((window[0][0], window[1][0]), (fine[0][0], fine[1][0]))
         try:
-            found.append(estimate_shift(_filled(coarse, valid), _filled(image, also).mean(0), local))
+            filled = _filled(coarse, valid), _filled(image, also).mean(0)
+            found.append(estimate_shift(*filled, local, valid, also))
         except UserError as error:
             last = error
     if not found:
@@ -175,18 +195,16 @@ def _under(
 
 
 def _filled(image: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Return the image as float64 with the mean of each band where there are no data."""
+    """Return the image as float64, gaps filled from their rims: an edge there would be taken for structure."""
     values = image.astype(np.float64)
-    if not valid.all():
-        values[:, ~valid] = values[:, valid].mean(1)[:, None]
-    return values
+    return values if valid.all() else fill(values, valid, values[:, valid].mean(1))
 
 
-def register_pair(ms: Raster, pan: Raster) -> str:
-    """Move MS (its transform) by the estimated shift; return what was done, in words."""
+def register_pair(ms: Raster, pan: Raster, nodata: float | None = None) -> str:
+    """Move MS (its transform) by the estimated shift, see `measure_pair`; return what was done, in words."""
     from affine import Affine
 
-    rows, columns, error = measure_pair(ms, pan)
+    rows, columns, error = measure_pair(ms, pan, nodata)
     t = pan.transform
     ms.transform = Affine.translation(columns * t.a, rows * t.e) * ms.transform
     return f"MS is moved by {rows:+.2f} rows and {columns:+.2f} columns of PAN (standard error {error:.2f})"

@@ -189,10 +189,17 @@ class StripWriter:
         strips: where they go.
         clip: clip sr to [0, 1] first.
         done: called with the number of a strip that is whole.
+        seen: called with the number of a strip, a window of the scene and its pixels as stored, for each piece.
     """
 
-    def __init__(self, strips: Strips, clip: bool, done: Callable[[int], object]) -> None:
-        self._strips, self._clip, self._done = strips, clip, done
+    def __init__(
+        self,
+        strips: Strips,
+        clip: bool,
+        done: Callable[[int], object],
+        seen: Callable[[int, Window, np.ndarray], object] = lambda *_: None,
+    ) -> None:
+        self._strips, self._clip, self._done, self._seen = strips, clip, done, seen
         self._open: dict[int, tuple[ExitStack, Put]] = {}
         self._pixels: dict[int, int] = {}
         self._preview = Preview(strips.pair, strips.output)
@@ -218,6 +225,7 @@ class StripWriter:
         window = (row, row + sr.shape[-2]), (column, column + sr.shape[-1])
         numbers, seen = stored(strips.pair, window, sr, self._clip, strips.output)
         put(window, numbers)
+        self._seen(i, window, numbers)
         self._preview.add(row, column, seen)
         self._pixels[i] += sr.shape[-2] * sr.shape[-1]
         first, last = strips.spans[i]

@@ -14,9 +14,8 @@ from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 import torch
 
@@ -29,6 +28,9 @@ from lemamba.datasets.raster import Span, Window
 from lemamba.utils.atomic import refusal, renamed
 from lemamba.utils.errors import UserError
 from lemamba.utils.numbers import to_numbers
+
+if TYPE_CHECKING:
+    import h5py
 
 Pieces = Iterable[tuple[int, int, torch.Tensor]]  # (first row, first column, pixels (1, C, h, w)), no overlap
 Put = Callable[[Window, np.ndarray], object]  # takes the pixels (C, h, w) of a window
@@ -229,7 +231,7 @@ def write_strip(path: Path, pair: ScenePair, output: Output, rows: Span, *, pack
         t = profile["transform"]
         profile["transform"] = type(t)(t.a, t.b, t.c, t.d, t.e, t.f + rows[0] * t.e)
     if not packed:
-        profile |= {"compress": "none", "predictor": 1}
+        profile |= {"compress": "none", "predictor": 1, "interleave": "band"}  # the quickest to write and to read
     with renamed(path) as temporary, _gdal_file(path, temporary, pair, output, profile) as put:
 
         def put_below(window: Window, numbers: np.ndarray) -> None:
@@ -484,6 +486,8 @@ def write_h5(
     Raises:
         UserError: no samples, or the folder is not writable.
     """
+    import h5py
+
     count = 0
     if (planned := _PLANNED.get()) is not None:
         return _counted(Path(path), samples, planned)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lemamba import __version__
 from lemamba.commands import COMMANDS, parse
-from lemamba.utils.startup import VERBOSITY, apply_verbosity, delayed_interrupt, run_cli
+from lemamba.utils.startup import VERBOSITY, apply_verbosity, delayed_interrupt, run_cli, uncollected
 
 
 def run(command: str) -> None:
@@ -31,7 +31,7 @@ def _run(command: str, argv: list[str], prog: str) -> int | None:
     options = parse(command, argv, prog)
     apply_verbosity()
     started = time.perf_counter()
-    with delayed_interrupt():  # libraries cannot be interrupted in the middle of an import
+    with delayed_interrupt(), uncollected():  # libraries cannot be interrupted in the middle of an import
         module = importlib.import_module(f"lemamba.commands.{command}")
     status = module.run(options)
     if os.environ.get(VERBOSITY) == "verbose":

@@ -40,9 +40,23 @@ def banded_blocks(weight: Tensor, index: Tensor, outputs: int, dtype: torch.dtyp
     return tuple(blocks)
 
 
+def _plain(x: Tensor) -> bool:
+    """Return whether this is computed here and now, on a CPU and without gradients."""
+    needs_graph = (torch.is_grad_enabled() and x.requires_grad) or torch.compiler.is_compiling()
+    return x.device.type == "cpu" and not needs_graph
+
+
 def apply_to_rows(x: Tensor, blocks: Blocks) -> Tensor:
     """Filter along the second last axis: (..., n, W) -> (..., m, W). Autocast is off: it would round the weights."""
     with no_autocast(x.device.type):
+        if _plain(x):
+            made = x.new_empty(*x.shape[:-2], sum(len(matrix) for _, _, matrix in blocks), x.shape[-1])
+            for image, out in zip(x.reshape(-1, *x.shape[-2:]), made.view(-1, *made.shape[-2:]), strict=True):
+                first = 0
+                for low, n, matrix in blocks:  # written in place: a large result costs more to copy than to compute
+                    torch.mm(matrix, image.narrow(0, low, n), out=out.narrow(0, first, len(matrix)))
+                    first += len(matrix)
+            return made
         return torch.cat([matrix @ x.narrow(-2, low, n) for low, n, matrix in blocks], dim=-2)
 
 
@@ -50,3 +64,10 @@ def apply_to_columns(x: Tensor, blocks: Blocks) -> Tensor:
     """Filter along the last axis: (..., H, n) -> (..., H, m)."""
     with no_autocast(x.device.type):
         return torch.cat([x.narrow(-1, low, n) @ matrix.T for low, n, matrix in blocks], dim=-1)
+
+
+def apply_to_both(x: Tensor, rows: Blocks, columns: Blocks) -> Tensor:
+    """Filter along both axes: (..., n, k) -> (..., m, l); the larger pass is the quicker one, along rows."""
+    if sum(len(matrix) for _, _, matrix in rows) > x.shape[-2]:
+        return apply_to_rows(apply_to_columns(x, columns), rows)
+    return apply_to_columns(apply_to_rows(x, rows), columns)

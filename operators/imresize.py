@@ -15,7 +15,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from lemamba.operators.banded import Blocks, apply_to_columns, apply_to_rows, banded_blocks
+from lemamba.operators.banded import Blocks, apply_to_both, banded_blocks
 from lemamba.operators.resample import mirrored
 
 _BLOCK = 64  # outputs per block
@@ -84,8 +84,5 @@ def imresize(x: Tensor, scale: float, method: str = "bicubic") -> Tensor:
     if not scale > 0:
         raise ValueError(f"imresize: scale must be positive, given {scale}")
     work = x if x.dtype in (torch.float32, torch.float64) else x.float()
-    H, W = x.shape[-2:]
-    scale = float(scale)
-    work = apply_to_rows(work, _blocks(H, scale, method, work.dtype, work.device))
-    work = apply_to_columns(work, _blocks(W, scale, method, work.dtype, work.device))
-    return work.to(x.dtype)
+    rows, columns = (_blocks(n, float(scale), method, work.dtype, work.device) for n in x.shape[-2:])
+    return apply_to_both(work, rows, columns).to(x.dtype)

@@ -14,7 +14,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from lemamba.operators.banded import Blocks, apply_to_columns, apply_to_rows, banded_blocks
+from lemamba.operators.banded import Blocks, apply_to_both, banded_blocks
 
 # Taps at distances 1, 3, 5, 7, 9, 11 from the centre, already times 2 (the centre tap is then 1, even distances are 0).
 HALF_BAND_TAPS = tuple(
@@ -22,7 +22,7 @@ HALF_BAND_TAPS = tuple(
 )
 
 REACH = 12  # samples on either side that a result depends on: 6 * (1 + 1/2 + 1/4 + …) < 12
-_BLOCK = 64  # outputs per block
+_BLOCK = 32  # outputs per block
 
 
 def _double(x: Tensor, samples_on_odd: bool) -> Tensor:
@@ -78,5 +78,5 @@ def interp23(x: Tensor, ratio: int) -> Tensor:
     ratio = int(ratio)
     if ratio == 1:
         return x
-    x = apply_to_rows(x, _blocks(x.shape[-2], ratio, x.dtype, x.device))
-    return apply_to_columns(x, _blocks(x.shape[-1], ratio, x.dtype, x.device))
+    rows, columns = (_blocks(n, ratio, x.dtype, x.device) for n in x.shape[-2:])
+    return apply_to_both(x, rows, columns)

@@ -19,8 +19,8 @@ from lemamba.operators.mtf import REACH, mtf_kernel
 from lemamba.operators.resample import DECIMATION_TAPS, Positions, taps_at
 from lemamba.utils.geometry import Geometry
 
-_BLOCK = 16  # outputs per block
-_LEAST = {torch.float32: 1e-8, torch.float64: 1e-15}  # share of the largest singular value that a product must have
+_BLOCK = 8  # outputs per block
+_LEAST = {torch.float32: 1e-7, torch.float64: 1e-15}  # share of the largest singular value that a product must have
 _Blocks = tuple[tuple[int, int, Tensor], ...]  # (first input, number of inputs, matrices (·, K, outputs, inputs))
 
 

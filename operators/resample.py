@@ -16,14 +16,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lemamba.operators.banded import Blocks, apply_to_columns, apply_to_rows, banded_blocks
+from lemamba.operators.banded import Blocks, apply_to_both, banded_blocks
 from lemamba.operators.interp23 import interp23
 from lemamba.utils.geometry import Geometry
 
 INTERPOLATION_TAPS = 6
 DECIMATION_TAPS = 4
 MARGIN = 12  # MS pixels around a window that its interpolation looks at: interp23's 6 * (1 + 1/2 + 1/4 + …)
-_BLOCK = 64  # outputs per block
+_BLOCK = 32  # outputs per block
 Border = Literal["mirror", "circular"]
 Positions = tuple[float, float, int]  # first, step, count
 
@@ -95,9 +95,11 @@ def resample(
         (..., rows count, columns count), dtype of `x`. Gradients flow.
     """
     work = x if x.dtype in (torch.float32, torch.float64) else x.float()
-    work = apply_to_rows(work, _blocks(x.shape[-2], rows, taps, border, work.dtype, work.device))
-    work = apply_to_columns(work, _blocks(x.shape[-1], columns, taps, border, work.dtype, work.device))
-    return work.to(x.dtype)
+    both = (
+        _blocks(n, positions, taps, border, work.dtype, work.device)
+        for n, positions in zip(x.shape[-2:], (rows, columns), strict=True)
+    )
+    return apply_to_both(work, *both).to(x.dtype)
 
 
 def interpolate(ms: Tensor, geometry: Geometry, size: Sequence[int], *, border: Border | None = None) -> Tensor:

@@ -14,10 +14,6 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table as RichTable
-
 from lemamba.metrics import EXTRA, INDICES
 
 Value = tuple[float, ...] | float | None
@@ -165,6 +161,10 @@ def to_csv(table: Table, columns: Sequence[str] | None = None) -> str:
 
 def print_table(table: Table, title: str, columns: Sequence[str] | None = None) -> None:
     """Print a table in the terminal; the best of each column is bold."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table as RichTable
+
     columns = list(columns or columns_of(table))
     shown = RichTable(title=title)
     shown.add_column("method", overflow="fold")  # a long label gives way, no digit does
@@ -177,6 +177,10 @@ def print_table(table: Table, title: str, columns: Sequence[str] | None = None) 
 
 def print_texts(rows: Mapping[str, Mapping[str, str]], title: str, columns: Sequence[str], first: str = "") -> None:
     """Print a table of texts with a dash where there is none; through a pipe it is as wide as it needs to be."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table as RichTable
+
     shown = RichTable(title=title)
     shown.add_column(first, overflow="fold")
     for column in columns:

@@ -141,6 +141,14 @@ def test_light_modules_do_not_load_torch(module):
     assert done.stdout.strip() == "False"
 
 
+def test_fusing_a_pair_does_not_wait_for_libraries_of_other_commands():
+    """Each of these takes a tenth of a second to load or more, and a classical method on a small scene takes less."""
+    heavy = ("sympy", "triton", "rich", "scipy", "h5py", "accelerate", "skimage", "torch.distributed.tensor")
+    code = f"import sys, lemamba.commands.fuse; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_the_walk_sees_imports_inside_functions(tmp_path, monkeypatch):
     """The net itself: a forbidden import hidden in a function, relative or not, is found."""
     package = tmp_path / "model"

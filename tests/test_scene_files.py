@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import h5py
@@ -310,6 +312,29 @@ def test_a_pair_is_registered_and_inspected(tmp_path, capsys):
     assert "MS is moved by +1" in capsys.readouterr().out
 
 
+def test_a_collar_does_not_disturb_the_registration(tmp_path, capsys):
+    """`--register` with `--nodata`: two unmarked collars of different outlines."""
+    pytest.importorskip("skimage", reason="scikit-image is optional")
+    truth = ground()
+    pan = truth.mean(0, keepdims=True).astype(np.uint16)
+    rows, columns = np.indices((512, 512))
+    pan[:, rows + 3 * columns < 500] = 0
+    fine = tif(tmp_path / "pan.tif", pan)
+    ms = observed(truth, 4, Geometry.corners(4).shifted(1, -2), 128).astype(np.uint16)
+    ms[:, (rows - columns)[:128, :128] > 90] = 0
+    ms[:, :9] = 0
+    coarse = tif(tmp_path / "ms.tif", ms, pixel=4 * PIXEL)
+    arguments = ["--arch", "EXP", "--ms", coarse, "--pan", fine, "--out", tmp_path / "out.tif", "--nodata", "0"]
+    assert fuse.run(parse("fuse", [*map(str, arguments), "--register"])) == 0
+    moved = re.search(r"moved by ([+-][0-9.]+) rows and ([+-][0-9.]+) columns", capsys.readouterr().out)
+    assert [float(x) for x in moved.groups()] == [pytest.approx(1, abs=0.1), pytest.approx(-2, abs=0.1)]
+    with rasterio.open(tmp_path / "out.tif") as file:
+        fused = file.read()
+    missing = (rows + 3 * columns < 500)[1:, :-2]  # PAN pixels that the moved MS covers
+    assert fused.shape == (4, *missing.shape)
+    assert not fused[:, missing].any() and (fused[:, 120:-120, 200:-80] > 0).all()
+
+
 def test_real_scenes_lie_where_the_toolboxes_put_them(shared):
     """Files of the research toolboxes have MS half a PAN pixel further than corners: found within 0.15 pixels."""
     pytest.importorskip("skimage", reason="scikit-image is optional")
@@ -414,6 +439,90 @@ def test_a_full_disk_leaves_nothing(tmp_path, name):
     )
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert "cannot write" in done.stderr and not list((tmp_path / "out").iterdir())
+
+
+# ------------------------------------------------------------------------------------------------- addresses
+
+
+SERVER = """
+import pathlib, re, sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+folder = pathlib.Path(sys.argv[1])
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        file = folder / self.path.strip("/")
+        content = file.read_bytes() if file.is_file() else b""
+        asked = re.fullmatch(r"bytes=([0-9]+)-([0-9]*)", self.headers.get("Range", ""))
+        part = content[int(asked[1]) : int(asked[2] or len(content)) + 1] if asked else content
+        self.send_response(404 if not file.is_file() else 206 if asked else 200)
+        self.send_header("Accept-Ranges", "bytes")
+        if asked:
+            self.send_header("Content-Range", f"bytes {asked[1]}-{int(asked[1]) + len(part) - 1}/{len(content)}")
+        self.send_header("Content-Length", str(len(part)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(part)
+            print(file.name, len(part), flush=True)
+    do_HEAD = do_GET
+    def log_message(self, *_):
+        pass
+server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """A server of a folder that answers with the bytes asked for: the folder, its address, the bytes sent so far.
+
+    In a process of its own, as GDAL's caller holds Python's lock while it opens a file.
+    """
+    folder, log = tmp_path / "served", tmp_path / "log.txt"
+    folder.mkdir()
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with log.open("w") as output, log.open() as said:
+        server = subprocess.Popen([sys.executable, "-I", "-S", "-c", SERVER, str(folder)], stdout=output)
+        try:
+            while not (port := said.readline()).endswith("\n"):
+                assert server.poll() is None
+                said.seek(0)
+                time.sleep(0.05)
+            yield folder, f"http://127.0.0.1:{int(port)}", lambda: [x.split() for x in log.read_text().splitlines()[1:]]
+        finally:
+            server.kill()
+            server.wait()
+
+
+@pytest.mark.parametrize("kind", ["tif", "cog", "vrt"])
+def test_addresses_are_read_where_they_are_allowed(tmp_path, served, kind):
+    """GeoTIFF, COG and a VRT that names addresses give the image of the local files; other addresses are one line."""
+    folder, address, answers = served
+    ms = tif(folder / "ms.tif", MS, pixel=4 * PIXEL)
+    pan = tif(folder / "pan.tif", smooth(96, 80, 1))
+    wanted = run(ms, pan, tmp_path / "local.tif", arch="GSA")
+    names = [f"{address}/{(as_format(folder, f, 'cog') if kind == 'cog' else f).name}" for f in (ms, pan)]
+    if kind == "vrt":
+        local = as_format(folder, ms, "vrt")
+        content = local.read_text().replace('relativeToVRT="1">ms.tif', f'relativeToVRT="0">/vsicurl/{address}/ms.tif')
+        names[0] = text(tmp_path, "ms.vrt", content)
+    np.testing.assert_array_equal(run(*names, tmp_path / "out.tif", "--allow_remote", arch="GSA"), wanted)
+    assert any(name.startswith("ms") for name, _ in answers())
+    with pytest.raises(UserError, match="add --allow_remote"):
+        run(*names, tmp_path / "new.tif")
+    with pytest.raises(UserError, match="cannot read"):
+        run(f"{address}/none.tif", names[1], tmp_path / "new.tif", "--allow_remote")
+    assert not (tmp_path / "new.tif").exists()
+
+
+def test_of_a_large_remote_image_only_the_header_is_read_to_refuse_it(tmp_path, served):
+    """Another number of bands than the sensor's is seen without the pixels."""
+    folder, address, answers = served
+    image = np.random.default_rng(0).integers(1, 2047, (3, 1500, 1500)).astype(np.uint16)
+    ms, pan = tif(folder / "big.tif", image, pixel=4 * PIXEL), tif(tmp_path / "pan.tif", PAN)
+    with pytest.raises(UserError, match="expected 4 bands"):
+        run(f"{address}/big.tif", pan, tmp_path / "new.tif", "--sensor", "IKONOS", "--allow_remote")
+    assert 0 < sum(int(size) for _, size in answers()) < ms.stat().st_size / 10
 
 
 # ----------------------------------------------------------------------------------------------- bad input

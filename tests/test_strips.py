@@ -123,7 +123,7 @@ def test_a_vrt_is_refused_where_it_cannot_be(tmp_path, pair):
         run(pair, tmp_path / "F.vrt", "--cog")
 
 
-@pytest.mark.parametrize(("kind", "ending"), [("network", ".tif"), ("classical", ".vrt")])
+@pytest.mark.parametrize(("kind", "ending"), [("network", ".tif"), ("classical", ".tif"), ("classical", ".vrt")])
 def test_a_killed_run_continues_to_the_same_file(tmp_path, pair, weights, kind, ending, monkeypatch, capsys):
     """Killed after the first strip; the second run computes the other two only."""
     method, out = METHODS[kind](weights), tmp_path / f"out{ending}"
@@ -135,8 +135,8 @@ from lemamba.datasets.strips import StripWriter
 from lemamba.engine.fusing import scene
 scene.SIDE = 256
 whole = StripWriter.__init__
-def killed(self, strips, clip, done):
-    whole(self, strips, clip, lambda i: os._exit(9))
+def killed(self, strips, clip, done, *seen):
+    whole(self, strips, clip, lambda i: os._exit(9), *seen)
 StripWriter.__init__ = killed
 fuse.run(parse("fuse", sys.argv[1:]))
 """
@@ -162,7 +162,7 @@ fuse.run(parse("fuse", sys.argv[1:]))
 def test_strips_of_another_run_are_not_used(tmp_path, pair, capsys, monkeypatch):
     """An interrupted run keeps its strips; another method, or no --resume, begins anew."""
     out = tmp_path / "out.tif"
-    monkeypatch.setattr("lemamba.commands.images._Joined.add_ready", interrupt)
+    monkeypatch.setattr("lemamba.datasets.strips.Strips.read_preview", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(pair, out)
     assert f"{hidden_folder(out)}; add --resume" in capsys.readouterr().out
@@ -182,7 +182,7 @@ def test_an_error_leaves_no_strips(tmp_path, pair, monkeypatch):
     def full(*_, **__):
         raise UserError("cannot write: the disk is full")
 
-    monkeypatch.setattr("lemamba.datasets.strips.Strips.read", full)
+    monkeypatch.setattr("lemamba.datasets.strips.Strips.read_preview", full)
     with pytest.raises(UserError, match="full"):
         run(pair, tmp_path / "out.tif")
     assert names(tmp_path) == {"ms.tif", "pan.tif"}

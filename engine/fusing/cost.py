@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from lemamba.engine.fusing.tiles import call, traits_of
 
@@ -60,6 +59,8 @@ def count_flops(model: nn.Module, sample: dict[str, Tensor]) -> int:
 
 
 def _flops(model: nn.Module, sample: dict[str, Tensor]) -> int:
+    from torch.utils.flop_counter import FlopCounterMode, flop_registry  # loads Triton
+
     known = -1
     while len(flop_registry) > known:  # the first pass may create operators whose formulas its counter did not know yet
         known = len(flop_registry)

@@ -10,23 +10,26 @@ the averaged weights know nothing. Whatever reads or replaces parameters therefo
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
-from accelerate import Accelerator
-from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.utils import DistributedType
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, Shard
 
 from lemamba.utils.errors import UserError
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from accelerate.optimizer import AcceleratedOptimizer
+    from torch.distributed.tensor import DTensor
+
     from lemamba.engine.training.job import Job
 
 
 def is_sharded(accelerator: Accelerator) -> bool:
     """Return whether no rank can run the network alone, because its passes are exchanges."""
+    from accelerate.utils import DistributedType
+
     return accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
@@ -36,6 +39,8 @@ def check_sharding(accelerator: Accelerator) -> None:
     Raises:
         UserError: FSDP version 1, FSDP2 with fp16, or DeepSpeed with mixed precision.
     """
+    from accelerate.utils import DistributedType
+
     kind, precision = accelerator.distributed_type, accelerator.mixed_precision
     if kind == DistributedType.FSDP and precision == "fp16":
         raise UserError("--mixed_precision fp16 was never run under FSDP; give bf16 or no, or use DDP (multi_gpu.yaml)")
@@ -57,6 +62,8 @@ def prepare(job: Job, accelerator: Accelerator) -> tuple[nn.Module, AcceleratedO
     Raises:
         UserError: see `check_sharding`.
     """
+    from accelerate.utils import DistributedType
+
     settings = job.config.train
     check_sharding(accelerator)
     if accelerator.distributed_type == DistributedType.DEEPSPEED:  # one source of truth: our configuration
@@ -91,10 +98,16 @@ def put_back(model: nn.Module) -> None:
             reshard()
 
 
+def _is_part(tensor: Tensor) -> TypeGuard[DTensor]:
+    """Return whether a tensor is sharded; importing the class takes longer than torch, and whoever shards has it."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
 def whole(tensor: Tensor) -> Tensor:
     """Gather a sharded tensor (all ranks call it); return any other tensor unchanged."""
     tensor = tensor.detach()
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if _is_part(tensor) else tensor
 
 
 def gather_all(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -111,8 +124,10 @@ def whole_state(model: nn.Module) -> dict[str, Tensor]:
 def cut(value: Tensor, place: Tensor) -> Tensor:
     """Move a whole tensor to the device of `place`, and take this rank's part if `place` is sharded. No exchange."""
     value = value.to(place.device)
-    if not isinstance(place, DTensor) or value.shape != place.shape:
+    if not _is_part(place) or value.shape != place.shape:
         return value
+    from torch.distributed.tensor import DTensor, Shard
+
     mesh, local = place.device_mesh, value
     coordinate = mesh.get_coordinate()
     assert coordinate is not None, "a rank outside the mesh holds no parameters"

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
 from lemamba.engine.training.checkpoint import read_checkpoint
@@ -75,6 +74,8 @@ def start(trainer: Trainer) -> list[str]:
 
 def capture(trainer: Trainer) -> tuple[dict[str, Tensors], dict[str, Any]]:
     """Return the state of `trainer` as tensors by file name and JSON values; all ranks call it together."""
+    from accelerate.utils import DistributedType
+
     optimizer, scaler = trainer.optimizer.optimizer, trainer.accelerator.scaler
     tensors = {"model": whole_state(trainer.core)}
     if trainer.ema is not None:
@@ -104,6 +105,8 @@ def restore(trainer: Trainer, checkpoint: Path) -> list[str]:
     Raises:
         UserError: a damaged checkpoint, or one of another network.
     """
+    from accelerate.utils import DistributedType
+
     tensors, state = read_checkpoint(checkpoint)
     optimizer, scaler = trainer.optimizer.optimizer, trainer.accelerator.scaler
     notes = [f"resumed from {checkpoint}"]

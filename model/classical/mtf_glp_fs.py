@@ -7,6 +7,8 @@ Shapes: lms and sr (B, C, H, W), pan (B, 1, H, W).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -25,9 +27,9 @@ class Pyramid(Classical):
         """PAN pixels around a window that its result depends on."""
         return glp_margin(self.ratio)
 
-    def smooth(self, window: Window) -> Tensor:
-        """Return the low-pass PAN of every band (1, C, H, W)."""
-        return glp_low_pass(window.pan, self.gains, window.geometry, tuple(window.ms.shape[-2:]))
+    def smooth(self, window: Window, gains: Sequence[float] | None = None) -> Tensor:
+        """Return the low-pass PAN of every gain (1, ·, H, W); None = those of the bands."""
+        return glp_low_pass(window.pan, gains or self.gains, window.geometry, tuple(window.ms.shape[-2:]))
 
     def moments(self, windows: Windows) -> Moments:
         """Gather the moments of [lms, smooth, pan]: 2 C + 1 features."""
@@ -47,8 +49,10 @@ class MTFGLPFS(Pyramid):
 
     def fit(self, windows: Windows) -> Tensor:
         """Learn the gains (C,)."""
-        to_pan, bands = self.moments(windows).covariance[-1], len(self.gains)
-        return quotient(to_pan[:bands], to_pan[bands : 2 * bands])
+        bands, distinct = len(self.gains), sorted(set(self.gains))
+        features = ((w.fine(w.lms, self.smooth(w, distinct), w.pan),) for w in windows())
+        to_pan = gather(features, with_last=True)[0].covariance[:, 0]
+        return quotient(to_pan[:bands], to_pan[[bands + distinct.index(gain) for gain in self.gains]])
 
     def inject(self, window: Window, fitted: Tensor) -> Tensor:
         """Fuse a window."""

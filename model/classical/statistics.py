@@ -22,7 +22,10 @@ _RANK = 1e-13  # singular values of a normal matrix below this share of the larg
 
 @dataclass
 class Moments:
-    """Count, means (F,), covariances (F, F), smallest and largest values (F,) of features, float64 on the CPU."""
+    """Count, means (F,), covariances (F, F), smallest and largest values (F,) of features, float64 on the CPU.
+
+    The covariances may be those with the last feature alone, (F, 1), see `gather`.
+    """
 
     count: int
     mean: Tensor
@@ -52,26 +55,26 @@ class Moments:
 class _Sums:
     """Moments under construction."""
 
-    def __init__(self) -> None:
+    def __init__(self, with_last: bool = False) -> None:
+        self._right = slice(-1, None) if with_last else slice(None)  # features with which covariances are gathered
         self.count, self.mean, self.scatter = 0, torch.zeros(0), torch.zeros(0)
         self.smallest, self.largest = torch.zeros(0), torch.zeros(0)
 
     def add(self, x: Tensor) -> None:
         for chunk in x.split(_CHUNK, dim=1):
-            self._merge(chunk.double().cpu())
+            self._merge(chunk.to("cpu", torch.float64, copy=True))
 
     def _merge(self, x: Tensor) -> None:
         n = x.shape[1]
         if n == 0:
             return
-        mean = x.mean(1)
-        centred = x - mean[:, None]
-        scatter = centred @ centred.T
-        low, high = x.amin(1), x.amax(1)
+        mean, low, high = x.mean(1), x.amin(1), x.amax(1)
+        centred = x.sub_(mean[:, None])
+        scatter = centred @ centred[self._right].T
         if self.count:
             step = mean - self.mean
             total = self.count + n
-            scatter = scatter + self.scatter + torch.outer(step, step) * (self.count * n / total)
+            scatter = scatter + self.scatter + torch.outer(step, step[self._right]) * (self.count * n / total)
             mean = self.mean + step * (n / total)
             low, high = torch.minimum(low, self.smallest), torch.maximum(high, self.largest)
         self.count, self.mean, self.scatter, self.smallest, self.largest = self.count + n, mean, scatter, low, high
@@ -81,18 +84,19 @@ class _Sums:
         return Moments(self.count, self.mean, covariance, self.smallest, self.largest)
 
 
-def gather(features: Iterable[tuple[Tensor, ...]]) -> tuple[Moments, ...]:
+def gather(features: Iterable[tuple[Tensor, ...]], *, with_last: bool = False) -> tuple[Moments, ...]:
     """Gather the moments of several groups of features in one pass.
 
     Args:
         features: for every window one (F, n) tensor per group.
+        with_last: gather covariances with the last feature of a group only, which is less to compute.
 
     Returns:
         One `Moments` per group.
     """
     sums: list[_Sums] = []
     for groups in features:
-        sums = sums or [_Sums() for _ in groups]
+        sums = sums or [_Sums(with_last) for _ in groups]
         for total, group in zip(sums, groups, strict=True):
             total.add(group)
     return tuple(total.finish() for total in sums)

@@ -8,6 +8,7 @@
 # make kernels the Triton kernels compiled for sm_80, sm_90 and sm_100: registers, stack, spills; 10 minutes, no GPU
 # make fuzz    long fuzzing and the long kill test             make clean   remove the environment and build/
 # make typing  links by which type checkers and editors find the package    make architecture  draw figs/architecture.svg
+# make figs    every picture of README and docs, five minutes on two free cores (ONLY="speed gallery": some of them)
 # make lock    write the installed versions to requirements.lock    make matlab-tables  write sensor_table.m
 PYTHON ?= python3
 VENV   ?= .venv
@@ -17,7 +18,7 @@ STAMP  := $(VENV)/.installed
 KERNELS := $(wildcard model/ops/native/*.[ch] tests/*.c benchmarks/*.c)
 FOLDERS := $(filter-out lemamba benchmarks,$(patsubst %/__init__.py,%,$(wildcard */__init__.py)))
 
-.PHONY: venv demo test lint format typing architecture lock matlab-tables bench gpu sharded kernels fuzz clean
+.PHONY: venv demo test lint format typing architecture figs lock matlab-tables bench gpu sharded kernels fuzz clean
 
 venv: $(STAMP)
 
@@ -70,6 +71,9 @@ typing:
 
 architecture: $(STAMP)
 	$(PY) docs/draw_architecture.py
+
+figs: $(STAMP)
+	OMP_NUM_THREADS=1 $(PY) docs/draw_figures.py $(if $(ONLY),--only $(ONLY))
 
 # Keeps the two lines of comment; "+cpu" is no version that every index has.
 lock: $(STAMP)

@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
 import draw_architecture  # noqa: E402
+import draw_gallery  # noqa: E402
 import draw_network  # noqa: E402
 import h5py  # noqa: E402
 import numpy as np  # noqa: E402
@@ -38,6 +39,7 @@ from lemamba.utils.startup import run_cli  # noqa: E402
 
 FIGS, WORK = ROOT / "figs", ROOT / "build/figs"
 SCORES = ROOT / "benchmarks/results/no_training_data.json"
+SIZES = ROOT / "benchmarks/results/sizes_cpu.json"
 PAGE_INCHES, DPI = 8.3, 200  # a README is about 830 pixels wide: text of 9 points is 12 pixels high there
 COLOURS = 256  # of a stored picture
 OKABE_ITO = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # safe for the colour-blind
@@ -48,6 +50,16 @@ def with_palette(path: Path) -> None:
     """Store a picture with a palette: a third of the size, and no difference that is seen."""
     picture = Image.open(path).convert("RGB").quantize(COLOURS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     write_atomically(path, lambda temporary: picture.save(temporary, format="png", optimize=True))
+
+
+def palette_of(draw: Callable[[Path, Path], None]) -> Callable[[Path, Path], None]:
+    """Return a function that draws and then stores with a palette."""
+
+    def drawn(path: Path, shared: Path) -> None:
+        draw(path, shared)
+        with_palette(path)
+
+    return drawn
 
 
 def save(figure: Any, path: Path) -> None:
@@ -129,7 +141,7 @@ def hmif(path: Path, shared: Path) -> None:
     draw_comparison(path, one, truth, images, wavelengths)
 
 
-# Tables as pictures
+# Measurements as pictures
 
 
 def scenes(path: Path, _: Path) -> None:
@@ -155,9 +167,34 @@ def scenes(path: Path, _: Path) -> None:
     axis.set_yticks(range(len(table)), list(table))
     axis.invert_yaxis()
     axis.set_xlim(0.25, 2.05)
-    axis.set_xlabel("ERGAS at reduced resolution, divided by that of interpolation (left of 1 is better; up to 2 shown)")
+    axis.set_xlabel(
+        "ERGAS at reduced resolution, divided by that of interpolation (left of 1 is better; up to 2 shown)"
+    )
     axis.grid(axis="y", alpha=0.3)
     axis.legend(loc="lower right", fontsize=9)
+    save(figure, path)
+
+
+def speed(path: Path, _: Path) -> None:
+    """Processor time per megapixel against the size of the image."""
+    from matplotlib.figure import Figure
+
+    data = json.loads(SIZES.read_text(encoding="utf-8"))
+    figure = Figure(figsize=(PAGE_INCHES, 4.2), layout="constrained")
+    axis = figure.subplots()
+    named = {"LEMambaAny": "LE-Mamba, generic weights", "LEMamba": "LE-Mamba tiny"}
+    for (name, row), colour, mark in zip(data["s"].items(), OKABE_ITO, MARKS, strict=False):
+        axis.plot(
+            [int(side) for side in row], list(row.values()), f"{mark}-", color=colour, label=named.get(name, name)
+        )
+    sides = sorted({int(side) for row in data["s"].values() for side in row})
+    axis.set(xscale="log", yscale="log", xlabel="side of PAN, pixels", ylabel="processor seconds per megapixel of PAN")
+    axis.set_xticks(sides, [str(side) for side in sides])
+    axis.minorticks_off()
+    axis.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
+    axis.grid(alpha=0.3)
+    axis.set_title(f"8 bands, ratio 4; {data['device']}, {data['date']}", fontsize=9)
+    axis.legend(fontsize=9)
     save(figure, path)
 
 
@@ -171,8 +208,22 @@ FIGURES: dict[str, tuple[str, Callable[[Path, Path], None], bool]] = {  # name -
     "le-mamba-teaser": ("le-mamba-teaser.png", teaser, True),
     "le-mamba-pansharpening": ("le-mamba-pansharpening.png", pansharpening, True),
     "le-mamba-HMIF": ("le-mamba-HMIF.png", hmif, False),
-    "scenes": ("no_training_data.png", scenes, False),
+    "no_training_data": ("no_training_data.png", scenes, False),
+    "speed": ("speed.png", speed, False),
+    "gallery_pan": ("gallery_pan.png", palette_of(draw_gallery.draw_pan), False),
+    "gallery_published": ("gallery_published.png", palette_of(draw_gallery.draw_published), True),
+    "gallery_hmif": ("gallery_hmif.png", palette_of(draw_gallery.draw_cubes), True),
+    "gallery": ("../docs/gallery.md", lambda path, _: write_text(path, "\n".join(draw_gallery.page()) + "\n"), False),
 }
+
+
+def explanations(_: Path, __: Path) -> None:
+    """Draw the pictures of the explanations, which have a script of their own."""
+    subprocess.run([sys.executable, "-m", "docs.draw_explanations"], cwd=ROOT, check=True)
+
+
+if (ROOT / "docs/draw_explanations.py").is_file():
+    FIGURES["explanations"] = ("state_sharing.svg", explanations, False)
 
 
 def read_options() -> argparse.Namespace:

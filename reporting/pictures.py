@@ -10,12 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lemamba.utils.atomic import write_atomically
 from lemamba.utils.sensors import Sensor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 STRETCH_PERCENT = (1.0, 99.0)
 ERROR_FULL_SCALE = 0.1  # an error of this share of the reference's range reaches the end of the colour map
@@ -153,9 +156,7 @@ def busiest_box(image: np.ndarray, side: int) -> tuple[slice, slice]:
     return max(boxes, key=lambda box: edges[box].mean())
 
 
-def save_grid(
-    path: Path, methods: Mapping[str, Mapping[str, np.ndarray]], rgb: Sequence[int], **size: float
-) -> None:
+def save_grid(path: Path, methods: Mapping[str, Mapping[str, np.ndarray]], rgb: Sequence[int], **size: float) -> None:
     """Draw image, enlarged detail and error map of every method, at most six in a row, after PAN and ground truth.
 
     Args:
@@ -174,7 +175,7 @@ def save_grid(
     results = {name: arrays["sr"] for name, arrays in methods.items()}
     errors = shared_error_maps(results, gt)
     names = list(cells)
-    rows: list[Mapping[str, np.ndarray | None]] = []
+    rows: list[Row] = []
     columns = math.ceil(len(names) / math.ceil(len(names) / GRID_COLUMNS))  # rows of equal length, as far as possible
     for start in range(0, len(names), columns):
         block = names[start : start + columns]
@@ -210,9 +211,12 @@ def label_scale(bar: Any, end: float, unit: str) -> None:
     bar.set_label(unit, fontsize=8)
 
 
+Row = Mapping[str, np.ndarray | None]
+
+
 def save_panels(
     path: Path,
-    rows: Sequence[Mapping[str, np.ndarray | None]],
+    rows: Sequence[Row],
     titles: Sequence[str] = (),
     inches: float = PANEL_INCHES,
     dpi: float = PANEL_DPI,
@@ -229,6 +233,13 @@ def save_panels(
         dpi: pixels of the file per inch.
         scale: value at the end of the colour map of (H, W) pictures and its unit: draws a colour bar below.
     """
+    figure = _panels(rows, titles, inches, dpi, scale)
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=dpi))
+
+
+def _panels(
+    rows: Sequence[Row], titles: Sequence[str], inches: float, dpi: float, scale: tuple[float, str] | None
+) -> Figure:
     from matplotlib.figure import Figure  # the object-oriented interface: no global state, no display
 
     columns = max(len(row) for row in rows)
@@ -256,4 +267,4 @@ def save_panels(
         end, unit = scale
         bar = figure.colorbar(mapped, ax=axes, location="bottom", aspect=50, fraction=0.05, pad=0.01, extend="max")
         label_scale(bar, end, unit)
-    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=dpi))
+    return figure

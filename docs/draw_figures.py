@@ -33,7 +33,6 @@ from benchmarks.hmif_sets import SETS  # noqa: E402
 from lemamba.reporting.pictures import guide_rgb, save_grid, save_panels, stretch_limits, to_rgb  # noqa: E402
 from lemamba.utils.atomic import write_atomically, write_text  # noqa: E402
 from lemamba.utils.command_line import Parser  # noqa: E402
-from lemamba.utils.errors import UserError  # noqa: E402
 from lemamba.utils.sensors import get_sensor  # noqa: E402
 from lemamba.utils.startup import run_cli  # noqa: E402
 

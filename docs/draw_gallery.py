@@ -8,6 +8,7 @@ reason: a network after seconds of training would show the training, not the net
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,25 +88,25 @@ def sheets() -> list[Sheet]:
         Sheet(
             "gallery_pan.png",
             "Pansharpening without training data",
-            "A drawn scene of a suburb with the bands and MTF gains of WorldView-3 (8 bands, 192×192 pixels of PAN, ratio "
-            "4, seed 5): a detail in true colours, and the error on a common scale. LEMambaAny has its generic weights; "
-            f"ZS-Pan trained on the image for {STEPS} steps instead of 4,050.",
+            "A drawn suburb with the bands and MTF gains of WorldView-3 (8 bands, 192×192 pixels of PAN, ratio 4): a "
+            "detail in true colours, and the error on a common scale. LEMambaAny has its generic weights; ZS-Pan "
+            f"trained on the image for {STEPS} steps instead of 4,050.",
             pan,
         ),
         Sheet(
             "gallery_published.png",
             "Networks with published weights",
-            "The WorldView-3 tile of Z-PNN's repository (third-party, not part of this project) at full resolution, a "
-            "detail, by networks with the weights of their authors for that sensor. There is no truth, so the number is "
-            f"HQNR, of the whole tile (128×128 pixels, a small base for it). A-PNN-FT, Z-PNN and lambda-PNN adapt to the "
-            f"tile for {STEPS} steps.",
+            "The WorldView-3 tile of Z-PNN's repository (third-party, not part of this project) at full resolution: a "
+            "detail, by networks with their authors' weights for that sensor. There is no ground truth, so the number "
+            "is HQNR, of the whole tile (128×128 pixels, a small base for it). A-PNN-FT, Z-PNN and lambda-PNN train on "
+            f"the tile for {STEPS} steps.",
             tuple(PUBLISHED),
         ),
         Sheet(
             "gallery_hmif.png",
             "Hyperspectral image and RGB guide",
-            "A drawn scene of 31 bands with the RGB of a Nikon D700 (96×96 pixels, ratio 4, Gaussian of sigma 2; seed "
-            f"1000). SpectraLift trained on the pair for {STEPS} steps instead of 2,500; BAM and PSRT have their authors' "
+            "A drawn scene of 31 bands with the RGB of a Nikon D700 (96×96 pixels, ratio 4, Gaussian of sigma 2). "
+            f"SpectraLift trained on the pair for {STEPS} steps instead of 2,500; BAM and PSRT have their authors' "
             "weights for CAVE, whose images are neither drawn nor blurred as here.",
             cube,
         ),
@@ -181,7 +182,7 @@ def draw(path: Path, case: quality.Case, methods: dict[str, str | None]) -> None
         results[f"{name}\n{index.upper()} {value:.{3 if case.gt is None else 2}f}"] = sr
     reference = (case.lms if case.gt is None else case.gt)[0].numpy()
     rgb = get_sensor(case.facts.sensor).rgb_for(len(reference))
-    limits, box = stretch_limits(reference, rgb), busiest_box(case.pan[0].numpy(), 48)
+    limits, box = stretch_limits(reference, rgb), busiest_box(case.pan[0].numpy(), 96 if case.gt is not None else 128)
     details = {"PAN" if len(case.pan[0]) == 1 else "guide": guide_rgb(case.pan[0].numpy())[box]}
     details["MS, interpolated" if case.gt is None else "ground truth"] = to_rgb(reference, rgb, limits)[box]
     details |= {title: to_rgb(sr, rgb, limits)[box] for title, sr in results.items()}
@@ -219,15 +220,21 @@ def draw_cubes(path: Path, shared: Path) -> None:
 def page() -> Iterator[str]:
     """Yield the lines of docs/gallery.md."""
     yield "# Gallery: every method on one page\n"
-    yield "Made by running the methods: `python docs/draw_figures.py --only gallery_pan gallery_published gallery_hmif gallery`."
-    yield "Of the second picture and two networks of the third, the images or weights are third-party (`--shared`)."
-    yield "One small image each: the pictures show how methods look, not which is best; for that see [results.md](results.md),"
-    yield "[no_training_data.md](no_training_data.md) and [hmif_results.md](hmif_results.md). What the methods are, and their"
-    yield "papers: [methods.md](methods.md).\n"
+    yield _wrapped(
+        'Made by running the methods: `make figs ONLY="gallery_pan gallery_published gallery_hmif gallery"`. The '
+        "images or weights of the second picture and of two networks of the third are third-party (`--shared`). One "
+        "small image each: the pictures show what results look like, not which method is best; for that see "
+        "[results.md](results.md), [no_training_data.md](no_training_data.md) and [hmif_results.md](hmif_results.md). "
+        "What the methods are, and their papers: [methods.md](methods.md)."
+    )
     for sheet in sheets():
-        yield f"## {sheet.title}\n\n{sheet.about}\n\n![{sheet.title}](../figs/{sheet.file})\n"
-        yield f"{len(sheet.methods)} methods: {', '.join(sheet.methods)}.\n"
+        yield f"## {sheet.title}\n\n{_wrapped(sheet.about)}\n![{sheet.title}](../figs/{sheet.file})\n"
+        yield _wrapped(f"{len(sheet.methods)} methods: {', '.join(sheet.methods)}.")
     yield "## Not shown\n\nA network after seconds of training would show the training, not the network.\n"
     yield "| method | why |\n| --- | --- |"
     for name, reason in not_shown().items():
         yield f"| {name} | {reason} |"
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 130, break_long_words=False, break_on_hyphens=False) + "\n"

@@ -127,7 +127,7 @@ def places(stages: list[Stage]) -> dict[str, tuple[float, float]]:
 
 
 def square(stage: Stage, j: int, at: dict[str, tuple[float, float]]) -> tuple[float, float]:
-    """Return the middle of block j: on the right of an encoder's box and of the middle's, on the left of a decoder's."""
+    """Return the middle of block j: on the left in the box of a decoder, on the right in others."""
     x, y = at[stage.name]
     if stage.name[0] == "d":
         return x + 32 + j * STEP, y + HIGH / 2
@@ -311,8 +311,9 @@ def draw(network: Any, title: str) -> str:
         *block_detail(lower - 10, next(s for s in stages if s.window)),
         *legend(height - 24),
     ]
+    shape = 'viewBox="0 0 10 8" refX="7" refY="4" orient="auto"'
     markers = "\n".join(
-        f'<marker id="{kind}" viewBox="0 0 10 8" markerWidth="{size}" markerHeight="{size}" refX="7" refY="4" orient="auto">'
+        f'<marker id="{kind}" markerWidth="{size}" markerHeight="{size}" {shape}>'
         f'<path d="M0 0 L9 4 L0 8 z" style="fill: {colour}; stroke: none"/></marker>'
         for kind, colour, size in (("data", GREY, 9), ("guide", ORANGE, 9), ("state", PURPLE, 9), ("path", BLUE, 5))
     )
@@ -320,10 +321,12 @@ def draw(network: Any, title: str) -> str:
     return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}">
 <style>
 text {{ font: 17px sans-serif; fill: #222 }}
-.small {{ font-size: 16px }} .name {{ font-weight: bold }} .right {{ text-anchor: end }} .middle {{ text-anchor: middle }}
+.small {{ font-size: 16px }} .name {{ font-weight: bold }}
+.right {{ text-anchor: end }} .middle {{ text-anchor: middle }}
 rect {{ fill: #fff; stroke: {GREY}; stroke-width: 1.5 }}
-.stage {{ fill: #eef3fa; stroke: {BLUE} }} .block {{ fill: #cfe0f3; stroke: {BLUE} }} .pan {{ fill: #fdf0e1; stroke: {ORANGE} }}
-.share {{ fill: #f3eaf8; stroke: {PURPLE} }} .map {{ stroke: {BLUE}; stroke-width: 1 }} .plus {{ fill: #fff; stroke: {GREY} }}
+.stage {{ fill: #eef3fa; stroke: {BLUE} }} .block {{ fill: #cfe0f3; stroke: {BLUE} }}
+.pan {{ fill: #fdf0e1; stroke: {ORANGE} }} .share {{ fill: #f3eaf8; stroke: {PURPLE} }}
+.map {{ stroke: {BLUE}; stroke-width: 1 }} .plus {{ fill: #fff; stroke: {GREY} }}
 path {{ fill: none; stroke-width: 2 }}
 .data {{ stroke: {GREY} }} .guide {{ stroke: {ORANGE} }} .state {{ stroke: {PURPLE}; stroke-dasharray: 5 4 }}
 .path {{ stroke: {BLUE}; stroke-width: 1.3 }} .rule {{ stroke: #c3cbd4; stroke-width: 1 }}

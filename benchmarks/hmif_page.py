@@ -138,8 +138,8 @@ def draw_comparison(
     columns = len(images) + 1
     side = WIDTH / columns
     height = 2 * side * truth.shape[1] / truth.shape[2]
-    figure = Figure(figsize=(WIDTH, height + 4.2), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=[height + 1.2, 3.0])
+    figure = Figure(figsize=(WIDTH, height + 4.1), layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=[height + 1.2, 2.9])
     grid = above.subplots(2, columns, squeeze=False)
     for c, (name, image) in enumerate({"ground truth": truth, **images}.items()):
         for axis, picture in zip(grid[:, c], (to_rgb(image, bands, limits), errors.get(name)), strict=True):
@@ -159,7 +159,8 @@ def draw_comparison(
         for (name, image), line in zip(images.items(), LINES, strict=False):
             axis.plot(wavelengths, image[:, row, column], linestyle=line, lw=1.2, label=name.partition("\n")[0])
         axis.plot(wavelengths, truth[:, row, column], "k.", ms=4, label="ground truth")
-        axis.plot(0.06, 0.93, mark, mfc="none", mec=colour, ms=8, mew=1.8, transform=axis.transAxes)
+        axis.margins(y=0.2)  # room for the mark
+        axis.plot(0.06, 0.92, mark, mfc="none", mec=colour, ms=8, mew=1.8, transform=axis.transAxes)
         axis.set_title(f"pixel ({row}, {column})", fontsize=9)
         axis.set_xlabel("nm", fontsize=8)
         axis.tick_params(labelsize=8)

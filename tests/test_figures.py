@@ -38,7 +38,7 @@ def test_the_drawn_architecture_is_that_of_the_network(scripts):
         encoder, decoder = stages[f"encoder {i + 1}"], stages[f"decoder {i + 1}"]
         local, whole = tiny["ssm_enc_d_states"][i]
         assert len(encoder.blocks) == tiny["ssm_enc_blk_nums"][i]
-        assert len(decoder.blocks) == tiny["ssm_dec_blk_nums"][len(levels) - 1 - i]  # deepest first there
+        assert len(decoder.blocks) == tiny["ssm_dec_blk_nums"][i]
         for stage in (encoder, decoder):
             assert (stage.shrink, stage.channels) == (2**i, tiny["width"])
             assert (stage.window, stage.local_states, stage.states) == (tiny["window_sizes"][i], local, whole)

@@ -27,7 +27,7 @@ from lemamba.utils.startup import run_cli
 RESULTS = Path(__file__).resolve().parent / "results/sizes_cpu.json"
 BANDS, RATIO, DRAWN = 8, 4, 64  # DRAWN: side of the drawn ms
 TILE = 256
-LIMITS = {"Brovey": 4096, "GSA": 4096, "MTF-GLP-FS": 4096, "LEMambaAny": 1024, "LEMamba": 1024}  # largest side of PAN
+LIMITS = {"Brovey": 4096, "GSA": 4096, "MTF-GLP-FS": 4096, "LEMambaAny": 512, "LEMamba": 512}  # largest side of PAN
 
 
 def pair(side: int) -> tuple[np.ndarray, np.ndarray]:

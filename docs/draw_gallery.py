@@ -42,7 +42,6 @@ from lemamba.utils.sensors import get_sensor
 
 COLUMNS, INCHES, DPI = 7, 1.18, 200
 KEPT = Path(__file__).resolve().parent.parent / "build/figs/gallery"  # fused images
-STEPS = 50  # of methods that train on the image; the papers take 50 to 4,050
 DLPAN = {"PNN": "pnn", "PanNet": "pannet", "FusionNet": "fusionnet", "DiCNN": "dicnn1", "DRPNN": "drpnn"}
 PUBLISHED = {  # method -> published file below weights/ of the shared folder, trained on WorldView-3
     "A-PNN": "zoo2/zpnn/WV3_A-PNN-TA-FR_model.tar",
@@ -90,7 +89,7 @@ def sheets() -> list[Sheet]:
             "Pansharpening without training data",
             "A drawn suburb with the bands and MTF gains of WorldView-3 (8 bands, 192×192 pixels of PAN, ratio 4): a "
             "detail in true colours, and the error on a common scale. LEMambaAny has its generic weights; ZS-Pan "
-            f"trained on the image for {STEPS} steps instead of 4,050.",
+            "trained on the image itself.",
             pan,
         ),
         Sheet(
@@ -99,15 +98,16 @@ def sheets() -> list[Sheet]:
             "The WorldView-3 tile of Z-PNN's repository (third-party, not part of this project) at full resolution: a "
             "detail, by networks with their authors' weights for that sensor. There is no ground truth, so the number "
             "is HQNR, of the whole tile (128×128 pixels, a small base for it). A-PNN-FT, Z-PNN and lambda-PNN train on "
-            f"the tile for {STEPS} steps.",
+            "the tile itself, from their authors' weights. The files are of different ages and trainings: "
+            "[what is known of them](methods.md#published-weights-compared).",
             tuple(PUBLISHED),
         ),
         Sheet(
             "gallery_hmif.png",
             "Hyperspectral image and RGB guide",
             "A drawn scene of 31 bands with the RGB of a Nikon D700 (96×96 pixels, ratio 4, Gaussian of sigma 2). "
-            f"SpectraLift trained on the pair for {STEPS} steps instead of 2,500; BAM and PSRT have their authors' "
-            "weights for CAVE, whose images are neither drawn nor blurred as here.",
+            "SpectraLift trained on the pair itself; BAM and PSRT have their authors' weights for CAVE, whose images "
+            "are neither drawn nor blurred as here.",
             cube,
         ),
     ]
@@ -149,7 +149,6 @@ def fuse(case: quality.Case, method: str, weights: str | None) -> np.ndarray:
     kept = KEPT / f"{case.name}_{case.facts.sensor}_{method}.npy"
     if kept.is_file():
         return np.load(kept)
-    adapts = model_entry(method).traits.adapts
     if method == "LEMambaAny":
         weights = "generic"
     sr = lemamba.fuse(
@@ -159,7 +158,6 @@ def fuse(case: quality.Case, method: str, weights: str | None) -> np.ndarray:
         weights,
         sensor=case.facts.sensor,
         divisor=case.facts.divisor,
-        adapt_steps=STEPS if adapts else None,
         device="cpu",
     )
     write_atomically(kept, lambda temporary: temporary.write_bytes(_npy(sr)))

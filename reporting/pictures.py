@@ -247,7 +247,8 @@ def _panels(
     heads = [["" if above[r][c : c + 1] == [t] else t for c, t in enumerate(row)] for r, row in enumerate(rows)]
     height = inches * len(rows) + 0.25 * sum(map(any, heads)) + (0.6 if scale else 0)
     figure = Figure(figsize=(inches * columns + (0.2 if titles else 0), height), layout="constrained")
-    axes, mapped = figure.subplots(len(rows), columns, squeeze=False), None
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    mapped: Any = None
     for r, row in enumerate(rows):
         for c, axis in enumerate(axes[r]):
             axis.set_xticks([])

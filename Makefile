@@ -8,7 +8,7 @@
 # make kernels the Triton kernels compiled for sm_80, sm_90 and sm_100: registers, stack, spills; 10 minutes, no GPU
 # make fuzz    long fuzzing and the long kill test             make clean   remove the environment and build/
 # make typing  links by which type checkers and editors find the package    make architecture  draw figs/architecture.svg
-# make figs    every picture of README and docs, five minutes on two free cores (ONLY="speed gallery": some of them)
+# make figs    every picture of README and docs, about 6 processor minutes at first (ONLY="speed gallery": some of them)
 # make lock    write the installed versions to requirements.lock    make matlab-tables  write sensor_table.m
 PYTHON ?= python3
 VENV   ?= .venv

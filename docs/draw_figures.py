@@ -1,6 +1,6 @@
 """Draw the pictures of README and docs from runs of the project's own methods: ``make figs``.
 
-    python docs/draw_figures.py                     every picture, about five minutes on two cores
+    python docs/draw_figures.py                     every picture, about 6 processor minutes, 3 of them a training
     python docs/draw_figures.py --only le-mamba-teaser speed
 
 Trainings, data and fused images are kept in build/figs, so that a second run is quick. Pictures of real scenes need the

@@ -9,6 +9,7 @@
 # make fuzz    long fuzzing and the long kill test             make clean   remove the environment and build/
 # make typing  links by which type checkers and editors find the package    make architecture  draw figs/architecture.svg
 # make docs    the documentation as a site: site/index.html, to be opened in a browser
+# make figs    every picture of README and docs, about 6 processor minutes at first (ONLY="speed gallery": some of them)
 # make lock    write the installed versions to requirements.lock    make matlab-tables  write sensor_table.m
 PYTHON ?= python3
 VENV   ?= .venv
@@ -18,7 +19,7 @@ STAMP  := $(VENV)/.installed
 KERNELS := $(wildcard model/ops/native/*.[ch] tests/*.c benchmarks/*.c)
 FOLDERS := $(filter-out lemamba benchmarks,$(patsubst %/__init__.py,%,$(wildcard */__init__.py)))
 
-.PHONY: venv demo test lint format typing architecture docs lock matlab-tables bench gpu sharded kernels fuzz clean
+.PHONY: venv demo test lint format typing architecture docs figs lock matlab-tables bench gpu sharded kernels fuzz clean
 
 venv: $(STAMP)
 
@@ -76,6 +77,9 @@ architecture: $(STAMP)
 docs: $(STAMP)
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
 	@echo site/index.html
+
+figs: $(STAMP)
+	OMP_NUM_THREADS=1 $(PY) docs/draw_figures.py $(if $(ONLY),--only $(ONLY))
 
 # Keeps the two lines of comment; "+cpu" is no version that every index has.
 lock: $(STAMP)

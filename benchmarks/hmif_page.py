@@ -15,13 +15,23 @@ import numpy as np
 
 from benchmarks.bench_no_training_data import write_table
 from benchmarks.hmif_sets import SETS, HmifSet
-from lemamba.reporting.pictures import ERROR_COLOURS, shared_error_maps, stretch_limits, to_rgb
+from lemamba.reporting.pictures import (
+    ERROR_COLOURS,
+    ERROR_UNIT,
+    label_scale,
+    shared_error_end,
+    shared_error_maps,
+    stretch_limits,
+    to_rgb,
+)
 from lemamba.utils.atomic import write_atomically
 
 INDICES = {"sam": ("SAM", 3), "ergas": ("ERGAS", 3), "psnr": ("PSNR", 2), "ssim": ("SSIM", 4), "qn": ("Q2n", 4)}
 BETTER = {"sam": min, "ergas": min, "psnr": max, "ssim": max, "qn": max}
 SHOWN = 5  # methods in a picture
-MARKS = ("tab:red", "tab:blue", "tab:green")
+WIDTH, DPI = 8.3, 200  # of a picture: inches, and pixels per inch
+MARKS = (("#FFD600", "o"), ("#00E5FF", "s"), ("#FF80DF", "D"))  # seen on any ground, and told apart without colours
+LINES = ("-", "--", "-.", ":", (0, (5, 1)))
 
 Group = dict[tuple[str, str], list[dict[str, Any]]]  # (method, minutes of its budget) -> rows, one per seed
 
@@ -105,44 +115,58 @@ def draw(path: Path, one: HmifSet, found: Group, work: Path) -> bool:
         if not kept.is_file():
             return False
         images[method] = np.load(kept)
-    _panels(path, one, truth, images, wavelengths)
+    draw_comparison(path, one, truth, images, wavelengths)
     return True
 
 
-def _panels(
+def draw_comparison(
     path: Path, one: HmifSet, truth: np.ndarray, images: dict[str, np.ndarray], wavelengths: np.ndarray
 ) -> None:
+    """Draw truth and results in colour with their errors, and below the spectra of the marked pixels.
+
+    Args:
+        path: of the PNG, 8.3 inches wide.
+        one: the set; it says what is shown as red, green and blue, and which pixels are marked.
+        truth: (C, H, W).
+        images: title -> result (C, H, W).
+        wavelengths: (C,), nm.
+    """
     from matplotlib.figure import Figure  # the object-oriented interface: no global state, no display
 
     bands = [int(np.abs(wavelengths - nm).argmin()) for nm in one.shown]
     limits, errors = stretch_limits(truth, bands), shared_error_maps(images, truth)
     columns = len(images) + 1
-    height = 2.2 * truth.shape[1] / truth.shape[2]
-    figure = Figure(figsize=(2.2 * columns, 2 * height + 3.4), layout="constrained")
-    above, below = figure.add_gridspec(2, 1, height_ratios=[2 * height + 0.6, 2.6])
-    grid, plots = above.subgridspec(2, columns), below.subgridspec(1, max(1, len(one.marks)))
+    side = WIDTH / columns
+    height = 2 * side * truth.shape[1] / truth.shape[2]
+    figure = Figure(figsize=(WIDTH, height + 4.1), layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=[height + 1.2, 2.9])
+    grid = above.subplots(2, columns, squeeze=False)
     for c, (name, image) in enumerate({"ground truth": truth, **images}.items()):
-        for r, picture in enumerate((to_rgb(image, bands, limits), errors.get(name))):
-            axis = figure.add_subplot(grid[r, c])
+        for axis, picture in zip(grid[:, c], (to_rgb(image, bands, limits), errors.get(name)), strict=True):
             axis.set_xticks([])
             axis.set_yticks([])
             if picture is None:
                 axis.set_axis_off()
                 continue
-            axis.imshow(picture, cmap=ERROR_COLOURS, vmin=0, vmax=1, interpolation="nearest")
-            axis.set_title(name if r == 0 else f"{name}, error", fontsize=8)
-            for (row, column), colour in zip(one.marks if c + r == 0 else (), MARKS, strict=False):
-                axis.plot(column, row, "o", mfc="none", mec=colour, ms=7)
-    for number, ((row, column), colour) in enumerate(zip(one.marks, MARKS, strict=False)):
-        axis = figure.add_subplot(plots[0, number])
-        axis.plot(wavelengths, truth[:, row, column], "k.", ms=2, label="truth")
-        for name, image in images.items():
-            axis.plot(wavelengths, image[:, row, column], lw=0.8, label=name)
-        axis.set_title(f"pixel ({row}, {column})", fontsize=8, color=colour)
-        axis.set_xlabel("nm", fontsize=7)
-        axis.tick_params(labelsize=6)
-        axis.legend(fontsize=5)
-    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=90))
+            shown = axis.imshow(picture, cmap=ERROR_COLOURS, vmin=0, vmax=1, interpolation="nearest")
+        grid[0, c].set_title(name, fontsize=9)
+    for (row, column), (colour, mark) in zip(one.marks, MARKS, strict=False):
+        grid[0, 0].plot(column, row, mark, mfc="none", mec=colour, ms=8, mew=1.8)
+    bar = above.colorbar(shown, ax=grid, location="bottom", aspect=50, fraction=0.04, pad=0.01, extend="max")
+    label_scale(bar, 100 * shared_error_end(images, truth), ERROR_UNIT)
+    plots = below.subplots(1, len(one.marks), squeeze=False)[0]
+    for axis, (row, column), (colour, mark) in zip(plots, one.marks, MARKS, strict=False):
+        for (name, image), line in zip(images.items(), LINES, strict=False):
+            axis.plot(wavelengths, image[:, row, column], linestyle=line, lw=1.2, label=name.partition("\n")[0])
+        axis.plot(wavelengths, truth[:, row, column], "k.", ms=4, label="ground truth")
+        axis.margins(y=0.2)  # room for the mark
+        axis.plot(0.06, 0.92, mark, mfc="none", mec=colour, ms=8, mew=1.8, transform=axis.transAxes)
+        axis.set_title(f"pixel ({row}, {column})", fontsize=9)
+        axis.set_xlabel("nm", fontsize=8)
+        axis.tick_params(labelsize=8)
+    plots[0].set_ylabel("value in [0, 1]", fontsize=8)
+    below.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=columns, fontsize=8)
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=DPI))
 
 
 def write_page(page: Path, rows: dict[str, dict[str, Any]], work: Path) -> None:

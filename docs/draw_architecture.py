@@ -118,6 +118,11 @@ text {{ font: 13px sans-serif; text-anchor: middle; fill: #333 }}
 """
 
 
+def write(path: Path = TARGET) -> None:
+    """Write the picture."""
+    path.write_text(draw(graph()), encoding="utf-8")
+
+
 if __name__ == "__main__":
-    TARGET.write_text(draw(graph()), encoding="utf-8")
+    write()
     print(TARGET.relative_to(ROOT))

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,6 +31,8 @@ PANEL_INCHES, SCENE_INCHES, PANEL_DPI = 2.6, 3.6, 120
 GRID_COLUMNS = 6
 ROW_SIDE = 256  # pixels; a smaller image of a row is enlarged to at least this, one of twice as much is reduced
 _ROW_DPI, _ROW_GAP, _ROW_TITLE, _ROW_BAR, _ROW_LABELS = 100, 8, 26, 14, 78  # pixels but for the first
+MARK = np.array((255, 214, 0), np.uint8)  # colour of the frame around what is shown enlarged
+ERROR_UNIT = "error, mean of the bands, in % of the ground truth's range (1st to 99th percentile)"
 MULTISPECTRAL = 8  # bands; an image with more is a hyperspectral cube
 
 
@@ -123,9 +125,23 @@ def shared_error_maps(results: Mapping[str, np.ndarray], gt: np.ndarray) -> dict
     Only the largest 2 % of all errors reach the end of the scale, 1: on a fixed scale all maps of a hard scene would
     be bright and all maps of an easy one dark.
     """
-    errors = {name: relative_error(sr, gt) for name, sr in results.items()}
-    end = max(float(np.percentile(np.stack(list(errors.values())), SHARED_ERROR_PERCENT)), 1e-12)
-    return {name: np.clip(error / end, 0, 1) for name, error in errors.items()}
+    end = shared_error_end(results, gt)
+    return {name: np.clip(relative_error(sr, gt) / end, 0, 1) for name, sr in results.items()}
+
+
+def shared_error_end(results: Mapping[str, np.ndarray], gt: np.ndarray) -> float:
+    """Return the `relative_error` at the end of the scale of `shared_error_maps`."""
+    errors = np.stack([relative_error(sr, gt) for sr in results.values()])
+    return max(float(np.percentile(errors, SHARED_ERROR_PERCENT)), 1e-12)
+
+
+def marked(picture: np.ndarray, box: tuple[slice, slice]) -> np.ndarray:
+    """Return a copy of a picture (H, W, 3) with a frame around a box."""
+    width = max(1, round(picture.shape[1] / 160))  # still seen when the picture is a few centimetres wide
+    copy, inner = picture.copy(), tuple(slice(side.start + width, side.stop - width) for side in box)
+    copy[box] = MARK
+    copy[inner] = picture[inner]
+    return copy
 
 
 def quick_look(
@@ -214,8 +230,13 @@ def _resized(picture: np.ndarray) -> np.ndarray:
 
 
 def busiest_box(image: np.ndarray, side: int) -> tuple[slice, slice]:
-    """Return the box of `side` pixels with the largest variance of `image` (C, H, W): where methods differ most."""
-    mean = image.mean(axis=0)
+    """Return the box of `side` pixels with the steepest edges of `image` (C, H, W): where methods differ most.
+
+    Values beyond the 1st and 99th percentile count as these, so that one bright roof does not decide.
+    """
+    mean = image.mean(axis=0, dtype=np.float64)
+    mean = np.clip(mean, *np.percentile(mean, STRETCH_PERCENT))
+    edges = np.hypot(*np.gradient(mean)) if min(mean.shape) > 1 else mean
     side = min(side, *mean.shape)
     step = max(1, side // 4)
     boxes = [
@@ -223,16 +244,17 @@ def busiest_box(image: np.ndarray, side: int) -> tuple[slice, slice]:
         for r in range(0, mean.shape[0] - side + 1, step)
         for c in range(0, mean.shape[1] - side + 1, step)
     ]
-    return max(boxes, key=lambda box: mean[box].var())
+    return max(boxes, key=lambda box: edges[box].mean())
 
 
-def save_grid(path: Path, methods: Mapping[str, Mapping[str, np.ndarray]], rgb: Sequence[int]) -> None:
-    """Draw image, zoomed crop and error map of every method, at most six in a row, after PAN and ground truth.
+def save_grid(path: Path, methods: Mapping[str, Mapping[str, np.ndarray]], rgb: Sequence[int], **size: float) -> None:
+    """Draw image, enlarged detail and error map of every method, at most six in a row, after PAN and ground truth.
 
     Args:
         path: of the PNG.
         methods: name -> {"sr", "gt", "pan"} of the same sample, (C, H, W).
         rgb: 0-based bands for red, green, blue.
+        **size: `inches` and `dpi`, see `save_panels`.
     """
     first = next(iter(methods.values()))
     gt, box = first["gt"], busiest_box(first["gt"], max(24, first["gt"].shape[-1] // 4))
@@ -241,19 +263,18 @@ def save_grid(path: Path, methods: Mapping[str, Mapping[str, np.ndarray]], rgb: 
     cells = {"PAN" if pan.shape[0] == 1 else "guide": guide_rgb(pan)}
     cells["ground truth"] = to_rgb(gt, rgb, limits)
     cells |= {name: to_rgb(arrays["sr"], rgb, limits) for name, arrays in methods.items()}
-    errors = shared_error_maps({name: arrays["sr"] for name, arrays in methods.items()}, gt)
+    results = {name: arrays["sr"] for name, arrays in methods.items()}
+    errors = shared_error_maps(results, gt)
     names = list(cells)
     rows: list[Row] = []
     columns = math.ceil(len(names) / math.ceil(len(names) / GRID_COLUMNS))  # rows of equal length, as far as possible
     for start in range(0, len(names), columns):
         block = names[start : start + columns]
-        rows.append({name: cells[name] for name in block})
-        rows.append({f"{name}, zoom": cells[name][box] for name in block})
-        maps: dict[str, np.ndarray | None] = {}
-        for name in block:
-            maps[f"{name}, error" if name in errors else f"{name} "] = errors.get(name)
-        rows.append(maps)
-    save_panels(path, rows)
+        rows.append({name: marked(cells[name], box) for name in block})
+        rows.append({name: cells[name][box] for name in block})
+        rows.append({name: errors.get(name) for name in block})
+    titles = ["image", "detail", "error"] * (len(rows) // 3)
+    save_panels(path, rows, titles, scale=(100 * shared_error_end(results, gt), ERROR_UNIT), **size)
 
 
 def save_scene(path: Path, ms: np.ndarray, pan: np.ndarray, rgb: Sequence[int], infrared: int) -> None:
@@ -271,20 +292,40 @@ def save_scene(path: Path, ms: np.ndarray, pan: np.ndarray, rgb: Sequence[int], 
     save_panels(path, [panels | {"PAN": guide_rgb(pan)}], inches=SCENE_INCHES)
 
 
+def label_scale(bar: Any, end: float, unit: str) -> None:
+    """Label a colour bar of a map in [0, 1] with round numbers of what it shows; `end` is the value at 1."""
+    from matplotlib.ticker import MaxNLocator
+
+    values = [value for value in MaxNLocator(7).tick_values(0, end) if 0 <= value <= end]
+    bar.set_ticks([value / end for value in values], labels=[f"{value:g}" for value in values])
+    bar.ax.tick_params(labelsize=8)
+    bar.set_label(unit, fontsize=8)
+
+
 Row = Mapping[str, np.ndarray | None]
 
 
-def save_panels(path: Path, rows: Sequence[Row], titles: Sequence[str] = (), inches: float = PANEL_INCHES) -> None:
+def save_panels(
+    path: Path,
+    rows: Sequence[Row],
+    titles: Sequence[str] = (),
+    inches: float = PANEL_INCHES,
+    dpi: float = PANEL_DPI,
+    scale: tuple[float, str] | None = None,
+) -> None:
     """Draw rows of titled panels into one PNG file, which is written whole or not at all.
 
     Args:
         path: of the PNG; its folder is created.
-        rows: one mapping title -> picture per row, as from `quick_look`; None leaves the place empty.
+        rows: one mapping title -> picture per row, as from `quick_look`; None leaves the place empty. A title that
+            stands directly above, too, is not repeated.
         titles: one label per row, to its left.
         inches: side of a panel; a picture with more pixels than fit is averaged, a smaller one is shown pixel by pixel.
+        dpi: pixels of the file per inch.
+        scale: value at the end of the colour map of (H, W) pictures and its unit: draws a colour bar below.
     """
-    figure = _panels(rows, titles, inches)
-    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=PANEL_DPI))
+    figure = _panels(rows, titles, inches, dpi, scale)
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=dpi))
 
 
 def panels_picture(rows: Sequence[Row], titles: Sequence[str] = (), inches: float = PANEL_INCHES) -> Image:
@@ -292,27 +333,39 @@ def panels_picture(rows: Sequence[Row], titles: Sequence[str] = (), inches: floa
     from PIL.Image import open as read
 
     stream = io.BytesIO()
-    _panels(rows, titles, inches).savefig(stream, format="png", dpi=PANEL_DPI)
+    _panels(rows, titles, inches, PANEL_DPI, None).savefig(stream, format="png", dpi=PANEL_DPI)
     return read(stream)
 
 
-def _panels(rows: Sequence[Row], titles: Sequence[str], inches: float) -> Figure:
+def _panels(
+    rows: Sequence[Row], titles: Sequence[str], inches: float, dpi: float, scale: tuple[float, str] | None
+) -> Figure:
     from matplotlib.figure import Figure  # the object-oriented interface: no global state, no display
 
     columns = max(len(row) for row in rows)
-    figure = Figure(figsize=(inches * columns, (inches + 0.25) * len(rows)), layout="constrained")
+    above = [[], *map(list, rows)]
+    heads = [["" if above[r][c : c + 1] == [t] else t for c, t in enumerate(row)] for r, row in enumerate(rows)]
+    height = inches * len(rows) + 0.25 * sum(map(any, heads)) + (0.6 if scale else 0)
+    figure = Figure(figsize=(inches * columns + (0.2 if titles else 0), height), layout="constrained")
     axes = figure.subplots(len(rows), columns, squeeze=False)
+    mapped: Any = None
     for r, row in enumerate(rows):
         for c, axis in enumerate(axes[r]):
             axis.set_xticks([])
             axis.set_yticks([])
-            title, picture = list(row.items())[c] if c < len(row) else ("", None)
+            if titles and c == 0:
+                axis.set_ylabel(titles[r], fontsize=9)
+            picture = list(row.values())[c] if c < len(row) else None
             if picture is None:
-                axis.set_axis_off()
+                axis.spines[:].set_visible(False)  # the label of the row stays
                 continue
-            axis.set_title(title, fontsize=9)
-            smooth = "antialiased" if max(picture.shape[:2]) > inches * PANEL_DPI else "nearest"
-            axis.imshow(picture, cmap=ERROR_COLOURS, vmin=0, vmax=1, interpolation=smooth)  # cmap: for (H, W) only
-        if titles:
-            axes[r][0].set_ylabel(titles[r], fontsize=9)
+            axis.set_title(heads[r][c], fontsize=9)
+            smooth = "antialiased" if max(picture.shape[:2]) > inches * dpi else "nearest"
+            # the colour map is used for (H, W) only
+            image = axis.imshow(picture, cmap=ERROR_COLOURS, vmin=0, vmax=1, interpolation=smooth)
+            mapped = image if picture.ndim == 2 else mapped
+    if scale and mapped:
+        end, unit = scale
+        bar = figure.colorbar(mapped, ax=axes, location="bottom", aspect=50, fraction=0.05, pad=0.01, extend="max")
+        label_scale(bar, end, unit)
     return figure

@@ -65,7 +65,7 @@ def test_error_maps_of_several_methods_share_a_scale_that_fits_the_scene(hard):
 def test_a_grid_has_rows_of_equal_length(tmp_path, monkeypatch, methods, columns):
     """PAN and ground truth come first; each row of methods is three rows of panels: image, zoom, error."""
     shown = []
-    monkeypatch.setattr(pictures, "save_panels", lambda path, rows: shown.extend(rows))
+    monkeypatch.setattr(pictures, "save_panels", lambda path, rows, *_, **__: shown.extend(rows))
     arrays = {
         "sr": np.ones((3, 32, 32)),
         "gt": np.random.default_rng(0).random((3, 32, 32)),

@@ -36,11 +36,6 @@ PAGES = {  # page of the repository: its name on the site
     "Pansharpening_Hyper_SR_Matlab_Test_Package/README.md": "matlab_package.md",
     "weights/README.md": "weights.md",
 }
-PLANNED = {  # pages that may be missing; any other page of the navigation must be there
-    *("tutorial.md", "howto_landsat.md", "howto_worldview_bundle.md", "howto_cave_table.md", "howto_own_network.md"),
-    *("howto_own_loss.md", "howto_several_gpus.md", "howto_matlab.md", "howto_library.md", "state_sharing.md"),
-    *("pixel_geometry.md", "scan_backends.md", "faq.md", "gallery.md"),
-}
 _FENCE = re.compile(r"^( *)(```+|~~~+)(.*)$")
 _LINK = re.compile(r"(!?\[(?:[^\]\[]|\[[^\]]*\])*\]\()([^)\s]+)((?:\s+\"[^\"]*\")?\))")
 _ATTRIBUTE = re.compile(r"""(\s(?:src|href|srcset)=["'])([^"']+)(["'])""")
@@ -65,7 +60,6 @@ def slug(title: str, separator: str) -> str:
 def on_config(config: Any) -> None:
     """Set what YAML cannot: anchors, and the folder where mkdocstrings finds the package as a wheel has it."""
     config.mdx_configs["toc"]["slugify"] = slug
-    config.nav = _without_planned(config.nav)
     package = STAGE / "lemamba"
     shutil.rmtree(STAGE, ignore_errors=True)
     package.mkdir(parents=True)
@@ -74,16 +68,6 @@ def on_config(config: Any) -> None:
     for path in ROOT.glob("*/__init__.py"):
         if path.parent.name not in ("lemamba", "benchmarks"):
             (package / path.parent.name).symlink_to(path.parent)
-
-
-def _without_planned(nav: Any) -> Any:
-    """Return the navigation without the pages of `PLANNED` that are not there yet."""
-    if isinstance(nav, list):
-        return [entry for entry in map(_without_planned, nav) if entry not in ({}, [])]
-    if isinstance(nav, dict):
-        kept = {title: _without_planned(entry) for title, entry in nav.items()}
-        return {title: entry for title, entry in kept.items() if entry not in ("", [])}
-    return "" if nav in PLANNED and not (ROOT / "docs" / nav).is_file() else nav
 
 
 def on_pre_build(config: Any) -> None:

@@ -239,6 +239,7 @@ class NotebookView(LiveView):
         return self
 
     def move(self, share: float, trained: float, doing: str) -> None:
+        """Set the same, and move the bar."""
         super().move(share, trained, doing)
         loss = f"loss {self.loss.points()[-1][1]:.4g}" if self.loss.points() else ""
         score = f"{self.metric} {self.last.values.get(self.metric, math.nan):.4g}" if self.last else ""

@@ -131,7 +131,9 @@ class Trainer:
         if not shown or not (in_notebook() or can_redraw()):
             return None
         epochs = s.epochs if s.max_minutes is None else None
-        return (NotebookView if in_notebook() else LiveView)(self.job.folder.name, epochs, s.best_metric, validate.minimised(s.best_metric))
+        return (NotebookView if in_notebook() else LiveView)(
+            self.job.folder.name, epochs, s.best_metric, validate.minimised(s.best_metric)
+        )
 
     # ------------------------------------------------------------------------------------------ the loop
 

@@ -74,7 +74,7 @@ def forward_kernel(  # noqa: C901 - a kernel is one function: its registers are 
         shift = tl.load(dt_bias + row, mask=on_d, other=0.0)
         ranks = ()
         for r in tl.static_range(R):
-            ranks = ranks + (tl.load(dt_weight + (k * R + r) * CH + d, mask=on_d, other=0.0),)
+            ranks = ranks + (tl.load(dt_weight + row * R + r, mask=on_d, other=0.0),)
         bk, kk = b * K + k, b * 0 + k  # in 64 bits
         state = (bk * chunks + chunk) * CH * N + dn
         x_row, y_row = x + (b * x_b + kk * x_k) * VEC_D + d, y + (b * y_b + kk * y_k) * VEC_D + d
@@ -189,7 +189,7 @@ def reverse_kernel(
     shift = tl.load(dt_bias + row, mask=on_d, other=0.0)
     ranks = ()
     for r in tl.static_range(R):
-        ranks = ranks + (tl.load(dt_weight + (k * R + r) * CH + d, mask=on_d, other=0.0),)
+        ranks = ranks + (tl.load(dt_weight + row * R + r, mask=on_d, other=0.0),)
     kk = b * 0 + k  # in 64 bits
     dt_row = dt + (b * s_b + kk * s_k) * VEC_S + (lane * 0 if R > 0 else d)
     y_row, C_row = gy + (b * y_b + kk * y_k) * VEC_D + d, Ct + (b * C_b + kk * C_k) * VEC_N + n

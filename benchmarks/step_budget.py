@@ -59,6 +59,8 @@ BLOCK_KERNELS = (
     "prepare",
     "prepare_backward",
     "norm_rows",
+    "norm_gate",
+    "silu_backward",
     "add_norm",
     "finish",
     "finish_backward",
@@ -184,6 +186,23 @@ class Counter(TorchDispatchMode):
             )
         return "norms and element-wise"
 
+    def scanning(self, launcher: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a launcher of the scan whose kernels are counted as such."""
+
+        def run(call: launch.Call, *args: Any, **options: Any) -> Any:
+            before, self.group = self.group, "scan"
+            try:
+                if launcher is launch.forward:
+                    shapes = tree_map(_shape, call.inputs)
+                    self.budget.lines["scan"].flops += (
+                        3 * registration.FLOPS_PER_STATE * shapes.x[0] * shapes.x[2] * math.prod(shapes.A)
+                    )
+                return launcher(call, *args, **options)
+            finally:
+                self.group = before
+
+        return run
+
     def _scan(self, name: str, args: Any) -> Any:
         """Run the launcher of the Triton kernels in place of the operator."""
         kernel = KERNELS[name.removesuffix("_backward").removesuffix("_saving")]
@@ -296,6 +315,8 @@ def as_gpu(budget: Budget, half: torch.dtype | None) -> Iterator[Counter]:
             stack.enter_context(mock.patch.object(module, "autocast_dtype", lambda device: half))
         stack.enter_context(mock.patch.object(tune, "processors", lambda: 132))
         stack.enter_context(mock.patch.object(launch, "interpreted", lambda: False))
+        for name in ("scan_forward", "scan_backward"):
+            stack.enter_context(mock.patch.object(block, name, counter.scanning(getattr(block, name))))
         yield counter
 
 

@@ -22,11 +22,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lemamba.model.ops.registration import NAMESPACE
 from lemamba.model.ops.scan.backends import backend_for
 from lemamba.model.ops.scan.interface import CrossInputs
 from lemamba.model.ops.triton import gate
-from lemamba.model.ops.triton.scan import CROSS
+from lemamba.model.ops.triton.launch import Call
+from lemamba.model.ops.triton.launch import backward as scan_backward
+from lemamba.model.ops.triton.launch import forward as scan_forward
 from lemamba.operators.autocast import autocast_dtype, no_autocast
 
 _PROGRAMS = 1024  # most that share the rows where sums are made: as many partial sums
@@ -103,6 +104,10 @@ class _Rows:
         rate = self.settings.rate
         return {"per_sample": self.image[1] * self.image[2], "scale": 1 / (1 - rate), "DROP": rate > 0}
 
+    def parts(self, parts: Tensor) -> dict[str, int]:
+        """Return how what the scan leaves apart is added: (B, K, …) or, where its kernel adds, (B, …)."""
+        return {"L": self.image[1] * self.image[2], "PARTS": parts.shape[1] if parts.dim() == 4 else 1}
+
     def tile(self, size: int) -> dict[str, int]:
         """Return the constants of rows of `size` channels."""
         return {"D": size, **gate._tile(size)}
@@ -145,14 +150,15 @@ def _single(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
     return gradients | {n: f.view_as(g) for (n, g), f in zip(halves.items(), flat, strict=True)}
 
 
-def _scan_inputs(s: Tensor, rows: Tensor, A: Tensor, w: Weights, shared: Tensor | None) -> CrossInputs:
-    """Return the scan's inputs from s (B, H, W, D), rows (B, H, W, K (R + 2 N or 3 N)) and A."""
+def _call(r: _Rows, s: Tensor, rows: Tensor, A: Tensor, w: Weights, shared: Tensor | None) -> Call:
+    """Return the call of the scan with s (rows, D), rows (rows, K (R + 2 N or 3 N)) and A."""
     K, _D, R = w.dt_weight.shape
     N = A.shape[1]
-    parts = rows.split([K * R, *[K * N] * (2 if shared is None else 3)], dim=-1)
-    dt, Bt, Ct, *gates = [part.unflatten(-1, (K, -1)).permute(0, 3, 4, 1, 2) for part in parts]
+    parts = rows.view(r.image[0], -1, rows.shape[1]).split([K * R, *[K * N] * (2 if shared is None else 3)], dim=-1)
+    dt, Bt, Ct, *gates = [part.unflatten(-1, (K, -1)).permute(0, 2, 3, 1) for part in parts]
     mixed = (None, None, None) if shared is None or w.rho is None else (shared, gates[0], w.rho.flatten())
-    return CrossInputs(s.permute(0, 3, 1, 2), dt, Bt, Ct, A, w.D, w.dt_weight, w.dt_bias.flatten(), *mixed)
+    x = s.view(r.image[0], -1, s.shape[1]).transpose(1, 2)
+    return Call.prepare(CrossInputs(x, dt, Bt, Ct, A, w.D, w.dt_weight, w.dt_bias.flatten(), *mixed), size=r.image[1:])
 
 
 def _prepare(w: Weights, shared: Tensor | None, half: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -217,21 +223,16 @@ def _forward(
         xz, w.conv_norm, w.conv_norm_bias, u, 2 * D, r.count, s.inner_eps, **flat, **wide
     )
     image = u.view(*r.image, D).permute(0, 3, 1, 2)
-    values = torch.convolution(image, w.conv, w.conv_bias, **_convolution(w)).permute(0, 2, 3, 1)
-    activated = F.silu(values)
+    values = torch.convolution(image, w.conv, w.conv_bias, **_convolution(w)).permute(0, 2, 3, 1).contiguous()
+    activated = F.silu(values).reshape(r.count, D)
     weight, A = _prepare(w, shared, half)
-    rows = torch.mm(activated.reshape(r.count, D), weight.t())
-    inputs = _scan_inputs(activated, rows.view(*r.image, -1), A, w, shared)
-    if s.grad:
-        y, last, saved = getattr(torch.ops, NAMESPACE).cross_scan_triton_saving(*inputs)
-    else:
-        y, last = getattr(torch.ops, NAMESPACE).cross_scan_triton(*inputs)
-        saved = new(0)
-    y, y_row = gate.rows_of(y.permute(0, 2, 3, 1))
-    gated = new((r.count, D), dtype=half)
-    gate_kernels.norm_forward[r.grid(D)](
-        y, xz[:, D:], w.out_norm, w.out_norm_bias, gated, y_row, 2 * D, r.count, s.inner_eps, **wide
-    )
+    rows = torch.mm(activated, weight.t())
+    parts, last, saved = scan_forward(_call(r, activated, rows, A, w, shared), s.grad, apart=True)
+    y, gated = new((r.count, D), dtype=half), new((r.count, D), dtype=half)
+    block_kernels.norm_gate[r.grid(D)](
+        parts, xz[:, D:], w.out_norm, w.out_norm_bias, y, gated, 2 * D, r.count, eps=s.inner_eps,
+        **r.parts(parts), **wide,
+    )  # fmt: skip
     total, n2 = new((r.count, c)), new((r.count, c), dtype=half)
     block_kernels.add_norm[r.grid(c)](
         x, torch.mm(gated, w.out_proj.t()), draws[0], w.norm2, w.norm2_bias, total, n2, r.count, eps=s.eps,
@@ -307,22 +308,21 @@ def _backward(
         ggated, k.y, k.xz[:, D:], w.out_norm, w.out_norm_bias, gy, gxz[:, D:], y_row=k.y.stride(0), z_row=2 * D,
         gz_row=2 * D, **sums.at("out_norm"), count=r.count, eps=s.inner_eps, **wide,
     )  # fmt: skip
-    inputs = _scan_inputs(k.s, k.rows.view(*r.image, -1), k.A, w, shared)
-    found = getattr(torch.ops, NAMESPACE).cross_scan_triton_backward(
-        gy.view(*r.image, D).permute(0, 3, 1, 2), glast, k.saved, *inputs
-    )
-    scanned = dict(zip(CROSS.returned(inputs), found, strict=True))
+    gy = gy.view(r.image[0], -1, D).transpose(1, 2)
+    scanned = scan_backward(_call(r, k.s, k.rows, k.A, w, shared), gy, glast, k.saved, apart=True)
     grows = scanned["rows"].view(r.count, -1)
-    gs = scanned["x"].permute(0, 2, 3, 1).reshape(r.count, D).addmm_(grows, k.weight)
-    g |= _prepared(w, torch.mm(grows.t(), k.s.reshape(r.count, D)), scanned["A"], k.A, shared)
+    g |= _prepared(w, torch.mm(grows.t(), k.s), scanned["A"], k.A, shared)
     g |= {n: scanned[n] for n in ("D", "dt_weight")} | {"dt_bias": scanned["dt_bias"].view_as(w.dt_bias)}
     if shared is not None and w.rho is not None:
         g |= {"shared": scanned["shared_state"], "rho": scanned["rho"].view_as(w.rho)}
     # the convolution
-    gvalues = torch.ops.aten.silu_backward(gs.view(*r.image, D), k.values).permute(0, 3, 1, 2)
+    gvalues = new((*r.image, D), dtype=half)
+    block_kernels.silu_backward[r.grid(D)](
+        scanned["x"], torch.mm(grows, k.weight), k.values, gvalues, r.count, **r.parts(scanned["x"]), **wide
+    )
     image = k.u.view(*r.image, D).permute(0, 3, 1, 2)
     gu, g["conv"], g["conv_bias"] = torch.ops.aten.convolution_backward(
-        gvalues, image, w.conv, [D], **_convolution(w), output_mask=[True, True, True]
+        gvalues.permute(0, 3, 1, 2), image, w.conv, [D], **_convolution(w), output_mask=[True, True, True]
     )
     gu, _row = gate.rows_of(gu.permute(0, 2, 3, 1).contiguous())
     block_kernels.norm_rows_backward[grid](
@@ -412,5 +412,5 @@ def block(
     settings = Settings(window, *eps, rate, full, torch.is_grad_enabled(), half)
     draws = x.new_empty((2, image[0]), dtype=torch.float32)
     draws = draws.bernoulli_(1 - rate) if rate else draws
-    shared = None if weights.gate is None else shared
+    shared = None if weights.gate is None or shared is None else shared.contiguous()
     return _Block.apply(_Rows((height, width), image, settings), draws, x.contiguous(), shared, *weights)

@@ -101,6 +101,51 @@ def norm_rows(
 
 @triton.jit
 @no_type_check
+def norm_gate(
+    parts, z, weight, bias, total, out, z_row, count, L, eps,
+    D: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, PARTS: tl.constexpr,
+):  # fmt: skip
+    """Write total, the sum of parts (images, PARTS, L, D) over its second axis, and norm(total) SiLU(z); packed."""
+    d = tl.arange(0, WIDTH)[None, :]
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    on = (row < count) & (d < D)
+    y = _sum_of_parts(parts, row, d, on, L, D, PARTS)
+    tl.store(total + row * D + d, y.to(total.dtype.element_ty), mask=on)
+    value, _scale = _normalised(y, on, eps, D)
+    value = value * _load(weight + d, d < D) + _load(bias + d, d < D)
+    gate = _load(z + row * z_row + d, on)
+    tl.store(out + row * D + d, (value * gate * tl.sigmoid(gate)).to(out.dtype.element_ty), mask=on)
+
+
+@triton.jit
+@no_type_check
+def silu_backward(
+    parts, product, values, out, count, L, D: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+    PARTS: tl.constexpr,
+):  # fmt: skip
+    """Write the gradient of v from that of SiLU(v), which is the sum of the parts and of the product; packed."""
+    d = tl.arange(0, WIDTH)[None, :]
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    on = (row < count) & (d < D)
+    g = _sum_of_parts(parts, row, d, on, L, D, PARTS) + _load(product + row * D + d, on)
+    value = _load(values + row * D + d, on)
+    sigmoid = tl.sigmoid(value)
+    result = g * sigmoid * (1.0 + value * (1.0 - sigmoid))
+    tl.store(out + row * D + d, result.to(out.dtype.element_ty), mask=on)
+
+
+@triton.jit
+def _sum_of_parts(parts, row, d, on, L, D: tl.constexpr, PARTS: tl.constexpr):
+    """Return the sum over PARTS of rows of parts (images, PARTS, L, D)."""
+    first = parts + (row // L * (PARTS * L) + row % L) * D + d
+    total = _load(first, on)
+    for part in tl.static_range(1, PARTS):
+        total += _load(first + part * L * D, on)
+    return total
+
+
+@triton.jit
+@no_type_check
 def add_norm(
     x, branch, draws, weight, bias, total, out, count, per_sample, scale, eps, H, W,
     D: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, WINDOW: tl.constexpr, DROP: tl.constexpr,

@@ -49,8 +49,9 @@ def forward_kernel(  # noqa: C901 - a kernel is one function: its registers are 
 ):  # fmt: skip
     """Forward over chunks of `length` steps.
 
-    y is written by its strides; last, initial_state (tasks, CH, N); saved (B, K, cdiv(L, KEEP), CH, N): the state
-    before every KEEP steps; sums (tasks, CH): a chunk's step sizes added up (written where OUT is off).
+    y is written by its strides; initial_state (tasks, CH, N); last (B, K, CH, N), where OUT is off that of each chunk
+    (tasks, CH, N); saved (B, K, cdiv(L, KEEP), CH, N): the state before every KEEP steps; sums (tasks, CH): a chunk's
+    step sizes added up (written where OUT is off).
     """
     blocks = tl.cdiv(CH, RD * PD * PW)
     program = tl.program_id(0)
@@ -127,7 +128,10 @@ def forward_kernel(  # noqa: C901 - a kernel is one function: its registers are 
                     if SUM:
                         out += tl.load(y_row + here * (y_l * VEC_D), mask=on & (lane * 0 + k > 0), other=0.0)
                     tl.store(y_row + here * (y_l * VEC_D), out.to(y.dtype.element_ty), mask=on)
-        tl.store(last + state, h, mask=on_dn)
+        if OUT:
+            tl.store(last + bk * CH * N + dn, h, mask=on_dn & (chunk == chunks - 1))
+        else:
+            tl.store(last + state, h, mask=on_dn)
         if not OUT:
             total = plain_sum(total, lane, 1, 1, Q)
             tl.store(sums + (bk * chunks + chunk) * CH + d, total, mask=on_d & (lane % PN == 0))

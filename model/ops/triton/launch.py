@@ -178,31 +178,36 @@ def _forward_pass(
     )  # fmt: skip
 
 
-def _forward(plan: Plan, dtype: torch.dtype, save: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return y (B, D, L) of an image or (B, K, D, L) of sequences, the last state, and the kept states."""
+def _forward(
+    plan: Plan, dtype: torch.dtype, save: bool, apart: bool = False
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return y (B, D, L) of an image or (B, K, D, L) of sequences, the last state, and the kept states.
+
+    `apart`: of an image the kernel's own y in float32, (B, K, D, L) where the directions are still to be added.
+    """
     call, s, merged, x = plan.call, plan.shape, plan.config.merge, plan.call.inputs.x
     sizes = (s.B, s.L, s.D) if merged else (s.B, s.K, s.L, s.D)
     y = x.new_empty(sizes, dtype=torch.float32 if s.cross else dtype).transpose(-1, -2)
-    last = call.new(*plan.tasks, s.D, s.N)
+    last = call.new(s.B, s.K, s.D, s.N)
     saved = x.new_empty(saved_shape(s), dtype=saved_type(x)) if save else None
     initial = call.initial_state
     if plan.chunks > 1:
-        sums, starts = call.new(*plan.tasks, s.D), torch.empty_like(last)
+        sums, starts = call.new(*plan.tasks, s.D), call.new(*plan.tasks, s.D, s.N)
         _forward_pass(plan, None, None, starts, None, sums)
         plan.carry(initial, sums, starts, False)
         initial = starts
     _forward_pass(plan, initial, y, last, saved, None)
-    if s.cross:
+    if s.cross and not apart:
         y = (y if merged else y.transpose(-1, -2).sum(1).transpose(-1, -2)).to(dtype)  # channels stay side by side
-    return y, last[:, :, -1].reshape(s.B, s.K * s.D, s.N), saved
+    return y, last.flatten(1, 2), saved
 
 
-def forward(call: Call, save: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Run forward: y in x's dtype as of `_forward`, last (B, K*D, N), saved (empty unless `save`)."""
+def forward(call: Call, save: bool, apart: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """Run forward: y as of `_forward`, in x's dtype unless `apart`, last (B, K*D, N), saved (empty unless `save`)."""
     x, shape = call.inputs.x, call.shape(False)
     with torch.cuda.device_of(x):  # Triton launches on the current device
         config = choose(shape, lambda c: _forward(Plan(call, shape, c), x.dtype, save))
-        y, last, saved = _forward(Plan(call, shape, config), x.dtype, save)
+        y, last, saved = _forward(Plan(call, shape, config), x.dtype, save, apart)
     return y, last, x.new_empty(0, dtype=saved_type(x)) if saved is None else saved
 
 
@@ -269,10 +274,13 @@ class _Sums:
                 final.copy_(self.written[name].sum(0))
 
 
-def _backward(plan: Plan, gy: Tensor, glast: Tensor | None, saved: Tensor) -> dict[str, Tensor]:
+def _backward(
+    plan: Plan, gy: Tensor, glast: Tensor | None, saved: Tensor, apart: bool = False
+) -> dict[str, Tensor]:
     """Return the gradients by name, in the shapes of the call's inputs; `initial_state` too where there is one.
 
-    Of an image, `rows` (B, L, sum of `row_sizes`) in place of dt, Bt, Ct and gate.
+    Of an image, `rows` (B, L, sum of `row_sizes`) in place of dt, Bt, Ct and gate. `apart`: that of x as the kernel
+    writes it, in float32, (B, K, L, D) where the directions are still to be added.
     """
     from lemamba.model.ops.triton.backward import backward_kernel
 
@@ -311,10 +319,10 @@ def _backward(plan: Plan, gy: Tensor, glast: Tensor | None, saved: Tensor) -> di
         SHARE=s.share, ARRIVING=arriving is not None, SUM=merge,
     )  # fmt: skip
     sums.add_up()
-    gx = parts.x.sum(1) if s.cross and not merge else parts.x
-    gradients = {
-        "x": gx.to(inputs.x.dtype).transpose(-1, -2),
-    }
+    gradients = {"x": parts.x}
+    if not apart:
+        gx = parts.x.sum(1) if s.cross and not merge else parts.x
+        gradients = {"x": gx.to(inputs.x.dtype).transpose(-1, -2)}
     gradients |= dict(zip(sizes, each.sum((0, 1)).split(list(sizes.values())), strict=True))
     gradients |= {name: gradients[name].view_as(getattr(inputs, name)) for name in ("A", "dt_weight")}
     if sums.rows is not None:
@@ -330,11 +338,13 @@ def _backward(plan: Plan, gy: Tensor, glast: Tensor | None, saved: Tensor) -> di
     return gradients
 
 
-def backward(call: Call, gy: Tensor, glast: Tensor | None, saved: Tensor) -> dict[str, Tensor]:
+def backward(
+    call: Call, gy: Tensor, glast: Tensor | None, saved: Tensor, apart: bool = False
+) -> dict[str, Tensor]:
     """Run backward: gradients by name, as of `_backward`; gy as y, glast (B, K*D, N) or None."""
     gy = packed(gy.detach())
     glast = None if glast is None else table(glast)
     shape = call.shape(True)
     with torch.cuda.device_of(call.inputs.x):
         config = choose(shape, lambda c: _backward(Plan(call, shape, c, gy), gy, glast, saved))
-        return _backward(Plan(call, shape, config, gy), gy, glast, saved)
+        return _backward(Plan(call, shape, config, gy), gy, glast, saved, apart)

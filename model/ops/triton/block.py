@@ -71,7 +71,8 @@ _CAST = ("in_proj", "conv", "conv_bias", "out_proj", "fc1", "fc1_bias", "fc2", "
 @dataclass(frozen=True)
 class Settings:
     """What is not a tensor: side of the windows (0: none), eps of norm1 and norm2 and of the two inner norms, rate of
-    stochastic depth, whether the last state has a gradient, whether one is wanted at all, and the type of products."""
+    stochastic depth, whether the last state has a gradient, whether one is wanted at all, and the type of products.
+    """
 
     window: int
     eps: float
@@ -206,9 +207,7 @@ class _Kept(NamedTuple):
     branch: Tensor | None
 
 
-def _forward(
-    r: _Rows, x: Tensor, shared: Tensor | None, draws: Tensor, w: Weights
-) -> tuple[Tensor, Tensor, _Kept]:
+def _forward(r: _Rows, x: Tensor, shared: Tensor | None, draws: Tensor, w: Weights) -> tuple[Tensor, Tensor, _Kept]:
     """Return the block's result, the last state and what backward needs; the weights of products are in `half`."""
     from lemamba.model.ops.triton import block_kernels, gate_kernels
 
@@ -240,16 +239,17 @@ def _forward(
     )  # fmt: skip
     ab = torch.addmm(w.fc1_bias, n2, w.fc1.t())
     h = new((r.count, M), dtype=half)
-    gate_kernels.gelu_forward[(-(-h.numel() // _BLOCK),)](
-        ab, ab[:, M:], h, 2 * M, 2 * M, h.numel(), M=M, BLOCK=_BLOCK
-    )
+    gate_kernels.gelu_forward[(-(-h.numel() // _BLOCK),)](ab, ab[:, M:], h, 2 * M, 2 * M, h.numel(), M=M, BLOCK=_BLOCK)
     branch = torch.addmm(w.fc2_bias, h, w.fc2.t())
     out = torch.empty_like(x)
     factor = x if w.factor is None else w.factor
     block_kernels.finish[r.grid(c)](
         x, total, branch, draws[1], factor, out, r.count, **r.depth(), **windows, **narrow
     )  # fmt: skip
-    kept = _Kept(n1, xz, u, values, activated, weight, A, rows, saved, y, gated, total, n2, ab, h, branch if s.window else None)
+    own = branch if s.window else None
+    kept = _Kept(
+        n1, xz, u, values, activated, weight, A, rows, saved, y, gated, total, n2, ab, h, branch if s.window else None
+    )
     return out, last, kept
 
 

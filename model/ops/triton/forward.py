@@ -129,7 +129,7 @@ def forward_kernel(  # noqa: C901 - a kernel is one function: its registers are 
                         out += tl.load(y_row + here * (y_l * VEC_D), mask=on & (lane * 0 + k > 0), other=0.0)
                     tl.store(y_row + here * (y_l * VEC_D), out.to(y.dtype.element_ty), mask=on)
         if OUT:
-            tl.store(last + bk * CH * N + dn, h, mask=on_dn & (chunk == chunks - 1))
+            tl.store(last + bk * CH * N + dn, h, mask=on_dn & (lane * 0 + chunk == chunks - 1))
         else:
             tl.store(last + state, h, mask=on_dn)
         if not OUT:

@@ -178,9 +178,7 @@ def _forward_pass(
     )  # fmt: skip
 
 
-def _forward(
-    plan: Plan, dtype: torch.dtype, save: bool, apart: bool = False
-) -> tuple[Tensor, Tensor, Tensor | None]:
+def _forward(plan: Plan, dtype: torch.dtype, save: bool, apart: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return y (B, D, L) of an image or (B, K, D, L) of sequences, the last state, and the kept states.
 
     `apart`: of an image the kernel's own y in float32, (B, K, D, L) where the directions are still to be added.
@@ -274,9 +272,7 @@ class _Sums:
                 final.copy_(self.written[name].sum(0))
 
 
-def _backward(
-    plan: Plan, gy: Tensor, glast: Tensor | None, saved: Tensor, apart: bool = False
-) -> dict[str, Tensor]:
+def _backward(plan: Plan, gy: Tensor, glast: Tensor | None, saved: Tensor, apart: bool = False) -> dict[str, Tensor]:
     """Return the gradients by name, in the shapes of the call's inputs; `initial_state` too where there is one.
 
     Of an image, `rows` (B, L, sum of `row_sizes`) in place of dt, Bt, Ct and gate. `apart`: that of x as the kernel
@@ -338,9 +334,7 @@ def _backward(
     return gradients
 
 
-def backward(
-    call: Call, gy: Tensor, glast: Tensor | None, saved: Tensor, apart: bool = False
-) -> dict[str, Tensor]:
+def backward(call: Call, gy: Tensor, glast: Tensor | None, saved: Tensor, apart: bool = False) -> dict[str, Tensor]:
     """Run backward: gradients by name, as of `_backward`; gy as y, glast (B, K*D, N) or None."""
     gy = packed(gy.detach())
     glast = None if glast is None else table(glast)

@@ -70,8 +70,10 @@ _CAST = ("in_proj", "conv", "conv_bias", "out_proj", "fc1", "fc1_bias", "fc2", "
 
 @dataclass(frozen=True)
 class Settings:
-    """What is not a tensor: side of the windows (0: none), eps of norm1 and norm2 and of the two inner norms, rate of
-    stochastic depth, whether the last state has a gradient, whether one is wanted at all, and the type of products.
+    """What is not a tensor.
+
+    Side of the windows (0: none), eps of norm1 and norm2 and of the two inner norms, rate of stochastic depth, whether
+    the last state has a gradient, whether any gradient is wanted, and the type of products.
     """
 
     window: int
@@ -247,9 +249,7 @@ def _forward(r: _Rows, x: Tensor, shared: Tensor | None, draws: Tensor, w: Weigh
         x, total, branch, draws[1], factor, out, r.count, **r.depth(), **windows, **narrow
     )  # fmt: skip
     own = branch if s.window else None
-    kept = _Kept(
-        n1, xz, u, values, activated, weight, A, rows, saved, y, gated, total, n2, ab, h, branch if s.window else None
-    )
+    kept = _Kept(n1, xz, u, values, activated, weight, A, rows, saved, y, gated, total, n2, ab, h, own)
     return out, last, kept
 
 

@@ -39,7 +39,7 @@ from lemamba.losses import build_loss
 from lemamba.model import build_model
 from lemamba.model.ops import registration
 from lemamba.model.ops.native import linear
-from lemamba.model.ops.triton import gate, launch, scan, tune
+from lemamba.model.ops.triton import block, gate, launch, scan, tune
 from lemamba.utils import config
 from lemamba.utils.errors import UserError
 from lemamba.utils.startup import run_cli
@@ -54,6 +54,18 @@ GROUPS = (
     "other convolutions",
     "optimizer",
     "EMA",
+)
+BLOCK_KERNELS = (
+    "prepare",
+    "prepare_backward",
+    "norm_rows",
+    "norm_gate",
+    "silu_backward",
+    "add_norm",
+    "finish",
+    "finish_backward",
+    "gelu_backward_sums",
+    "norm_rows_backward",
 )
 # GPU: bytes a second of a copy, float32 and bf16 FLOPs a second at 80 % of the data sheet's (no TF32)
 GPUS = {"A100": (1.6e12, 15.6e12, 250e12), "H100": (2.7e12, 53.6e12, 790e12)}
@@ -144,10 +156,10 @@ class Counter(TorchDispatchMode):
         if name.startswith("convolution"):  # on a GPU its results are channels last where the map is
             result = tree_map(partial(_laid_out_as, args[0]), result)
         self.hold(result)
-        if func.is_view or name in _FREE or name.startswith("lift"):
+        if name in _FREE or name.startswith("lift") or (func.is_view and not _copied(args, result)):
             return result
         tensors = {id(t): t for t in tree_leaves((args, kwargs, result)) if isinstance(t, Tensor)}
-        if name == "_reshape_alias" or (name == "_to_copy" and result is args[0]):
+        if not tensors:  # promote_types has only dtypes
             return result
         kernels = self._launches(name, args)
         self.budget.lines[self._group(name, args)].add(
@@ -174,6 +186,23 @@ class Counter(TorchDispatchMode):
             )
         return "norms and element-wise"
 
+    def scanning(self, launcher: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a launcher of the scan whose kernels are counted as such."""
+
+        def run(call: launch.Call, *args: Any, **options: Any) -> Any:
+            before, self.group = self.group, "scan"
+            try:
+                if launcher is launch.forward:
+                    shapes = tree_map(_shape, call.inputs)
+                    self.budget.lines["scan"].flops += (
+                        3 * registration.FLOPS_PER_STATE * shapes.x[0] * shapes.x[2] * math.prod(shapes.A)
+                    )
+                return launcher(call, *args, **options)
+            finally:
+                self.group = before
+
+        return run
+
     def _scan(self, name: str, args: Any) -> Any:
         """Run the launcher of the Triton kernels in place of the operator."""
         kernel = KERNELS[name.removesuffix("_backward").removesuffix("_saving")]
@@ -189,6 +218,12 @@ class Counter(TorchDispatchMode):
                 return kernel.forward(inputs, name.endswith("_saving"))
         finally:
             self.group = before
+
+
+def _copied(args: Any, result: Any) -> bool:
+    """Return whether what may be a view (contiguous, to, reshape, flatten) has memory of its own."""
+    before = {t.untyped_storage() for t in tree_leaves(args) if isinstance(t, Tensor)}
+    return isinstance(result, Tensor) and result.untyped_storage() not in before
 
 
 def _laid_out_as(like: Tensor, result: Any) -> Any:
@@ -262,7 +297,7 @@ class _Autocast(TorchFunctionMode):
 @contextmanager
 def as_gpu(budget: Budget, half: torch.dtype | None) -> Iterator[Counter]:
     """Let the meta device take the code path of a GPU with 132 multiprocessors, its kernels counted."""
-    from lemamba.model.ops.triton import backward, forward, gate_kernels
+    from lemamba.model.ops.triton import backward, block_kernels, forward, gate_kernels
 
     counter = Counter(budget)
     kernel = _Kernel(counter)
@@ -271,14 +306,17 @@ def as_gpu(budget: Budget, half: torch.dtype | None) -> Iterator[Counter]:
             (forward, ("forward_kernel", "carry_kernel", "reverse_kernel")),
             (backward, ("backward_kernel",)),
             (gate_kernels, ("gelu_forward", "gelu_backward", "norm_forward", "norm_backward")),
+            (block_kernels, BLOCK_KERNELS),
         ):
             for name in names:
                 stack.enter_context(mock.patch.object(module, name, kernel))
         stack.enter_context(mock.patch.object(gate, "served", lambda x: x.device.type == "meta"))
-        for module in (gate, linear):
+        for module in (block, gate, linear):
             stack.enter_context(mock.patch.object(module, "autocast_dtype", lambda device: half))
         stack.enter_context(mock.patch.object(tune, "processors", lambda: 132))
         stack.enter_context(mock.patch.object(launch, "interpreted", lambda: False))
+        for name in ("scan_forward", "scan_backward"):
+            stack.enter_context(mock.patch.object(block, name, counter.scanning(getattr(block, name))))
         yield counter
 
 
@@ -304,6 +342,8 @@ def budget_of(variant: str = "base", precision: str = "no", batch: int = 32, sid
     budget.parameters = sum(p.numel() for p in parameters)
     ema = EMA(model, 0.995)
     own = {p.untyped_storage() for p in parameters} | {t.untyped_storage() for t in images.values()}
+    criterion = build_loss("l1ssim")
+    criterion(images["lms"], images["gt"])  # its windows are made once, not in every step
     kept: dict[Any, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -319,7 +359,7 @@ def budget_of(variant: str = "base", precision: str = "no", batch: int = 32, sid
             with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
                 with _Autocast() if precision == "bf16" else ExitStack():
                     sr = model(images["ms"], images["lms"], images["pan"])
-                loss = build_loss("l1ssim")(sr.float(), images["gt"])["total"]
+                loss = criterion(sr.float(), images["gt"])["total"]
             budget.kept = sum(kept.values())
             kept.clear()
             loss.backward()

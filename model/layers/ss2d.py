@@ -27,6 +27,8 @@ from lemamba.model.ops.native.depthwise import depthwise_silu
 from lemamba.model.ops.native.gate import gelu_gate
 from lemamba.model.ops.native.linear import linear_parts, linear_scratch
 from lemamba.model.ops.scan.cross import cross_selective_scan
+from lemamba.model.ops.triton.block import Weights, block
+from lemamba.model.ops.triton.block import served as fused_served
 from lemamba.model.ops.triton.gate import norm_gate
 
 K = 4
@@ -155,18 +157,23 @@ class SS2D(nn.Module):
     def scan(self, x: Tensor, prev: Tensor | None, skip: Tensor | None) -> tuple[Tensor, Tensor]:
         """Scan x (B, H, W, D) in four directions: y (B, H, W, D) and the last state (B, K * D, N)."""
         s = self.shared_state(prev, skip)
-        weights = self._pixel_weights(s)
         # One product yields dt, Bt, Ct and the gate of all directions: all read the unmodified x.
-        weight = torch.cat([part.flatten(0, 1) for part in weights])
-        parts = linear_parts(x, weight, None, [K * part.shape[1] for part in weights])
-        y, last = self._scan_parts(x, parts, s)
+        weight, sizes = self._pixel_weights(s)
+        y, last = self._scan_parts(x, linear_parts(x, torch.cat(weight), None, sizes), s)
         return y, last.detach() if self.state_grad == "detached" else last
 
-    def _pixel_weights(self, s: Tensor | None) -> list[Tensor]:
-        """Return the weights (K, ·, D) that give dt, Bt, Ct and, where a state s is shared, the gate of a pixel."""
+    def _pixel_weights(self, s: Tensor | None) -> tuple[list[Tensor], list[int]]:
+        """Return the weights (·, D) that give dt, Bt, Ct and, where a state s is shared, the gate of a pixel.
+
+        They are those of the directions one after the other, K pieces of dt, then of Bt and so on: views, so that one
+        concatenation copies them. Also the sizes of dt, Bt, Ct and the gate.
+        """
         R, N = self.dt_rank, self.d_state
-        gate = [] if s is None or self.G is None else [self.G.view(K, N, -1)]
-        return [*self.x_proj.split((R, N, N), dim=1), *gate]
+        pieces = self.x_proj.flatten(0, 1).split((R, N, N) * K)
+        weights = [piece for part in range(3) for piece in pieces[part::3]]
+        if s is None or self.G is None:
+            return weights, [K * R, K * N, K * N]
+        return [*weights, self.G.flatten(1)], [K * R, K * N, K * N, K * N]
 
     def _scan_parts(
         self, x: Tensor, parts: Sequence[Tensor], s: Tensor | None, *, want_last: bool = True
@@ -212,12 +219,10 @@ class SS2D(nn.Module):
         """
         x = depthwise_silu(x, self.conv.weight, self.conv.bias)
         s = self.shared_state(prev, skip)
-        weights = self._pixel_weights(s)
-        ordered = [part.flatten(0, 1) for part in (*weights[1:], weights[0])]
-        sizes = [len(part) for part in ordered]
-        fill = -sum(sizes) % _LINE
-        rows = linear_scratch(x, F.pad(torch.cat(ordered), (0, 0, 0, fill)), fill)
-        *others, dt, _ = rows.split((*sizes, fill), dim=-1)
+        weights, (first, *sizes) = self._pixel_weights(s)
+        fill = -(first + sum(sizes)) % _LINE
+        rows = linear_scratch(x, F.pad(torch.cat([*weights[K:], *weights[:K]]), (0, 0, 0, fill)), fill)
+        *others, dt, _ = rows.split((*sizes, first, fill), dim=-1)
         return self._scan_parts(x, (dt, *others), s, want_last=want_last)
 
     def forward(self, x: Tensor, prev: Tensor | None = None, skip: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -250,6 +255,9 @@ class VSSBlock(nn.Module):
         """Map x (B, H, W, c) to the same shape; also return the last state (B, K * D, N)."""
         if self._inferring(x):
             return self._infer(x, 0, prev, skip, None, want_last=True)
+        weights = self._weights(None)
+        if fused_served(x, weights):
+            return self._fused(x, 0, prev, skip, weights)
         y, state = self.ss2d(self.norm1(x), prev, skip)
         x = self.drop_path.add(x, y)
         x = self.drop_path.add(x, self.mlp(self.norm2(x)))
@@ -269,12 +277,39 @@ class VSSBlock(nn.Module):
         """
         if self._inferring(x):
             return self._infer(x, window, prev, skip, factor.flatten(), want_last)
+        weights = self._weights(factor)
+        if fused_served(x, weights):
+            return self._fused(x, window, prev, skip, weights)
         y, state = self(window_partition(x, window), prev, skip)
         return window_merge(y, (x.shape[1], x.shape[2])) * factor + x, state
 
     def _inferring(self, x: Tensor) -> bool:
         """Return whether the kernels of inference serve this call."""
         return not self.training and block_served(x, self.mlp.fc1.weight)
+
+    def _weights(self, factor: Tensor | None) -> Weights:
+        """Return the parameters in the order of the fused kernels."""
+        s, mlp = self.ss2d, self.mlp
+        return Weights(
+            self.norm1.weight, self.norm1.bias, s.in_proj.weight, s.conv_norm.weight, s.conv_norm.bias,
+            s.conv.weight, s.conv.bias, s.x_proj, s.G, s.A_log, s.D, s.dt_weight, s.dt_bias, s.rho,
+            s.out_norm.weight, s.out_norm.bias, s.out_proj.weight, self.norm2.weight, self.norm2.bias,
+            mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight, mlp.fc2.bias, factor,
+        )  # fmt: skip
+
+    def _fused(
+        self, x: Tensor, window: int, prev: Tensor | None, skip: Tensor | None, weights: Weights
+    ) -> tuple[Tensor, Tensor]:
+        """The same on a GPU, forward and backward."""
+        return block(
+            x,
+            weights,
+            self.ss2d.shared_state(prev, skip),
+            window=window,
+            eps=(self.norm1.eps, self.ss2d.conv_norm.eps),
+            rate=self.drop_path.rate if self.training else 0.0,
+            full=self.ss2d.state_grad == "full",
+        )
 
     def _infer(
         self, x: Tensor, window: int, prev: Tensor | None, skip: Tensor | None, factor: Tensor | None, want_last: bool

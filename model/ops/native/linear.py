@@ -219,7 +219,9 @@ def linear_parts(
         if torch.is_grad_enabled():
             return list(_LinearParts.apply(x, weight, bias, list(sizes)))
         return _forward(x, weight, bias, list(sizes))
-    elsewhere = x.device.type != "cpu" and len(sizes) > 1 and torch.is_grad_enabled()
+    elsewhere = x.device.type != "cpu" and torch.is_grad_enabled()
+    if len(sizes) == 1:  # the gradient of a split into one part is a copy
+        return [F.linear(x, weight, bias)]
     if not elsewhere or torch.compiler.is_compiling():  # the compiler joins what it can by itself
         return list(F.linear(x, weight, bias).split(list(sizes), dim=-1))
     half = autocast_dtype(x.device.type)

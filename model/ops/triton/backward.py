@@ -60,8 +60,8 @@ def backward_kernel(  # noqa: C901 - a kernel is one function: its registers are
     chunk. gx (B, K, L, CH), with SUM (B, L, CH); gdt (B, K, L, CH). Sums over the channels of a block are written by
     their strides between blocks, samples, directions and pixels: with R gdt (blocks, B, K, L, R) by to_s, gBt, gCt,
     ggate (blocks, B, K, L, N) by to_n in units of VEC_N. Summed afterwards over samples and chunks, to_t (in units of
-    VEC_D) apart from task to task: gA (CH, N), gD, gdt_bias, grho (CH), gdt_weight (R, CH); gshared_state (tasks, CH,
-    N). All in the order of memory, not of the path.
+    VEC_D) apart from one to the next: gA (K, CH, N), gD, gdt_bias, grho (K, CH), gdt_weight (K, CH, R). gshared_state
+    (tasks, CH, N). All in the order of memory, not of the path.
     """
     blocks = tl.cdiv(CH, RD * PD * PW)
     program = tl.program_id(0)
@@ -91,7 +91,7 @@ def backward_kernel(  # noqa: C901 - a kernel is one function: its registers are
         shift = tl.load(dt_bias + row, mask=on_d, other=0.0)
         ranks, sum_ranks = (), ()
         for r in tl.static_range(R):  # tuples of Triton only add
-            ranks = ranks + (tl.load(dt_weight + (k * R + r) * CH + d, mask=on_d, other=0.0),)
+            ranks = ranks + (tl.load(dt_weight + row * R + r, mask=on_d, other=0.0),)
             sum_ranks = sum_ranks + (tl.zeros((1, RD, PW, PD * PN), tl.float32),)
         bk, kk = b * K + k, b * 0 + k  # in 64 bits
         at_task = bk * chunks + chunk
@@ -251,17 +251,17 @@ def backward_kernel(  # noqa: C901 - a kernel is one function: its registers are
                         into_u += tl.load(gx_row + here * CH, mask=on & (lane * 0 + k > 0), other=0.0)
                     tl.store(gx_row + here * CH, into_u.to(gx.dtype.element_ty), mask=on)
         tl.store(leaving + state, g, mask=on_dn)
-        at_t = at_task * (to_t * VEC_D)
-        tl.store(gA + at_t + dn, sum_A, mask=on_dn)
+        at_t = (b * chunks + chunk) * (to_t * VEC_D)
+        tl.store(gA + at_t + k * CH * N + dn, sum_A, mask=on_dn)
         # the lanes of a channel have the sums of their own steps
         first_lane = on_d & (lane % PN == 0)
-        tl.store(gD + at_t + d, plain_sum(sum_D, lane, 1, 1, Q), mask=first_lane)
-        tl.store(gdt_bias + at_t + d, plain_sum(sum_bias, lane, 1, 1, Q), mask=first_lane)
+        tl.store(gD + at_t + row, plain_sum(sum_D, lane, 1, 1, Q), mask=first_lane)
+        tl.store(gdt_bias + at_t + row, plain_sum(sum_bias, lane, 1, 1, Q), mask=first_lane)
         for r in tl.static_range(R):
-            to_weight = gdt_weight + at_t + r * CH + d
+            to_weight = gdt_weight + at_t + row * R + r
             tl.store(to_weight, plain_sum(sum_ranks[r], lane, 1, 1, Q), mask=first_lane)
         if SHARE:
             tl.store(gshared_state + state, sum_shared, mask=on_dn)
-            tl.store(grho + at_t + d, plain_sum(sum_rho, lane, 1, 1, Q), mask=first_lane)
+            tl.store(grho + at_t + row, plain_sum(sum_rho, lane, 1, 1, Q), mask=first_lane)
         if SUM:
             tl.debug_barrier()  # the next direction reads what this one wrote

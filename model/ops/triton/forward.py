@@ -49,8 +49,9 @@ def forward_kernel(  # noqa: C901 - a kernel is one function: its registers are 
 ):  # fmt: skip
     """Forward over chunks of `length` steps.
 
-    y is written by its strides; last, initial_state (tasks, CH, N); saved (B, K, cdiv(L, KEEP), CH, N): the state
-    before every KEEP steps; sums (tasks, CH): a chunk's step sizes added up (written where OUT is off).
+    y is written by its strides; initial_state (tasks, CH, N); last (B, K, CH, N), where OUT is off that of each chunk
+    (tasks, CH, N); saved (B, K, cdiv(L, KEEP), CH, N): the state before every KEEP steps; sums (tasks, CH): a chunk's
+    step sizes added up (written where OUT is off).
     """
     blocks = tl.cdiv(CH, RD * PD * PW)
     program = tl.program_id(0)
@@ -74,7 +75,7 @@ def forward_kernel(  # noqa: C901 - a kernel is one function: its registers are 
         shift = tl.load(dt_bias + row, mask=on_d, other=0.0)
         ranks = ()
         for r in tl.static_range(R):
-            ranks = ranks + (tl.load(dt_weight + (k * R + r) * CH + d, mask=on_d, other=0.0),)
+            ranks = ranks + (tl.load(dt_weight + row * R + r, mask=on_d, other=0.0),)
         bk, kk = b * K + k, b * 0 + k  # in 64 bits
         state = (bk * chunks + chunk) * CH * N + dn
         x_row, y_row = x + (b * x_b + kk * x_k) * VEC_D + d, y + (b * y_b + kk * y_k) * VEC_D + d
@@ -127,7 +128,10 @@ def forward_kernel(  # noqa: C901 - a kernel is one function: its registers are 
                     if SUM:
                         out += tl.load(y_row + here * (y_l * VEC_D), mask=on & (lane * 0 + k > 0), other=0.0)
                     tl.store(y_row + here * (y_l * VEC_D), out.to(y.dtype.element_ty), mask=on)
-        tl.store(last + state, h, mask=on_dn)
+        if OUT:
+            tl.store(last + bk * CH * N + dn, h, mask=on_dn & (lane * 0 + chunk == chunks - 1))
+        else:
+            tl.store(last + state, h, mask=on_dn)
         if not OUT:
             total = plain_sum(total, lane, 1, 1, Q)
             tl.store(sums + (bk * chunks + chunk) * CH + d, total, mask=on_d & (lane % PN == 0))
@@ -189,7 +193,7 @@ def reverse_kernel(
     shift = tl.load(dt_bias + row, mask=on_d, other=0.0)
     ranks = ()
     for r in tl.static_range(R):
-        ranks = ranks + (tl.load(dt_weight + (k * R + r) * CH + d, mask=on_d, other=0.0),)
+        ranks = ranks + (tl.load(dt_weight + row * R + r, mask=on_d, other=0.0),)
     kk = b * 0 + k  # in 64 bits
     dt_row = dt + (b * s_b + kk * s_k) * VEC_S + (lane * 0 if R > 0 else d)
     y_row, C_row = gy + (b * y_b + kk * y_k) * VEC_D + d, Ct + (b * C_b + kk * C_k) * VEC_N + n

@@ -118,8 +118,9 @@ class NormGate(torch.autograd.Function):
         sums = y.new_empty(programs, 2, size, dtype=torch.float32)
         with torch.cuda.device_of(y):
             norm_backward[(programs,)](
-                gout, first, second, weight, bias, gy, gz, sums, y_row, z_row, count, ctx.eps, D=size, **tile
-            )
+                gout, first, second, weight, bias, gy, gz, sums, y_row, z_row, size, 2 * size, count, ctx.eps,
+                D=size, **tile,
+            )  # fmt: skip
         gweight, gbias = sums.sum(0)
         return gy, gz, gweight.to(weight.dtype), gbias.to(bias.dtype), None, None
 

@@ -68,10 +68,10 @@ def norm_forward(
 @triton.jit
 @no_type_check
 def norm_backward(
-    gout, y, z, weight, bias, gy, gz, sums, y_row, z_row, count, eps,
+    gout, y, z, weight, bias, gy, gz, sums, y_row, z_row, gz_row, sums_row, count, eps,
     D: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Write gy and gz, packed, and this program's sums for weight and bias: sums (programs, 2, D)."""
+    """Write gy, packed, and gz, and this program's sums for weight and bias, a line of `sums` (2, D)."""
     d = tl.arange(0, WIDTH)[None, :]
     w = tl.load(weight + d, mask=d < D, other=0.0).to(tl.float32)
     shift = tl.load(bias + d, mask=d < D, other=0.0).to(tl.float32)
@@ -85,7 +85,7 @@ def norm_backward(
         g = tl.load(gout + row * D + d, mask=on, other=0.0).to(tl.float32)
         sigmoid = tl.sigmoid(gate)
         to_gate = g * (value * w + shift) * sigmoid * (1.0 + gate * (1.0 - sigmoid))
-        tl.store(gz + row * D + d, to_gate.to(gz.dtype.element_ty), mask=on)
+        tl.store(gz + row * gz_row + d, to_gate.to(gz.dtype.element_ty), mask=on)
         to_norm = g * gate * sigmoid
         to_weight += tl.sum(to_norm * value, 0, keep_dims=True)
         to_bias += tl.sum(to_norm, 0, keep_dims=True)
@@ -94,6 +94,6 @@ def norm_backward(
         along = tl.sum(through * value, 1, keep_dims=True) / D
         to_y = scale * (through - mean - value * along)
         tl.store(gy + row * D + d, to_y.to(gy.dtype.element_ty), mask=on)
-    to = sums + tl.program_id(0) * (2 * D) + d
+    to = sums + tl.program_id(0) * sums_row + d
     tl.store(to, to_weight, mask=d < D)
     tl.store(to + D, to_bias, mask=d < D)

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from lemamba.model.ops.scan.interface import SEQUENCES, CrossInputs, given, replace_tensors
 from lemamba.model.ops.triton.plan import (
-    VECTOR,
     Config,
     Shape,
     channel_blocks,
@@ -57,7 +56,7 @@ def table(x: Tensor) -> Tensor:
 class Call:
     """The inputs of a call, packed; parameters and states are contiguous float32.
 
-    The weight of dt is (K, R, D), with R = 0 where dt are the step sizes themselves; `size` is (H, W) of an image,
+    The weight of dt is (K, D, R), with R = 0 where dt are the step sizes themselves; `size` is (H, W) of an image,
     (0, 0) of sequences.
     """
 
@@ -75,9 +74,8 @@ class Call:
     ) -> Call:
         """Pack the inputs, those of an image already flat: (…, L) in place of (…, H, W)."""
         inputs = replace_tensors(inputs, lambda name, t: packed(t.detach()) if name in SEQUENCES else table(t))
-        weight = inputs.dt_weight.transpose(1, 2).contiguous()  # the channels of a lane side by side
         initial_state = None if initial_state is None else table(initial_state)
-        return Call(inputs._replace(dt_weight=weight), initial_state, softplus, size)
+        return Call(inputs, initial_state, softplus, size)
 
     def pointers(self) -> list[Tensor]:
         """Return the inputs in their order, for a kernel; A in place of those it does not read."""
@@ -87,7 +85,7 @@ class Call:
         """Return the sizes a configuration is chosen by."""
         x, Bt = self.inputs.x, self.inputs.Bt
         batch, K, N, L = Bt.shape
-        R, cross, share = self.inputs.dt_weight.shape[1], self.size[0] > 0, self.inputs.gate is not None
+        R, cross, share = self.inputs.dt_weight.shape[2], self.size[0] > 0, self.inputs.gate is not None
         return Shape(batch, K, x.shape[-2], N, R, L, cross, share, x.element_size() < 4, backward)
 
     def new(self, *sizes: int) -> Tensor:
@@ -180,31 +178,34 @@ def _forward_pass(
     )  # fmt: skip
 
 
-def _forward(plan: Plan, dtype: torch.dtype, save: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return y (B, D, L) of an image or (B, K, D, L) of sequences, the last state, and the kept states."""
+def _forward(plan: Plan, dtype: torch.dtype, save: bool, apart: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return y (B, D, L) of an image or (B, K, D, L) of sequences, the last state, and the kept states.
+
+    `apart`: of an image the kernel's own y in float32, (B, K, D, L) where the directions are still to be added.
+    """
     call, s, merged, x = plan.call, plan.shape, plan.config.merge, plan.call.inputs.x
     sizes = (s.B, s.L, s.D) if merged else (s.B, s.K, s.L, s.D)
     y = x.new_empty(sizes, dtype=torch.float32 if s.cross else dtype).transpose(-1, -2)
-    last = call.new(*plan.tasks, s.D, s.N)
+    last = call.new(s.B, s.K, s.D, s.N)
     saved = x.new_empty(saved_shape(s), dtype=saved_type(x)) if save else None
     initial = call.initial_state
     if plan.chunks > 1:
-        sums, starts = call.new(*plan.tasks, s.D), torch.empty_like(last)
+        sums, starts = call.new(*plan.tasks, s.D), call.new(*plan.tasks, s.D, s.N)
         _forward_pass(plan, None, None, starts, None, sums)
         plan.carry(initial, sums, starts, False)
         initial = starts
     _forward_pass(plan, initial, y, last, saved, None)
-    if s.cross:
-        y = (y if merged else y.sum(1)).to(dtype)
-    return y, last[:, :, -1].reshape(s.B, s.K * s.D, s.N), saved
+    if s.cross and not apart:
+        y = (y if merged else y.transpose(-1, -2).sum(1).transpose(-1, -2)).to(dtype)  # channels stay side by side
+    return y, last.flatten(1, 2), saved
 
 
-def forward(call: Call, save: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Run forward: y in x's dtype as of `_forward`, last (B, K*D, N), saved (empty unless `save`)."""
+def forward(call: Call, save: bool, apart: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """Run forward: y as of `_forward`, in x's dtype unless `apart`, last (B, K*D, N), saved (empty unless `save`)."""
     x, shape = call.inputs.x, call.shape(False)
     with torch.cuda.device_of(x):  # Triton launches on the current device
         config = choose(shape, lambda c: _forward(Plan(call, shape, c), x.dtype, save))
-        y, last, saved = _forward(Plan(call, shape, config), x.dtype, save)
+        y, last, saved = _forward(Plan(call, shape, config), x.dtype, save, apart)
     return y, last, x.new_empty(0, dtype=saved_type(x)) if saved is None else saved
 
 
@@ -271,21 +272,23 @@ class _Sums:
                 final.copy_(self.written[name].sum(0))
 
 
-def _backward(plan: Plan, gy: Tensor, glast: Tensor | None, saved: Tensor) -> dict[str, Tensor]:
+def _backward(plan: Plan, gy: Tensor, glast: Tensor | None, saved: Tensor, apart: bool = False) -> dict[str, Tensor]:
     """Return the gradients by name, in the shapes of the call's inputs; `initial_state` too where there is one.
 
-    Of an image, `rows` (B, L, sum of `row_sizes`) in place of dt, Bt, Ct and gate.
+    Of an image, `rows` (B, L, sum of `row_sizes`) in place of dt, Bt, Ct and gate. `apart`: that of x as the kernel
+    writes it, in float32, (B, K, L, D) where the directions are still to be added.
     """
     from lemamba.model.ops.triton.backward import backward_kernel
 
     call, s, merge, inputs = plan.call, plan.shape, plan.config.merge, plan.call.inputs
     arriving, sums = _arriving(plan, gy, glast), _Sums(plan)
     pixels, tasks, unused = (s.B, s.K, s.L), plan.tasks, inputs.A
-    # per task, to be added over samples and chunks: one buffer, so that one sum adds all
-    sizes = {"A": s.D * s.N, "dt_weight": s.R * s.D, "D": s.D, "dt_bias": s.D} | ({"rho": s.D} if s.share else {})
-    width = -(-sum(sizes.values()) // VECTOR) * VECTOR
-    each = call.new(*tasks, width)
-    per_task = dict(zip(sizes, each[..., : sum(sizes.values())].split(list(sizes.values()), dim=-1), strict=True))
+    # gradients to be added over samples and chunks: one buffer, so that one sum adds all
+    sizes = {"A": s.N, "dt_weight": s.R, "D": 1, "dt_bias": 1} | ({"rho": 1} if s.share else {})
+    sizes = {name: s.K * s.D * size for name, size in sizes.items()}
+    width = sum(sizes.values())
+    each = call.new(s.B, plan.chunks, width)
+    per_task = dict(zip(sizes, each.split(list(sizes.values()), dim=-1), strict=True))
     parts = CrossInputs(
         x=gy.new_empty(
             (s.B, s.L, s.D) if merge else (*pixels, s.D), dtype=torch.float32 if s.cross else inputs.x.dtype
@@ -312,14 +315,12 @@ def _backward(plan: Plan, gy: Tensor, glast: Tensor | None, saved: Tensor) -> di
         SHARE=s.share, ARRIVING=arriving is not None, SUM=merge,
     )  # fmt: skip
     sums.add_up()
-    gx = parts.x.sum(1) if s.cross and not merge else parts.x
-    gradients = {
-        "x": gx.to(inputs.x.dtype).transpose(-1, -2),
-    }
-    added = each.sum((0, 2))[:, : sum(sizes.values())].split(list(sizes.values()), dim=-1)  # (K, ·) each
-    gradients |= {name: value.flatten() for name, value in zip(sizes, added, strict=True)}
-    gradients["A"] = gradients["A"].view_as(inputs.A)
-    gradients["dt_weight"] = gradients["dt_weight"].view(s.K, s.R, s.D).transpose(1, 2).contiguous()
+    gradients = {"x": parts.x}
+    if not apart:
+        gx = parts.x.sum(1) if s.cross and not merge else parts.x
+        gradients = {"x": gx.to(inputs.x.dtype).transpose(-1, -2)}
+    gradients |= dict(zip(sizes, each.sum((0, 1)).split(list(sizes.values())), strict=True))
+    gradients |= {name: gradients[name].view_as(getattr(inputs, name)) for name in ("A", "dt_weight")}
     if sums.rows is not None:
         gradients["rows"] = sums.rows
     else:
@@ -333,11 +334,11 @@ def _backward(plan: Plan, gy: Tensor, glast: Tensor | None, saved: Tensor) -> di
     return gradients
 
 
-def backward(call: Call, gy: Tensor, glast: Tensor | None, saved: Tensor) -> dict[str, Tensor]:
+def backward(call: Call, gy: Tensor, glast: Tensor | None, saved: Tensor, apart: bool = False) -> dict[str, Tensor]:
     """Run backward: gradients by name, as of `_backward`; gy as y, glast (B, K*D, N) or None."""
     gy = packed(gy.detach())
     glast = None if glast is None else table(glast)
     shape = call.shape(True)
     with torch.cuda.device_of(call.inputs.x):
         config = choose(shape, lambda c: _backward(Plan(call, shape, c, gy), gy, glast, saved))
-        return _backward(Plan(call, shape, config, gy), gy, glast, saved)
+        return _backward(Plan(call, shape, config, gy), gy, glast, saved, apart)

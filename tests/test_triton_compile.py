@@ -127,7 +127,7 @@ def test_gates_compile_without_spills(name, arch, rows):
     assert "LDG" in code
 
 
-BLOCK = {"D": 64, "ROWS": 16, "WIDTH": 64, "WINDOW": 8, "DROP": True, "PARTS": 4, "PW": 4}
+BLOCK = {"D": 64, "ROWS": 8, "WIDTH": 64, "WINDOW": 8, "DROP": True, "PARTS": 4, "PW": 4}
 BLOCK |= dict.fromkeys(("GATHER", "MORE", "RESIDUAL", "FACTOR", "BRANCH"), True)
 PREPARE = {"K": 4, "D": 64, "N": 32, "R": 2, "BLOCK": 1024, "PW": 4}
 

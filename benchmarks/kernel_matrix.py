@@ -28,7 +28,10 @@ SHAPES = {
     "middle": Shape(32, 4, 32, 32, 2, 64, True, True, False, False),
 }
 MOST_STACK = 32
-_INTEGERS = ("L", "H", "W", "length", "chunks", "to_t", "a_row", "b_row", "y_row", "z_row", "count")
+_INTEGERS = (
+    *("L", "H", "W", "length", "chunks", "to_t", "count", "rows", "gated", "per_sample"),
+    *("a_row", "b_row", "x_row", "y_row", "z_row", "gx_row", "gz_row", "sums_row"),
+)
 _ROWS = (
     "x",
     "dt",
@@ -81,7 +84,7 @@ def compiled(kernel: Any, constants: dict[str, Any], arch: int, rows: str) -> An
             signature[name] = "constexpr"
         elif name in _INTEGERS or re.fullmatch(r"([a-zA-Z]|to_[sn])_[obkl]", name):
             signature[name] = "i32"
-        elif name == "eps":
+        elif name in ("eps", "scale"):
             signature[name] = "fp32"
         else:
             half = rows != "fp32" and name in ("saved", "scratch")

@@ -127,6 +127,20 @@ def test_gates_compile_without_spills(name, arch, rows):
     assert "LDG" in code
 
 
+BLOCK = {"D": 64, "ROWS": 8, "WIDTH": 64, "WINDOW": 8, "DROP": True, "PARTS": 4, "PW": 4}
+BLOCK |= dict.fromkeys(("GATHER", "MORE", "RESIDUAL", "FACTOR", "BRANCH"), True)
+PREPARE = {"K": 4, "D": 64, "N": 32, "R": 2, "BLOCK": 1024, "PW": 4}
+
+
+@pytest.mark.parametrize("name", ["prepare", "prepare_backward", "norm_gate", "finish_backward", "norm_rows_backward"])
+def test_block_kernels_compile_without_spills(name):
+    from lemamba.model.ops.triton import block_kernels
+
+    constants = PREPARE if name.startswith("prepare") else BLOCK
+    _registers, stack, spills, _shared, _code = resources(compiled(getattr(block_kernels, name), constants, 90, "fp32"))
+    assert (stack, spills) == (0, 0)
+
+
 @pytest.mark.fuzz
 @pytest.mark.parametrize("arch", [80, 90])
 @pytest.mark.parametrize("rows", ["fp32", "bf16", "fp16"])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -292,7 +292,7 @@ class VSSBlock(nn.Module):
         s, mlp = self.ss2d, self.mlp
         return Weights(
             self.norm1.weight, self.norm1.bias, s.in_proj.weight, s.conv_norm.weight, s.conv_norm.bias,
-            s.conv.weight, s.conv.bias, s.x_proj, s.G, s.A_log, s.D, s.dt_weight, s.dt_bias, s.rho,
+            s.conv.weight, cast(Tensor, s.conv.bias), s.x_proj, s.G, s.A_log, s.D, s.dt_weight, s.dt_bias, s.rho,
             s.out_norm.weight, s.out_norm.bias, s.out_proj.weight, self.norm2.weight, self.norm2.bias,
             mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight, mlp.fc2.bias, factor,
         )  # fmt: skip

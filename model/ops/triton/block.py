@@ -13,9 +13,9 @@ width, D inner channels, M hidden width of the MLP, K directions, N states, R ra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,7 @@ from lemamba.model.ops.triton import gate
 from lemamba.model.ops.triton.launch import Call
 from lemamba.model.ops.triton.launch import backward as scan_backward
 from lemamba.model.ops.triton.launch import forward as scan_forward
+from lemamba.model.ops.triton.plan import interpreted
 from lemamba.operators.autocast import autocast_dtype, no_autocast
 
 _PROGRAMS = 1024  # most that share the rows where sums are made: as many partial sums
@@ -115,6 +116,15 @@ class _Rows:
         """Return the constants of rows of `size` channels."""
         return {"D": size, **gate._tile(size)}
 
+    def summed(self, size: int) -> dict[str, Any]:
+        """Return the constants of kernels that sum over rows: half as many at a time (registers), in one stage.
+
+        Pipelined loops gave wrong results in silence on sm_100 (`launch.OPTIONS`).
+        """
+        tile = gate._tile(size)
+        options = {} if interpreted() else {"num_stages": 1}
+        return {"D": size, **tile, "ROWS": max(1, tile["ROWS"] // 2), **options}
+
     def grid(self, size: int) -> tuple[int]:
         """Return the programs that take the rows once."""
         return (-(-self.count // gate._tile(size)["ROWS"]),)
@@ -144,13 +154,13 @@ def _casted(weights: Weights, half: torch.dtype) -> Weights:
     return weights._replace(**{n: f.view_as(w) for n, f, w in zip(_CAST, flat, chosen, strict=True)})
 
 
-def _single(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
+def _single(gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the gradients of `_CAST` that are in a half type in float32, by one copy."""
     halves = {n: g for n, g in gradients.items() if n in _CAST and g.dtype != torch.float32}
     if not halves:
-        return gradients
+        return dict(gradients)
     flat = torch.cat([g.flatten() for g in halves.values()]).float().split([g.numel() for g in halves.values()])
-    return gradients | {n: f.view_as(g) for (n, g), f in zip(halves.items(), flat, strict=True)}
+    return dict(gradients) | {n: f.view_as(g) for (n, g), f in zip(halves.items(), flat, strict=True)}
 
 
 def _call(r: _Rows, s: Tensor, rows: Tensor, A: Tensor, w: Weights, shared: Tensor | None) -> Call:
@@ -277,7 +287,7 @@ def _backward(
     from lemamba.model.ops.triton import block_kernels, gate_kernels
 
     s, c, D, M = r.settings, x.shape[-1], w.out_norm.shape[0], w.fc2.shape[1]
-    half, new, windows, narrow, wide = s.half, x.new_empty, r.windows(), r.tile(c), r.tile(D)
+    half, new, windows, narrow, wide = s.half, x.new_empty, r.windows(), r.summed(c), r.summed(D)
     flat, factor = {"H": 1, "W": 1, "WINDOW": 0}, x if w.factor is None else w.factor
     names = ("norm1", "norm1_bias", "conv_norm", "conv_norm_bias", "out_norm", "out_norm_bias", "norm2", "norm2_bias")
     sizes = {n: getattr(w, n).numel() for n in (*names, "fc2_bias")}
@@ -292,7 +302,7 @@ def _backward(
     gh, g["fc2"] = torch.mm(gbranch, w.fc2), torch.mm(gbranch.t(), k.h)
     gab = new((r.count, 2 * M), dtype=half)
     block_kernels.gelu_backward_sums[grid](
-        gh, k.ab, k.ab[:, M:], gab, a_row=2 * M, b_row=2 * M, **sums.at("fc1_bias"), count=r.count, **r.tile(M)
+        gh, k.ab, k.ab[:, M:], gab, a_row=2 * M, b_row=2 * M, **sums.at("fc1_bias"), count=r.count, **r.summed(M)
     )
     gn2, g["fc1"] = torch.mm(gab, w.fc1), torch.mm(gab.t(), k.n2)
     gtotal, gbranch = new((r.count, c)), new((r.count, c), dtype=half)
@@ -318,7 +328,7 @@ def _backward(
     # the convolution
     gvalues = new((*r.image, D), dtype=half)
     block_kernels.silu_backward[r.grid(D)](
-        scanned["x"], torch.mm(grows, k.weight), k.values, gvalues, r.count, **r.parts(scanned["x"]), **wide
+        scanned["x"], torch.mm(grows, k.weight), k.values, gvalues, r.count, **r.parts(scanned["x"]), **r.tile(D)
     )
     image = k.u.view(*r.image, D).permute(0, 3, 1, 2)
     gu, g["conv"], g["conv_bias"] = torch.ops.aten.convolution_backward(
@@ -340,7 +350,8 @@ def _backward(
     added = sums.added()
     if w.factor is not None:
         added["factor"] = added["factor"].view_as(w.factor)
-    return _single(g) | {"x": gx} | added
+    found: dict[str, Tensor | None] = {**_single(g), "x": gx, **added}
+    return found
 
 
 def _prepared(w: Weights, gweight: Tensor, gA: Tensor, A: Tensor, shared: Tensor | None) -> dict[str, Tensor]:
@@ -364,7 +375,7 @@ class _Block(torch.autograd.Function):
     def forward(
         ctx: Any, r: _Rows, draws: Tensor, x: Tensor, shared: Tensor | None, *parameters: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        weights = _casted(Weights(*parameters), r.settings.half)
+        weights = _casted(Weights(*cast(Any, parameters)), r.settings.half)
         with no_autocast(x.device.type), torch.cuda.device_of(x):
             out, last, kept = _forward(r, x, shared, draws, weights)
         if not r.settings.full:
@@ -379,7 +390,8 @@ class _Block(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gout: Tensor | None, glast: Tensor | None) -> tuple[Tensor | None, ...]:
         found = iter(ctx.saved_tensors)
-        draws, x, shared, *others = [next(found) if given else None for given in ctx.given]
+        tensors: list[Any] = [next(found) if given else None for given in ctx.given]
+        draws, x, shared, *others = tensors
         size = len(Weights._fields)
         weights, kept = Weights(*others[:size]), _Kept(*others[size:])
         gout = torch.zeros_like(x) if gout is None else gout.contiguous()
@@ -389,7 +401,14 @@ class _Block(torch.autograd.Function):
 
 
 def block(
-    x: Tensor, weights: Weights, shared: Tensor | None, *, window: int, eps: Sequence[float], rate: float, full: bool
+    x: Tensor,
+    weights: Weights,
+    shared: Tensor | None,
+    *,
+    window: int,
+    eps: tuple[float, float],
+    rate: float,
+    full: bool,
 ) -> tuple[Tensor, Tensor]:
     """Run a block on a map that `served` accepts.
 
@@ -409,7 +428,7 @@ def block(
     across = (height // window) * (width // window) if window else 1
     image = (batch * across, window or height, window or width)
     half = autocast_dtype(x.device.type) or torch.float32
-    settings = Settings(window, *eps, rate, full, torch.is_grad_enabled(), half)
+    settings = Settings(window, eps[0], eps[1], rate, full, torch.is_grad_enabled(), half)
     draws = x.new_empty((2, image[0]), dtype=torch.float32)
     draws = draws.bernoulli_(1 - rate) if rate else draws
     shared = None if weights.gate is None or shared is None else shared.contiguous()

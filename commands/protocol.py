@@ -47,7 +47,7 @@ def choose_protocol(sample: Sample, options: EvaluateOptions) -> str:
     if missing:
         present = ", ".join(k for k in sample if k in IMAGES) or "none of them"
         needs = ", ".join(NEEDED[protocol])
-        alone = set(sample) <= {"sr", "valid"}
+        alone = set(sample) <= {"sr", "valid", "place"}
         advice = "; give the ground truth with --gt FILE, or its inputs with --ms FILE --pan FILE" if alone else ""
         raise UserError(
             f"{protocol} resolution needs {needs}; missing: {', '.join(missing)}; the file has {present}{advice}"

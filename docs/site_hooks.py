@@ -54,12 +54,16 @@ _log = logging.getLogger("mkdocs.hooks.site")
 
 def slug(title: str, separator: str) -> str:
     """Return the anchor of a heading as git hosts make it: lower case, no punctuation, a hyphen for each space."""
-    return re.sub(r"[^\w -]", "", title.lower()).strip().replace(" ", separator)
+    return re.sub(r"[^\w -]", "", title.lower().strip()).replace(" ", separator)
 
 
 def on_config(config: Any) -> None:
-    """Set what YAML cannot: anchors, and the folder where mkdocstrings finds the package as a wheel has it."""
+    """Set what YAML cannot: anchors."""
     config.mdx_configs["toc"]["slugify"] = slug
+
+
+def on_startup(**_: Any) -> None:
+    """Make the folder where mkdocstrings, which looks at once, finds the package as a wheel has it."""
     package = STAGE / "lemamba"
     shutil.rmtree(STAGE, ignore_errors=True)
     package.mkdir(parents=True)

@@ -82,7 +82,8 @@ class BandSums:
     def add(self, sr: np.ndarray, gt: np.ndarray, valid: np.ndarray | None = None) -> None:
         """Add a block (C, h, w) of both; `valid` (h, w), False where pixels are missing."""
         x, y = (image.reshape(len(image), -1) if valid is None else image[:, valid] for image in (sr, gt))
-        x, y = x.astype(np.float64), y.astype(np.float64)
+        # in one order of memory, whatever that of the file: the same numbers give the same sums
+        x, y = np.ascontiguousarray(x, np.float64), np.ascontiguousarray(y, np.float64)
         if not x.shape[1]:
             return
         if self._shift is None:

@@ -204,7 +204,7 @@ RUN: dict[str, Callable[[Path], object]] = {  # page of docs/: what writes the f
     "no_training_data.md": scene,
 }
 PYTHON = {  # page: the names that its Python takes as given, and which lines need files of the reader
-    "README.md": (names_of_the_readme, "weights="),
+    "README.md": (names_of_the_readme, r"weights=|lemamba\.run\("),  # data, weights of a run
     "data.md": (dict, "train|sample|other|Augment"),
 }
 

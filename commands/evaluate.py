@@ -289,7 +289,7 @@ def _middle(image: np.ndarray | LargeImage) -> np.ndarray:
     if not isinstance(image, LargeImage):
         return image
     rows, columns = (
-        slice(side // 2 - min(side, BLOCK * 8) // 2, side // 2 + min(side, BLOCK * 8) // 2) for side in image.shape[-2:]
+        slice(side // 2 - min(side, MIDDLE) // 2, side // 2 + min(side, MIDDLE) // 2) for side in image.shape[-2:]
     )
     return image[0, :, rows, columns].tensor().numpy()
 

@@ -3,8 +3,8 @@
 Run ``python -m docs.draw_explanations`` in the root of the repository. Which state goes where is read from a network
 that runs, and where pixels lie from `lemamba.utils.geometry`; only the placing on the page is chosen here.
 
-The colours are told apart with colour-blind eyes (Okabe and Ito), and each kind of line has a pattern of its own. All
-drawings bring their own background, so they can be read on a light and on a dark page.
+The palette is safe for colour-blind readers (Okabe and Ito), and each kind of line has its own dash pattern. Drawings
+have their own background, so they can be read on a light or a dark page.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from __future__ import annotations
 from itertools import pairwise
 from pathlib import Path
 
-import torch
-
+from docs.draw_network import describe
 from lemamba.model import build_model
 from lemamba.utils.geometry import Geometry
 
@@ -101,25 +100,19 @@ def flows(**options: bool) -> Flows:
     Returns:
         (sender, receiver, "prev" | "skip"); blocks are named "encoder 1.2" (stage 1, block 2), "middle 1", …
     """
-    net = build_model("LEMamba", img_channel=2, condition_channel=1, out_channel=2, width=4, **options).eval()
-    stages = len(net.decoders)
-    names = {block: f"middle {i}" for i, block in enumerate(net.middle, 1)}
-    for side, part in (("encoder", net.encoders), ("decoder", net.decoders)):
-        for i, blocks in enumerate(part):
-            stage = i + 1 if side == "encoder" else stages - i
-            names |= {block: f"{side} {stage}.{j}" for j, block in enumerate(blocks, 1)}
-    sent, found = [], set()
+    net = build_model("LEMamba", img_channel=2, condition_channel=1, out_channel=2, width=4, **options)
+    stages = {stage.name: stage for stage in describe(net)}
 
-    def before(block: torch.nn.Module, inputs: tuple) -> None:
-        for kind, state in zip(("prev", "skip"), inputs[2:], strict=True):
-            found.update((sender, names[block], kind) for sender, known in sent if known is state)
+    def named(stage: str, number: int) -> str:
+        return f"{stage}.{number + 1}" if stage[-1].isdigit() else f"{stage} {number + 1}"
 
-    for block in names:
-        block.register_forward_pre_hook(before)
-        block.register_forward_hook(lambda block, _, result: sent.append((names[block], result[1])))
-    with torch.no_grad():
-        net(torch.zeros(1, 2, 4, 4), torch.rand(1, 2, 16, 16), torch.rand(1, 1, 16, 16))
-    return found
+    return {
+        (named(*sender), named(name, number), kind)
+        for name, stage in stages.items()
+        for number, block in enumerate(stage.blocks)
+        for kind, sender in (("prev", block.previous), ("skip", block.skip))
+        if sender is not None
+    }
 
 
 BLOCK = (132, 58)

@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
 import draw_architecture  # noqa: E402
+import draw_explanations  # noqa: E402
 import draw_gallery  # noqa: E402
 import draw_network  # noqa: E402
 import h5py  # noqa: E402
@@ -204,6 +205,10 @@ FIGURES: dict[str, tuple[str, Callable[[Path, Path], None], bool]] = {  # name -
         lambda path, _: write_text(path, draw_network.le_mamba()),
         False,
     ),
+    **{
+        Path(file).stem: (Path(file).name, lambda path, _, draw=draw: write_text(path, draw()), False)
+        for file, draw in draw_explanations.DRAWINGS.items()
+    },
     "le-mamba-teaser": ("le-mamba-teaser.png", teaser, True),
     "le-mamba-pansharpening": ("le-mamba-pansharpening.png", pansharpening, True),
     "le-mamba-HMIF": ("le-mamba-HMIF.png", hmif, False),
@@ -214,15 +219,6 @@ FIGURES: dict[str, tuple[str, Callable[[Path, Path], None], bool]] = {  # name -
     "gallery_hmif": ("gallery_hmif.png", palette_of(draw_gallery.draw_cubes), True),
     "gallery": ("../docs/gallery.md", lambda path, _: write_text(path, "\n".join(draw_gallery.page()) + "\n"), False),
 }
-
-
-def explanations(_: Path, __: Path) -> None:
-    """Draw the pictures of the explanations, which have a script of their own."""
-    subprocess.run([sys.executable, "-m", "docs.draw_explanations"], cwd=ROOT, check=True)
-
-
-if (ROOT / "docs/draw_explanations.py").is_file():
-    FIGURES["explanations"] = ("state_sharing.svg", explanations, False)
 
 
 def read_options() -> argparse.Namespace:

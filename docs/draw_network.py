@@ -6,6 +6,7 @@ so the picture shows what the code does. `tests/test_figures.py` fails where it 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -55,11 +56,8 @@ class Stage:
 
 
 def stage_modules(network: Any) -> dict[str, Any]:
-    """Return the blocks of every stage by its name, in the order in which they run."""
-    count = len(network.encoders)
-    names = [f"encoder {i + 1}" for i in range(count)], [f"decoder {count - i}" for i in range(count)]
-    encoders, decoders = zip(names[0], network.encoders, strict=True), zip(names[1], network.decoders, strict=True)
-    return dict(encoders) | {"middle": network.middle} | dict(decoders)
+    """Return the blocks of every stage by its name, "encoder 1", in the order in which they run."""
+    return {re.sub(r"(\d)", r" \1", name): blocks for name, blocks in network.stages().items()}
 
 
 @torch.inference_mode()

@@ -363,6 +363,8 @@ class LEMamba(nn.Module):
         """
         seen: dict[str, dict[str, torch.Tensor]] = {"enhanced_factor": {}, "state_gate": {}, "skip_scale": {}}
 
+        decoders = [name for name in self.stages() if name.startswith("decoder")]
+
         def keep(group: str, name: str) -> Callable[[torch.Tensor], None]:
             return lambda value: seen[group].__setitem__(name, value.detach())
 
@@ -370,7 +372,7 @@ class LEMamba(nn.Module):
             return lambda levm, _: keep("enhanced_factor", name)(levm.enhanced_factor.abs().mean())
 
         def skips(network: Any, _: Any) -> None:
-            for scale, stage in zip(network.skip_scales, self._decoder_names(), strict=True):
+            for scale, stage in zip(network.skip_scales, decoders, strict=True):
                 keep("skip_scale", stage)(scale.abs().mean())
 
         # read inside the pass: parameters that are split over processes are whole only there
@@ -393,17 +395,16 @@ class LEMamba(nn.Module):
         numbers = iter(torch.stack([v.float() for values in seen.values() for v in values.values()]).tolist())
         return {group: {name: next(numbers) for name in values} for group, values in seen.items()}
 
-    def _decoder_names(self) -> list[str]:
-        """Return the names of the decoder's stages in the order in which they run, deepest first."""
-        return [f"decoder{i}" for i in range(len(self.decoders), 0, -1)]
+    def stages(self) -> dict[str, nn.ModuleList]:
+        """Return the blocks of each stage in the order in which they run: encoder1, …, middle, …, decoder1."""
+        encoders = {f"encoder{i}": blocks for i, blocks in enumerate(self.encoders, start=1)}
+        count = len(self.decoders)
+        decoders = {f"decoder{count - i}": blocks for i, blocks in enumerate(self.decoders)}
+        return {**encoders, "middle": self.middle, **decoders}  # type: ignore[dict-item]
 
     def _named_blocks(self) -> Iterable[tuple[str, Any]]:
         """Yield all blocks with their names, in the order in which they run."""
-        encoders = [f"encoder{i}" for i in range(1, len(self.encoders) + 1)]
-        stages = zip(
-            (*encoders, "middle", *self._decoder_names()), (*self.encoders, self.middle, *self.decoders), strict=True
-        )
-        for stage, blocks in stages:
+        for stage, blocks in self.stages().items():
             yield from ((f"{stage}_block{i}", levm) for i, levm in enumerate(blocks, start=1))
 
     def _run(self, levm: LEVM, *inputs: Any) -> tuple[torch.Tensor, State]:

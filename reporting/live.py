@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lemamba.utils.progress import ProgressBar
+from lemamba.utils.progress import ProgressBar, clock
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
@@ -305,14 +305,6 @@ def _number(value: float | None) -> str:
         return ""
     size = abs(value)
     return f"{value:.4f}" if 0.1 <= size < 1e4 else f"{value:.5f}" if 1e-3 <= size < 0.1 else f"{value:.4g}"
-
-
-def clock(seconds: float) -> str:
-    """Return a duration as hours:minutes:seconds, days before it where there are any."""
-    whole = round(seconds)
-    days, rest = divmod(whole, 86400)
-    text = f"{rest // 3600}:{rest // 60 % 60:02}:{rest % 60:02}"
-    return f"{days}d {text}" if days else text
 
 
 # ---------------------------------------------------------------------------------------------------- curves

@@ -17,7 +17,7 @@ WGS84 = "EPSG:4326"
 
 
 def describe_place(crs: Any, transform: Any, size: tuple[int, int]) -> dict[str, Any] | None:
-    """Return what the page is told; None where a file names no place.
+    """Return what the page needs to know; None where a file names no place.
 
     Args:
         crs: `rasterio.crs.CRS`, or None.

@@ -101,8 +101,8 @@ def pictures_section(pictures: Mapping[str, Sequence[tuple[int, bytes]]]) -> str
 
 def _figure(run: str, step: int, picture: bytes, hidden: bool) -> str:
     name, data = html.escape(run), base64.b64encode(picture).decode()
-    image = f'<img alt="lms, sr, gt and error of {name}, step {step}" src="data:image/png;base64,{data}">'
-    caption = f"{name}, step {step}: lms | sr | gt | error, white at a tenth of the range"
+    image = f'<img alt="lms, pan, sr, gt and error of {name}, step {step}" src="data:image/png;base64,{data}">'
+    caption = f"{name}, step {step}: lms | pan | sr | gt | error"
     return f"<figure{' hidden' if hidden else ''}>{image}<figcaption>{caption}</figcaption></figure>"
 
 

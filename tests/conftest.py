@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -44,6 +46,30 @@ def shared() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+@pytest.fixture
+def run_interpreted() -> Callable[[str], None]:
+    """Give a function that runs the tests of a file that have "interpreted" in their names in a process of its own.
+
+    Triton decides when it is imported whether to interpret, by TRITON_INTERPRET.
+    """
+
+    def run(file: str) -> None:
+        if os.environ.get("TRITON_INTERPRET") == "1":
+            pytest.skip("this is the inner process")
+        triton = pytest.importorskip("triton", reason="triton is not installed (requirements-dev.txt)")
+        if not hasattr(triton.language, "gather"):
+            pytest.skip(f"triton {triton.__version__} lacks what the kernels use (requirements-dev.txt)")
+        command = [sys.executable, "-m", "pytest", "-m", "not gpu", "-p", "no:cacheprovider", "-k", "interpreted", file]
+        environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
+        done = subprocess.run(
+            command, env=environment, cwd=_ROOT, capture_output=True, text=True, timeout=500, check=False
+        )
+        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+        assert "skipped" not in done.stdout
+
+    return run
 
 
 @pytest.fixture(autouse=True)

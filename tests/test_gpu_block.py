@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from lemamba.model.layers import ss2d
 from lemamba.model.layers.drop_path import DropPath
 from lemamba.model.layers.ss2d import VSSBlock
 
@@ -23,15 +22,24 @@ CASES = {
 }
 
 
-def test_blocks_in_the_interpreter():
-    if os.environ.get("TRITON_INTERPRET") == "1":
-        pytest.skip("this is the inner process")
-    pytest.importorskip("triton", reason="triton is not installed (requirements-dev.txt)")
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-k", "interpreted", __file__]
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert "skipped" not in done.stdout
+def test_blocks_in_the_interpreter(run_interpreted):
+    run_interpreted(__file__)
+
+
+def test_a_pass_that_is_looked_into_runs_layer_by_layer(monkeypatch):
+    """On a GPU, too, the training's curves have the strength of the gates, which the one function does not know."""
+    monkeypatch.setattr(ss2d, "fused_served", lambda x, weights: True)
+    monkeypatch.setattr(VSSBlock, "_fused", lambda *_: pytest.fail("the gate is not known there"))
+    layers = VSSBlock(4, mlp_ratio=2, d_state=4, kernel=3, ssm_ratio=2, prev_inner=8, skip_inner=8)
+    seen = []
+    layers.ss2d.on_gate = seen.append
+    states = [torch.randn(2, 32, 4) for _ in range(2)]
+    layers(torch.randn(2, 2, 2, 4), *states)
+    layers.windows(torch.randn(1, 2, 4, 4), 2, torch.ones(1, 1, 1, 4), *states, want_last=False)
+    assert len(seen) == 2 and all(torch.isfinite(value) for value in seen)
+    layers.ss2d.on_gate = None
+    with pytest.raises(pytest.fail.Exception, match="not known"):
+        layers(torch.randn(2, 2, 2, 4), *states)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -7,8 +7,6 @@ torch's operators.
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -71,15 +69,8 @@ def interpreter():
         pytest.skip("run by test_gates_in_the_interpreter, in a process with TRITON_INTERPRET=1")
 
 
-def test_gates_in_the_interpreter():
-    if os.environ.get("TRITON_INTERPRET") == "1":
-        pytest.skip("this is the inner process")
-    pytest.importorskip("triton", reason="triton is not installed (requirements-dev.txt)")
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-k", "interpreted", __file__]
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert "skipped" not in done.stdout
+def test_gates_in_the_interpreter(run_interpreted):
+    run_interpreted(__file__)
 
 
 def compare(call, truth, inputs: list[torch.Tensor], tolerance: float) -> None:

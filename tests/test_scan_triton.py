@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import subprocess
 import sys
 import types
 from dataclasses import replace
@@ -72,17 +71,8 @@ def cut(monkeypatch):
     return force
 
 
-def test_kernels_in_the_interpreter():
-    if os.environ.get("TRITON_INTERPRET") == "1":
-        pytest.skip("this is the inner process")
-    triton = pytest.importorskip("triton", reason="triton is not installed (requirements-dev.txt)")
-    if not hasattr(triton.language, "gather"):
-        pytest.skip(f"triton {triton.__version__} lacks what the kernels use (requirements-dev.txt)")
-    command = [sys.executable, "-m", "pytest", "-m", "not gpu", "-p", "no:cacheprovider", "-k", "interpreted", __file__]
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert "skipped" not in done.stdout
+def test_kernels_in_the_interpreter(run_interpreted):
+    run_interpreted(__file__)
 
 
 def test_a_triton_without_what_the_kernels_use_is_refused(monkeypatch):

@@ -128,9 +128,9 @@ class _NotebookBar:
         """Return the bar as HTML, and as a line for pages that show none."""
         share = min(1.0, self._done / self._total) if self._total else 1.0
         seconds = time.monotonic() - self._started
-        parts = [self._title, f"{share:.1%}", _clock(seconds)]
+        parts = [self._title, f"{share:.1%}", clock(seconds)]
         if 0 < share < 1:
-            parts.append(f"left {_clock(seconds * (1 - share) / share)}")
+            parts.append(f"left {clock(seconds * (1 - share) / share)}")
         title, *rest = (html.escape(part) for part in [*parts, *([self._note] if self._note else [])])
         bar = f'<progress value="{share:.4f}" max="1"></progress>'
         return {
@@ -139,9 +139,12 @@ class _NotebookBar:
         }
 
 
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+def clock(seconds: float) -> str:
+    """Return a duration as hours:minutes:seconds, days before it where there are any."""
+    whole = round(seconds)
+    days, rest = divmod(whole, 86400)
+    text = f"{rest // 3600}:{rest // 60 % 60:02}:{rest % 60:02}"
+    return f"{days}d {text}" if days else text
 
 
 def track(items: Iterable[T], title: str, total: int | None = None, show: bool | None = None) -> Iterator[T]:

@@ -255,8 +255,7 @@ class VSSBlock(nn.Module):
         """Map x (B, H, W, c) to the same shape; also return the last state (B, K * D, N)."""
         if self._inferring(x):
             return self._infer(x, 0, prev, skip, None, want_last=True)
-        weights = self._weights(None)
-        if fused_served(x, weights):
+        if (weights := self._fusible(x, None)) is not None:
             return self._fused(x, 0, prev, skip, weights)
         y, state = self.ss2d(self.norm1(x), prev, skip)
         x = self.drop_path.add(x, y)
@@ -277,8 +276,7 @@ class VSSBlock(nn.Module):
         """
         if self._inferring(x):
             return self._infer(x, window, prev, skip, factor.flatten(), want_last)
-        weights = self._weights(factor)
-        if fused_served(x, weights):
+        if (weights := self._fusible(x, factor)) is not None:
             return self._fused(x, window, prev, skip, weights)
         y, state = self(window_partition(x, window), prev, skip)
         return window_merge(y, (x.shape[1], x.shape[2])) * factor + x, state
@@ -286,6 +284,11 @@ class VSSBlock(nn.Module):
     def _inferring(self, x: Tensor) -> bool:
         """Return whether the kernels of inference serve this call."""
         return not self.training and block_served(x, self.mlp.fc1.weight)
+
+    def _fusible(self, x: Tensor, factor: Tensor | None) -> Weights | None:
+        """Return the parameters if the fused kernels serve this call; only the layers know a gate that is asked for."""
+        weights = self._weights(factor)
+        return weights if self.ss2d.on_gate is None and fused_served(x, weights) else None
 
     def _weights(self, factor: Tensor | None) -> Weights:
         """Return the parameters in the order of the fused kernels."""

@@ -28,7 +28,6 @@ from lemamba.model.ops.triton import gate
 from lemamba.model.ops.triton.launch import Call
 from lemamba.model.ops.triton.launch import backward as scan_backward
 from lemamba.model.ops.triton.launch import forward as scan_forward
-from lemamba.model.ops.triton.plan import interpreted
 from lemamba.operators.autocast import autocast_dtype, no_autocast
 
 _PROGRAMS = 1024  # most that share the rows where sums are made: as many partial sums
@@ -117,13 +116,9 @@ class _Rows:
         return {"D": size, **gate._tile(size)}
 
     def summed(self, size: int) -> dict[str, Any]:
-        """Return the constants of kernels that sum over rows: half as many at a time (registers), in one stage.
-
-        Pipelined loops gave wrong results in silence on sm_100 (`launch.OPTIONS`).
-        """
-        tile = gate._tile(size)
-        options = {} if interpreted() else {"num_stages": 1}
-        return {"D": size, **tile, "ROWS": max(1, tile["ROWS"] // 2), **options}
+        """Return the constants of kernels that sum over rows: half as many at a time, for want of registers."""
+        tile = self.tile(size)
+        return tile | {"ROWS": max(1, tile["ROWS"] // 2)} | gate.one_stage()
 
     def grid(self, size: int) -> tuple[int]:
         """Return the programs that take the rows once."""
@@ -136,9 +131,11 @@ class _Rows:
 
 def served(x: Tensor, weights: Weights, backend: str | None = None) -> bool:
     """Return whether the function takes a map x (B, H, W, c) and these parameters."""
+    if not (gate.served(x) and x.numel()):
+        return False
     single = all(w is None or w.dtype == torch.float32 for w in weights)
     narrow = max(weights.out_norm.shape[0], weights.fc2.shape[1], x.shape[-1]) <= gate._WIDEST
-    if not (gate.served(x) and single and narrow and x.numel()):
+    if not (single and narrow):
         return False
     half = autocast_dtype(x.device.type)
     typed = x.dtype in (torch.float32, half)

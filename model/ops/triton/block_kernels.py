@@ -13,7 +13,7 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from lemamba.model.ops.triton.gate_kernels import INV_SQRT2, INV_SQRT_2PI, _normalised
+from lemamba.model.ops.triton.gate_kernels import gelu_gradients, normalised, through_norm, tile_of
 
 
 @triton.jit
@@ -91,10 +91,8 @@ def norm_rows(
     D: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, WINDOW: tl.constexpr,
 ):  # fmt: skip
     """Write out = norm(x), packed, the rows of x taken from the image."""
-    d = tl.arange(0, WIDTH)[None, :]
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
-    on = (row < count) & (d < D)
-    value, _scale = _normalised(_load(x + _place(row, H, W, WINDOW) * x_row + d, on), on, eps, D)
+    row, d, on = tile_of(count, D, ROWS, WIDTH)
+    value, _scale = normalised(_load(x + _place(row, H, W, WINDOW) * x_row + d, on), on, eps, D)
     result = value * _load(weight + d, d < D) + _load(bias + d, d < D)
     tl.store(out + row * D + d, result.to(out.dtype.element_ty), mask=on)
 
@@ -106,12 +104,10 @@ def norm_gate(
     D: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
     """Write total, the sum of parts (images, PARTS, L, D) over its second axis, and norm(total) SiLU(z); packed."""
-    d = tl.arange(0, WIDTH)[None, :]
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
-    on = (row < count) & (d < D)
+    row, d, on = tile_of(count, D, ROWS, WIDTH)
     y = _sum_of_parts(parts, row, d, on, L, D, PARTS)
     tl.store(total + row * D + d, y.to(total.dtype.element_ty), mask=on)
-    value, _scale = _normalised(y, on, eps, D)
+    value, _scale = normalised(y, on, eps, D)
     value = value * _load(weight + d, d < D) + _load(bias + d, d < D)
     gate = _load(z + row * z_row + d, on)
     tl.store(out + row * D + d, (value * gate * tl.sigmoid(gate)).to(out.dtype.element_ty), mask=on)
@@ -124,9 +120,7 @@ def silu_backward(
     PARTS: tl.constexpr,
 ):  # fmt: skip
     """Write the gradient of v from that of SiLU(v), which is the sum of the parts and of the product; packed."""
-    d = tl.arange(0, WIDTH)[None, :]
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
-    on = (row < count) & (d < D)
+    row, d, on = tile_of(count, D, ROWS, WIDTH)
     g = _sum_of_parts(parts, row, d, on, L, D, PARTS) + _load(product + row * D + d, on)
     value = _load(values + row * D + d, on)
     sigmoid = tl.sigmoid(value)
@@ -151,13 +145,11 @@ def add_norm(
     D: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, WINDOW: tl.constexpr, DROP: tl.constexpr,
 ):  # fmt: skip
     """Write total = x + draw branch, the rows of x taken from the image, and out = norm(total); packed."""
-    d = tl.arange(0, WIDTH)[None, :]
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
-    on = (row < count) & (d < D)
+    row, d, on = tile_of(count, D, ROWS, WIDTH)
     draw = _drawn(draws, row, count, per_sample, scale, DROP)
     result = _load(x + _place(row, H, W, WINDOW) * D + d, on) + draw * _load(branch + row * D + d, on)
     tl.store(total + row * D + d, result.to(total.dtype.element_ty), mask=on)
-    value, _scale = _normalised(result, on, eps, D)
+    value, _scale = normalised(result, on, eps, D)
     result = value * _load(weight + d, d < D) + _load(bias + d, d < D)
     tl.store(out + row * D + d, result.to(out.dtype.element_ty), mask=on)
 
@@ -169,9 +161,7 @@ def finish(
     D: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, WINDOW: tl.constexpr, DROP: tl.constexpr,
 ):  # fmt: skip
     """Write out = total + draw branch; of windows x + factor times that, back in the image."""
-    d = tl.arange(0, WIDTH)[None, :]
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
-    on = (row < count) & (d < D)
+    row, d, on = tile_of(count, D, ROWS, WIDTH)
     draw = _drawn(draws, row, count, per_sample, scale, DROP)
     result = _load(total + row * D + d, on) + draw * _load(branch + row * D + d, on)
     to = _place(row, H, W, WINDOW) * D + d
@@ -222,9 +212,7 @@ def gelu_backward_sums(
         row = (base + tl.arange(0, ROWS)[:, None]).to(tl.int64)
         on = (row < count) & (d < D)
         g, first, second = _load(gy + row * D + d, on), _load(a + row * a_row + d, on), _load(b + row * b_row + d, on)
-        phi = 0.5 * (1.0 + tl.erf(second * INV_SQRT2))
-        slope = phi + second * tl.exp(-0.5 * second * second) * INV_SQRT_2PI
-        ga, gb = g * second * phi, g * first * slope
+        ga, gb = gelu_gradients(g, first, second)
         to_a += tl.sum(ga, 0, keep_dims=True)
         to_b += tl.sum(gb, 0, keep_dims=True)
         to = both + row * (2 * D) + d
@@ -257,14 +245,11 @@ def norm_rows_backward(
         on = (row < count) & (d < D)
         place = _place(row, H, W, WINDOW)
         there = place if GATHER else row
-        value, deviation = _normalised(_load(x + there * x_row + d, on), on, eps, D)
+        value, deviation = normalised(_load(x + there * x_row + d, on), on, eps, D)
         to_norm = _load(g + row * D + d, on)
         to_weight += tl.sum(to_norm * value, 0, keep_dims=True)
         to_bias += tl.sum(to_norm, 0, keep_dims=True)
-        through = to_norm * w
-        mean = tl.sum(through, 1, keep_dims=True) / D
-        along = tl.sum(through * value, 1, keep_dims=True) / D
-        result = deviation * (through - mean - value * along)
+        result = through_norm(to_norm * w, value, deviation, D)
         if MORE:
             result += _load(more + row * D + d, on)
         if RESIDUAL:

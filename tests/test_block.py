@@ -18,7 +18,7 @@ from lemamba.model.ops.native.build import library
 from lemamba.model.ops.native.scratch import SMALLEST, scratch
 
 pytestmark = pytest.mark.skipif(library()[0] is None, reason="no C compiler")
-FUSED = {"block_before_cpp", "block_after_cpp", "depthwise_silu_cpp"}
+FUSED = {"block_cpp"}
 
 
 @pytest.fixture(autouse=True)
@@ -68,19 +68,43 @@ def test_equals_the_layers_in_float64(channels, threads):
     assert relative(last, expected_last) <= 2e-6
 
 
-def test_windows_equal_cutting_and_joining():
-    block, x, factor = vss_block(16), torch.randn(2, 8, 12, 16), torch.randn(1, 1, 1, 16)
+@pytest.mark.parametrize(("window", "shared"), [(4, False), (4, True), (12, True)])
+def test_windows_equal_cutting_and_joining(window, shared):
+    """With states that arrive at every window, and windows of more pixels than a chunk, too."""
+    block = vss_block(16, prev_inner=8 if shared else None)
+    x, factor, boxes = torch.randn(2, window, 2 * window, 16), torch.randn(1, 1, 1, 16), 4
+    prev = torch.randn(boxes, 4 * 8, 6) if shared else None
     with torch.no_grad():
-        y, empty = block.windows(x, 4, factor, None, None, want_last=False)
-        kept, last = block.windows(x, 4, factor, None, None, want_last=True)
-        assert "cross_scan_cpp_output" in operators(lambda: block.windows(x, 4, factor, None, None, want_last=False)), (
-            "states that nobody reads are not written"
-        )
-    expected, states = block.double().windows(x.double(), 4, factor.double(), None, None, want_last=True)
+        y, empty = block.windows(x, window, factor, prev, None, want_last=False)
+        kept, last = block.windows(x, window, factor, prev, None, want_last=True)
+        assert operators(lambda: block.windows(x, window, factor, prev, None, want_last=True)) >= FUSED
+    doubles = prev.double() if prev is not None else None
+    expected, states = block.double().windows(x.double(), window, factor.double(), doubles, None, want_last=True)
     assert relative(y, expected) <= 2e-6
     assert torch.equal(kept, y)
-    assert empty.numel() == 0
+    assert empty.numel() == 0, "states that nobody reads are not written"
     assert relative(last, states) <= 2e-6
+
+
+def test_threads_do_not_change_a_bit():
+    """Pairs of directions and parts of the channels are threads' shares."""
+    block, x, before, results = vss_block(40), torch.randn(1, 9, 10, 40), torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 7):
+            torch.set_num_threads(threads)
+            with torch.no_grad():
+                results.append(block(x))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("variable", ["LEMAMBA_SCAN", "LEMAMBA_DEPTHWISE", module.VARIABLE])
+def test_a_layer_that_is_forced_to_torch_is_not_in_the_kernel(monkeypatch, variable):
+    monkeypatch.setenv(variable, "torch")
+    block, x = vss_block(16), torch.randn(1, 8, 8, 16)
+    with torch.no_grad():
+        assert not operators(lambda: block(x)) & FUSED
 
 
 def test_training_and_gradients_never_use_it():
@@ -131,17 +155,10 @@ def test_nothing_is_counted_less(monkeypatch):
 def test_operators_are_sound():
     """Schemas and fake implementations agree with what the kernels return."""
     block, x = vss_block(16), torch.randn(1, 8, 8, 16)
-    norm = (block.norm1.weight.detach(), block.norm1.bias.detach(), 1e-6)
-    inner = (block.ss2d.out_norm.weight.detach(), block.ss2d.out_norm.bias.detach(), 1e-5)
-    weights = [p.detach() for p in (*block.mlp.fc1.parameters(), *block.mlp.fc2.parameters())]
-    with torch.no_grad():
-        for window in (0, 4):
-            args = (x, window, *norm, block.ss2d.in_proj.weight.detach(), *inner)
-            torch.library.opcheck(torch.ops.lemamba.block_before_cpp, args)
-            u, z = torch.ops.lemamba.block_before_cpp(*args)
-            factor = torch.randn(16) if window else None
-            args = (x, u, z, window, *inner, block.ss2d.out_proj.weight.detach(), *norm, *weights, factor)
-            torch.library.opcheck(torch.ops.lemamba.block_after_cpp, args)
+    for window, factor, want_last in ((0, None, True), (4, torch.randn(1, 1, 1, 16), False)):
+        weights = [None if w is None else w.detach() for w in block._weights(factor)]
+        with torch.no_grad():
+            torch.library.opcheck(torch.ops.lemamba.block_cpp, (x, window, 1e-6, 1e-5, want_last, None, *weights))
 
 
 def test_kept_memory_is_used_again_and_never_twice(monkeypatch):

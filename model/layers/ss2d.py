@@ -22,17 +22,16 @@ from lemamba.model.layers.drop_path import DropPath
 from lemamba.model.layers.linear import Linear
 from lemamba.model.layers.mamba import draw_dt_bias
 from lemamba.model.layers.window import window_merge, window_partition
-from lemamba.model.ops.native.block import Norm, block_after, block_before, block_served
-from lemamba.model.ops.native.depthwise import depthwise_silu
+from lemamba.model.ops.native.block import block as inference_block
+from lemamba.model.ops.native.block import block_served
 from lemamba.model.ops.native.gate import gelu_gate
-from lemamba.model.ops.native.linear import linear_parts, linear_scratch
+from lemamba.model.ops.native.linear import linear_parts
 from lemamba.model.ops.scan.cross import cross_selective_scan
 from lemamba.model.ops.triton.block import Weights, block
 from lemamba.model.ops.triton.block import served as fused_served
 from lemamba.model.ops.triton.gate import norm_gate
 
 K = 4
-_LINE = 16  # floats of a cache line
 StateGrad = Literal["detached", "full"]
 
 
@@ -175,9 +174,7 @@ class SS2D(nn.Module):
             return weights, [K * R, K * N, K * N]
         return [*weights, self.G.flatten(1)], [K * R, K * N, K * N, K * N]
 
-    def _scan_parts(
-        self, x: Tensor, parts: Sequence[Tensor], s: Tensor | None, *, want_last: bool = True
-    ) -> tuple[Tensor, Tensor]:
+    def _scan_parts(self, x: Tensor, parts: Sequence[Tensor], s: Tensor | None) -> tuple[Tensor, Tensor]:
         """Scan x (B, H, W, D) with dt, Bt, Ct and perhaps the gate, (B, H, W, K * ·) each; see `scan`."""
         dt, Bt, Ct, *gate = [rearrange(part, "b h w (k n) -> b k n h w", k=K) for part in parts]
         if self.on_gate is not None and s is not None and gate:
@@ -194,7 +191,6 @@ class SS2D(nn.Module):
             shared_state=s,
             gate=gate[0] if gate else None,
             rho=None if s is None else self.rho,
-            want_last=want_last,
         )
         return rearrange(y, "b d h w -> b h w d"), last
 
@@ -210,20 +206,6 @@ class SS2D(nn.Module):
         added = torch.einsum("bkdn,bknhw->bkdhw", s.float().unflatten(1, (K, -1)), gate.float())
         added = added * self.rho.float()[..., None]
         return added.square().mean().sqrt() / x.float().square().mean().sqrt().clamp_min(1e-12)
-
-    def infer_scan(self, x: Tensor, prev: Tensor | None, skip: Tensor | None, want_last: bool) -> tuple[Tensor, Tensor]:
-        """Convolve, activate and scan x (B, H, W, D), no gradient; `last` is empty unless `want_last` or needed.
-
-        dt comes last in the rows of the one product, and rows are filled to whole cache lines: what a direction reads
-        of a pixel then is aligned.
-        """
-        x = depthwise_silu(x, self.conv.weight, self.conv.bias)
-        s = self.shared_state(prev, skip)
-        weights, (first, *sizes) = self._pixel_weights(s)
-        fill = -(first + sum(sizes)) % _LINE
-        rows = linear_scratch(x, F.pad(torch.cat([*weights[K:], *weights[:K]]), (0, 0, 0, fill)), fill)
-        *others, dt, _ = rows.split((*sizes, first, fill), dim=-1)
-        return self._scan_parts(x, (dt, *others), s, want_last=want_last)
 
     def forward(self, x: Tensor, prev: Tensor | None = None, skip: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map x (B, H, W, c) to the same shape; also return the last state (B, K * D, N)."""
@@ -253,10 +235,8 @@ class VSSBlock(nn.Module):
 
     def forward(self, x: Tensor, prev: Tensor | None = None, skip: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map x (B, H, W, c) to the same shape; also return the last state (B, K * D, N)."""
-        if self._inferring(x):
-            return self._infer(x, 0, prev, skip, None, want_last=True)
-        if (weights := self._fusible(x, None)) is not None:
-            return self._fused(x, 0, prev, skip, weights)
+        if (fused := self._fused(x, 0, None, prev, skip, want_last=True)) is not None:
+            return fused
         y, state = self.ss2d(self.norm1(x), prev, skip)
         x = self.drop_path.add(x, y)
         x = self.drop_path.add(x, self.mlp(self.norm2(x)))
@@ -274,21 +254,10 @@ class VSSBlock(nn.Module):
             prev, skip: one state per window, (B * H / window * W / window, K * D', N).
             want_last: whether the states are read; else they may be an empty tensor.
         """
-        if self._inferring(x):
-            return self._infer(x, window, prev, skip, factor.flatten(), want_last)
-        if (weights := self._fusible(x, factor)) is not None:
-            return self._fused(x, window, prev, skip, weights)
+        if (fused := self._fused(x, window, factor, prev, skip, want_last=want_last)) is not None:
+            return fused
         y, state = self(window_partition(x, window), prev, skip)
         return window_merge(y, (x.shape[1], x.shape[2])) * factor + x, state
-
-    def _inferring(self, x: Tensor) -> bool:
-        """Return whether the kernels of inference serve this call."""
-        return not self.training and block_served(x, self.mlp.fc1.weight)
-
-    def _fusible(self, x: Tensor, factor: Tensor | None) -> Weights | None:
-        """Return the parameters if the fused kernels serve this call; only the layers know a gate that is asked for."""
-        weights = self._weights(factor)
-        return weights if self.ss2d.on_gate is None and fused_served(x, weights) else None
 
     def _weights(self, factor: Tensor | None) -> Weights:
         """Return the parameters in the order of the fused kernels."""
@@ -301,29 +270,33 @@ class VSSBlock(nn.Module):
         )  # fmt: skip
 
     def _fused(
-        self, x: Tensor, window: int, prev: Tensor | None, skip: Tensor | None, weights: Weights
-    ) -> tuple[Tensor, Tensor]:
-        """The same on a GPU, forward and backward."""
+        self,
+        x: Tensor,
+        window: int,
+        factor: Tensor | None,
+        prev: Tensor | None,
+        skip: Tensor | None,
+        *,
+        want_last: bool,
+    ) -> tuple[Tensor, Tensor] | None:
+        """Return the result of one kernel for inference on a CPU or of the fused kernels of a GPU, None if none serves.
+
+        Only the layers know a gate that is asked for.
+        """
+        if self.ss2d.on_gate is not None:
+            return None
+        weights, eps = self._weights(factor), (self.norm1.eps, self.ss2d.conv_norm.eps)
+        if not self.training and block_served(x, weights):
+            shared = self.ss2d.shared_state(prev, skip)
+            return inference_block(x, weights, shared, window, eps=eps, want_last=want_last)
+        if not fused_served(x, weights):
+            return None
         return block(
             x,
             weights,
             self.ss2d.shared_state(prev, skip),
             window=window,
-            eps=(self.norm1.eps, self.ss2d.conv_norm.eps),
+            eps=eps,
             rate=self.drop_path.rate if self.training else 0.0,
             full=self.ss2d.state_grad == "full",
         )
-
-    def _infer(
-        self, x: Tensor, window: int, prev: Tensor | None, skip: Tensor | None, factor: Tensor | None, want_last: bool
-    ) -> tuple[Tensor, Tensor]:
-        """The same without a gradient: all that is done pixel by pixel in two passes."""
-        ss2d, fc1, fc2 = self.ss2d, self.mlp.fc1, self.mlp.fc2
-        u, z = block_before(x, window, _norm(self.norm1), ss2d.in_proj.weight, _norm(ss2d.conv_norm))
-        y, last = ss2d.infer_scan(u, prev, skip, want_last)
-        norms = _norm(ss2d.out_norm), ss2d.out_proj.weight, _norm(self.norm2)
-        return block_after(x, y, z, window, *norms, (fc1.weight, fc1.bias), (fc2.weight, fc2.bias), factor), last
-
-
-def _norm(norm: nn.LayerNorm) -> Norm:
-    return Norm(norm.weight, norm.bias, norm.eps)

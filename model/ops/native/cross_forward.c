@@ -2,9 +2,9 @@
  * channels of one; forward_direction walks a direction tile by tile. See cross.h. */
 #include "cross_tile.h"
 
-/* One direction of one sample for channel vectors `from` .. `to`. */
+/* One direction of one sample for channel vectors `from` .. `to`; `add`: to what y holds. */
 static void forward_direction(const Cross *c, const Plan *p, Tile *tile, int64_t b, int64_t k, int64_t from, int64_t to,
-                              float *h, const float *shared) {
+                              float *h, const float *shared, int add) {
     int64_t task = b * c->K + k, offset = from * p->wide * V, size = (to - from) * p->wide * V;
     zero(h + offset, size);
     Path next = path(c, b, k, 0);
@@ -25,13 +25,13 @@ static void forward_direction(const Cross *c, const Plan *p, Tile *tile, int64_t
             for (int t = 0; t < steps; t++) store(tile->y + o + t * V, load(tile->u + o + t * V) * skip);
             for (int n = 0; n < p->wide; n += 8) {
                 preload_path(c, &next, pixels, c->y, 0);
-                forward_tile(steps, (int)p->wide, n, tile->step + o, tile->x + o, tile->y + o, tile->B, tile->C,
-                             p->tables.A2 + k * p->state + j * p->wide * V, h + j * p->wide * V);
+                forward_tile(steps, (int)p->wide, (int)tile->row, n, tile->step + o, tile->x + o, tile->y + o, tile->B,
+                             tile->C, p->tables.A2 + k * p->state + j * p->wide * V, h + j * p->wide * V);
             }
             for (int t = 0; t < steps; t++) {
                 float *y = c->y + (b * p->length + at[t]) * c->channels + j * V;
                 vf value = load(tile->y + o + t * V);
-                store_part(y, k ? value + load_part(y, lanes) : value, lanes);
+                store_part(y, add ? value + load_part(y, lanes) : value, lanes);
             }
         }
     }
@@ -61,7 +61,7 @@ int cross_forward(const Cross *c) {
             for (int64_t k = 0; block && k < c->K; k++) {
                 if (c->shared_state)
                     pack_state(c->shared_state + (b * c->K + k) * c->channels * c->N, c->channels, c->N, shared);
-                forward_direction(c, &p, &tile, b, k, from, to, h, c->shared_state ? shared : NULL);
+                forward_direction(c, &p, &tile, b, k, from, to, h, c->shared_state ? shared : NULL, k > 0);
             }
         }
         free(block);

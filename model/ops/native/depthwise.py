@@ -18,7 +18,6 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from lemamba.model.ops.native.build import fill, run, serves
-from lemamba.model.ops.native.scratch import scratch
 from lemamba.model.ops.registration import register
 
 VARIABLE = "LEMAMBA_DEPTHWISE"
@@ -33,22 +32,18 @@ class _Depthwise(ctypes.Structure):
     _fields_ += [(n, ctypes.c_void_p) for n in ("x", "weight", "bias", "y", "gy", "gx", "gweight", "gbias")]
 
 
-def _call(function: str, weight: Tensor, shape: torch.Size, silu: bool = False, **tensors: Tensor | None) -> None:
+def _call(function: str, weight: Tensor, shape: torch.Size, **tensors: Tensor | None) -> None:
     """Run a C function on a map of `shape` (B, H, W, c)."""
-    structure = _Depthwise(*shape, weight.shape[-1], torch.get_num_threads(), silu)
+    structure = _Depthwise(*shape, weight.shape[-1], torch.get_num_threads())
     run(function, fill(structure, weight=weight, **tensors))
 
 
-def _forward_cpu(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool = False) -> Tensor:
-    """Return the convolved map, or its SiLU; float32."""
+def _forward_cpu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return the convolved map; float32."""
     x, weight = x.contiguous(), weight.contiguous()
-    y = scratch(*x.shape) if silu else torch.empty_like(x)
-    _call("depthwise_forward", weight, x.shape, silu, x=x, bias=None if bias is None else bias.contiguous(), y=y)
+    y = torch.empty_like(x)
+    _call("depthwise_forward", weight, x.shape, x=x, bias=None if bias is None else bias.contiguous(), y=y)
     return y
-
-
-def _silu_cpu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return _forward_cpu(x, weight, bias, silu=True)
 
 
 def _backward_cpu(gy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -68,7 +63,6 @@ def _backward_fake(gy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tenso
 
 
 _forward = register("depthwise_cpp", "(Tensor x, Tensor weight, Tensor? bias) -> Tensor", _forward_cpu, _forward_fake)
-_silu = register("depthwise_silu_cpp", "(Tensor x, Tensor weight, Tensor? bias) -> Tensor", _silu_cpu, _forward_fake)
 _backward = register(
     "depthwise_cpp_backward",
     "(Tensor gy, Tensor x, Tensor weight) -> (Tensor, Tensor, Tensor)",
@@ -92,7 +86,7 @@ class _DepthwiseConv(torch.autograd.Function):
         return gx, gweight, gbias if ctx.has_bias else None
 
 
-@register_flop_formula([_forward, _silu])
+@register_flop_formula(_forward)
 def _flops(x_shape: torch.Size, weight_shape: torch.Size, *_args: Any, out_shape: Any = None, **_kwargs: Any) -> int:
     return 2 * x_shape.numel() * weight_shape[-1] ** 2
 
@@ -102,8 +96,8 @@ def _backward_flops(_gy_shape: torch.Size, x_shape: torch.Size, weight_shape: to
     return 4 * x_shape.numel() * weight_shape[-1] ** 2
 
 
-def _served(x: Tensor, weight: Tensor) -> bool:
-    """Return whether the C kernel takes these."""
+def depthwise_served(x: Tensor, weight: Tensor) -> bool:
+    """Return whether the C kernel takes these, and `block.c`, which convolves by it."""
     return (
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
@@ -119,17 +113,10 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
 
     Any floating dtype and device; under autocast torch casts.
     """
-    if not _served(x, weight):
+    if not depthwise_served(x, weight):
         padding = (weight.shape[-2] // 2, weight.shape[-1] // 2)
         y = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=padding, groups=weight.shape[0])
         return y.permute(0, 2, 3, 1)
     if torch.is_grad_enabled():
         return _DepthwiseConv.apply(x, weight, bias)
     return _forward(x, weight, bias)
-
-
-def depthwise_silu(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return the SiLU of `depthwise_conv`, in one pass where no gradient is needed."""
-    if torch.is_grad_enabled() or not _served(x, weight):
-        return F.silu(depthwise_conv(x, weight, bias))
-    return _silu(x, weight, bias)

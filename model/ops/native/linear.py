@@ -13,7 +13,7 @@ Shapes: x (…, I), weight (O, I), bias (O); parts (…, O_i) with sum of O_i = 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,7 +23,6 @@ from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import register_flop_formula
 
 from lemamba.model.ops.native.build import fill, run, serves
-from lemamba.model.ops.native.scratch import scratch
 from lemamba.model.ops.registration import register
 from lemamba.operators.autocast import autocast_dtype, no_autocast
 
@@ -54,17 +53,15 @@ def _at(tensor: Tensor | None, offset: int) -> int | None:
     return None if tensor is None else tensor.data_ptr() + 4 * offset
 
 
-def _forward_cpu(
-    x: Tensor, weight: Tensor, bias: Tensor | None, sizes: Sequence[int], new: Callable[..., Tensor] = torch.empty
-) -> list[Tensor]:
-    """Return the parts, in memory from `new`; float32."""
+def _forward_cpu(x: Tensor, weight: Tensor, bias: Tensor | None, sizes: Sequence[int]) -> list[Tensor]:
+    """Return the parts; float32."""
     shape = x.shape[:-1]
     x, row = _rows(x)
     weight, bias = weight.contiguous(), None if bias is None else bias.contiguous()
     inner, threads = weight.shape[1], torch.get_num_threads()
     parts, first = [], 0
     for size in sizes:
-        y = new(*shape, size)
+        y = x.new_empty(*shape, size)
         call = _Linear(y.numel() // max(size, 1), inner, size, threads, x_row=row)
         run("linear_forward", fill(call, x=x, weight=_at(weight, first * inner), bias=_at(bias, first), y=y))
         parts.append(y)
@@ -101,12 +98,6 @@ def _backward_fake(grads: Sequence[Tensor], x: Tensor, weight: Tensor) -> list[T
 _forward = register(
     "linear_cpp", "(Tensor x, Tensor weight, Tensor? bias, int[] sizes) -> Tensor[]", _forward_cpu, _forward_fake
 )
-_scratch = register(
-    "linear_scratch_cpp",
-    "(Tensor x, Tensor weight, int filling) -> Tensor",
-    lambda x, weight, filling: _forward_cpu(x, weight, None, [weight.shape[0]], scratch)[0],
-    lambda x, weight, filling: x.new_empty(*x.shape[:-1], weight.shape[0]),
-)
 _backward = register(
     "linear_cpp_backward", "(Tensor[] grads, Tensor x, Tensor weight) -> Tensor[]", _backward_cpu, _backward_fake
 )
@@ -126,11 +117,6 @@ class _LinearParts(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         gx, gweight, gbias = _backward(list(grads), x, weight)
         return gx, gweight, gbias if ctx.has_bias else None, None
-
-
-@register_flop_formula(_scratch)
-def _scratch_flops(x_shape: torch.Size, weight_shape: torch.Size, filling: int, **_kwargs: Any) -> int:
-    return 2 * x_shape.numel() * (weight_shape[0] - filling)
 
 
 @register_flop_formula(_forward)
@@ -234,11 +220,3 @@ def linear_parts(
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Apply a linear layer: x (…, I), weight (O, I), bias (O) give (…, O)."""
     return linear_parts(x, weight, bias, [weight.shape[0]])[0]
-
-
-def linear_scratch(x: Tensor, weight: Tensor, filling: int = 0) -> Tensor:
-    """Apply a linear layer without a gradient, its result in kept memory (`scratch.py`): (…, I) gives (…, O).
-
-    The last `filling` rows of the weight only align the result; they are not counted as FLOPs.
-    """
-    return _scratch(x, weight, filling) if _served(x, weight) else F.linear(x, weight)

@@ -11,14 +11,13 @@ other layout is copied to that one.
 from __future__ import annotations
 
 import ctypes
-from typing import Any, get_type_hints
+from typing import get_type_hints
 
 import torch
 from torch import Tensor
 
 from lemamba.model.ops.native.build import count, fill, library, run
-from lemamba.model.ops.native.scratch import scratch
-from lemamba.model.ops.registration import ScanKernel, count_flops, register, register_scan, schema_of
+from lemamba.model.ops.registration import ScanKernel, register_scan
 from lemamba.model.ops.scan.interface import (
     SEQUENCES,
     Backend,
@@ -178,33 +177,10 @@ cross_scan = register_scan(
 )
 
 
-def _output_cpu(*arguments: Any) -> Tensor:
-    """Return y only: the states of many small windows take as much memory as the map."""
-    inputs = _cross_contiguous(CrossInputs(*arguments))
-    batch, channels, height, width = inputs.x.shape
-    y = scratch(batch, height, width, channels).permute(0, 3, 1, 2)
-    if y.numel():
-        run("cross_forward", fill(_fill_cross(inputs), y=y))
-    return y
-
-
-def _output_fake(*arguments: Any) -> Tensor:
-    return _empty_pixels(arguments[0])
-
-
-_output = register("cross_scan_cpp_output", f"({schema_of(CrossInputs)}) -> Tensor", _output_cpu, _output_fake)
-count_flops(_output, CrossInputs)
-
-
-def cross_output(inputs: CrossInputs) -> tuple[Tensor, Tensor]:
-    """Scan without gradients and without writing the last states: y and an empty tensor."""
-    return _output(*inputs), inputs.x.new_empty(0)
-
-
 def probe() -> tuple[bool, str]:
     """Return whether the kernels compile and load here, and with what, or why not."""
     found, reason = library()
     return found is not None, reason
 
 
-BACKEND = Backend("cpp", probe, scan, cross_scan, cross_output, devices=("cpu",))
+BACKEND = Backend("cpp", probe, scan, cross_scan, devices=("cpu",))

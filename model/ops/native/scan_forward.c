@@ -41,8 +41,8 @@ static void forward_task(const Scan *s, const Packed *p, int64_t b, int64_t k, i
                     copy(s->saved + (task * (p->tiles - 1) + tile - 1) * p->state + j * wide * V, state, (int)wide * V);
                 for (int n = 0; n < wide; n += 8) {
                     preload_step(&next);
-                    forward_tile(min_i64(T, steps - t), (int)wide, n, step + t * V, x + t * V, y + t * V, B + t * wide,
-                                 C + t * wide, A2, state);
+                    forward_tile(min_i64(T, steps - t), (int)wide, (int)wide, n, step + t * V, x + t * V, y + t * V,
+                                 B + t * wide, C + t * wide, A2, state);
                 }
             }
             transpose(y, V, steps, lanes, s->y + at, L);

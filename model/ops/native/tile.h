@@ -40,10 +40,10 @@ DEFINE_FORWARD(forward_8, 8)
 DEFINE_FORWARD(forward_4, 4)
 
 /* States n .. n + 8 of one tile, 4 at the end of N, which is a multiple of 4. */
-INLINE void forward_tile(int steps, int N, int n, const float *step, const float *x, float *y, const float *B,
+INLINE void forward_tile(int steps, int N, int ld, int n, const float *step, const float *x, float *y, const float *B,
                          const float *C, const float *A2, float *h) {
-    if (n + 8 <= N) forward_8(steps, step, x, y, B + n, C + n, N, A2 + n * V, h + n * V);
-    else forward_4(steps, step, x, y, B + n, C + n, N, A2 + n * V, h + n * V);
+    if (n + 8 <= N) forward_8(steps, step, x, y, B + n, C + n, ld, A2 + n * V, h + n * V);
+    else forward_4(steps, step, x, y, B + n, C + n, ld, A2 + n * V, h + n * V);
 }
 
 /* What backward keeps of NB states at one step: recomputed decays and states, and the sums over vectors of channels

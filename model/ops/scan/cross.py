@@ -108,7 +108,6 @@ def cross_selective_scan(
     gate: Tensor | None = None,
     rho: Tensor | None = None,
     backend: str | None = None,
-    want_last: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Scan an image in K directions and sum.
 
@@ -128,8 +127,6 @@ def cross_selective_scan(
         gate: (B, K, N, H, W).
         rho: (1, K, D, 1) or (K*D).
         backend: as in `selective_scan`.
-        want_last: False where nobody reads the last states; without gradients they are then not written where the
-            backend can leave them out, and an empty tensor is returned instead.
 
     Returns:
         y (B, D, H, W) in x's dtype, and the last state of each direction (B, K*D, N), float32 or float64. Gradients
@@ -145,8 +142,6 @@ def cross_selective_scan(
     dtype = compute_dtype(x.dtype)
     backend_used = backend_for(backend, x.device.type, dtype, torch.is_grad_enabled())
     fused = backend_used.cross_scan
-    if not want_last and not torch.is_grad_enabled() and backend_used.cross_output is not None:
-        fused = backend_used.cross_output
     inputs = cast(inputs, dtype, keep_sequences=backend_used.half_inputs and fused is not None)
     with no_autocast(x.device.type):  # a recurrence in a half type would lose the state
         y, last = _composed(backend_used.scan, inputs) if fused is None else fused(inputs)

@@ -80,7 +80,6 @@ class Backend:
         scan: ScanInputs -> y (B, K*D, L) and the last state (B, K*D, N).
         cross_scan: CrossInputs -> y (B, D, H, W) and the last states (B, K*D, N), one fused kernel; None: composed of
             `scan` by `cross.py`.
-        cross_output: the same without gradients and with an empty tensor in place of the last states, if it has one.
         devices: device types of the tensors it takes; None is any.
         float64: it computes in float64 where the inputs are float64; else float32 only.
         half_inputs: it loads float16 and bfloat16 sequences itself and computes in float32.
@@ -92,7 +91,6 @@ class Backend:
     probe: Callable[[], tuple[bool, str]]
     scan: Callable[[ScanInputs], tuple[Tensor, Tensor]]
     cross_scan: Callable[[CrossInputs], tuple[Tensor, Tensor]] | None = None
-    cross_output: Callable[[CrossInputs], tuple[Tensor, Tensor]] | None = None
     devices: tuple[str, ...] | None = None
     float64: bool = False
     half_inputs: bool = False

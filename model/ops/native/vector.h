@@ -140,20 +140,36 @@ INLINE vf exp2_v(vf x) {
 #define MAX_STEP 0x1p40f
 #define MAX_RATE 0x1p26f
 
-/* 2^(d a), the decay of a state, for |d| up to MAX_STEP and |a| up to MAX_RATE: the rounding error of their product
- * then has a finite cube, and the decay is 0 where it should be.
+/* AMD's processors with AVX-512 have units for additions apart from those for multiplications; others have not. */
+#if defined(__znver3__) || defined(__znver4__) || defined(__znver5__) /* gcc 12 takes the fourth for the third */
+#define ADDERS 1
+#else
+#define ADDERS 0
+#endif
+
+/* 2^(d a) for |d| up to MAX_STEP and |a| up to MAX_RATE: the rounding error of their product then has a finite cube,
+ * and the result is 0 where it should be.
  *
  * With AVX-512 it is 2^k 2^(i/16) 2^f, |f| <= 1/32: the second factor from a table in one register, the third of degree
  * 3, relative error 2e-9 before rounding, its linear term exactly ln 2 for the same reason as the 1 in exp2_v. 10
- * instructions with the product d a, which is not rounded by itself; exp2_v takes 13. */
-INLINE vf decay_v(vf d, vf a) {
+ * instructions with the product d a, which is not rounded by itself; exp2_v takes 13. `rounded`: the product may be
+ * rounded, an error of 4e-8 of the result's range [0, 1], where that is quicker. */
+INLINE vf power_v(vf d, vf a, const int rounded) {
 #if V == 16 && defined(__AVX512DQ__)
     const __m512 table = _mm512_setr_ps(1.0f, 1.04427373f, 1.09050775f, 1.13878858f, 1.18920708f, 1.24185777f,
                                         1.29683959f, 1.35425556f, 1.41421354f, 1.47682619f, 1.54221082f, 1.61049032f,
                                         1.68179286f, 1.75625217f, 1.8340081f, 1.91520655f);
     const vf magic = splat(786432.0f); /* 1.5 * 2^19: adding it rounds to sixteenths, i in the lowest four bits */
-    vf shifted = (vf)_mm512_fmadd_ps((__m512)d, (__m512)a, (__m512)magic), n = shifted - magic;
-    vf f = (vf)_mm512_fmsub_ps((__m512)d, (__m512)a, (__m512)n);
+    vf shifted, n, f;
+    if (rounded) {
+        vf x = d * a;
+        __asm__("" : "+v"(x)); /* not joined with the addition: the next two must round the same number */
+        shifted = x + magic, n = shifted - magic;
+        f = (vf)_mm512_reduce_ps((__m512)x, 0x40); /* x less its nearest sixteenth */
+    } else {
+        shifted = (vf)_mm512_fmadd_ps((__m512)d, (__m512)a, (__m512)magic), n = shifted - magic;
+        f = (vf)_mm512_fmsub_ps((__m512)d, (__m512)a, (__m512)n);
+    }
     vf p = splat(5.550428135e-02f) * f + splat(2.402342701e-01f);
     p = p * f + splat(LN2);
     p = p * f + splat(1.0f);
@@ -164,7 +180,10 @@ INLINE vf decay_v(vf d, vf a) {
 #endif
 }
 
-/* A step, clamped to the range of decay_v. */
+/* The decay of a state. */
+INLINE vf decay_v(vf d, vf a) { return power_v(d, a, ADDERS); }
+
+/* A step, clamped to the range of power_v. */
 INLINE vf decay_step(vf d) { return at_most(at_least(d, splat(-MAX_STEP)), splat(MAX_STEP)); }
 
 /* 1 / x for x of ordinary size. Division takes as long as 16 multiplications here; an approximation and one step of
@@ -194,7 +213,7 @@ INLINE void softplus_v(vf *x, vf *slope) {
     UNROLL
     for (int i = 0; i < INTERLEAVE; i++) {
         vf positive = at_least(x[i], splat(0.0f)), magnitude = at_most(positive + positive - x[i], splat(126.0f));
-        z[i] = decay_v(magnitude, splat(-LOG2E));
+        z[i] = power_v(magnitude, splat(-LOG2E), 0);
     }
     UNROLL
     for (int i = 0; i < INTERLEAVE; i++) {

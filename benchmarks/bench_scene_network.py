@@ -5,8 +5,10 @@
    the tile's FLOPs divided by that rate. Processor time of all threads, medians, ratios within a turn: other work on
    the machine slows all of them.
 2. Tiles and overlaps of a synthetic scene: how far the result is from that of the whole scene, in dB (peak 1), how far
-   the worst pixel, seconds of processor time per megapixel of the result, and the share spent outside the network (by
-   `fuse_rows` without reading and writing files). The network is trained for a few hundred steps on other ground first.
+   the worst pixel, and seconds of processor time per megapixel of a large scene, which is that per megapixel computed
+   times (tile / (tile - overlap))^2. The network is trained for a few hundred steps on other ground first.
+3. `inference.py` on a pair of GeoTIFF files of 1024 x 1024 pixels of PAN, four bands, tiles as by default: the share of
+   the processor time of all threads, reading and writing included, that is not the network's. One thread computes.
 
 Results go to benchmarks/results/scene_network_cpu.json.
 """
@@ -18,8 +20,10 @@ import datetime
 import json
 import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from lemamba.utils.startup import prepare_process, run_cli
 
@@ -30,10 +34,14 @@ from torch import Tensor, nn  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from benchmarks.bench_scan import RESULTS, processor_name  # noqa: E402
+from benchmarks.bench_scene import make_pair  # noqa: E402
 from benchmarks.yardsticks import flops_per_second  # noqa: E402
+from lemamba.commands import fuse as fuse_command  # noqa: E402
+from lemamba.commands import parse  # noqa: E402
 from lemamba.datasets.simulation.synthetic import observe  # noqa: E402
 from lemamba.engine.fusing.tiles import fuse  # noqa: E402
 from lemamba.engine.fusing.tiling import Tiling  # noqa: E402
+from lemamba.engine.weights.files import save_weights  # noqa: E402
 from lemamba.model import build_model  # noqa: E402
 from lemamba.model.ops.native.block import VARIABLE  # noqa: E402
 from lemamba.utils.atomic import write_json  # noqa: E402
@@ -41,7 +49,11 @@ from lemamba.utils.sensors import get_sensor  # noqa: E402
 
 BANDS, RATIO, TILE = 8, 4, 256
 WAYS = {"layers one after the other": "torch", "fused for inference": "cpp"}
-TILINGS = ((128, 32), (256, 32), (256, 64), (256, 16), (128, 16), (512, 32), (512, 64))
+TILINGS = (
+    *((256, 32), (128, 32), (192, 32), (96, 32), (64, 32)),
+    *((128, 64), (128, 16), (256, 64), (192, 64), (64, 16), (96, 16), (256, 16)),
+)
+FILE_SIDE = 1024
 
 
 def scene(seed: int, side: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -121,34 +133,73 @@ def measure_tile(net: nn.Module, turns: int) -> dict:
 
 
 def measure_seams(net: nn.Module, side: int) -> Iterator[dict]:
-    """Part 2, row by row."""
+    """Part 2, row by row; the first is the whole scene."""
     inputs = scene(0, side)
     with torch.inference_mode():
+        net(*scene(2, TILE))
+        start = time.process_time()
         whole = net(*inputs)
+    yield {"tile": side, "cpu_seconds_per_megapixel": round((time.process_time() - start) / side**2 * 1e6, 2)}
     for tile, overlap in TILINGS:
         if tile >= side:
             continue
-        inside = 0.0
-
-        def timed(*images: Tensor) -> Tensor:
-            nonlocal inside
-            start = time.process_time()
-            sr = net(*images)
-            inside += time.process_time() - start
-            return sr
-
+        tiling = Tiling(tile=tile, overlap=overlap)
         start = time.process_time()
-        sr = fuse(timed, *inputs, Tiling(tile=tile, overlap=overlap, batch=1))
-        took = time.process_time() - start
+        sr = fuse(net, *inputs, tiling)
+        took = (time.process_time() - start) / (len(tiling.boxes((side, side))) * tile**2)
         error = sr - whole
         yield {
             "tile": tile,
             "overlap": overlap,
             "agreement_db": round(float(-10 * error.square().mean().log10()), 1),
             "largest_difference": round(float(error.abs().max()), 5),
-            "cpu_seconds_per_megapixel": round(took / side**2 * 1e6, 2),
-            "share_outside_network_percent": round(100 * (1 - inside / took), 2),
+            "cpu_seconds_per_megapixel": round(took * (tile / (tile - overlap)) ** 2 * 1e6, 2),
         }
+
+
+def measure_file(side: int) -> dict:
+    """Part 3: seconds of processor time inside and outside the network, of one run of the command."""
+    sizes = {"img_channel": 4, "condition_channel": 1, "out_channel": 4}
+    inside, starts = 0.0, []
+
+    def before(module: nn.Module, _inputs: object) -> None:
+        if type(module).__name__ == "LEMamba":
+            starts.append(time.thread_time())
+
+    def after(module: nn.Module, _inputs: object, _output: object) -> None:
+        nonlocal inside
+        if type(module).__name__ == "LEMamba":
+            inside += time.thread_time() - starts.pop()
+
+    hooks = (
+        nn.modules.module.register_module_forward_pre_hook(before),
+        nn.modules.module.register_module_forward_hook(after),
+    )
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        ms, pan = make_pair(folder, side)
+        described = {"model": {"name": "LEMamba", "args": {**sizes, "ratio": RATIO}}}
+        described |= {"data": {"sensor": "GF2", "divisor": 2047.0}}
+        save_weights(folder / "net.safetensors", build_model("LEMamba", **sizes).state_dict(), described)
+        arguments = [
+            "--weights",
+            str(folder / "net.safetensors"),
+            "--ms",
+            str(ms),
+            "--pan",
+            str(pan),
+            "--device",
+            "cpu",
+        ]
+        options = parse("fuse", [*arguments, "--out", str(folder / "sr.tif")])
+        start = time.process_time()
+        fuse_command.run(options)
+        all_of_it = time.process_time() - start
+    for hook in hooks:
+        hook.remove()
+    share = 100 * (1 - inside / all_of_it)
+    return {"side": side, "cpu_seconds": round(all_of_it, 2), "outside_network_percent": round(share, 2)}
 
 
 def save(**parts: object) -> None:
@@ -162,14 +213,18 @@ def save(**parts: object) -> None:
 def main() -> None:
     """Measure, print, save after every part and every row."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--part", choices=("tile", "scene"), help="only this part (default: both)")
+    parser.add_argument("--part", choices=("tile", "scene", "file"), help="only this part (default: all)")
     parser.add_argument("--turns", type=int, default=9, help="turns of part 1 (default %(default)s)")
     parser.add_argument("--side", type=int, default=768, help="side of the scene of part 2 (default %(default)s)")
     parser.add_argument("--steps", type=int, default=150, help="training steps before part 2 (default %(default)s)")
     options = parser.parse_args()
-    if options.part != "scene":
+    if options.part in (None, "tile"):
         save(tile=measure_tile(trained(0), options.turns))
-    if options.part != "tile":
+    if options.part in (None, "file"):
+        row = measure_file(FILE_SIDE)
+        print(row, flush=True)
+        save(file=row)
+    if options.part in (None, "scene"):
         rows = []
         for row in measure_seams(trained(options.steps), options.side):
             print(row, flush=True)

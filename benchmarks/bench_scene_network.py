@@ -182,17 +182,9 @@ def measure_file(side: int) -> dict:
         described = {"model": {"name": "LEMamba", "args": {**sizes, "ratio": RATIO}}}
         described |= {"data": {"sensor": "GF2", "divisor": 2047.0}}
         save_weights(folder / "net.safetensors", build_model("LEMamba", **sizes).state_dict(), described)
-        arguments = [
-            "--weights",
-            str(folder / "net.safetensors"),
-            "--ms",
-            str(ms),
-            "--pan",
-            str(pan),
-            "--device",
-            "cpu",
-        ]
-        options = parse("fuse", [*arguments, "--out", str(folder / "sr.tif")])
+        paths = {"weights": folder / "net.safetensors", "ms": ms, "pan": pan, "out": folder / "sr.tif"}
+        named = [text for name, path in paths.items() for text in (f"--{name}", str(path))]
+        options = parse("fuse", [*named, "--device", "cpu"])
         start = time.process_time()
         fuse_command.run(options)
         all_of_it = time.process_time() - start

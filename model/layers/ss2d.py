@@ -235,7 +235,7 @@ class VSSBlock(nn.Module):
 
     def forward(self, x: Tensor, prev: Tensor | None = None, skip: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map x (B, H, W, c) to the same shape; also return the last state (B, K * D, N)."""
-        if (fused := self._fused(x, 0, None, prev, skip, want_last=True)) is not None:
+        if (fused := self._whole_block(x, 0, None, prev, skip, want_last=True)) is not None:
             return fused
         y, state = self.ss2d(self.norm1(x), prev, skip)
         x = self.drop_path.add(x, y)
@@ -254,7 +254,7 @@ class VSSBlock(nn.Module):
             prev, skip: one state per window, (B * H / window * W / window, K * D', N).
             want_last: whether the states are read; else they may be an empty tensor.
         """
-        if (fused := self._fused(x, window, factor, prev, skip, want_last=want_last)) is not None:
+        if (fused := self._whole_block(x, window, factor, prev, skip, want_last=want_last)) is not None:
             return fused
         y, state = self(window_partition(x, window), prev, skip)
         return window_merge(y, (x.shape[1], x.shape[2])) * factor + x, state
@@ -269,7 +269,7 @@ class VSSBlock(nn.Module):
             mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight, mlp.fc2.bias, factor,
         )  # fmt: skip
 
-    def _fused(
+    def _whole_block(
         self,
         x: Tensor,
         window: int,
@@ -279,24 +279,29 @@ class VSSBlock(nn.Module):
         *,
         want_last: bool,
     ) -> tuple[Tensor, Tensor] | None:
-        """Return the result of one kernel for inference on a CPU or of the fused kernels of a GPU, None if none serves.
+        """Return the result where one function serves the whole block, else None.
 
-        Only the layers know a gate that is asked for.
+        That is a kernel for inference on a CPU, or the fused kernels of a GPU. Only the layers know a gate that is
+        asked for.
         """
         if self.ss2d.on_gate is not None:
             return None
-        weights, eps = self._weights(factor), (self.norm1.eps, self.ss2d.conv_norm.eps)
+        weights = self._weights(factor)
         if not self.training and block_served(x, weights):
-            shared = self.ss2d.shared_state(prev, skip)
+            shared, eps = self.ss2d.shared_state(prev, skip), (self.norm1.eps, self.ss2d.conv_norm.eps)
             return inference_block(x, weights, shared, window, eps=eps, want_last=want_last)
-        if not fused_served(x, weights):
-            return None
+        return self._fused(x, window, prev, skip, weights) if fused_served(x, weights) else None
+
+    def _fused(
+        self, x: Tensor, window: int, prev: Tensor | None, skip: Tensor | None, weights: Weights
+    ) -> tuple[Tensor, Tensor]:
+        """The same on a GPU, forward and backward."""
         return block(
             x,
             weights,
             self.ss2d.shared_state(prev, skip),
             window=window,
-            eps=eps,
+            eps=(self.norm1.eps, self.ss2d.conv_norm.eps),
             rate=self.drop_path.rate if self.training else 0.0,
             full=self.ss2d.state_grad == "full",
         )

@@ -160,7 +160,8 @@ def measure_seams(net: nn.Module, side: int) -> Iterator[dict]:
 def measure_file(side: int) -> dict:
     """Part 3: seconds of processor time inside and outside the network, of one run of the command."""
     sizes = {"img_channel": 4, "condition_channel": 1, "out_channel": 4}
-    inside, starts = 0.0, []
+    inside = 0.0
+    starts: list[float] = []
 
     def before(module: nn.Module, _inputs: object) -> None:
         if type(module).__name__ == "LEMamba":

@@ -47,7 +47,7 @@ def _outputs(x: Tensor, window: int, want_last: bool, w: Weights) -> tuple[Tenso
     """Return the result and the last states, or none, uninitialised."""
     batch, height, width, _ = x.shape
     scans = batch * (height // window) * (width // window) if window else batch
-    return x.new_empty(x.shape), x.new_empty((scans, *w.A_log.shape) if want_last else 0)
+    return x.new_empty(x.shape), x.new_empty((scans, *w.A_log.shape) if want_last else (0,))
 
 
 def _block_cpu(
@@ -93,11 +93,10 @@ _block = register(
 @register_flop_formula(_block)
 def _flops(x: torch.Size, _window: int, *arguments: Any, **_kwargs: Any) -> int:
     """Return what the layers one after the other count."""
-    (*_, shared), weights = arguments[:4], arguments[4:]
-    w, pixels = Weights(*weights), x[:3].numel()
-    products = [w.in_proj, w.x_proj, w.out_proj, w.fc1, w.fc2] + ([w.gate] if shared is not None else [])
-    taps, states = w.conv.numel(), w.A_log.numel()  # type: ignore[operator]
-    return pixels * (2 * sum(p.numel() for p in products) + 2 * taps + FLOPS_PER_STATE * states)
+    shared, w = arguments[3], Weights(*arguments[4:])
+    products = [p.numel() for p in (w.in_proj, w.x_proj, w.out_proj, w.fc1, w.fc2, w.conv)]
+    gate = w.gate.numel() if w.gate is not None and shared is not None else 0
+    return x[:3].numel() * (2 * (sum(products) + gate) + FLOPS_PER_STATE * w.A_log.numel())
 
 
 def block_served(x: Tensor, weights: Weights) -> bool:

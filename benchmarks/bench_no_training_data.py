@@ -276,6 +276,8 @@ def markdown(table: Table) -> str:
     parts = []
     for protocol, indices in INDICES.items():
         scenes = [case for case in next(iter(table.values())) if case[1] == protocol]
+        if not scenes:
+            continue
         parts.append(f"**{protocol} resolution: {' / '.join(HEADINGS[i] for i in indices)}**\n")
         parts.append("| method | " + " | ".join(scene for scene, _ in scenes) + " | s |")
         parts.append("|---|" + "---|" * len(scenes) + "---:|")
@@ -304,6 +306,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--methods", default="all", help="names separated by commas (default all)")
+    parser.add_argument("--protocol", choices=tuple(INDICES), help="only this (default: both)")
     parser.add_argument("--weights", action="append", default=[], metavar="NAME=FILE", help="weights of any size")
     parser.add_argument("--markdown", type=Path, help="page whose table is replaced")
     parser.add_argument("--known", type=Path, help="JSON file of scores: those there are not measured again")
@@ -316,6 +319,8 @@ def main() -> None:
     known = json.loads(options.known.read_text()) if options.known and options.known.is_file() else {}
     table: Table = {name: {} for name in methods}
     for case in cases(options.folder):
+        if options.protocol not in (None, case.protocol):
+            continue
         for name, method in methods.items():
             key = f"{name}|{case.name}|{case.protocol}"
             if key not in known:

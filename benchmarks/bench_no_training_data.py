@@ -4,6 +4,13 @@ Every scene is measured at reduced resolution, by its own ground truth where the
 with the sensor's gains and the scene's geometry, and at full resolution where the pair as observed is at hand. Methods
 are entries of `METHODS`: name -> function of a `Case` that returns sr. ``--markdown FILE`` replaces the table of a
 page.
+
+    python -m benchmarks.bench_no_training_data FOLDER                                      methods without training
+    python -m benchmarks.bench_no_training_data FOLDER --methods Z-PNN,adapted:2,scratch:2  that train on each pair
+
+Methods that train see the pair that they fuse and nothing else: at reduced resolution that is the degraded pair, so
+they train on the pair degraded once more. ``adapted:N`` and ``scratch:N`` are `lemamba adapt --minutes N`, from the
+generic weights and from scratch. Where a method refuses a pair, its cell is empty and the reason is printed.
 """
 
 from __future__ import annotations
@@ -11,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,8 +28,10 @@ from pathlib import Path
 import numpy as np
 import rasterio
 import torch
+from rasterio.transform import from_origin
 from torch import Tensor
 
+import lemamba
 from lemamba.commands.methods import load_method
 from lemamba.commands.scores import measure
 from lemamba.datasets.opening import Relation
@@ -32,6 +42,8 @@ from lemamba.model import list_models
 from lemamba.operators import interpolate, mtf_filter
 from lemamba.operators import sample as take_samples
 from lemamba.operators.window import cut_windows
+from lemamba.utils.atomic import write_json
+from lemamba.utils.errors import UserError
 from lemamba.utils.facts import DataFacts
 from lemamba.utils.formats.mat import read_mat
 from lemamba.utils.geometry import Geometry
@@ -158,9 +170,48 @@ def fuse_with(method: torch.nn.Module, case: Case) -> Tensor:
     return window.crop(method.inject(window, method.fit(partial(iter, (window,)))))
 
 
+def fuse_training(case: Case, name: str) -> Tensor:
+    """Fuse with a method of the registry that trains on the pair, as in its paper, from drawn weights."""
+    facts, (row, column) = case.facts, case.facts.geometry.offset
+    assert row == column, f"{case.name}: lemamba.fuse takes one offset"
+    known = {"sensor": facts.sensor, "divisor": facts.divisor, "offset": row}
+    return torch.from_numpy(lemamba.fuse(case.ms[0].numpy(), case.pan[0].numpy(), name, **known))[None]
+
+
+def fuse_adapted(case: Case, start: str, minutes: float) -> Tensor:
+    """Fuse by the command `lemamba adapt`, from files made of the pair."""
+    r, (row, column) = case.facts.ratio, case.facts.geometry.offset
+    corners = {"ms": (row + 0.5 - r / 2, column + 0.5 - r / 2), "pan": (0.0, 0.0)}
+    with tempfile.TemporaryDirectory() as name:
+        for role, pixel in (("ms", r), ("pan", 1)):
+            image = getattr(case, role)[0].numpy().astype("float32")
+            down, right = corners[role]
+            profile = {"height": image.shape[1], "width": image.shape[2], "count": len(image), "dtype": "float32"}
+            grid = from_origin(500000 + right, 4000000 - down, pixel, pixel)
+            with rasterio.open(f"{name}/{role}.tif", "w", "GTiff", crs="EPSG:32632", transform=grid, **profile) as file:
+                file.write(image)
+        folder, facts = Path(name), case.facts
+        files = ("--ms", folder / "ms.tif", "--pan", folder / "pan.tif", "--out", folder / "sr.tif")
+        numbers = ("--sensor", facts.sensor, "--divisor", facts.divisor, "--from", start, "--minutes", minutes)
+        lemamba.run("adapt", *files, *numbers)
+        with rasterio.open(folder / "sr.tif") as file:
+            return _tensor(file.read())[..., : case.pan.shape[-2], : case.pan.shape[-1]]
+
+
 METHODS: dict[str, Callable[[Case], Tensor]] = {
     name: partial(fuse_case, name=name) for name in ("EXP", *list_models("pansharpening", "classical"))
 } | {"generic": partial(fuse_case, name=None, weights="generic")}
+TRAINING = ("A-PNN-FT", "Z-PNN", "lambda-PNN", "ZS-Pan")
+STARTS = {"adapted": "generic", "scratch": "scratch"}
+MINUTES = ("adapted:2", "scratch:2")  # on the page
+
+
+def method_named(name: str) -> Callable[[Case], Tensor]:
+    """Return the entry of `METHODS`, a method of `TRAINING`, or ``adapted:MINUTES``, ``scratch:MINUTES``."""
+    start, _, minutes = name.partition(":")
+    if start in STARTS:
+        return partial(fuse_adapted, start=STARTS[start], minutes=float(minutes))
+    return partial(fuse_training, name=name) if name in TRAINING else METHODS[name]
 
 
 def scores_of(case: Case, sr: Tensor) -> dict[str, float]:
@@ -180,7 +231,21 @@ def scores_of(case: Case, sr: Tensor) -> dict[str, float]:
     return {name: float(found[name]) for name in INDICES[case.protocol]}
 
 
-Table = dict[str, dict[tuple[str, str], dict[str, float]]]  # method -> (scene, protocol) -> index -> value
+def measured(case: Case, method: Callable[[Case], Tensor]) -> dict[str, float]:
+    """Return the indices of a method and the seconds that it took; nothing where it refuses the pair."""
+    started = time.perf_counter()
+    try:
+        sr = method(case)
+    except UserError as error:
+        print(f"{case.name}, {case.protocol}: {error}")
+        return {}
+    seconds = time.perf_counter() - started
+    return scores_of(case, sr) | {"seconds": seconds}
+
+
+Table = dict[
+    str, dict[tuple[str, str], dict[str, float]]
+]  # method -> (scene, protocol) -> index -> value, if not refused
 
 
 def compare(table: Table, name: str) -> list[str]:
@@ -211,12 +276,18 @@ def markdown(table: Table) -> str:
     parts = []
     for protocol, indices in INDICES.items():
         scenes = [case for case in next(iter(table.values())) if case[1] == protocol]
+        if not scenes:
+            continue
         parts.append(f"**{protocol} resolution: {' / '.join(HEADINGS[i] for i in indices)}**\n")
-        parts.append("| method | " + " | ".join(scene for scene, _ in scenes) + " |")
-        parts.append("|---|" + "---|" * len(scenes))
+        parts.append("| method | " + " | ".join(scene for scene, _ in scenes) + " | s |")
+        parts.append("|---|" + "---|" * len(scenes) + "---:|")
         for name, rows in table.items():
-            cells = [" / ".join(f"{rows[case][i]:.3f}" for i in indices) for case in scenes]
-            parts.append(f"| {name} | " + " | ".join(cells) + " |")
+            start, _, minutes = name.partition(":")
+            title = f"{start}, {minutes} min" if minutes else name
+            found = [rows[case] for case in scenes]
+            cells = [" / ".join(f"{row[i]:.3f}" for i in indices) if row else "–" for row in found]
+            seconds = sum(row.get("seconds", 0) for row in found)
+            parts.append(f"| {title} | " + " | ".join(cells) + f" | {seconds:.0f} |")
         parts.append("")
     return "\n".join(parts)
 
@@ -235,38 +306,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--methods", default="all", help="names separated by commas (default all)")
+    parser.add_argument("--protocol", choices=tuple(INDICES), help="only this (default: both)")
     parser.add_argument("--weights", action="append", default=[], metavar="NAME=FILE", help="weights of any size")
     parser.add_argument("--markdown", type=Path, help="page whose table is replaced")
     parser.add_argument("--known", type=Path, help="JSON file of scores: those there are not measured again")
     options = parser.parse_args()
-    methods = {n: m for n, m in METHODS.items() if options.methods == "all" or n in options.methods.split(",")}
+    names = [*METHODS, *TRAINING, *MINUTES] if options.methods == "all" else options.methods.split(",")
+    methods = {name: method_named(name) for name in names}
     for given in options.weights:
         name, _, file = given.partition("=")
         methods[name] = partial(fuse_case, name=None, weights=file)
     known = json.loads(options.known.read_text()) if options.known and options.known.is_file() else {}
     table: Table = {name: {} for name in methods}
-    seconds = dict.fromkeys(methods, 0.0)
     for case in cases(options.folder):
+        if options.protocol not in (None, case.protocol):
+            continue
         for name, method in methods.items():
             key = f"{name}|{case.name}|{case.protocol}"
-            if key in known:
-                table[name][case.name, case.protocol] = known[key]
-                continue
-            started = time.perf_counter()
-            sr = method(case)
-            seconds[name] += time.perf_counter() - started
-            found = known[key] = scores_of(case, sr)
-            if options.known:
-                options.known.write_text(json.dumps(known, indent=1))
-            table[name][case.name, case.protocol] = found
+            if key not in known:
+                known[key] = measured(case, method)
+                if options.known:
+                    write_json(options.known, known)
+            found = table[name][case.name, case.protocol] = known[key]
             print(f"{case.name:<20} {case.protocol:<8} {name:<14}", *(f"{k} {v:.4f}" for k, v in found.items()))
     text = markdown(table)
     print(text)
-    learned = [n for n in methods if n not in list_models("pansharpening", "classical")]
     if options.methods == "all":
-        for name in learned:
-            print(f"\n{name}:", *compare(table, name), sep="\n")
-    print("\nseconds in all:", ", ".join(f"{n} {s:.1f}" for n, s in seconds.items()))
+        print("\ngeneric:", *compare(table, "generic"), sep="\n")
     if options.markdown:
         write_table(options.markdown, text)
 

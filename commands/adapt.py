@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from lemamba.commands import fuse, planning
-from lemamba.commands.choose import best, classical_methods, compare, fuse_samples, scores_of
+from lemamba.commands.choose import best, classical_methods, compare, fuse_samples, scene_gains, scores_of
 from lemamba.commands.images import WRITERS, check_ending
 from lemamba.commands.methods import GENERIC, load_method, sizes_of
 from lemamba.commands.options import AdaptOptions, FuseOptions
@@ -79,6 +79,7 @@ LAST_SHARE = 0.2  # of the time, for the part with patches at full resolution
 RATES = {True: 2e-3, False: 1e-3}  # from scratch, from weights
 BAND_WISE = {"batch_size": 16, "clip_norm": 0.05}  # samples of one band, in units of 1/16 deviation
 WORSE = 1.01  # the last part may cost so much ERGAS on the degraded scene, for a better HQNR
+SURELY = 0.9  # share of the ERGAS of the generic weights that is needed where one part of a small scene serves twice
 MEANWHILE = 0.1  # of the training between two lines where there is no terminal
 FIRST, LAST = "adapted, degraded", "adapted, both resolutions"
 Row = dict[str, float]
@@ -95,6 +96,7 @@ class Start:
         label: of its row.
         fallback: method that is used where training does not help: its own weights, or one that needs none.
         row: its scores on the ground that decides when to stop.
+        needed: see `keep`.
         trained, ground: the network in the form in which it is trained, and on which samples; None = itself, on the
             ground.
     """
@@ -105,6 +107,7 @@ class Start:
     label: str
     fallback: dict[str, Any] = field(default_factory=dict)
     row: Row = field(default_factory=dict)
+    needed: float = 1.0
     trained: nn.Module | None = None
     ground: OwnGround | None = None
 
@@ -204,8 +207,11 @@ def adapt(task: Task) -> dict[str, Any]:
     entry = _check_method(options, task.facts.guide_bands)
     by_band = issubclass(model_class(entry), Classical)
     geometry = _trained_geometry(options, task.facts, by_band)
+    gains = scene_gains(task.areas, task.facts)
     with ProgressBar("reading", 1.0) as bar:
-        ground = own_ground(task.areas, task.facts, trained=geometry, seed=options.seed, on_progress=bar.update)
+        ground = own_ground(
+            task.areas, task.facts, trained=geometry, gains=gains, seed=options.seed, on_progress=bar.update
+        )
     for line in check_content(ground, task.names):
         print(f"note: {line}")
     _claim(task)
@@ -232,7 +238,8 @@ def adapt(task: Task) -> dict[str, Any]:
         start.network.load_state_dict(state)
         rows[part] = judge.row(start.network)
         networks[part] = copy.deepcopy(start.network).eval()
-    chosen = keep(rows, start.label)
+    start.needed = SURELY if by_band and ground.one_held else 1.0
+    chosen = keep(rows, start.label, start.needed)
     return _finish(task, ground, start, rows, networks, chosen)
 
 
@@ -253,13 +260,14 @@ def _show_plan(task: Task, start: Start, ground: OwnGround, judge: Judge, parts:
     planning.show_training(job, task.device, 1, overwrite=True, title=title)
 
 
-def keep(rows: dict[str, Row], start: str) -> str:
+def keep(rows: dict[str, Row], start: str, needed: float = 1.0) -> str:
     """Return the row to use: that of the start unless training helps.
 
-    An adapted network must have a lower ERGAS than the start, on ground that took no part in its training. The last
-    part is taken if it has the higher HQNR and costs at most 1 % of ERGAS.
+    An adapted network must have a lower ERGAS than the start, less than `needed` times it, on ground that took no part
+    in its training. The last part is taken if it has the higher HQNR and costs at most 1 % of ERGAS.
     """
-    better = {name: row for name, row in rows.items() if name in (FIRST, LAST) and row["ergas"] < rows[start]["ergas"]}
+    limit = needed * rows[start]["ergas"]
+    better = {name: row for name, row in rows.items() if name in (FIRST, LAST) and row["ergas"] < limit}
     if LAST in better and FIRST in better:
         first, last = better[FIRST], better[LAST]
         return LAST if last["ergas"] <= WORSE * first["ergas"] and last["hqnr"] > first["hqnr"] else FIRST
@@ -544,9 +552,10 @@ def _finish(
     print_table(rows, f"{pixels:,} MS pixels of held-out ground")
     adapted = chosen in networks
     if not adapted:
+        asked = f"; on so small a scene at least {1 - start.needed:.0%} less is needed" if start.needed < 1 else ""
         print(
             f"note: training does not help on the held-out ground (ERGAS {rows[FIRST]['ergas']:.3f} after, "
-            f"{rows[start.label]['ergas']:.3f} before): the start is used, {start.label}"
+            f"{rows[start.label]['ergas']:.3f} before{asked}): the start is used, {start.label}"
         )
     rivals = {name: row for name, row in rows.items() if name not in networks and name != chosen}
     rival = min(rivals, key=lambda name: rivals[name]["ergas"], default=None)

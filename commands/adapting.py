@@ -42,6 +42,9 @@ CROP = 64  # largest side of the crops that are trained on at reduced resolution
 CROP_RATE = 5e-4  # learning rate of the stages on crops: ZS-Pan
 START_STEPS = 1500  # of the training at reduced resolution: as many as in the second stage of ZS-Pan
 FINE_TUNING_RATE = 1e-4  # chosen here: A-PNN was released with SGD and a rate that depends on the size of the image
+APART = (
+    1.0  # root mean square error over deviation, median over bands; interpolation has 0.05 to 0.3, garbage 2 and more
+)
 STEPS = {"A-PNN-FT": 50, "Z-PNN": 100, "lambda-PNN": 100, "ZS-Pan": 2500 + START_STEPS + 50, "SpectraLift": 2500}
 FROM_NOTHING = ("ZS-Pan", "SpectraLift")  # without weights they start from drawn ones, with no stage of their own
 
@@ -151,7 +154,7 @@ class Adapting(nn.Module):
             The losses of the last stage.
 
         Raises:
-            UserError: images too small to train on, or a loss that is not finite.
+            UserError: images too small to train on, a loss that is not finite, or weights that learnt nothing.
         """
         self.network.load_state_dict(self.start)
         done, losses = 0, []
@@ -166,7 +169,24 @@ class Adapting(nn.Module):
                         on_step(title, done, loss)
 
                 losses = stage.run(steps, step)
+        if "hmif" not in self.network.tasks:  # there the guide's own response and PSF tie MS to the result, not the MTF
+            self._check(targets)
         return losses
+
+    @torch.no_grad()
+    def _check(self, targets: list[Target]) -> None:
+        """Refuse weights whose results, at the resolution of MS, have not even the contrast of MS right."""
+        apart = []
+        for t in targets:
+            seen = downgrade(self.network(t.ms, t.lms, t.pan), self.gains, t.geometry, t.ms.shape[-2:])
+            apart.append((seen - t.ms).square().mean((-2, -1)).sqrt() / t.ms.std((-2, -1)).clamp_min(1e-12))
+        far = float(torch.cat(apart).median())
+        if not far <= APART:
+            raise UserError(
+                f"{self.model_name} did not learn these images: at MS resolution its result differs from MS by "
+                f"{far:.2g} times the contrast of the bands, expected at most {APART:g}; fuse them by the generic "
+                "weights (without --arch), or take other --weights to start from"
+            )
 
     def _shares(self, stages: list[Stage]) -> list[int]:
         """Divide the steps among the stages; where there are enough, every stage has one."""

@@ -13,22 +13,42 @@ from torch import Tensor, nn
 from lemamba.commands.methods import GENERIC, load_method
 from lemamba.commands.options import FuseOptions
 from lemamba.commands.scores import measure
-from lemamba.datasets.own_ground import Area, Sample, own_geometry, reduced_ground
+from lemamba.datasets.own_ground import Area, Sample, middle_of, own_geometry, reduced_ground
 from lemamba.engine.fusing.runner import Runner
 from lemamba.engine.fusing.tiles import call, traits_of
 from lemamba.metrics import Meter
 from lemamba.model import list_models, model_entry
 from lemamba.model.classical.base import Classical
+from lemamba.model.lemamba_any import observed_gains
 from lemamba.operators.window import Window
 from lemamba.reporting.tables import print_table
 from lemamba.utils.errors import UserError
 from lemamba.utils.facts import DataFacts
 from lemamba.utils.numbers import to_numbers
 from lemamba.utils.progress import track
+from lemamba.utils.sensors import get_sensor
 
 AUTO = "auto"
 COLUMNS = ("ergas", "sam", "psnr", "qn")
 TIED = 1.01  # methods whose ERGAS is at most so many times the lowest are ranked by Q2n
+
+
+def scene_gains(areas: Sequence[Area], facts: DataFacts) -> tuple[float, ...] | None:
+    """Return the MTF gains to degrade a pair by, and print a note where the pair contradicts those of its sensor.
+
+    None for a guide of several bands, whose PSF is estimated instead.
+    """
+    if facts.guide_bands != 1:
+        return None
+    sensor = get_sensor(facts.sensor)
+    known = tuple(sensor.gains(facts.bands))
+    found, _ = observed_gains(middle_of(areas, facts), known)
+    if found != known:
+        print(
+            f"note: PAN and the bands agree with MTF gains of {min(found):.2g} to {max(found):.2g}, not with those of "
+            f"sensor {sensor.name} ({min(known):.2g} to {max(known):.2g}); they are taken for the degraded scene"
+        )
+    return found
 
 
 def fuse_samples(model: nn.Module, samples: Sequence[Sample], facts: DataFacts, device: torch.device) -> list[Tensor]:
@@ -133,7 +153,7 @@ def choose(options: FuseOptions, areas: Sequence[Area], facts: DataFacts, device
     Raises:
         UserError: ground too small to measure on.
     """
-    samples = reduced_ground(areas, facts)
+    samples = reduced_ground(areas, facts, gains=scene_gains(areas, facts))
     own = replace(facts, geometry=own_geometry(facts), has_gt=True)
     weights = dict.fromkeys([*([options.weights] if options.weights else []), *shipped_weights()])
 

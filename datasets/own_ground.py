@@ -27,6 +27,7 @@ from lemamba.datasets.simulation.wald import Box, cell, split_boxes, tiles, wald
 from lemamba.datasets.transforms import Augment
 from lemamba.operators import resample
 from lemamba.operators.observation import Observation
+from lemamba.operators.window import Window as SceneWindow
 from lemamba.utils.errors import UserError
 from lemamba.utils.facts import DataFacts
 from lemamba.utils.geometry import Geometry
@@ -201,30 +202,38 @@ def observation(areas: Sequence[Area], facts: DataFacts) -> Observation | None:
     if facts.guide_bands == 1:
         return None
     given = [None if x is None else np.asarray(x, np.float64) for x in (facts.response, facts.psf)]
+    return observe(middle_of(areas, facts), own_geometry(facts), *given)
+
+
+def middle_of(areas: Sequence[Area], facts: DataFacts) -> Callable[[], Iterator[SceneWindow]]:
+    """Return a function that gives the windows of the middle of the first area, to estimate how it was observed."""
     top, bottom, left, right = areas[0].inner
     sides = ((first, end, min(end - first, ESTIMATED)) for first, end in ((top, bottom), (left, right)))
     rows, columns = ((first + (end - first - side) // 2, side) for first, end, side in sides)
     seen = areas[0].read(((rows[0], sum(rows)), (columns[0], sum(columns))))
-    geometry = own_geometry(facts)
-    windows = windows_of(seen["ms"].numpy(), seen["pan"].numpy(), geometry, seen["valid"].numpy())
-    return observe(windows, geometry, *given)
+    return windows_of(seen["ms"].numpy(), seen["pan"].numpy(), own_geometry(facts), seen["valid"].numpy())
 
 
 def reduced(
-    area: Area, box: Window, facts: DataFacts, observed: Observation | None = None
+    area: Area,
+    box: Window,
+    facts: DataFacts,
+    observed: Observation | None = None,
+    gains: Sequence[float] | None = None,
 ) -> tuple[Sample, np.ndarray]:
     """Return gt, ms, lms, pan of a window by Wald's protocol, and which pixels of gt have data.
 
     Args:
         area: the ground.
         box: rows and columns of MS pixels, as many as multiples of the ratio.
-        facts: of the scene; its sensor gives the MTF gains.
+        facts: of the scene.
         observed: of a pair with a guide of several bands: its PSF takes the place of the gains.
+        gains: MTF gains of the bands; None = those of the sensor.
     """
     seen, own = area.read(box), own_geometry(facts)
     ms, pan = seen["ms"].numpy(), seen["pan"].numpy()
     if observed is None:
-        made = wald(ms, pan, get_sensor(facts.sensor).gains(facts.bands), facts.ratio, own)
+        made = wald(ms, pan, gains or get_sensor(facts.sensor).gains(facts.bands), facts.ratio, own)
     else:
         made = degraded(ms, pan, observed, own)
     sample = {role: torch.from_numpy(np.asarray(value, np.float32)) for role, value in made.items()}
@@ -257,6 +266,7 @@ class OwnGround:
         valid, test: samples without missing pixels, of several sizes.
         full: windows of the training ground at full resolution.
         full_test: the same of the ground to measure on; at most one.
+        one_held: valid and test are the same.
         seed: of the choice of windows.
     """
 
@@ -267,6 +277,7 @@ class OwnGround:
     test: list[Sample] = field(default_factory=list)
     full: list[Sample] = field(default_factory=list)
     full_test: list[Sample] = field(default_factory=list)
+    one_held: bool = False
     seed: int = 0
 
 
@@ -275,6 +286,7 @@ def own_ground(
     facts: DataFacts,
     *,
     trained: Geometry | None = None,
+    gains: Sequence[float] | None = None,
     seed: int = 0,
     on_progress: Callable[[float], None] = lambda share: None,
 ) -> OwnGround:
@@ -284,6 +296,7 @@ def own_ground(
         areas: scenes or images of one geometry.
         facts: of them.
         trained: where a network knows ms pixels; None = where those of the data lie.
+        gains: see `reduced`.
         seed: of the choice of windows.
         on_progress: called with the share that is done.
 
@@ -311,7 +324,7 @@ def own_ground(
             places = [places[i] for i in random.permutation(len(places))]
         pixels = 0
         for area, window in places:
-            sample, valid = reduced(area, window, facts, observed)
+            sample, valid = reduced(area, window, facts, observed, gains)
             if split == "train" and len(corners(valid, unit, facts.ratio)):
                 ground.train.append((moved(sample), valid))
             elif split != "train":
@@ -327,12 +340,18 @@ def own_ground(
                 "without training: lemamba fuse --arch GSA"
             )
     _read_full(ground, areas, boxes, moved, random)
+    ground.one_held = any("valid" in own and own["valid"] == own.get("test") for own in boxes)
     on_progress(1.0)
     return ground
 
 
-def reduced_ground(areas: Sequence[Area], facts: DataFacts, *, seed: int = 0) -> list[Sample]:
+def reduced_ground(
+    areas: Sequence[Area], facts: DataFacts, *, gains: Sequence[float] | None = None, seed: int = 0
+) -> list[Sample]:
     """Return gap-free samples with ground truth from all of the ground, to compare methods that need no training.
+
+    Args:
+        areas, facts, gains, seed: see `own_ground`.
 
     Raises:
         UserError: no ground of at least 32 x 32 MS pixels without gaps.
@@ -344,7 +363,7 @@ def reduced_ground(areas: Sequence[Area], facts: DataFacts, *, seed: int = 0) ->
         _, high, _, wide = _whole((bottom - top, right - left), facts.ratio)
         for window in windows((top, top + high, left, left + wide), limit, SIDE["test"], unit, random):
             if pixels < limit and min(b - a for a, b in window) >= LEAST:
-                sample, valid = reduced(areas[number], window, facts, observed)
+                sample, valid = reduced(areas[number], window, facts, observed, gains)
                 found += _without_gaps(sample, valid, unit, facts.ratio)
                 pixels += int(valid.sum())
     if not found:

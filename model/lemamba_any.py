@@ -150,13 +150,19 @@ def find_gains(windows: Windows, gains: Sequence[float], shift: tuple[float, flo
     return tuple(min(max(gain**wider, _GAINS[0]), _GAINS[-1]) for gain in gains)
 
 
+def observed_gains(windows: Windows, gains: Sequence[float]) -> tuple[tuple[float, ...], tuple[float, float]]:
+    """Return the gains that a scene is fused with, those of its sensor or of `find_gains`, and the shift of PAN."""
+    shift = find_shift(windows, middle(gains))
+    return find_gains(windows, gains, shift), shift
+
+
 def _explained(moments: Moments, count: int) -> Tensor | None:
     """Return which share of the variance of each of the last `count` features the others explain together.
 
     None: too few pixels to say, or hardly any of it.
     """
     bands = len(moments.mean) - count
-    if moments.count < _PIXELS_PER_BAND * bands:
+    if moments.count < max(1, _PIXELS_PER_BAND * bands):
         return None
     deviation = moments.sd(slice(None))
     correlation = quotient(moments.covariance, torch.outer(deviation, deviation))
@@ -377,8 +383,7 @@ class LEMambaAny(Classical):
 
     def fit(self, windows: Windows) -> SceneStatistics:
         """Gather the statistics of the scene, its MTF gains among them."""
-        shift = find_shift(windows, middle(self.gains))
-        gains = find_gains(windows, self.gains, shift)
+        gains, shift = observed_gains(windows, self.gains)
         return scene_statistics(windows, gains, shift if gains == tuple(self.gains) else None)
 
     def inject(self, window: Window, fitted: SceneStatistics) -> Tensor:

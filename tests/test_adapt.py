@@ -165,6 +165,25 @@ def test_the_row_that_is_kept():
     assert kept(2.0, (1.9, 0.8), (1.95, 0.9)) == FIRST and kept(2.0, (1.9, 0.8), (1.8, 0.7)) == FIRST
     assert kept(2.0, (2.1, 0.8), (1.9, 0.7)) == LAST and kept(2.0, (2.1, 0.8), (2.05, 0.9)) == "s"
     assert kept(2.0, (float("nan"), 0.8), (float("nan"), 0.9)) == "s"
+    rows = {"s": {"ergas": 2.0}, FIRST: {"ergas": 1.85, "hqnr": 0.9}}
+    assert adapt.keep(rows, "s", needed=0.9) == "s" and adapt.keep(rows, "s") == FIRST
+
+
+def test_a_scene_that_contradicts_its_sensor_is_degraded_as_it_was_observed(tmp_path, capsys):
+    """MS decimated without a low-pass: the samples that are made of it are not low-passed much either."""
+    ms = observe(truth(512, 512))[0]
+    sharp = sample(torch.from_numpy(truth(512, 512))[None], Geometry.corners(R), (128, 128))[0].numpy()
+    pan, found = truth(512, 512).mean(0, keepdims=True), {}
+    for name, image in (("as its sensor", ms), ("sharp", sharp)):
+        with open_pair(*write(tmp_path / name, image, pan)) as pair:
+            found[name] = choose.scene_gains([scene_area(pair)], pair.facts)
+            made = own_ground([scene_area(pair)], pair.facts, gains=found[name])
+            usual = own_ground([scene_area(pair)], pair.facts)
+        same = torch.equal(made.test[0]["ms"], usual.test[0]["ms"])
+        assert same == (name != "sharp")
+        assert made.one_held and float(made.test[0]["ms"].std()) >= float(usual.test[0]["ms"].std())
+    assert found["as its sensor"] == tuple(get_sensor("none").gains(4)) and min(found["sharp"]) > 0.6
+    assert capsys.readouterr().out.count("note: PAN and the bands agree with MTF gains of") == 1
 
 
 def test_resuming_gives_what_an_uninterrupted_run_gives(scene, weights, tmp_path, monkeypatch, capsys):

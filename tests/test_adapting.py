@@ -163,6 +163,18 @@ def test_training_at_reduced_resolution_beats_interpolation():
     assert errors[0] < 0.6 * errors[1]
 
 
+def test_a_result_that_is_not_the_image_is_refused():
+    """Weights that add structure of their own, ten times that of the bands, which one step does not change."""
+    target, _ = scene()
+    facts = DataFacts("none", 1.0, 4, target.ms.shape[1], 1, geometry=target.geometry)
+    network = build_model("Z-PNN", img_channel=facts.bands, condition_channel=1, out_channel=facts.bands, ratio=4)
+    method = Adapting(network, facts, pretrained=True, steps=1)
+    for name in list(method.start):
+        method.start[name] = method.start[name] * 30
+    with pytest.raises(UserError, match=r"did not learn these images: .* times the contrast of the bands"):
+        method.adapt([target])
+
+
 def run(*arguments: object) -> int:
     return inference.run(parse("fuse", [*map(str, arguments), "--device", "cpu"]))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import faulthandler
 import math
 import os
+import re
 import shutil
 import sys
 import time
@@ -145,7 +146,7 @@ def uneven(folder: Path, way: str) -> None:
 
 
 def unequal(folder: Path, accelerator: Accelerator, build: Callable[..., Job]) -> None:
-    """One validation sample; a NaN that one rank meets in each epoch, and a last round of one sample; a signal."""
+    """One validation sample; a NaN that one rank meets, with a last round of one sample; a signal; a NaN that stops."""
     ranks = accelerator.num_processes
     lone = {"train": KeyedData(2 * ranks), "valid": KeyedData(1, seed=9)}
     fit(build(folder / "lone", "-e", "1", **lone), accelerator)
@@ -159,6 +160,14 @@ def unequal(folder: Path, accelerator: Accelerator, build: Callable[..., Job]) -
     odd = {"train": KeyedData(4 * ranks + 1), "valid": KeyedData(1, seed=9)}  # the last sample has no batch
     outcome = train(build(folder / "stop", **odd), accelerator, stop_after=1, signal="SIGUSR1", rank=ranks - 1)
     assert (outcome.reason, outcome.counters.step) == ("SIGUSR1", 1), outcome
+    accelerator.free_memory()
+    try:
+        fit(build(folder / "ended", **spoiled), accelerator)
+    except UserError as error:  # on every rank, with the name of the one that met it
+        assert re.search(r"on rank \d, batch.*; lower the learning rate", str(error)), error
+    else:
+        raise AssertionError("the training went on")
+    accelerator.free_memory()
 
 
 class Stalling(KeyedData):
@@ -200,16 +209,23 @@ class OneInf(KeyedData):
 
 
 def deferred(folder: Path, _: str) -> None:
-    """DDP, one rank meets an Inf loss in every other step: fused AdamW and its deferred guard, then the plain one."""
+    """DDP, one rank meets an Inf loss in every other step: fused AdamW and its deferred guard, then the plain one.
+
+    The first once more, stopped by a signal to rank 1 and resumed.
+    """
     accelerator = Accelerator(cpu=True)
-    for fused in ("true", "false"):
+    data = OneInf(4 * accelerator.num_processes)
+
+    def build(name: str, fused: str, resume: bool = False) -> Job:
         flags = ["--nan_policy", "skip", "--set", "train.ema_decay=0.9", "--set", f"optimizer.args.fused={fused}"]
         flags += ["--grad_accum_steps", "1", "--log_every", "2", "--checkpoint_every_steps", "1"]
-        data = OneInf(4 * accelerator.num_processes)
         torch.manual_seed(0)
         model = TinyNet(drop=0.0, norm=False)
+        return make_job(folder / name, *flags, train=data, model=model, resume=resume)
+
+    for fused in ("true", "false"):
         with StopRequest() as stop:
-            trainer = Trainer(make_job(folder / fused, *flags, train=data, model=model), accelerator, stop)
+            trainer = Trainer(build(fused, fused), accelerator, stop)
             assert trainer.deferred == (fused == "true")
             trainer.run()
             trainer.log.close()
@@ -218,6 +234,9 @@ def deferred(folder: Path, _: str) -> None:
         facts = {"updates": trainer.ema.updates, "counters": vars(trainer.counters)}
         name = f"{fused}_rank{accelerator.process_index}.pt"
         torch.save({"weights": weights, "ema": averaged, **facts}, folder / name)
+    outcome = train(build("parts", "true"), accelerator, stop_after=3, signal="SIGUSR1", rank=1)
+    assert (outcome.reason, outcome.counters.step) == ("SIGUSR1", 3)
+    fit(build("parts", "true", resume=True), accelerator)
 
 
 def ddp(folder: Path, _: str) -> None:

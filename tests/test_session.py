@@ -5,9 +5,11 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+import torch
 from accelerate.utils import DistributedType
 from tiny_training import make_job
 
+from lemamba.engine.training.fit import Trainer
 from lemamba.engine.training.sharding import prepare
 from lemamba.utils.errors import UserError
 
@@ -60,3 +62,17 @@ def test_what_cannot_be_trained_right_is_refused_in_one_line(tmp_path, kind, pre
     with pytest.raises(UserError, match=says) as refusal:
         prepare(make_job(tmp_path), accelerator)
     assert accelerator.given is None and "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("total", [2.0, torch.inf, torch.nan])
+def test_deepspeed_leaves_out_a_step_whose_loss_alone_is_not_finite(total):
+    """It steps within backward, and looks at gradients only: these are NaN then, and as they were otherwise."""
+    steered = {}
+    for alone in (False, True):
+        weight = torch.tensor(1.0, requires_grad=True)
+        loss = weight * 3 + (total - weight.detach() * 3)  # its gradient is 3, whatever its value
+        value = Trainer.steered(SimpleNamespace(steps_alone=alone), loss)
+        value.backward()
+        steered[alone] = weight.grad.item()
+    assert steered[False] == 3
+    assert steered[True] == 3 if total == 2 else steered[True] != steered[True]

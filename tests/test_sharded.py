@@ -145,6 +145,7 @@ def test_ranks_skip_a_step_together_and_the_average_leaves_it_out(tmp_path):
         assert runs[fused, 0]["updates"] == 3, "six steps, one of two skipped"
         log = (tmp_path / fused / "log/p/run/train.log").read_text()
         assert "nan l1" not in log and "inf" not in " ".join(re.findall("total .* norm .*", log))
+    assert_same(tmp_path / "true", tmp_path / "parts")
     # in the middle of an epoch, too, a checkpoint holds the average of the steps that were taken
     for step in range(1, 7):
         a, b = (tmp_path / f"{f}/log/p/run/checkpoints/step_{step:08d}" for f in ("true", "false"))

@@ -2,8 +2,8 @@
 # make test    every test that needs no GPU, in WORKERS=2 processes (COVERAGE=1: also prints how many lines they run)
 # make lint    ruff, clang-format, mypy and miss_hit (MATLAB), checking only      make format  ruff and clang-format, changing files
 # make bench   speed, compared side by side in one run
-# make gpu     tests and benchmarks on a CUDA machine (MAMBA_SSM=its .tar.gz builds that operator to compare with;
-#              PY=python3 uses the environment that is there and needs no network)
+# make gpu     tests and benchmarks on a CUDA machine, 10 minutes (MAMBA_SSM=its .tar.gz builds that operator to compare
+#              with, minutes more; PY=python3 uses the environment that is there and needs no network)
 # make sharded FSDP2 and DDP on two and three CPU processes; DeepSpeed ZeRO-2 too, where it is installed
 # make kernels the Triton kernels compiled for sm_80, sm_90 and sm_100: registers, stack, spills; 10 minutes, no GPU
 # make fuzz    long fuzzing and the long kill test             make clean   remove the environment and build/
@@ -43,8 +43,7 @@ bench: $(STAMP)
 	$(PY) -m benchmarks.bench_step
 
 sharded: $(STAMP)
-	$(PY) -m pytest tests/test_sharded.py tests/test_two_processes.py
-	$(PY) tests/deepspeed_cpu.py $$(mktemp -d)
+	$(PY) -m pytest tests/test_sharded.py tests/test_two_processes.py -rs
 
 kernels: $(STAMP)
 	$(PY) -m benchmarks.kernel_matrix
@@ -52,10 +51,14 @@ kernels: $(STAMP)
 fuzz: $(STAMP)
 	$(PY) -m pytest -m fuzz -s
 
-# Failing tests do not keep the measurements from running, but decide the exit status.
+# At most ten minutes. The kernels to be measured are compiled while the tests run, the most important of which come
+# first. Failing tests do not keep the measurements from running, but decide the exit status.
+GPU_TESTS := gpu_block scan_triton metrics gpu_training scan_mamba_ssm runner
 gpu: $(if $(filter $(VENV)/%,$(PY)),$(STAMP))
-	@$(PY) -m pytest -m gpu; tests=$$?; $(PY) -m benchmarks.gpu_warm; \
-	  $(PY) -m benchmarks.gpu $(if $(MAMBA_SSM),--build $(MAMBA_SSM)) && exit $$tests
+	@$(PY) -m benchmarks.gpu_warm --limit 270 & warm=$$!; \
+	  timeout --foreground -s INT -k 15 270 $(PY) -m pytest -m gpu $(GPU_TESTS:%=tests/test_%.py); tests=$$?; wait $$warm; \
+	  timeout --foreground -s INT -k 15 $(if $(MAMBA_SSM),1200,280) $(PY) -m benchmarks.gpu --limit 240 \
+	    $(if $(MAMBA_SSM),--build $(MAMBA_SSM)) && exit $$tests
 
 lint: $(STAMP) typing
 	$(VENV)/bin/ruff check .

@@ -1,15 +1,19 @@
-"""The scan on a CUDA GPU: `make gpu` or `python -m benchmarks.gpu`.
+"""Training steps and the scan on a CUDA GPU: `make gpu` or `python -m benchmarks.gpu`.
 
-For long maps and for windows, float32 and bfloat16, forward and forward+backward: milliseconds, the share of two floors
+First whole steps of LE-Mamba (forward, loss, backward, clipping, AdamW, EMA), float32 and bf16, next to what
+`benchmarks.step_budget` counts of them: milliseconds, peak memory, and the kernels that take longest. Then the scan,
+for long maps and for windows, float32 and bfloat16, forward and forward+backward: milliseconds, the share of two floors
 that is reached, peak memory, and the ratio to mamba_ssm's CUDA operator where that is installed. Two comparisons: the
 scan alone, and the four-direction scan of an image against cross-scan + scan + merge. A row that fails is reported and
 the others go on. Where mamba_ssm is missing and nvcc is here, `--build DIST` compiles only the selective-scan sources
 of its source distribution (fetched elsewhere: `pip download --no-deps --no-binary :all: mamba-ssm`). The first run of
 a shape compiles and measures configurations (`model/ops/triton/tune.py`): minutes, fewer after `benchmarks.gpu_warm`.
-Writes scan_gpu.json and scan_gpu.md into benchmarks/results/ after every row; what training calls comes first.
+Writes scan_gpu.json and scan_gpu.md into benchmarks/results/ after every row, the most important first; after `--limit`
+seconds no further row is begun, and the number of those left out is written.
 
-Floors: the exponentials of the scan at 4.17e12 a second (special-function units), and the bytes that an operator must
-read and write at the copying speed measured on this GPU. Backward counts the exponentials once more.
+Floors of a step: the bytes counted, at the copying speed measured on this GPU. Floors of the scan: its exponentials at
+4.17e12 a second (special-function units), and the bytes that an operator must read and write at the copying speed.
+Backward counts the exponentials once more.
 """
 
 from __future__ import annotations
@@ -18,24 +22,38 @@ import argparse
 import datetime
 import importlib.util
 import json
+import math
 import shutil
 import statistics
 import sys
 import tarfile
 import tempfile
+import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from benchmarks.step_budget import Budget, budget_of
+from lemamba.engine.training.ema import EMA
+from lemamba.engine.training.optim import build_optimizer
+from lemamba.losses import build_loss
+from lemamba.model import build_model
 from lemamba.model.ops import available_backends, cross_selective_scan, selective_scan
 from lemamba.model.ops.scan.cross import sum_of_sequences, to_sequences
+from lemamba.utils import config
 from lemamba.utils.errors import UserError
 from lemamba.utils.startup import run_cli
 
 SHAPES = [(32, 256, 4096, 32), (2048, 256, 64, 16), (8, 512, 16384, 32)]  # B, KD, L, N; four groups
+STEPS = [("base", "no"), ("base", "bf16"), ("tiny", "no"), ("tiny", "bf16")]  # variant, --mixed_precision
+BATCH, SIDE, BANDS = 32, 64, 8  # of a step
+SHOWN = 15  # kernels of a step
+REPEATS = 20  # of what is timed
 GROUPS, RANK = 4, 2
 COPIED = 1 << 28  # floats, far beyond the caches
 EXP_LIMIT = 4.17e12  # exponentials per second of the special-function units: the floor's unit, whatever the GPU
@@ -127,12 +145,12 @@ def separate(x, dt, Bt, Ct, A, D, dt_weight, dt_bias) -> torch.Tensor:
     return sum_of_sequences(y.unflatten(1, (GROUPS, channels)), height, width)
 
 
-def milliseconds(run: Callable[[], object], repeats: int = 20) -> float:
+def milliseconds(run: Callable[[], object]) -> float:
     """Return the median time of a run on the GPU."""
     for _ in range(3):
         run()
     times = []
-    for _ in range(repeats):
+    for _ in range(REPEATS):
         start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()
         run()
@@ -190,9 +208,69 @@ def one(call: Callable, make: Callable, shape: tuple, dtype: str, backward: bool
         return {"ms": round(ms, 3), "memory_gb": round(memory, 3), **shares}
     except Exception as error:  # noqa: BLE001 - the other cells are worth having whatever this one met
         traceback.print_exc()
-        return {"failed": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
+        return {"failed": _reason(error)}
     finally:
         torch.cuda.empty_cache()
+
+
+def training_step(variant: str, precision: str) -> Callable[[], None]:
+    """Return a training step of LE-Mamba on drawn images, by the parts that training uses."""
+    settings = config.resolve({"model": {"arch": "LEMamba", "variant": variant}})
+    sizes = {"img_channel": BANDS, "condition_channel": 1, "out_channel": BANDS}
+    model = build_model("LEMamba", **sizes, **config.model_arguments(settings)).cuda().train()
+    images = [torch.rand(BATCH, c, n, n, device="cuda") for c, n in ((BANDS, SIDE // 4), (BANDS, SIDE), (1, SIDE))]
+    gt, criterion = torch.rand_like(images[1]), build_loss("l1ssim").cuda()
+    optimizer = build_optimizer("AdamW", model, lr=1e-4, weight_decay=1e-6)
+    ema = EMA(model, 0.995)
+
+    def step() -> None:
+        with torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16"):
+            sr = model(*images)
+        criterion(sr.float(), gt)["total"].backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        ema.update(model)
+        optimizer.zero_grad()
+
+    return step
+
+
+def longest_kernels(step: Callable[[], None]) -> dict[str, float]:
+    """Return the milliseconds of the kernels that take longest in a step, by name."""
+    kinds = torch.profiler.ProfilerActivity
+    gpu = kinds.CUDA in torch.profiler.supported_activities()
+    with torch.profiler.profile(activities=[kinds.CUDA if gpu else kinds.CPU]) as profile:
+        step()
+        torch.cuda.synchronize()
+    times = {e.key: (e.self_device_time_total if gpu else e.self_cpu_time_total) / 1e3 for e in profile.key_averages()}
+    ordered = sorted(times, key=times.__getitem__, reverse=True)
+    return {name[:80]: round(times[name], 3) for name in ordered[:SHOWN]}
+
+
+def step_row(variant: str, precision: str, speed: float) -> dict:
+    """Measure a training step, beside what is counted of it; a failure is its result."""
+    row = {"variant": variant, "precision": precision, "batch": BATCH, "side": SIDE}
+    try:
+        counted: Budget = budget_of(variant, precision, BATCH, SIDE, BANDS)
+        row["counted"] = {
+            "floor_ms": round(counted.total().bytes / speed * 1e3, 1), "peak_gb": round(counted.peak / 1e9, 1),
+            "gb": round(counted.total().bytes / 1e9, 1), "kernels": counted.total().kernels,
+        }  # fmt: skip
+        step = training_step(variant, precision)
+        step()
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        row |= {"ms": round(milliseconds(step), 1), "peak_gb": round(torch.cuda.max_memory_allocated() / 1e9, 1)}
+        return row | {"kernels": longest_kernels(step)}
+    except Exception as error:  # noqa: BLE001 - as in `one`
+        traceback.print_exc()
+        return row | {"failed": _reason(error)}
+    finally:
+        torch.cuda.empty_cache()
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
 def order() -> list[tuple[str, tuple[int, ...], str, bool]]:
@@ -207,15 +285,33 @@ def order() -> list[tuple[str, tuple[int, ...], str, bool]]:
     return [(kind, SHAPES[index], dtype, backward) for kind, index, dtype, backward in important]
 
 
-def table(calls: dict[str, tuple[Calls, Callable[..., dict]]], speed: float, results: dict) -> None:
-    """Measure the calls of every kind, in `order`; print each row, add it to the results and save these at once."""
-    for kind, shape, dtype, backward in order():
-        named, make = calls[kind]
-        row = {"kind": kind, "shape": list(shape), "dtype": dtype, "backward": backward}
-        row |= {name: one(call, make, shape, dtype, backward, speed) for name, call in named.items()}
-        results["rows"].append(row)
-        print(json.dumps(row), flush=True)
+def table(calls: dict[str, tuple[Calls, Callable[..., dict]]], speed: float, results: dict, end: float) -> None:
+    """Measure the steps, then the calls of every kind, in `order`; print each row and save it at once.
+
+    Args:
+        calls: by kind, the calls by name and what draws their inputs.
+        speed: bytes a second of a copy.
+        results: the rows are added to "steps" and "rows", the number of those left out to "left_out".
+        end: on `time.monotonic`, when no further row is begun.
+    """
+    todo: list[tuple[str, Callable[[], dict]]] = [("steps", partial(step_row, *step, speed)) for step in STEPS]
+    todo += [("rows", partial(scan_row, calls[kind], speed, kind, *rest)) for kind, *rest in order()]
+    for left, (part, measured) in zip(range(len(todo), 0, -1), todo, strict=True):
+        if time.monotonic() > end:
+            results["left_out"] = left
+            print(f"the time is up: {left} rows were left out", flush=True)
+            break
+        results[part].append(measured())
+        print(json.dumps(results[part][-1]), flush=True)
         save(results)  # a run that is cut short leaves what it has
+    save(results)
+
+
+def scan_row(calls: tuple[Calls, Callable[..., dict]], speed: float, kind: str, *cell: Any) -> dict:
+    """Measure every call of a kind for one shape, dtype and direction."""
+    (named, make), (shape, dtype, backward) = calls, cell
+    row = {"kind": kind, "shape": list(shape), "dtype": dtype, "backward": backward}
+    return row | {name: one(call, make, shape, dtype, backward, speed) for name, call in named.items()}
 
 
 def _cell(result: dict) -> str:
@@ -227,12 +323,26 @@ def _cell(result: dict) -> str:
     )
 
 
+def _step_line(row: dict) -> str:
+    if "failed" in row:
+        return f"| {row['variant']} | {row['precision']} | {row['failed']} | | | | |"
+    counted, kernels = row["counted"], [f"{name} {ms} ms" for name, ms in list(row["kernels"].items())[:3]]
+    cells = (
+        row["variant"], "float32" if row["precision"] == "no" else row["precision"], f"{row['ms']} ms",
+        f"{counted['floor_ms']} ms", f"{row['peak_gb']} GB", f"{counted['peak_gb']} GB", ", ".join(kernels),
+    )  # fmt: skip
+    return f"| {' | '.join(cells)} |"
+
+
 def markdown(results: dict) -> str:
-    """Return the table as a page: time, shares of the floors, memory, and mamba_ssm's time over ours."""
+    """Return the tables as a page: steps beside what is counted; the scan with mamba_ssm's time over ours."""
     lines = [
-        f"# The scan on {results['device']}", "",
+        f"# Training steps and the scan on {results['device']}", "",
         f"{results['date']}, torch {results['torch']}, CUDA {results['cuda']}, triton {results['triton']}; "
-        f"copying {results['copy_gb_per_s']} GB/s.", "",
+        f"copying {results['copy_gb_per_s']} GB/s. {results.get('left_out', 0)} rows were left out for time.", "",
+        f"LE-Mamba, {BANDS} bands, {BATCH} samples of {SIDE} × {SIDE}; counted by benchmarks.step_budget.", "",
+        "| variant | type | a step | counted floor | peak memory | counted peak | longest kernels |",
+        "|---|---|---|---|---|---|---|", *map(_step_line, results["steps"]), "",
         "| what | B, KD, L, N | type | | ours | mamba_ssm | ratio |", "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for row in results["rows"]:
@@ -280,6 +390,7 @@ def main() -> None:
     """Measure what can be measured here and say what cannot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--build", type=Path, help="mamba-ssm source distribution (.tar.gz or folder)")
+    parser.add_argument("--limit", type=float, default=math.inf, help="seconds after which no further row is begun")
     options = parser.parse_args()
     if not torch.cuda.is_available():
         raise UserError("expected a CUDA GPU, torch finds none; run this on a GPU machine")
@@ -287,6 +398,7 @@ def main() -> None:
         build_or_say_why(options.build)
     import triton
 
+    end = time.monotonic() + options.limit
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, CUDA {torch.version.cuda}")
     for state in available_backends().values():
         print(f"{state.name:<10}{'yes' if state.available else 'no':<4}{state.reason}")
@@ -295,10 +407,12 @@ def main() -> None:
     results = {
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "device": torch.cuda.get_device_name(), "torch": torch.__version__, "cuda": torch.version.cuda,
-        "triton": triton.__version__, "copy_gb_per_s": round(speed / 1e9), "rows": [],
+        "triton": triton.__version__, "copy_gb_per_s": round(speed / 1e9), "steps": [], "rows": [],
     }  # fmt: skip
-    table({"scan": (scans, draw), "four directions": (crosses, draw_image)}, speed, results)
-    failed = sum("failed" in cell for row in results["rows"] for cell in row.values() if isinstance(cell, dict))
+    calls = {"scan": (scans, draw), "four directions": (crosses, draw_image)}
+    table(calls, speed, results, end)
+    cells = [cell for row in results["rows"] for cell in row.values() if isinstance(cell, dict)]
+    failed = sum("failed" in cell for cell in [*results["steps"], *cells])
     if failed:
         raise UserError(f"expected every measurement to work, {failed} failed; the reasons stand in {RESULTS}")
 

@@ -114,8 +114,10 @@ def benchmark(folder: Path) -> None:
     """Run what `make gpu` runs after the tests, on small shapes; its tables go to `folder`."""
     from benchmarks import gpu, gpu_warm
 
-    gpu.RESULTS, gpu.COPIED = folder, 1 << 10
+    gpu.RESULTS, gpu.COPIED, gpu.REPEATS = folder, 1 << 10, 1
     gpu.SHAPES[:] = [(1, 8, 16, 2), (2, 8, 4, 2), (1, 8, 64, 2)]
+    gpu.STEPS[:], gpu.BATCH, gpu.SIDE = [("tiny", "bf16")], 1, 16
+    gpu_warm.cell("step", 0, "any")
     gpu_warm.cell("four directions", 0, "float32")
     sys.argv = ["gpu.py"]
     gpu.main()

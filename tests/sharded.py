@@ -1,4 +1,4 @@
-"""What the tests start with several CPU processes: FSDP2 over what accelerate takes for GPUs, and DDP.
+"""What the tests start with several CPU processes: FSDP2 and DeepSpeed over what accelerate takes for GPUs, and DDP.
 
 ``torchrun --nproc_per_node N tests/sharded.py SCENARIO FOLDER [ARGUMENT]``; the scenarios are the
 functions below. A hang shows the stacks of all threads and ends the process.
@@ -9,9 +9,11 @@ from __future__ import annotations
 import faulthandler
 import math
 import os
+import re
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -23,12 +25,13 @@ sys.path.insert(0, str(ROOT))
 
 import accelerate.state  # noqa: E402
 import tiny_training  # noqa: E402
-from accelerate import Accelerator, InitProcessGroupKwargs  # noqa: E402
+from accelerate import Accelerator, DeepSpeedPlugin, InitProcessGroupKwargs  # noqa: E402
+from accelerate.state import AcceleratorState  # noqa: E402
 from accelerate.utils import DistributedType  # noqa: E402
 from tiny_training import KeyedData, TinyNet, make_job, train  # noqa: E402
 
 from lemamba.engine.training.fit import Trainer, fit  # noqa: E402
-from lemamba.engine.training.job import StopRequest  # noqa: E402
+from lemamba.engine.training.job import Job, StopRequest  # noqa: E402
 from lemamba.model import build_model  # noqa: E402
 from lemamba.utils.errors import UserError  # noqa: E402
 
@@ -56,24 +59,40 @@ def fsdp(precision: str = "no") -> Accelerator:
     return Accelerator(mixed_precision=precision)
 
 
+def zero() -> Accelerator:
+    """Start accelerate as ``accelerate launch --config_file configs/huggingface/deepspeed_zero2.yaml`` would."""
+    os.environ["DS_ACCELERATOR"] = "cpu"  # before the import
+    import deepspeed.ops
+
+    deepspeed.ops.__compatible_ops__ = {}  # its own exchange takes minutes to compile; this one goes through gloo, too
+    as_gpus()
+    given = yaml.safe_load((ROOT / "configs/huggingface/deepspeed_zero2.yaml").read_text())["deepspeed_config"]
+    return Accelerator(deepspeed_plugin=DeepSpeedPlugin(zero_stage=given["zero_stage"]))
+
+
+def start(way: str) -> Accelerator:
+    """Start accelerate for DeepSpeed ("zero"), or for FSDP2 in the precision that `way` names."""
+    return zero() if way == "zero" else fsdp(way)
+
+
 def small_mamba() -> torch.nn.Module:
     """LE-Mamba with blocks, states and a skip, but few channels."""
     torch.manual_seed(0)
     return build_model("LEMamba", img_channel=3, condition_channel=1, out_channel=3, **SMALL)
 
 
-def job(folder: Path, *flags: str, samples: int = 8, valid: int = 3, resume: bool = False, train=None):
+def job(folder: Path, *flags: str, samples: int = 8, resume: bool = False, train=None, valid=None):
     """A training of the small LE-Mamba on samples of 16 x 16."""
     tiny_training.SIDE = 16
-    sets = {"train": train or KeyedData(samples), "valid": KeyedData(valid, seed=9)}
+    sets = {"train": train or KeyedData(samples), "valid": valid or KeyedData(3, seed=9)}
     return make_job(folder, *LINE, *flags, model=small_mamba(), resume=resume, **sets)
 
 
-def resume(folder: Path, precision: str) -> None:
-    """FSDP2: an undisturbed run, one killed after its first checkpoint, one stopped by a signal to rank 1."""
-    accelerator = fsdp(precision)
+def resume(folder: Path, way: str) -> None:
+    """Run undisturbed, killed after the first checkpoint, and stopped by a signal to rank 1."""
+    accelerator = start(way)
     seen: set[str] = set()
-    if precision != "no":
+    if way == "bf16":
         watch_dtypes(seen)
     fit(job(folder / "whole"), accelerator)
     accelerator.free_memory()  # it would compare the parameters of all networks that it has prepared
@@ -115,16 +134,40 @@ def watch_dtypes(seen: set[str]) -> None:
     LEMamba._check_inputs = inputs
 
 
-def uneven(folder: Path, precision: str) -> None:
-    """FSDP2: one validation sample, and a NaN that one rank meets in the second step."""
-    accelerator = fsdp(precision)
-    fit(job(folder / "lone", "-e", "1", samples=2 * accelerator.num_processes, valid=1), accelerator)
+def uneven(folder: Path, way: str) -> None:
+    """Work that the ranks do not share evenly, under DDP with a toy network, then in the `way` with a LE-Mamba."""
+
+    def toy(place: Path, *flags: str, **sets: KeyedData) -> Job:
+        return make_job(place, *LINE, *flags, model=TinyNet(norm=False), **sets)
+
+    unequal(folder / "ddp", Accelerator(cpu=True), toy)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    unequal(folder / "sharded", start(way), job)
+
+
+def unequal(folder: Path, accelerator: Accelerator, build: Callable[..., Job]) -> None:
+    """One validation sample; a NaN that one rank meets, with a last round of one sample; a signal; a NaN that stops."""
+    ranks = accelerator.num_processes
+    lone = {"train": KeyedData(2 * ranks), "valid": KeyedData(1, seed=9)}
+    fit(build(folder / "lone", "-e", "1", **lone), accelerator)
     accelerator.free_memory()
-    count = 4 * accelerator.num_processes
-    spoiled = KeyedData(count, nan_at=1)
-    outcome = fit(job(folder / "nan", "--nan_policy", "skip", train=spoiled), accelerator)
-    assert outcome.counters.skipped == 2, outcome.counters  # once an epoch
-    assert outcome.reason == "finished"
+    spoiled = {"train": KeyedData(4 * ranks, nan_at=1), "valid": KeyedData(ranks + 1, seed=9)}
+    outcome = fit(
+        build(folder / "nan", "--nan_policy", "skip", "--set", "data.val_batch_size=1", **spoiled), accelerator
+    )
+    assert (outcome.counters.skipped, outcome.reason) == (2, "finished"), outcome
+    accelerator.free_memory()
+    odd = {"train": KeyedData(4 * ranks + 1), "valid": KeyedData(1, seed=9)}  # the last sample has no batch
+    outcome = train(build(folder / "stop", **odd), accelerator, stop_after=1, signal="SIGUSR1", rank=ranks - 1)
+    assert (outcome.reason, outcome.counters.step) == ("SIGUSR1", 1), outcome
+    accelerator.free_memory()
+    try:
+        fit(build(folder / "ended", **spoiled), accelerator)
+    except UserError as error:  # on every rank, with the name of the one that met it
+        assert re.search(r"on rank \d, batch.*; lower the learning rate", str(error)), error
+    else:
+        raise AssertionError("the training went on")
+    accelerator.free_memory()
 
 
 class Stalling(KeyedData):
@@ -166,16 +209,23 @@ class OneInf(KeyedData):
 
 
 def deferred(folder: Path, _: str) -> None:
-    """DDP, one rank meets an Inf loss in every other step: fused AdamW and its deferred guard, then the plain one."""
+    """DDP, one rank meets an Inf loss in every other step: fused AdamW and its deferred guard, then the plain one.
+
+    The first once more, stopped by a signal to rank 1 and resumed.
+    """
     accelerator = Accelerator(cpu=True)
-    for fused in ("true", "false"):
+    data = OneInf(4 * accelerator.num_processes)
+
+    def build(name: str, fused: str, resume: bool = False) -> Job:
         flags = ["--nan_policy", "skip", "--set", "train.ema_decay=0.9", "--set", f"optimizer.args.fused={fused}"]
         flags += ["--grad_accum_steps", "1", "--log_every", "2", "--checkpoint_every_steps", "1"]
-        data = OneInf(4 * accelerator.num_processes)
         torch.manual_seed(0)
         model = TinyNet(drop=0.0, norm=False)
+        return make_job(folder / name, *flags, train=data, model=model, resume=resume)
+
+    for fused in ("true", "false"):
         with StopRequest() as stop:
-            trainer = Trainer(make_job(folder / fused, *flags, train=data, model=model), accelerator, stop)
+            trainer = Trainer(build(fused, fused), accelerator, stop)
             assert trainer.deferred == (fused == "true")
             trainer.run()
             trainer.log.close()
@@ -184,6 +234,9 @@ def deferred(folder: Path, _: str) -> None:
         facts = {"updates": trainer.ema.updates, "counters": vars(trainer.counters)}
         name = f"{fused}_rank{accelerator.process_index}.pt"
         torch.save({"weights": weights, "ema": averaged, **facts}, folder / name)
+    outcome = train(build("parts", "true"), accelerator, stop_after=3, signal="SIGUSR1", rank=1)
+    assert (outcome.reason, outcome.counters.step) == ("SIGUSR1", 3)
+    fit(build("parts", "true", resume=True), accelerator)
 
 
 def ddp(folder: Path, _: str) -> None:

@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import h5py
@@ -21,6 +22,7 @@ from lemamba.engine.weights.files import load_strict, read_weights, resolve_weig
 from lemamba.model import build_model
 from lemamba.model.ops import available_backends
 from lemamba.utils import config
+from lemamba.utils.device import tf32
 from lemamba.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -107,6 +109,7 @@ BROKEN_RANK = """
 import torch
 from lemamba.commands import train
 from lemamba.utils import config
+from lemamba.utils.device import tf32
 
 def fit(job, accelerator):
     if accelerator.process_index == 1:
@@ -152,7 +155,10 @@ def test_weights_of_one_run_start_another(tmp_path, data, monkeypatch):
 
 
 def test_bf16_crops_and_augmentation_run(tmp_path, data, monkeypatch):
-    main(monkeypatch, tmp_path, data, SMALL + " --mixed_precision bf16 --aug_probs 0.5 0 --crop 16 --channels_last")
+    options = " --mixed_precision bf16 --aug_probs 0.5 0 --crop 16 --channels_last --tf32"
+    with tf32(False):
+        main(monkeypatch, tmp_path, data, SMALL + options)
+        assert torch.backends.cudnn.allow_tf32 and torch.get_float32_matmul_precision() == "high"
     log = (tmp_path / "log_file/LE-Mamba/r/train.log").read_text()
     assert "mixed precision bf16" in log and "16 x 16" in log
 
@@ -269,3 +275,16 @@ def test_trainings_of_one_process_may_differ_in_precision():
     for precision in ("no", "bf16"):
         settings = config.resolve({"train": {"device": "cpu", "mixed_precision": precision}}, None)
         assert accelerate_main.start_accelerator(settings).mixed_precision == precision
+
+
+def test_what_deepspeed_lacks_is_named_in_one_line(monkeypatch):
+    """accelerate looks for transformers when it is to start DeepSpeed, and raises what an import would."""
+
+    def start(**_):
+        raise PackageNotFoundError("transformers")
+
+    monkeypatch.setattr(accelerate_main, "Accelerator", start)
+    settings = config.resolve({"train": {"device": "cpu"}}, None)
+    with pytest.raises(UserError, match="transformers.*pip install deepspeed transformers") as refusal:
+        accelerate_main.start_accelerator(settings)
+    assert "\n" not in str(refusal.value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import subprocess
 import sys
 import tarfile
@@ -27,10 +29,16 @@ def test_a_failing_cell_is_its_result(capsys):
 def test_the_page_has_a_row_for_everything():
     cell = {"ms": 2.0, "memory_gb": 0.5, "share_of_exp_floor": 0.5, "share_of_bytes_floor": 0.25}
     row = {"kind": "scan", "shape": [1, 2, 3, 4], "dtype": "float32", "backward": True}
-    results = {"device": "X", "date": "d", "torch": "t", "cuda": "c", "triton": "r", "copy_gb_per_s": 1}
+    results = {"device": "X", "date": "d", "torch": "t", "cuda": "c", "triton": "r", "copy_gb_per_s": 1, "left_out": 5}
+    counted = {"floor_ms": 33.0, "peak_gb": 13.8, "gb": 88.2, "kernels": 1789}
+    step = {"variant": "base", "precision": "no", "counted": counted}
+    results["steps"] = [{**step, "ms": 99.0, "peak_gb": 14.5, "kernels": {"k": 7.0}}, {**step, "failed": "E: memory"}]
     rows = [{**row, "triton": cell, "mamba_ssm": {**cell, "ms": 7.0}}, {**row, "triton": cell},
             {**row, "triton": {"failed": "E: no"}, "mamba_ssm": cell}]  # fmt: skip
-    lines = gpu.markdown({**results, "rows": rows}).splitlines()[-3:]
+    page = gpu.markdown({**results, "rows": rows}).splitlines()
+    assert "| base | float32 | 99.0 ms | 33.0 ms | 14.5 GB | 13.8 GB | k 7.0 ms |" in page
+    assert "| base | no | E: memory | | | | |" in page and "5 rows were left out" in page[2]
+    lines = page[-3:]
     assert "3.50 ×" in lines[0]
     assert "not here" in lines[1]
     assert "E: no" in lines[2]
@@ -78,19 +86,34 @@ def test_a_build_that_fails_does_not_stop_the_run(tmp_path, monkeypatch, capsys)
     assert "was not built: expected nvcc" in capsys.readouterr().out
 
 
+CALLS = {kind: ({"triton": None}, None) for kind in ("scan", "four directions")}
+
+
 def test_every_row_is_saved_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(gpu, "one", lambda *_: {"failed": "x"})
-    monkeypatch.setattr(gpu, "save", lambda results: counts.append(len(results["rows"])))
-    counts, results = [], {"rows": []}
-    calls = {kind: ({"triton": None}, None) for kind in ("scan", "four directions")}
-    gpu.table(calls, 1e12, results)
-    assert counts == list(range(1, 25))
+    monkeypatch.setattr(gpu, "step_row", lambda variant, precision, _: {"step": (variant, precision)})
+    monkeypatch.setattr(gpu, "save", lambda results: counts.append(len(results["steps"]) + len(results["rows"])))
+    counts, results = [], {"steps": [], "rows": []}
+    gpu.table(CALLS, 1e12, results, math.inf)
+    assert counts == [*range(1, 29), 28]
+    assert results["steps"][0] == {"step": ("base", "no")}, "what training costs comes first"
     rows = [(r["kind"], r["shape"][1:], r["dtype"], r["backward"]) for r in results["rows"]]
     assert len(set(map(str, rows))) == 24
     assert rows[0] == ("four directions", [256, 4096, 32], "float32", True)
     assert rows[1] == ("four directions", [256, 64, 16], "float32", True)
     assert all(row[1] == [512, 16384, 32] for row in rows[-8:])
+
+
+def test_after_the_limit_no_row_is_begun_and_what_is_left_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(gpu, "RESULTS", tmp_path)
+    monkeypatch.setattr(gpu, "step_row", lambda *_: {"variant": "base", "precision": "no", "failed": "x"})
+    clock = iter(range(9))
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    results = {"device": "X", "date": "d", "torch": "t", "cuda": "c", "triton": "r", "copy_gb_per_s": 1}
+    gpu.table(CALLS, 1e12, results | {"steps": [], "rows": []}, 2)
+    assert json.loads((tmp_path / "scan_gpu.json").read_text())["left_out"] == 25
+    assert "25 rows were left out" in capsys.readouterr().out
 
 
 def test_headers_are_not_given_to_nvcc(tmp_path, monkeypatch):
@@ -113,12 +136,17 @@ def test_headers_are_not_given_to_nvcc(tmp_path, monkeypatch):
 
 
 def test_warming_runs_every_cell_apart_from_the_kept_choices(monkeypatch):
-    commands = []
+    commands, limits = [], []
 
-    def run(command, env, **_):
+    def run(command, env, timeout, **_):
         commands.append((*command[-3:], env["LEMAMBA_CACHE"]))
+        limits.append(timeout)
+        if command[-3] == "step":
+            raise subprocess.TimeoutExpired(command, timeout)
         return subprocess.CompletedProcess(command, int(command[-1] == "bfloat16"))
 
     monkeypatch.setattr(subprocess, "run", run)
-    assert gpu_warm.warm(2) == 6
-    assert len({c[:3] for c in commands}) == len({c[3] for c in commands}) == 12
+    assert gpu_warm.warm(2, limit=50) == 4 + 6
+    assert len({c[:3] for c in commands}) == len({c[3] for c in commands}) == 4 + 12
+    assert all(0 < limit <= 50 for limit in limits)
+    assert gpu_warm.warm(2) == 10 and limits[-1] is None

@@ -6,6 +6,7 @@ the reason. Commands of all pages, run or not, go through the real parsers.
 
 from __future__ import annotations
 
+import argparse
 import ast
 import importlib
 import importlib.util
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from small_files import smooth, tif, values, write_h5
 
 from lemamba.commands import COMMANDS, parse
@@ -131,6 +133,34 @@ def test_commands_are_accepted_by_the_real_parsers(page, monkeypatch):
                 check_foreign(words)
             elif not {"--help", "--list_models"} & set(command[1]):
                 assert parse(command[0], command[1]) is not None, where
+
+
+def launched(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Return what accelerate's or torchrun's own parser makes of a line, and what it hands to the script."""
+    from accelerate.commands.launch import launch_command_parser
+    from torch.distributed.run import get_args_parser
+
+    words = words[words.index("torchrun") :] if "torchrun" in words else words
+    parser, given = (get_args_parser(), words[1:]) if words[0] == "torchrun" else (launch_command_parser(), words[2:])
+    options = parser.parse_args(given)
+    assert options.training_script in SCRIPTS
+    return options, options.training_script_args
+
+
+def test_launchers_take_the_launch_lines():
+    lines = [(p.name, w) for p in PAGES for _, text in blocks(p, "bash") for w in commands(text)]
+    several = [(name, w) for name, w in lines if {"accelerate", "torchrun"} & set(w[:2]) and ours(w)]
+    taken = [(name, *launched(w)) for name, w in several]
+    scaling = []
+    for name, options, given in (t for t in taken if t[0] == "scaling.md"):
+        if hasattr(options, "nnodes"):
+            processes = int(options.nnodes) * int(options.nproc_per_node)
+        else:
+            config = yaml.safe_load((ROOT / options.config_file).read_text())
+            processes = options.num_processes or config["num_processes"]
+        scaling.append(processes)
+        assert int(given[given.index("-b") + 1]) * processes == 32, f"{name}: another number of samples a step"
+    assert sorted(scaling) == [1, 4, 4, 4, 8, 8, 8]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

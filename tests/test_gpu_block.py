@@ -1,7 +1,11 @@
-"""The block of a GPU as one function (`model/ops/triton/block.py`) in Triton's interpreter, against the layers."""
+"""The block of a GPU as one function (`model/ops/triton/block.py`) in Triton's interpreter, against the layers.
+
+On a GPU (`make gpu`): the whole network, against the CPU.
+"""
 
 from __future__ import annotations
 
+import copy
 import os
 from pathlib import Path
 
@@ -9,9 +13,11 @@ import pytest
 import torch
 from torch import nn
 
+from lemamba.model import build_model
 from lemamba.model.layers import ss2d
 from lemamba.model.layers.drop_path import DropPath
 from lemamba.model.layers.ss2d import VSSBlock
+from lemamba.utils.device import tf32
 
 ROOT = Path(__file__).resolve().parent.parent
 # window, batch, height, width, shared states, rate of stochastic depth, products in bf16
@@ -86,3 +92,24 @@ def test_block_interpreted(monkeypatch, case):
     for name, a, b in zip(names, (out, last, *ours), (*expected, *theirs), strict=False):
         assert a.shape == b.shape, name
         assert (a - b).abs().max() <= (0.06 if half else 2e-5) * b.abs().max(), name
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("precision", "error"), [("no", 1e-3), ("bf16", 0.2)])
+def test_a_step_has_the_gradients_of_the_cpu(precision, error):
+    """The network of the published method, whose blocks are one function on a GPU, with maps, windows and skips."""
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA GPU")
+    sizes = {"width": 16, "ssm_enc_blk_nums": [1, 1, 1], "ssm_dec_blk_nums": [1, 1, 1], "drop_path_rate": 0.0}
+    exact = build_model("LEMamba", img_channel=4, condition_channel=1, out_channel=4, **sizes).double()
+    network = copy.deepcopy(exact).float().cuda()
+    inputs = [torch.rand(2, c, n, n, dtype=torch.float64) for c, n in ((4, 8), (4, 32), (1, 32))]
+    way = torch.randn(2, 4, 32, 32, dtype=torch.float64)
+    (exact(*inputs) * way).sum().backward()
+    with tf32(False), torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16"):
+        sr = network(*(image.float().cuda() for image in inputs))
+    (sr.double() * way.cuda()).sum().backward()
+    wanted = dict(exact.named_parameters())
+    for name, p in network.named_parameters():
+        off = (p.grad.cpu().double() - wanted[name].grad).norm() / wanted[name].grad.norm()
+        assert off < error, f"{name}: {off:.2g}"

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from lemamba.engine.fusing.cost import count_flops
+from lemamba.model import build_model
 from lemamba.model.layers.drop_path import DropPath
 from lemamba.model.ops.native.linear import _PartsWithoutCat, _side_by_side
 
@@ -58,6 +60,18 @@ def test_a_residual_in_one_pass_is_the_same_sum(monkeypatch):
     assert path.add(x.to("meta"), branch.to("meta")).shape == x.shape
     torch.testing.assert_close(torch.addcmul(x, branch, factors), x + branch * factors)
     assert torch.equal(path.eval().add(x, branch), x + branch)
+
+
+def test_flops_of_the_log_run_no_kernel():
+    """On a GPU each would first be compiled and measured, for a pass that training never makes."""
+    network = build_model("LEMamba", img_channel=3, condition_channel=1, out_channel=3, width=8).train()
+    devices = set()
+    for layer in (m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)):
+        layer.register_forward_hook(lambda m, given, out: devices.add(given[0].device.type))
+    sizes = {"ms": (3, 4), "lms": (3, 16), "pan": (1, 16)}
+    assert count_flops(network, {name: torch.rand(1, c, n, n) for name, (c, n) in sizes.items()}) > 1e6
+    assert devices == {"meta"} and network.training
+    assert {p.device.type for p in network.parameters()} == {"cpu"}
 
 
 # The gates, in the interpreter

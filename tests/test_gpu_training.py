@@ -42,10 +42,12 @@ def test_every_precision_trains(tmp_path, data, precision):  # noqa: F811
     assert all(v.isfinite().all() for v in state.values())
 
 
-@pytest.mark.parametrize(("config", "needs"), [("fsdp.yaml", None), ("deepspeed_zero2.yaml", "deepspeed")])
+@pytest.mark.parametrize(
+    ("config", "needs"), [("fsdp.yaml", ()), ("deepspeed_zero2.yaml", ("deepspeed", "transformers"))]
+)
 def test_sharded_trainings_take_steps(tmp_path, data, config, needs):  # noqa: F811
-    if needs and importlib.util.find_spec(needs) is None:
-        pytest.skip(f"{needs} is not installed: pip install {needs}")
+    if any(importlib.util.find_spec(name) is None for name in needs):
+        pytest.skip("deepspeed is not installed: pip install deepspeed transformers")
     for name in ("plain", "sharded"):
         (tmp_path / name).mkdir()
     plain = train(tmp_path / "plain", data, "one_gpu.yaml")

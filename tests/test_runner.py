@@ -234,8 +234,8 @@ def test_tf32_is_as_asked_and_afterwards_as_before(wanted):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize(("precision", "error"), [("no", 1e-4), ("bf16", 0.03), ("fp16", 0.01)])
+@pytest.mark.parametrize("compiled", [False, True])  # compiling takes long: last
 def test_gpu_modes_equal_the_cpu(precision, error, compiled, capsys):
     """Half types and CUDA graphs: results of one call are not overwritten by the next."""
     network = build_model("LEMamba", **SIZES, **TINY).eval()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -131,6 +132,28 @@ def test_more_states_than_it_has_are_refused(stand_in):
     u, states = torch.randn(1, 2, 3), torch.randn(1, 1, 257, 3)
     with pytest.raises(UserError, match="at most 256 states a channel, given 257; use triton or torch"):
         mamba_ssm_backend.scan(ScanInputs(u, u, -torch.rand(2, 257), states, states))
+
+
+def test_expanded_parameters_reach_it_with_memory_of_their_own(stand_in, monkeypatch):
+    """One D for all channels has stride 0, which the package's own check refuses."""
+    inputs = make()
+    inputs["D"] = torch.randn(1).expand_as(inputs["D"]).requires_grad_()
+    module, seen = sys.modules["selective_scan_cuda"], []
+    for name in ("fwd", "bwd"):
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *given, real=real: seen.append(given[5].stride()) or real(*given))
+    y, _ = mamba_ssm_backend.scan(ScanInputs(*inputs.values(), True))
+    assert torch.autograd.grad(y.sum(), inputs["D"])[0].shape == inputs["D"].shape
+    assert seen == [(1,), (1,)]
+
+
+def test_how_to_get_it_names_what_newer_releases_need():
+    """From the release after 2.3.2 on, its build leaves the operator out without this variable."""
+    command = "MAMBA_KEEP_CUDA_BUILD=TRUE pip install --no-build-isolation -r requirements-gpu.txt"
+    requirements = Path(__file__).resolve().parent.parent / "requirements-gpu.txt"
+    assert command in requirements.read_text(encoding="utf-8")
+    if importlib.util.find_spec("selective_scan_cuda") is None:
+        assert command in available_backends()["mamba_ssm"].reason
 
 
 @pytest.mark.gpu

@@ -1,4 +1,4 @@
-"""Several CPU processes: FSDP2 with EMA in fp32 and bf16, uneven work, a rank that is lost, DDP with its options.
+"""Several CPU processes: FSDP2 and DeepSpeed with EMA, uneven work, a rank that is lost, DDP with its options.
 
 Each case is one start of tests/sharded.py per rank, as a launcher would start it.
 """
@@ -78,9 +78,16 @@ def assert_gates(run: Path, weights: dict, rel: float) -> None:
     assert {name: rows[-1][name] for name in expected} == pytest.approx(expected, rel=rel)
 
 
-@pytest.mark.parametrize("precision", ["no", "bf16"])
-def test_fsdp2_trains_validates_saves_and_resumes_exactly(tmp_path, precision):
-    launch(2, "resume", tmp_path, precision)
+def there(way: str) -> None:
+    """Skip the test where DeepSpeed is meant and not installed."""
+    for name in ("deepspeed", "transformers") if way == "zero" else ():
+        pytest.importorskip(name, reason=f"{name} is not installed: pip install deepspeed transformers")
+
+
+@pytest.mark.parametrize("way", ["no", "bf16", "zero"])
+def test_fsdp2_and_deepspeed_train_validate_save_and_resume_exactly(tmp_path, way):
+    there(way)
+    launch(2, "resume", tmp_path, way)
     assert_same(tmp_path / "whole", tmp_path / "killed")
     assert_same(tmp_path / "whole", tmp_path / "parts")
     tensors, _ = last(tmp_path / "whole")
@@ -88,24 +95,29 @@ def test_fsdp2_trains_validates_saves_and_resumes_exactly(tmp_path, precision):
     assert all(torch.equal(written[name], value) for name, value in tensors["ema"].items()), "the averaged weights"
     assert any(not torch.equal(written[name], value) for name, value in tensors["model"].items()), "not the raw ones"
     assert (tmp_path / "whole/log/p/run/weights/README.md").is_file()
-    assert_gates(tmp_path / "whole/log/p/run", written, rel=1e-3 if precision == "no" else 0.1)
-    if precision == "bf16":
+    assert_gates(tmp_path / "whole/log/p/run", written, rel=0.1 if way == "bf16" else 1e-3)
+    if way == "bf16":
         seen = (tmp_path / "dtypes").read_text().split()
         assert seen == [f"{name}:torch.float32" for name in ("A_log", "D", "dt_bias", "lms")]
 
 
-@pytest.mark.parametrize("processes", [2, 3])
-def test_fsdp2_with_one_validation_sample_and_a_nan_on_one_rank(tmp_path, processes):
-    launch(processes, "uneven", tmp_path)
-    assert "validation after epoch 1" in (tmp_path / "lone/log/p/run/train.log").read_text()
-    log = (tmp_path / "nan/log/p/run/train.log").read_text()
-    named = re.findall(r"on rank (\d), batch\[\"\w+\"\]: \d+ NaN.*--replay (\S+);", log)
-    assert len(named) == 2, log
-    for rank, path in named:
-        batch, state, _ = load_batch(Path(path))
-        assert path.endswith(f"rank{rank}.safetensors") and any(v.isnan().any() for v in batch.values())
-        assert all(v.isfinite().all() for v in state.values())
-    assert all(v.isfinite().all() for v in last(tmp_path / "nan")[0]["model"].values())
+@pytest.mark.parametrize(("processes", "way"), [(2, "bf16"), (3, "no"), (2, "zero")])
+def test_work_that_ranks_share_unevenly(tmp_path, processes, way):
+    """Under DDP, too: one validation sample, a last round for one rank, a NaN and a signal that one rank meets."""
+    there(way)
+    launch(processes, "uneven", tmp_path, way)
+    for name in ("ddp", "sharded"):
+        folder = tmp_path / name
+        assert "validation after epoch 1" in (folder / "lone/log/p/run/train.log").read_text()
+        log = (folder / "nan/log/p/run/train.log").read_text()
+        named = re.findall(r"on rank (\d), batch\[\"\w+\"\]: \d+ NaN.*--replay (\S+);", log)
+        assert len(named) == 2, log
+        for rank, path in named:
+            batch, state, _ = load_batch(Path(path))
+            assert path.endswith(f"rank{rank}.safetensors") and any(v.isnan().any() for v in batch.values())
+            assert all(v.isfinite().all() for v in state.values())
+        assert all(v.isfinite().all() for v in last(folder / "nan")[0]["model"].values())
+        assert last(folder / "stop")[1]["counters"]["step"] == 1
 
 
 @pytest.mark.parametrize(
@@ -133,6 +145,7 @@ def test_ranks_skip_a_step_together_and_the_average_leaves_it_out(tmp_path):
         assert runs[fused, 0]["updates"] == 3, "six steps, one of two skipped"
         log = (tmp_path / fused / "log/p/run/train.log").read_text()
         assert "nan l1" not in log and "inf" not in " ".join(re.findall("total .* norm .*", log))
+    assert_same(tmp_path / "true", tmp_path / "parts")
     # in the middle of an epoch, too, a checkpoint holds the average of the steps that were taken
     for step in range(1, 7):
         a, b = (tmp_path / f"{f}/log/p/run/checkpoints/step_{step:08d}" for f in ("true", "false"))

@@ -47,6 +47,13 @@ def test_groups_of_a_convolution_count():
     assert dense["other convolutions"].flops == 3 * 8 * one
 
 
+def test_where_a_gpu_is_nothing_is_measured_with_kernels_that_only_count(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert budgets.tune.wanted()
+    with budgets.as_gpu(budgets.Budget(), None):
+        assert not budgets.tune.wanted()
+
+
 def test_memory_alive_is_followed():
     def call():
         for _ in range(3):

@@ -29,7 +29,7 @@ from lemamba.engine.training.logger import Logger, Running, summary_table
 from lemamba.engine.training.nan_guard import DeferredFlag, find_culprit, parts_of, save_batch, wrong_input
 from lemamba.engine.training.ranks import Ranks
 from lemamba.engine.training.sampler import TrainSampler, build_loader, valid_batches, worker_error
-from lemamba.engine.training.sharding import gather_all, is_sharded, prepare, whole, whole_state
+from lemamba.engine.training.sharding import gather_all, is_sharded, is_zero, prepare, whole, whole_state
 from lemamba.engine.training.state import Counters, capture, start
 from lemamba.engine.weights.files import save_weights
 from lemamba.metrics import Meter
@@ -116,6 +116,7 @@ class Trainer:
         raw: Any = self.optimizer.optimizer
         fused = isinstance(raw, _DEFERRABLE) and bool(raw.defaults.get("fused"))
         self.deferred = fused and accelerator.scaler is None
+        self.steps_alone = is_zero(raw)
         self.flag, self.previous = DeferredFlag(), list[Batch]()  # of the step before, read one step late
         self.running = Running()
         self.unaveraged = False  # a deferring optimizer has taken a step that is not in the EMA yet
@@ -215,7 +216,7 @@ class Trainer:
             with nullcontext() if i == len(group) else self.accelerator.no_sync(self.model):
                 sr = self.model(batch["ms"], batch["lms"], batch["pan"])
                 parts = parts_of(self.job.loss, sr.float(), batch)
-                self.accelerator.backward(parts["total"] / len(group))
+                self.accelerator.backward(self.steered(parts["total"]) / len(group))
             losses.append({name: value.detach() for name, value in parts.items()})
 
         # clip the gradient; no limit still gives its norm
@@ -259,6 +260,13 @@ class Trainer:
         self.running.add({"lr": rate})
         if any_wrong:
             self.not_finite(culprits)
+
+    def steered(self, total: Tensor) -> Tensor:
+        """Return a loss whose gradient is NaN if it is not finite itself, which that of l1 need not be.
+
+        DeepSpeed steps in `backward`, before the ranks have agreed, and leaves the step out for a gradient only.
+        """
+        return total * torch.where(total.detach().isfinite(), 1.0, torch.nan) if self.steps_alone else total
 
     def take(self, skip: bool) -> None:
         """Let the optimizer take its step, unless `skip`, and average the weights if it did."""

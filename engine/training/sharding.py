@@ -1,4 +1,4 @@
-"""Networks whose parameters are split over processes (FSDP2, DeepSpeed): the one place that gathers and puts back.
+"""Networks or moments that are split over processes (FSDP2, DeepSpeed): the one place that gathers and puts back.
 
 Under FSDP2 a parameter is a `DTensor`: each rank holds a part. `whole` gathers one, `cut` is its inverse. Gathering is
 an exchange, so all ranks call it, in the order of the network's state; cutting needs none, because every rank has read
@@ -6,6 +6,9 @@ the whole value from the same file.
 
 A forward pass without backward leaves the parameters of FSDP2's outermost module gathered: plain tensors, of which
 the averaged weights know nothing. Whatever reads or replaces parameters therefore calls `put_back` first.
+
+DeepSpeed's ZeRO-1 and ZeRO-2 leave the parameters whole. Their optimizer steps a flat copy of this rank's part, which
+has the moments, and then overwrites the parameters; `zero_state` and `load_zero_state` name moments by parameter.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ def check_sharding(accelerator: Accelerator) -> None:
     """Refuse what cannot be trained right, before anything is written.
 
     Raises:
-        UserError: FSDP version 1, FSDP2 with fp16, or DeepSpeed with mixed precision.
+        UserError: FSDP version 1, FSDP2 with fp16, DeepSpeed with mixed precision or another stage than 1 and 2.
     """
     from accelerate.utils import DistributedType
 
@@ -53,6 +56,11 @@ def check_sharding(accelerator: Accelerator) -> None:
         raise UserError(
             f"--mixed_precision {precision} under DeepSpeed would round all weights, the decays of the scan among "
             "them; give --mixed_precision no, or use DDP or FSDP2 (multi_gpu.yaml, fsdp.yaml)"
+        )
+    if kind == DistributedType.DEEPSPEED and (stage := accelerator.state.deepspeed_plugin.zero_stage) not in (1, 2):
+        raise UserError(
+            f"expected zero_stage 1 or 2 in DeepSpeed's configuration, given {stage}; stage 3 leaves no rank with "
+            "whole weights to average and save: use FSDP2 (fsdp.yaml)"
         )
 
 
@@ -140,3 +148,69 @@ def cut(value: Tensor, place: Tensor) -> Tensor:
     return DTensor.from_local(
         local, mesh, place.placements, run_check=False, shape=place.shape, stride=value.contiguous().stride()
     )
+
+
+# ------------------------------------------------------------------------------------------ DeepSpeed
+
+
+def is_zero(optimizer: Any) -> bool:
+    """Return whether an optimizer is DeepSpeed's, around torch's own."""
+    return hasattr(optimizer, "bit16_groups")
+
+
+def kind_of(optimizer: Any) -> str:
+    """Return the class name of torch's optimizer, also of the one inside DeepSpeed's."""
+    return type(optimizer.optimizer if is_zero(optimizer) else optimizer).__name__
+
+
+def take_weights(optimizer: Any) -> None:
+    """Let the optimizer continue from the present parameters; DeepSpeed's would return to its own copy of them."""
+    if is_zero(optimizer):
+        optimizer.refresh_fp32_params()
+
+
+def zero_state(names: Mapping[int, str], optimizer: Any) -> dict[str, Any]:
+    """Return the state of DeepSpeed's optimizer by ``<parameter>/<key>``, with whole tensors; all ranks call it.
+
+    Args:
+        names: of the parameters, by their `id`.
+        optimizer: DeepSpeed's, of stage 1 or 2.
+    """
+    from deepspeed.utils import lazy_init_hp_params_optimizer_state, safe_get_full_optimizer_state
+
+    found: dict[str, Any] = {}
+    for flat, parameters in _zero_groups(optimizer):
+        # DeepSpeed does so itself, but after the step of the first group, when the others have no moments yet
+        lazy_init_hp_params_optimizer_state(parameters, flat, optimizer.optimizer.state)
+        for key, value in sorted(optimizer.optimizer.state.get(flat, {}).items()):
+            split = isinstance(value, Tensor) and value.shape == flat.shape
+            for p in parameters:  # the rest, such as the number of steps, is one for all
+                found[f"{names[id(p)]}/{key}"] = safe_get_full_optimizer_state(p, key) if split else value
+    return found
+
+
+def load_zero_state(names: Mapping[int, str], optimizer: Any, state: Mapping[str, Any]) -> None:
+    """Restore what `zero_state` or torch's own optimizer gave. No exchange."""
+    from deepspeed.utils import lazy_init_hp_params_optimizer_state, safe_set_full_optimizer_state
+
+    by_name: dict[str, dict[str, Any]] = {}
+    for place, value in state.items():
+        name, _, key = place.rpartition("/")
+        by_name.setdefault(name, {})[key] = value
+    for flat, parameters in _zero_groups(optimizer):
+        own = {names[id(p)]: by_name.get(names[id(p)], {}) for p in parameters}
+        kept = optimizer.optimizer.state[flat]
+        for key, value in next(iter(own.values())).items():
+            split = isinstance(value, Tensor) and value.dim() > 0
+            kept[key] = flat.detach().new_zeros(flat.shape) if split else value
+        lazy_init_hp_params_optimizer_state(parameters, flat, optimizer.optimizer.state)
+        for p in parameters:
+            for key, value in own[names[id(p)]].items():
+                if isinstance(value, Tensor) and value.dim() > 0:
+                    safe_set_full_optimizer_state(p, value.to(p.device), key)
+
+
+def _zero_groups(optimizer: Any) -> list[tuple[Tensor, list[nn.Parameter]]]:
+    """Return this rank's flat part of each group, and the group's parameters."""
+    flats = [group["params"][0] for group in optimizer.optimizer.param_groups]
+    return list(zip(flats, optimizer.bit16_groups, strict=True))

@@ -1,7 +1,7 @@
 """The state of a training at the end of a step, as tensors and JSON values, and back.
 
-Exact on one process, under DDP and under FSDP2 (sharded tensors are gathered and split again). Under DeepSpeed weights,
-EMA and counters are exact; its optimizer restarts. Optimizer tensors are named ``<parameter>/<key>``.
+Exact on one process, under DDP, FSDP2 and DeepSpeed (sharded tensors are gathered and split again). Optimizer tensors
+are named ``<parameter>/<key>``, whoever holds them, so a run can be resumed in another way.
 """
 
 from __future__ import annotations
@@ -17,7 +17,18 @@ import torch
 from torch import Tensor, nn
 
 from lemamba.engine.training.checkpoint import read_checkpoint
-from lemamba.engine.training.sharding import cut, gather_all, put_back, whole, whole_state
+from lemamba.engine.training.sharding import (
+    cut,
+    gather_all,
+    is_zero,
+    kind_of,
+    load_zero_state,
+    put_back,
+    take_weights,
+    whole,
+    whole_state,
+    zero_state,
+)
 from lemamba.engine.weights.files import check_fit
 from lemamba.utils.config import to_dict
 from lemamba.utils.errors import UserError
@@ -74,20 +85,16 @@ def start(trainer: Trainer) -> list[str]:
 
 def capture(trainer: Trainer) -> tuple[dict[str, Tensors], dict[str, Any]]:
     """Return the state of `trainer` as tensors by file name and JSON values; all ranks call it together."""
-    from accelerate.utils import DistributedType
-
     optimizer, scaler = trainer.optimizer.optimizer, trainer.accelerator.scaler
     tensors = {"model": whole_state(trainer.core)}
     if trainer.ema is not None:
         tensors["ema"] = gather_all(trainer.ema.state_dict(trainer.core))
-    values: dict[str, Any] = {}
-    if trainer.accelerator.distributed_type != DistributedType.DEEPSPEED:
-        tensors["optimizer"], values = optimizer_state(trainer.core, optimizer)
+    tensors["optimizer"], values = optimizer_state(trainer.core, optimizer)
     state = {
         "counters": asdict(trainer.counters),
         "shape": _shape(trainer),
         "schedule": trainer.job.schedule.state,
-        "optimizer": {"kind": type(optimizer).__name__, "values": values},
+        "optimizer": {"kind": kind_of(optimizer), "values": values},
         "ema_updates": trainer.ema.updates if trainer.ema is not None else 0,
         "scaler": scaler.state_dict() if scaler is not None else None,
         "generators": trainer.ranks.gather(generator_states(trainer.accelerator.device)),
@@ -105,8 +112,6 @@ def restore(trainer: Trainer, checkpoint: Path) -> list[str]:
     Raises:
         UserError: a damaged checkpoint, or one of another network.
     """
-    from accelerate.utils import DistributedType
-
     tensors, state = read_checkpoint(checkpoint)
     optimizer, scaler = trainer.optimizer.optimizer, trainer.accelerator.scaler
     notes = [f"resumed from {checkpoint}"]
@@ -122,6 +127,7 @@ def restore(trainer: Trainer, checkpoint: Path) -> list[str]:
             "of this epoch and the random numbers of each process"
         )
     load_model(trainer.core, tensors["model"])
+    take_weights(optimizer)
     if trainer.ema is not None:
         if "ema" in tensors:
             check_fit(trainer.core.state_dict(), tensors["ema"], "averaged weights of the checkpoint", _ADVICE)
@@ -130,9 +136,7 @@ def restore(trainer: Trainer, checkpoint: Path) -> list[str]:
         else:
             notes.append("the checkpoint has no EMA: averaging starts from its weights")
             trainer.ema.load_state_dict({n: p.detach() for n, p in trainer.core.named_parameters()}, updates=0)
-    if trainer.accelerator.distributed_type == DistributedType.DEEPSPEED:
-        notes.append("DeepSpeed: weights, EMA and counters are restored, the optimizer's moments start anew")
-    elif state["optimizer"]["kind"] == type(optimizer).__name__:
+    if state["optimizer"]["kind"] == kind_of(optimizer):
         load_optimizer(trainer.core, optimizer, tensors["optimizer"], state["optimizer"]["values"])
     else:
         notes.append(f"the optimizer was {state['optimizer']['kind']}: its state is not restored")
@@ -173,37 +177,44 @@ def load_model(model: nn.Module, state: Tensors) -> None:
 def _names(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
     """Return the names of the optimizer's parameters in the order in which it numbers them."""
     by_id = {id(p): n for n, p in model.named_parameters()}
-    return [by_id[id(p)] for group in optimizer.param_groups for p in group["params"]]
+    inside: Any = optimizer
+    groups = inside.bit16_groups if is_zero(optimizer) else [group["params"] for group in optimizer.param_groups]
+    return [by_id[id(p)] for group in groups for p in group]
 
 
 def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict[str, Any]]:
     """Return the optimizer's tensors and its other values (JSON), both by ``<parameter>/<key>``."""
+    state = _state_of(model, optimizer)
+    tensors = {place: whole(value) for place, value in state.items() if isinstance(value, Tensor)}
+    return tensors, {place: value for place, value in state.items() if place not in tensors}
+
+
+def _state_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return the optimizer's state by ``<parameter>/<key>``, in the same order on every rank."""
+    if is_zero(optimizer):
+        return zero_state({id(p): n for n, p in model.named_parameters()}, optimizer)
     names = _names(model, optimizer)
-    tensors: Tensors = {}
-    values: dict[str, Any] = {}
     # sorted: gathering is an exchange, and after a restore the order is that of the file, which ranks may read apart
-    for number, state in sorted(optimizer.state_dict()["state"].items()):
-        for key, value in sorted(state.items()):
-            place = f"{names[number]}/{key}"
-            if isinstance(value, Tensor):
-                tensors[place] = whole(value)
-            else:
-                values[place] = value
-    return tensors, values
+    states = sorted(optimizer.state_dict()["state"].items())
+    return {f"{names[number]}/{key}": value for number, state in states for key, value in sorted(state.items())}
 
 
 def load_optimizer(
     model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Tensors, values: dict[str, Any]
 ) -> None:
     """Restore what `optimizer_state` gave; learning rate and weight decay stay those of the current configuration."""
-    names = _names(model, optimizer)
-    numbers = {name: i for i, name in enumerate(names)}
+    numbers = {name: i for i, name in enumerate(_names(model, optimizer))}
     parameters = dict(model.named_parameters())
+    places = sorted({**tensors, **values}.items())
+    unknown = [name for name in (place.rpartition("/")[0] for place, _ in places) if name not in numbers]
+    if unknown:
+        raise UserError(f"the checkpoint's optimizer knows {unknown[0]}, the network does not; use its own --arch")
+    if is_zero(optimizer):
+        load_zero_state({id(p): n for n, p in parameters.items()}, optimizer, dict(places))
+        return
     state: dict[int, dict[str, Any]] = {}
-    for place, value in sorted({**tensors, **values}.items()):
+    for place, value in places:
         name, _, key = place.rpartition("/")
-        if name not in numbers:
-            raise UserError(f"the checkpoint's optimizer knows {name}, the network does not; use its own --arch")
         if isinstance(value, Tensor) and value.dim():
             value = cut(value, parameters[name].detach())
         state.setdefault(numbers[name], {})[key] = value

@@ -51,6 +51,11 @@ def _sequences(inputs: ScanInputs) -> list[Tensor]:
     return [t.contiguous() for t in (u, delta.to(u.dtype), A, B.to(u.dtype), C.to(u.dtype))]
 
 
+def _channels(inputs: ScanInputs) -> list[Tensor | None]:
+    """Return D and delta_bias without the stride 0 of an expanded tensor, which the package refuses."""
+    return [None if t is None else t.contiguous() for t in (inputs.D, inputs.delta_bias)]
+
+
 def _forward(inputs: ScanInputs, save: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Return y (B, KD, L) in u's dtype, the last state (B, KD, N) and, where `save`, the chunks' states."""
     if inputs.initial_state is not None:
@@ -60,17 +65,17 @@ def _forward(inputs: ScanInputs, save: bool) -> tuple[Tensor, Tensor, Tensor]:
             f"backend mamba_ssm takes at most {MOST_STATES} states a channel, given {inputs.A.shape[1]}; "
             "use triton or torch"
         )
-    *_, D, delta_bias, delta_softplus, _ = inputs
-    y, states, *_ = _extension().fwd(*_sequences(inputs), D, None, delta_bias, delta_softplus)
+    D, delta_bias = _channels(inputs)
+    y, states, *_ = _extension().fwd(*_sequences(inputs), D, None, delta_bias, inputs.delta_softplus)
     last = states[:, :, -1, 1::2].contiguous()  # (B, KD, chunks, 2N): decay products and states alternate
     return y, last, states if save else states.new_empty(0)
 
 
 def _backward(gy: Tensor, _glast: Tensor | None, saved: Tensor, inputs: ScanInputs) -> dict[str, Tensor]:
     """Return the gradients by name; the package has none through the last state."""
-    *_, D, delta_bias, delta_softplus, _ = inputs
+    (D, delta_bias), softplus = _channels(inputs), inputs.delta_softplus
     gy = gy.to(inputs.u.dtype).contiguous()
-    gradients = _extension().bwd(*_sequences(inputs), D, None, delta_bias, gy, saved, None, None, delta_softplus, False)
+    gradients = _extension().bwd(*_sequences(inputs), D, None, delta_bias, gy, saved, None, None, softplus, False)
     named = dict(zip(inputs._fields, gradients[:7], strict=False))
     return {name: named[name].to(t.dtype).contiguous() for name, t in given(inputs).items()}
 

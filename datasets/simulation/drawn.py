@@ -222,9 +222,7 @@ def _textures(canvas: Canvas) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         bright += crown * (light + 0.12 * kind)
         share += (crown * 0.3) * kind
     if canvas.extra_mix is not None:
-        water = np.isin(
-            table["first"], [materials.INDEX[n] for n in ("deep water", "turbid water", "shallow water")]
-        )
+        water = np.isin(table["first"], [materials.INDEX[n] for n in ("deep water", "turbid water", "shallow water")])
         share += canvas.extra_mix * np.take(water.astype(np.float32), objects)
     tint = fractal(generator, shape, generator.uniform(4, 40), 1, generator.uniform(0.0, 0.4))
     return np.maximum(bright, 0.1), share, tint

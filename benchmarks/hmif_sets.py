@@ -21,8 +21,8 @@ from lemamba.commands import parse, prepare
 from lemamba.datasets.pair_windows import windows_of
 from lemamba.datasets.simulation import wald
 from lemamba.datasets.simulation.landscape import draw_ground
+from lemamba.datasets.simulation.materials import FARMLAND
 from lemamba.datasets.simulation.sources import Cube, load_mat
-from lemamba.datasets.simulation.spectra import MATERIALS, reflectance
 from lemamba.datasets.writers import write_h5
 from lemamba.operators.observation import estimate_response
 from lemamba.utils.atomic import sha256
@@ -154,8 +154,8 @@ def draw_cube(seed: int, side: int = SIDE) -> np.ndarray:
     generator = np.random.default_rng([seed, 31])
     ground = draw_ground(generator, (side, side))
     wavelengths = np.linspace(400, 700, 31)
-    library = reflectance(wavelengths)
-    tilt = generator.normal(0, 0.15, (len(MATERIALS), 2)) @ np.stack([np.ones(31), np.linspace(-1, 1, 31)])
+    library = FARMLAND.reflectance(wavelengths)
+    tilt = generator.normal(0, 0.15, (len(library), 2)) @ np.stack([np.ones(31), np.linspace(-1, 1, 31)])
     library = library * np.exp(tilt)
     share = ground.mix[..., None]
     surface = library[ground.first] * (1 - share) + library[ground.second] * share

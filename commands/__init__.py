@@ -16,7 +16,7 @@ from lemamba.commands import options
 from lemamba.utils import command_line, config
 from lemamba.utils.errors import UserError, nearest
 from lemamba.utils.progress import in_notebook
-from lemamba.utils.startup import INTERRUPTED_STATUS, VERBOSITY, prepare_process
+from lemamba.utils.startup import INTERRUPTED_STATUS, VERBOSITY, own_environment, prepare_process
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def run(command: str, *arguments: object) -> int | None:
         Traceback (most recent call last):
         lemamba.utils.errors.UserError: no such file: ms.tif
     """
-    with _own_environment():
+    with own_environment():
         try:
             words = [str(argument) for argument in arguments]
             options = parse(command, words, f"lemamba {command}")
@@ -146,18 +146,6 @@ def run(command: str, *arguments: object) -> int | None:
     if status == INTERRUPTED_STATUS:
         raise KeyboardInterrupt
     return status or None
-
-
-@contextlib.contextmanager
-def _own_environment() -> Iterator[None]:
-    """At the end, give the environment's variables LEMAMBA_… the values that they had."""
-    before = {name: value for name, value in os.environ.items() if name.startswith("LEMAMBA_")}
-    try:
-        yield
-    finally:
-        for name in [name for name in os.environ if name.startswith("LEMAMBA_")]:
-            del os.environ[name]
-        os.environ.update(before)
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from lemamba.commands.budget import Budget, train_with
 from lemamba.commands.images import fuse_set
 from lemamba.commands.methods import load_method
 from lemamba.commands.options import BoardOptions
-from lemamba.commands.rows import members_of
+from lemamba.commands.rows import members_of, not_for_guides
 from lemamba.commands.scores import notes_of, report, score
 from lemamba.datasets.build import check_range, find_entry, find_file
 from lemamba.datasets.h5 import H5Dataset
@@ -96,6 +96,8 @@ def plan(options: BoardOptions) -> tuple[list[dict[str, Any]], dict[str, Path], 
     data, numbers, dataset = open_files(options)
     facts = dataset.facts
     members, left_out = members_of(options, facts)
+    if other := not_for_guides(options.methods, facts):
+        print(f"note: {other}")
     for name in left_out:
         print(f"note: {name} is left out: no --weights {name}=PATH and no --train MINUTES")
     if options.against is not None and options.against not in (labels := [m.label for m in members]):

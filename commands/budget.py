@@ -31,6 +31,9 @@ _ENDLESS = 1_000_000  # epochs: so many that only the minutes end a training
 PROJECT = "leaderboard"
 RECORD = "budget.json"
 BEGUN = "begun.json"  # the rate and the share of the training that the folder's checkpoints are of
+_NEVER_FINITE = (
+    "give lower --rates, or see with prepare_data.py inspect whether a band of the validation set is 0 everywhere"
+)
 _LONGEST_NAME = 150  # of a run's folder; file systems allow 255 bytes
 
 
@@ -149,7 +152,7 @@ def _search(name: str, budget: Budget, run: str) -> dict[float, float | None]:
             found[rate], failure = None, error
     shutil.rmtree(LOG_FOLDER / PROJECT / run, ignore_errors=True)
     if all(value is None for value in found.values()):
-        raise failure or UserError(f"training {name}: no candidate rate gave a finite validation; give lower --rates")
+        raise failure or UserError(f"training {name}: no candidate rate gave a finite validation; {_NEVER_FINITE}")
     return found
 
 
@@ -202,5 +205,5 @@ def _train(name: str, budget: Budget, run: str, rate: float | None, share: float
         raise StoppedError(f"training {name} was stopped before its end; run the same command again to resume it")
     facts = read_json(folder / "weights" / "best.json")
     if not facts:
-        raise UserError(f"training {name}: its validation was never finite, so no best weights; give lower --rates")
+        raise UserError(f"training {name}: its validation was never finite, so no best weights; {_NEVER_FINITE}")
     return facts

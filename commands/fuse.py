@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -33,6 +34,7 @@ from lemamba.commands.options import AdaptOptions, FuseOptions
 from lemamba.commands.pairs import read_pairs, relation_of
 from lemamba.commands.scores import notes_of, report, rows, score, weights_sha256
 from lemamba.datasets.build import build_dataset, check_range, find_entry, names_no_divisor
+from lemamba.datasets.content import scene_notes
 from lemamba.datasets.guide_order import (
     Centres,
     checked_order,
@@ -64,7 +66,7 @@ from lemamba.utils.sensors import get_dataset, get_sensor
 from lemamba.utils.version import project_version
 
 OUT = Path("visualized_img")
-
+FEW = 2048  # MS pixels, 64 x 32: what `adapt` needs at least
 
 Runners = dict[tuple[Any, ...], Runner]  # methods that are ready, by the data they are for
 
@@ -283,8 +285,11 @@ def _print_notes(options: FuseOptions, pair: ScenePair, runner: Runner) -> None:
     """Print what the user should know of a pair before it is fused; its divisor may be taken from the data here."""
     # a method that is not clipped does not depend on the divisor
     remark = pair.check_range() if options.divisor is None and runner.traits.clipped else ""
-    for line in (*pair.notes, *([remark] if remark else [])):
+    for line in (*pair.notes, *scene_notes(pair), *([remark] if remark else [])):
         print(f"note: {line}")
+    pixels = math.prod(n // pair.facts.ratio for n in pair.size)
+    if pixels < FEW and (isinstance(runner.network, Adapting) or runner.traits.any_size):
+        print(f"note: {pixels} MS pixels are few to take statistics from or to train on; compare with --method auto")
     if options.dtype and options.dtype != pair.ms.dtype.name:
         print(f"note: values are kept as {options.dtype}: rounded and clipped to its range, not scaled")
     if isinstance(runner.network, Adapting):

@@ -129,6 +129,7 @@ def export_weights(run: Path, out: Path) -> str:
         samples=samples,
         minutes=f"{meta['training'].get('minutes', math.nan):.0f}",
         device=meta["facts"]["device"],
+        project=meta["facts"]["project"],
     )
     write_text(out.parent / "README.md", card)
     return digest
@@ -154,7 +155,7 @@ training data are needed. `inference.py --ms MS.tif --pan PAN.tif --out FUSED.ti
 | parameters | {parameters} |
 | training data | {samples} patches of scenes drawn by this project, with drawn instruments; no real image |
 | training | {steps} steps of {batch}, {minutes} minutes on {device} |
-| made by | `python reproduce.py generic` |
+| made by | `python reproduce.py generic`, project {project} |
 | licence | Apache-2.0, as the project |
 
 What they reach on real scenes, and what they cannot do: docs/no_training_data.md. The `.json` holds every setting.

@@ -90,6 +90,14 @@ def _group(wanted: str, task: str, ratio: int) -> list[str]:
     return names
 
 
+def not_for_guides(wanted: str, facts: DataFacts) -> str:
+    """Say which classical methods --methods leaves out because the guide has several bands; "" for none."""
+    if facts.guide_bands == 1 or not {"all", "classical"} & {part.strip() for part in wanted.split(",")}:
+        return ""
+    names = [name for name in list_models("pansharpening", "classical") if name not in list_models("hmif", "classical")]
+    return f"{', '.join(names)} are for one PAN band, the data have {facts.guide_bands} guide bands: left out"
+
+
 def _registered(name: str) -> str | None:
     """Return the registered name that a text means, or None."""
     try:

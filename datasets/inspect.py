@@ -32,6 +32,8 @@ from lemamba.datasets.h5 import (
 from lemamba.datasets.layout import read_sample
 from lemamba.datasets.nodata import border_area
 from lemamba.datasets.pair_windows import windows_of
+from lemamba.datasets.raster import MULTISPECTRAL
+from lemamba.datasets.usable_bands import band_notes
 from lemamba.operators import interp23
 from lemamba.utils.errors import UserError
 from lemamba.utils.formats.bounds import BEYOND, DIVIDED
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 _SAMPLES = 8
 _LONGEST = 160  # characters of an attribute
 _NUMBERS = 2**24  # values of a GeoTIFF
+_PIXELS = 2**16  # of a cube, to look at its bands
 
 
 @dataclass
@@ -152,8 +155,16 @@ def _judge(report: Report, contents: Contents) -> None:
             report.problems.append(f'"{contents.keys[role]}" has NaN or infinite values in sample {bad[0]}')
         elif values.min() == values.max():
             report.problems.append(f'"{contents.keys[role]}" is constant ({values.min():g})')
+        elif flat := [str(band + 1) for band in range(values.shape[1]) if np.ptp(values[:, band]) == 0]:
+            report.problems.append(
+                f'"{contents.keys[role]}": band {", ".join(flat)} holds one value in the samples looked at; leave it '
+                "out, indices are not defined with it"
+            )
     if report.problems:
         return
+    report.notes += band_notes(
+        np.moveaxis(samples.get("gt", samples["ms"]), 1, 0).reshape(contents.shapes["ms"][1], -1)
+    )
     largest = max(float(samples[role].max()) for role in ("ms", "pan"))
     report.lines.append(f"sensor: {_sensor_guess(contents, largest)}")
     _judge_range(report, contents, largest)
@@ -224,6 +235,8 @@ def inspect_arrays(report: Report) -> None:
         report.lines.append(f"{name}: {tuple(values.shape)} {values.dtype}, {_range(values)}")
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             report.problems.append(f'"{name}" has NaN or infinite values')
+        elif values.ndim == 3 and values.dtype.kind in "iuf":
+            report.notes += band_notes(_some_pixels(values.reshape(len(values), -1)))
     report.lines.append("kind: arrays without georeference: a pair with --ms and --pan is related by its sizes")
 
 
@@ -241,6 +254,24 @@ def inspect_mat(report: Report) -> None:
         report.problems.append("it holds no array of numbers (cells, structures and sparse matrices are not read)")
     else:
         report.lines.append(f"kind: {_mat_kind(data)}")
+    cube = None if report.problems or "sr" in data else _cube_in(data)
+    if cube is not None:
+        report.notes += band_notes(_some_pixels(cube))
+
+
+def _cube_in(data: dict[str, Any]) -> np.ndarray | None:
+    """Return the hyperspectral image of a `.mat` file as (C, pixels): its `Y`, or its largest array (H, W, C)."""
+    y = data.get("Y")
+    if y is not None and y.ndim == 2 and "nRow" in data:
+        return np.asarray(y)
+    cubes = [v for v in data.values() if v.ndim == 3 and v.dtype.kind in "iuf" and v.shape[-1] > MULTISPECTRAL]
+    largest = max(cubes, key=lambda cube: cube.size, default=None)
+    return None if largest is None else largest.reshape(-1, largest.shape[-1]).T
+
+
+def _some_pixels(image: np.ndarray) -> np.ndarray:
+    """Return at most `_PIXELS` pixels of (C, pixels), spread over all."""
+    return image[:, :: max(1, image.shape[1] // _PIXELS)]
 
 
 def _mat_kind(data: dict[str, Any]) -> str:
@@ -273,6 +304,7 @@ def inspect_geotiff(report: Report, form: Format = GEOTIFF) -> None:
         report.lines.append(f"{source.count} bands, {height}x{width}, {source.dtypes[0]}, {_range(seen)}")
         if report.nodata is not None:
             report.lines.append(f"--nodata {report.nodata:g}: about {1 - valid.mean():.1%} of the pixels are missing")
+        report.notes += band_notes(_some_pixels(small[:, valid]))
         report.lines.append(f"CRS {source.crs}, pixel {source.transform.a:g} x {-source.transform.e:g}")
         if source.nodata is not None:
             report.lines.append(f"nodata {source.nodata:g}: about {1 - valid.mean():.1%} of the pixels")

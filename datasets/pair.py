@@ -26,7 +26,7 @@ from lemamba.datasets.arrays import ArrayRaster, truth_next_to
 from lemamba.datasets.guide_order import checked_order
 from lemamba.datasets.nodata import RINGS, border_area, fill, fits
 from lemamba.datasets.opening import Paths, Relation, files_of, open_images
-from lemamba.datasets.raster import Raster, Span, Window
+from lemamba.datasets.raster import MULTISPECTRAL, Raster, Span, Window
 from lemamba.datasets.simulation.sources import Cube, Scene, cube_from_raster
 from lemamba.datasets.stack import Chosen
 from lemamba.datasets.usable_bands import dead_bands, named, noisy_bands
@@ -42,6 +42,7 @@ from lemamba.utils.sensors import divisor_of, get_sensor
 BLOCK = 256  # side of the blocks of a written file
 OVERVIEW = 256  # side of the subsampled images from which means and units are taken
 _READING = threading.Lock()  # GDAL serves a file to one thread at a time: pixels are read ahead, masks while writing
+LITTLE = 0.2  # share of pixels with data below which a user should know
 SAME_UNITS = (0.5, 2.0)  # PAN's mean over that of the intensity: outside, PAN is in other units
 
 
@@ -358,8 +359,19 @@ class ScenePair:
 
     @property
     def notes(self) -> list[str]:
-        """What a user should know: PAN in other units, an area without data that nothing marks."""
+        """What a user should know: PAN in other units, an area without data that nothing marks, bands of one value."""
         lines, seen = [], self.overview
+        for side, image in ((self.ms, seen.ms), (self.pan, seen.pan)):
+            flat = [band for band, values in enumerate(image[:, seen.valid], 1) if values.size and not np.ptp(values)]
+            if flat and side.raster.count <= MULTISPECTRAL:  # hyperspectral ones are named by `usable`
+                which = f"band{'s' * (len(flat) > 1)} {', '.join(map(str, flat))} of {side.raster.path}"
+                so = "nothing of it can be sharpened" if side is self.ms else "it adds nothing"
+                lines.append(f"{which}: one value wherever it was read, so {so}")
+        if 0 < seen.valid.mean() < LITTLE:
+            lines.append(
+                f"{1 - seen.valid.mean():.0%} of the pixels have no data in both images: they stay without, and what "
+                "is near them is estimated from few pixels"
+            )
         dark: dict[float, list[str]] = {}
         for side, image in ((self.ms, seen.ms), (self.pan, seen.pan)):
             value, share = border_area(image, seen.valid, side.dtype)

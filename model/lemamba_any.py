@@ -61,6 +61,7 @@ _GAINS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97)  
 _CONTRADICTED = 3.0  # times as much of PAN is unexplained with the gains of the sensor: they are wrong
 _DARK = 1.0  # percentile of the scene that stands for the light that the air adds
 _LEAST_LIGHT = 0.3  # deviations of PAN above that, where it divides
+_FLAT = 1e-6  # of the largest value: a deviation below it is the rounding of filters in float32
 _RIDGE = 1e-4  # of the intensity's regression, as a share of each band's variance
 
 
@@ -223,7 +224,8 @@ def scene_statistics(
 
 def _derive(moments: Moments, dark: Tensor, gains: tuple[float, ...], shift: tuple[float, float]) -> SceneStatistics:
     deviation = moments.sd(slice(None))
-    flat = [name for name, part in (("PAN", deviation[-1:]), ("every band", deviation[:-1])) if not part.any()]
+    seen = deviation > _FLAT * torch.maximum(moments.smallest.abs(), moments.largest.abs())
+    flat = [name for name, part in (("PAN", seen[-1:]), ("every band", seen[:-1])) if not part.any()]
     if flat:
         raise UserError(
             f"LEMambaAny: expected images with detail, {flat[0]} has one value throughout; check the files, nodata "

@@ -11,7 +11,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from lemamba.utils.startup import prepare_process
+from lemamba.utils.startup import own_environment, prepare_process
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # test processes share the cores: waiting threads must not spin
 prepare_process()  # as every entry point does, before torch is imported
@@ -74,12 +74,9 @@ def run_interpreted() -> Callable[[str], None]:
 
 @pytest.fixture(autouse=True)
 def _own_settings() -> Iterator[None]:
-    """What a command sets for its process and children (backend of the scan, verbosity) ends with its test."""
-    before = {name: value for name, value in os.environ.items() if name.startswith("LEMAMBA_")}
-    yield
-    for name in [name for name in os.environ if name.startswith("LEMAMBA_")]:
-        del os.environ[name]
-    os.environ.update(before)
+    """What a command sets for its process and children ends with its test."""
+    with own_environment():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,16 +107,25 @@ OTHERS = [  # compared by tests/test_zoo2_adaptive.py
 ]
 
 
+def folder(shared: Callable[[str], Path], golden: Golden) -> Path:
+    """Return the shared folder if it has the files of `golden`, else skip; `shared` is the fixture."""
+    shared(f"weights/{golden.weights}")
+    return shared(f"golden/{golden.arrays}_io.npz").parents[2]
+
+
 @torch.inference_mode()
-def differences(golden: Golden, shared: Path) -> dict[str, float]:
-    """Return the largest difference to the published class, as a share of its largest value, for every input."""
-    network = golden.network(shared)
+def differences(golden: Golden, shared: Path, dtype: torch.dtype | None = None) -> dict[str, float]:
+    """Return the largest difference to the published class, as a share of its largest value, for every input.
+
+    `dtype` is what is computed in; None = float32, or float64 where that is too coarse.
+    """
+    dtype = dtype or (torch.float64 if golden.prefix == "sr64" else torch.float32)
+    network = golden.network(shared).to(dtype)
     found = {}
     for name, arrays in golden.cases(shared):
         expected = arrays["sr"]
-        dtype = torch.float64 if golden.prefix == "sr64" else torch.float32
         more = {"clusters": [arrays[f"clusters{i}"].long() for i in (1, 2, 3)]} if "clusters1" in arrays else {}
-        sr = network.to(dtype)(*(arrays[role].to(dtype) for role in ("ms", "lms", "pan")), **more)
+        sr = network(*(arrays[role].to(dtype) for role in ("ms", "lms", "pan")), **more)
         found[name] = ((sr - expected).abs().max() / expected.abs().max()).item()
     return found
 

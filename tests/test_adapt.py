@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from small_files import PIXEL, tif, write_h5
 from lemamba.commands import adapt, choose, fuse, parse
 from lemamba.commands.adapt import FIRST, LAST
 from lemamba.datasets import own_ground as grounds
-from lemamba.datasets.content import check_content
+from lemamba.datasets.content import check_content, scene_notes
 from lemamba.datasets.own_ground import Drawn, own_ground, reduced_ground, scene_area, split_ground
 from lemamba.datasets.pair import open_pair
 from lemamba.datasets.simulation.wald import split_boxes, wald
@@ -356,6 +357,42 @@ def test_ms_that_was_enlarged_is_told(tmp_path):
     (told,) = check_content(ground_of(write(tmp_path / "s", enlarged, pan))[0])
     assert told.startswith("MS is blurred or displaced: its finest details follow PAN's with") and "\n" not in told
     assert check_content(ground_of(write(tmp_path / "t", *observe(truth())))[0]) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("good", None),
+        ("other", "do not seem to show the same ground: MS explains [0-9]% of PAN's structure"),
+        ("enlarged", "is blurred or displaced: .* so the result may lack sharpness"),
+        ("gaps", "95% of the pixels have no data in both images"),
+        ("band", "band 2 of .*ms.tif: one value wherever it was read, so nothing of it can be sharpened"),
+        ("pan", "band 1 of .*pan.tif: one value wherever it was read, so it adds nothing"),
+        ("40 x 40", "1600 MS pixels are few to take statistics from"),
+    ],
+)
+def test_fusing_says_what_is_wrong_with_a_pair(tmp_path, capsys, kind, message):
+    """Before it fuses, with the method that needs nothing of it; few pixels matter to those with statistics only."""
+    ms, pan, options = damaged(kind)
+    if kind == "enlarged":
+        ms, pan = observe(truth(512, 256), ratio=8)
+        ms = torch.nn.functional.interpolate(torch.from_numpy(ms)[None], scale_factor=2, mode="bicubic")[0].numpy()
+    pair = write(tmp_path / "s", ms, pan, **options)
+    fused(pair, tmp_path / "F.tif", *(() if kind == "40 x 40" else ("--arch", "EXP")))
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert (not notes) if message is None else [line for line in notes if re.search(message, line)], notes
+
+
+def test_the_real_pairs_are_told_from_one_of_two_scenes(shared):
+    """MS of one Gaofen-2 scene and PAN of another; no right pair is called wrong."""
+    files = [shared(f"data/gf2_full_{i}_{role}.tif") for i in (0, 1) for role in ("ms", "pan")]
+    for ms, pan, right in ((files[0], files[1], True), (files[2], files[3], True), (files[0], files[3], False)):
+        with open_pair(ms, pan) as opened:
+            assert (scene_notes(opened) == []) == right
+    for name in ("ikonos_scene", "worldview2_west", "landsat8_r2", "pleiades_reduced"):
+        path = shared(f"data/{name}.mat")
+        with open_pair(path, path) as opened:
+            assert scene_notes(opened) == [], name
 
 
 @pytest.mark.parametrize("bands", [1, 2])

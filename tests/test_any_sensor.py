@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 import lemamba
 from lemamba.commands import fuse as fuse_command
-from lemamba.commands import parse, prepare
-from lemamba.commands import train as train_command
-from lemamba.commands.generic import export_weights
+from lemamba.commands import parse, reproduce
 from lemamba.commands.methods import GENERIC, load_method
+from lemamba.commands.recipes import FOLDER
 from lemamba.datasets.h5 import H5Dataset
 from lemamba.datasets.simulation.drawn import draw_pair
 from lemamba.engine.weights.files import SHIPPED, read_weights
@@ -180,23 +181,41 @@ def test_two_geotiffs_are_enough(tmp_path, capsys):
         assert (file.count, file.shape, file.dtypes[0]) == (3, (80, 80), "uint16")
 
 
-def test_from_drawn_scenes_to_weights_in_a_few_steps(tmp_path, monkeypatch):
+def test_the_recipe_of_the_weights_runs_from_end_to_end_on_a_miniature(tmp_path, monkeypatch, capsys):
+    """`reproduce.py generic` with two small scenes and one epoch: data, training, weights that fuse, comparison."""
+    recipe = yaml.safe_load((FOLDER / "generic.yaml").read_text(encoding="utf-8"))
+    recipe["prepare"] = "generic --scenes 2 --held_out 1 --seed 20000"
+    recipe["train"] = "--arch LEMambaAny -c configs/LEMambaAny_config.yaml -e 1 -b 8"
+    (tmp_path / "mini.yaml").write_text(yaml.safe_dump(recipe))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("lemamba.commands.generic.SIDE", 96)
-    prepare.run(parse("prepare", ["generic", "--out", "data", "--scenes", "2", "--held_out", "1"]))
-    data = H5Dataset("data/train_generic.h5")
+    taken = []
+
+    def step(_title, name, *words):
+        taken.append(name)
+        with torch.enable_grad():
+            importlib.import_module(f"lemamba.commands.{name}").run(parse(name, [str(word) for word in words]))
+
+    monkeypatch.setattr(reproduce, "run_step", step)
+    line = parse("reproduce", ["mini.yaml", "--out", "out", "--device", "cpu"])
+    assert reproduce.run(line) == 1  # so few steps are outside the bands
+    told = capsys.readouterr().out
+    assert taken == ["prepare", "train", "fuse"] and "outside" in told and "181,380" in told
+    data = H5Dataset("out/mini/data/train_generic.h5")
     one = data[0]
     assert one["pan"].shape == (GUIDES, 48, 48)
     assert torch.equal(one["pan"][:1], one["lms"])
     assert (one["gt"] - one["lms"]).abs().mean() * RANGE < 1  # deviations of the band
-    words = "--arch LEMambaAny --dataset generic --data_root data -e 1 -b 8 --cpu --proj_name p --run_name r"
-    with torch.enable_grad():
-        train_command.run(parse("train", words.split()))
-    digest = export_weights(tmp_path / "log_file/p/r", tmp_path / "out/own.safetensors")
-    assert digest in (tmp_path / "out/README.md").read_text(encoding="utf-8")
+    weights = tmp_path / "out/mini" / recipe["export"]
+    card = (weights.parent / "README.md").read_text(encoding="utf-8")
+    facts = json.loads(weights.with_suffix(".json").read_text(encoding="utf-8"))
+    assert sha256(weights) in card and sha256(weights) in told and facts["facts"]["project"] in card
     ms, _, pan = scene(5, 3)
-    sr = lemamba.fuse(ms[0].numpy(), pan[0, 0].numpy(), weights=tmp_path / "out/own.safetensors", clip=False)
+    sr = lemamba.fuse(ms[0].numpy(), pan[0, 0].numpy(), weights=weights, clip=False)
     assert sr.shape == (5, 60, 60)
+    monkeypatch.setattr(reproduce, "run_step", lambda _title, name, *words: taken.append(name))
+    assert reproduce.run(line) == 1
+    assert taken[3:] == ["fuse"], "nothing is made or trained again"
 
 
 @pytest.mark.parametrize("gain", [0.1, 0.3, 0.62, 0.9])

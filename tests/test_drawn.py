@@ -144,8 +144,8 @@ def test_blur_has_its_gain_at_the_nyquist_frequency(gain, shape):
 
 
 def test_materials_are_physical_and_scenes_differ():
-    library = materials.reflectance()
-    assert library.shape == (len(materials.MATERIALS), len(materials.WAVELENGTHS))
+    library = materials.DRAWN.reflectance(materials.WAVELENGTHS)
+    assert library.shape == (len(materials.DRAWN.names), len(materials.WAVELENGTHS))
     assert library.min() > 0 and library.max() < 1
     at = {nm: int((nm - 400) / 5) for nm in (670, 860, 1650)}
     for leaf in ("grass", "crop", "broadleaf", "conifer"):

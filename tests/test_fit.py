@@ -303,6 +303,10 @@ def test_the_best_weights_are_those_of_the_best_validation(tmp_path, monkeypatch
         assert outcome.counters.best == pytest.approx(min(map(float, losses)), abs=1e-5)
     else:
         assert (outcome.counters.best, outcome.counters.best_epoch) == (best, epoch)
+    told = re.findall(
+        r"note: psnr is (\w+), so these weights cannot be the best", (job.folder / "train.log").read_text()
+    )
+    assert told == [str(value) for value in values if not math.isfinite(value)]
 
 
 @pytest.mark.parametrize("where", ["data", "module"])

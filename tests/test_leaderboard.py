@@ -13,9 +13,10 @@ from small_files import write_test_set
 from lemamba.commands import board as leaderboard
 from lemamba.commands import parse
 from lemamba.commands.options import BoardOptions
-from lemamba.commands.rows import chosen_methods
+from lemamba.commands.rows import chosen_methods, not_for_guides
 from lemamba.utils.command_line import parse_options
 from lemamba.utils.errors import UserError
+from lemamba.utils.facts import DataFacts
 
 NEW_METHOD = """
 from torch import nn
@@ -128,6 +129,14 @@ def test_all_takes_what_fits_task_and_ratio():
     assert {"EXP", "GSA", "MTF-GLP-FS", "BDSD-PC"} <= set(classical) and "LEMamba" not in classical
     assert "LEMamba" in chosen_methods("learned", "hmif", 8)
     assert "GSA" not in chosen_methods("all", "hmif", 8)
+
+
+def test_methods_for_one_band_are_named_where_the_guide_has_several():
+    rgb, pan = (DataFacts("none", 1.0, 4, 31, guides) for guides in (3, 1))
+    told = not_for_guides("PNN, classical", rgb)
+    assert told.endswith("are for one PAN band, the data have 3 guide bands: left out")
+    assert "MTF-GLP-HPM," in told and "EXP" not in told and "HySure" not in told
+    assert not_for_guides("GSA", rgb) == not_for_guides("learned", rgb) == not_for_guides("all", pan) == ""
 
 
 @pytest.mark.parametrize("divided", ["test.h5", "full.h5"])

@@ -399,6 +399,40 @@ def test_inspect_guesses_layout_sensor_and_guide_order(call, tmp_path):
         assert part in out
 
 
+def test_inspect_names_bands_without_an_image(call, tmp_path):
+    """Dead, noise only, and interpolated between their neighbours; in a `.mat`, an array and an H5 file."""
+    generator = np.random.default_rng(0)
+    place = np.linspace(0, 3, 24)
+    abundances = np.abs(generator.normal(1, 1, (5, 32, 32)))
+    spectra = np.exp(-((place - np.arange(5)[:, None] * 0.75) ** 2)) + 0.1
+    cube = np.einsum("khw,kc->chw", abundances, spectra) + generator.normal(0, 0.02, (24, 32, 32))
+    whole = cube.copy()
+    cube[4] = 0
+    cube[8] = generator.normal(0, 1, (32, 32))
+    for band in (15, 16, 17):
+        cube[band] = (18 - band) / 4 * cube[14] + (band - 14) / 4 * cube[18]
+    np.save(tmp_path / "cube.npy", cube)
+    savemat(tmp_path / "cube.mat", {"hsi": np.moveaxis(cube, 0, -1), "classes": np.ones((32, 32), np.uint8)})
+    savemat(tmp_path / "jasper.mat", {"Y": cube.reshape(24, -1), "nRow": 32, "nCol": 32})
+    for file in ("cube.npy", "cube.mat", "jasper.mat"):
+        status, out, _ = call("inspect", tmp_path / file)
+        assert status == 0
+        for part in (
+            "band 5 of 24: one value",
+            "band 9 of 24: no corr",
+            "bands 16 to 18 of 24: explained by the neigh",
+        ):
+            assert part in out, file
+    savemat(tmp_path / "whole.mat", {"hsi": np.moveaxis(whole, 0, -1)})
+    assert "note" not in call("inspect", tmp_path / "whole.mat")[1]
+    low = cube.reshape(24, 8, 4, 8, 4).mean((2, 4))
+    with h5py.File(tmp_path / "dead.h5", "w") as file:
+        file["gt"], file["ms"], file["pan"] = cube[None], low[None], cube[None, [20, 12, 3]]
+        file["lms"] = low.repeat(4, 1).repeat(4, 2)[None]
+    status, out, _ = call("inspect", tmp_path / "dead.h5")
+    assert status == 1 and '"gt": band 5 holds one value' in out
+
+
 def test_synthetic_command(call, tmp_path):
     status, out, _ = call("synthetic", "--out", tmp_path, "--size", 128, "--seed", 1, "--sensor", "QB", "--name", "toy")
     assert status == 0 and out.count("samples") == 4

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from lemamba.datasets.build import build_dataset
-from lemamba.datasets.simulation import spectra, synthetic
+from lemamba.datasets.simulation import synthetic
+from lemamba.datasets.simulation.materials import FARMLAND
 from lemamba.datasets.simulation.wald import wald
 from lemamba.operators import imresize
 from lemamba.utils.errors import UserError
@@ -125,8 +126,8 @@ def synthetic_pair(dataset):
 
 
 def test_library_is_physical():
-    table = spectra.reflectance(np.arange(400.0, 1050, 10))
-    assert table.shape == (len(spectra.MATERIALS), 65) and table.min() > 0 and table.max() < 1
+    table = FARMLAND.reflectance(np.arange(400.0, 1050, 10))
+    assert table.shape == (len(FARMLAND.names), 65) and table.min() > 0 and table.max() < 1
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from golden_differences import ADAPTED, DLPAN, OTHERS, ZOO2, Golden, differences, numbers_in_file
+from golden_differences import ADAPTED, DLPAN, OTHERS, ZOO2, Golden, differences, folder, numbers_in_file
 from scipy.io import loadmat
 from torch import nn
 from torch.nn import functional as F
@@ -32,12 +32,6 @@ METHODS = Path(__file__).resolve().parent.parent / "docs" / "methods.md"
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def folder(shared, golden: Golden) -> Path:
-    """Return the shared folder if it has the files of `golden`, else skip."""
-    shared(f"weights/{golden.weights}")
-    return shared(f"golden/{golden.arrays}_io.npz").parents[2]
 
 
 def network(name: str, C: int, P: int, ratio: int = 4, **more) -> nn.Module:

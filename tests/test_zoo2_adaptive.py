@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from golden_differences import OTHERS, differences, folder
 from scipy.cluster.vq import kmeans2
 from torch import nn
 from torch.nn import functional as F
@@ -19,78 +20,51 @@ from lemamba.model.fusion_mamba import image, sequences
 from lemamba.utils.errors import UserError
 
 TOLERANCE = 1e-5  # of max|sr|
-# our name: weights, golden file, name there, published parameters of those weights
-NETWORKS = {
-    "FusionMamba": ("fusionmamba/420.pth", "fusionmamba_wv3_io", "FusionMamba", 735_401),
-    "CANNet": ("cannet/cannet_wv3.pth", "cannet_wv3_io", "CANNet", 787_426),
-    "CANNet, QB": ("cannet/cannet_qb.pth", "cannet_qb_io", "CANNet", 785_118),
-    "ADWM-FusionNet": ("adwm/BWNET_FusionNet_WV3.pth", "adwm_wv3_io", "FusionNet", 87_257),
-    "ADWM-LAGConv": ("adwm/BWNET_LAGConv_WV3.pth", "adwm_wv3_io", "LAGConv", 396_024),
-    "ADWM-LGPNet": ("adwm/BWNET_LGPNet_WV3.pth", "adwm_wv3_io", "LGPNet", 33_373),
+GOLDENS = {f"{golden.arch}, {golden.arrays.rpartition('_')[2].upper()}": golden for golden in OTHERS}
+COUNTS = {  # published parameters
+    "FusionMamba, WV3": 735_401,
+    "CANNet, WV3": 787_426,
+    "CANNet, QB": 785_118,
+    "ADWM-FusionNet, WV3": 87_257,
+    "ADWM-LAGConv, WV3": 396_024,
+    "ADWM-LGPNet, WV3": 33_373,
 }
-INPUTS = ("random", "real", "rect")
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def network(case: str, bands: int) -> nn.Module:
-    return build_model(case.partition(",")[0], img_channel=bands, condition_channel=1, out_channel=bands).eval()
+def network(arch: str, bands: int) -> nn.Module:
+    return build_model(arch, img_channel=bands, condition_channel=1, out_channel=bands).eval()
 
 
-def published(case: str, shared, dtype: torch.dtype):
-    """Return the network with the published weights and its golden file."""
-    weights, golden, _, _ = NETWORKS[case]
-    arrays = np.load(shared(f"golden/zoo2/{golden}.npz"))
-    model = network(case, arrays["ms_random"].shape[1])
-    state = torch.load(shared(f"weights/zoo2/{weights}"), map_location="cpu", weights_only=True)
-    model.load_state_dict(convert_state_dict(model.model_name, state), strict=True)
-    return model.to(dtype), arrays
-
-
-def largest_difference(model: nn.Module, arrays, which: str, expected: np.ndarray) -> float:
-    """Fuse a golden input, with the golden clusters where there are some, and compare."""
-    dtype = next(model.parameters()).dtype
-    more = {}
-    if f"clusters1_{which}" in arrays:
-        more["clusters"] = [torch.from_numpy(arrays[f"clusters{i}_{which}"]).long() for i in (1, 2, 3)]
-    with torch.inference_mode():
-        sr = model(*(torch.from_numpy(arrays[f"{k}_{which}"]).to(dtype) for k in ("ms", "lms", "pan")), **more)
-    return np.abs(sr.double().numpy() - expected).max()
-
-
-@pytest.mark.parametrize("case", ["FusionMamba", "ADWM-FusionNet", "ADWM-LGPNet"])
+@pytest.mark.parametrize("case", [case for case in GOLDENS if not case.startswith("CANNet")])
 def test_published_outputs(case, shared):
-    model, arrays = published(case, shared, torch.float32)
-    for which in INPUTS:
-        expected = arrays[f"sr_{NETWORKS[case][2]}_{which}"]
-        assert largest_difference(model, arrays, which, expected) <= TOLERANCE * np.abs(expected).max(), which
+    """ADWM-LAGConv in float64: features of 2000 cancel in it, so that in float32 the published class itself is right to
+    1e-4 only, or to 0.02.
+    """
+    found = differences(GOLDENS[case], folder(shared, GOLDENS[case]))
+    assert set(found) == {"random", "real", "rect"} and max(found.values()) <= TOLERANCE, found
 
 
-def test_published_outputs_of_adwm_lagconv(shared):
-    """Features of 2000 cancel in it: in float32 the published class itself is right to 1e-4 only, or to 0.02."""
-    model, arrays = published("ADWM-LAGConv", shared, torch.float64)
-    for which in INPUTS:
-        expected = arrays[f"sr64_LAGConv_{which}"]
-        assert largest_difference(model, arrays, which, expected) <= TOLERANCE * np.abs(expected).max(), which
-
-
-@pytest.mark.parametrize("case", ["CANNet", "CANNet, QB"])
+@pytest.mark.parametrize("case", ["CANNet, WV3", "CANNet, QB"])
 def test_published_outputs_of_cannet_with_its_clusters(case, shared):
     """In float64 nothing is left but the noise of the published class; in float32 ours is of the same size."""
-    facts = json.loads(shared(f"golden/zoo2/{NETWORKS[case][1]}.json").read_text())
-    for which, noise in facts["nets"][0]["float32_minus_float64_max_same_clusters"].items():
-        for dtype, factor in ((torch.float64, 1.01), (torch.float32, 3)):
-            model, arrays = published(case, shared, dtype)
-            expected = arrays[f"sr_CANNet_{which}"]
-            allowed = max(TOLERANCE * np.abs(expected).max(), factor * noise)
-            assert largest_difference(model, arrays, which, expected) <= allowed, (which, dtype)
+    golden = GOLDENS[case]
+    place = folder(shared, golden)
+    facts = json.loads(shared(f"golden/{golden.arrays}_io.json").read_text())
+    noise = facts["nets"][0]["float32_minus_float64_max_same_clusters"]
+    largest = {name: arrays["sr"].abs().max().item() for name, arrays in golden.cases(place)}
+    assert set(largest) == set(noise)
+    for dtype, factor in ((torch.float64, 1.01), (torch.float32, 3)):
+        for which, share in differences(golden, place, dtype).items():
+            assert share <= max(TOLERANCE, factor * noise[which] / largest[which]), (which, dtype)
 
 
-@pytest.mark.parametrize("case", NETWORKS)
+@pytest.mark.parametrize("case", COUNTS)
 def test_published_parameter_counts(case):
-    model = network(case, 4 if case.endswith("QB") else 8)
-    assert sum(p.numel() for p in model.parameters()) == NETWORKS[case][3]
+    model = network(GOLDENS[case].arch, 4 if case.endswith("QB") else 8)
+    assert sum(p.numel() for p in model.parameters()) == COUNTS[case]
 
 
 def test_an_unknown_tensor_of_a_published_file_is_named():
@@ -191,8 +165,9 @@ def test_labels_for_another_image_are_refused():
 
 
 def test_cannet_repeats_itself_and_changes_with_the_clusters(shared):
-    model, arrays = published("CANNet, QB", shared, torch.float32)
-    inputs = [torch.from_numpy(arrays[f"{k}_random"]) for k in ("ms", "lms", "pan")]
+    place = folder(shared, GOLDENS["CANNet, QB"])
+    model, arrays = GOLDENS["CANNet, QB"].network(place), dict(GOLDENS["CANNet, QB"].cases(place))["random"]
+    inputs = [arrays[role] for role in ("ms", "lms", "pan")]
     with torch.inference_mode():
         first, second = model(*inputs), model(*inputs)
         one = model(*inputs, [torch.full((1, n), 32) for n in (1024, 256, 64)])

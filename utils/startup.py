@@ -103,6 +103,21 @@ def prepare_process() -> None:
     keep_freed_memory()
 
 
+@contextmanager
+def own_environment() -> Iterator[None]:
+    """At the end, give the environment's variables LEMAMBA_… the values that they had.
+
+    A command sets some for its process and its children: backend of the scan, verbosity.
+    """
+    before = {name: value for name, value in os.environ.items() if name.startswith("LEMAMBA_")}
+    try:
+        yield
+    finally:
+        for name in [name for name in os.environ if name.startswith("LEMAMBA_")]:
+            del os.environ[name]
+        os.environ.update(before)
+
+
 def limit_spinning() -> None:
     """Let waiting threads sleep soon, unless the user has set how they wait."""
     # OpenMP's threads spin for milliseconds between two parallel regions. On a busy machine they take the cores from

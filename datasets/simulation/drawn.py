@@ -138,7 +138,9 @@ class _Light:
         self.sky = np.clip(generator.uniform(0.06, 0.22) * (seen @ bluer), 0.01, 0.6).astype(np.float32)
         air = (500 / materials.WAVELENGTHS) ** generator.uniform(1.0, 3.5)
         self.haze = (generator.uniform(0.0, 0.1) * (seen @ air)).astype(np.float32)
-        self.cloud = (seen @ materials.reflectance()[materials.INDEX["cloud"]]).astype(np.float32)
+        self.cloud = (seen @ materials.DRAWN.reflectance(materials.WAVELENGTHS)[materials.INDEX["cloud"]]).astype(
+            np.float32
+        )
         self.drift = self.cover = self.dimming = None
         if generator.random() < 0.25:
             drift = fractal(generator, canvas.shape, max(canvas.shape), 16, 1.0)

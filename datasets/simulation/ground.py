@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from lemamba.datasets.simulation.spectra import MATERIALS
+from lemamba.datasets.simulation.materials import FARMLAND
 
-INDEX = {name: i for i, name in enumerate(MATERIALS)}
+INDEX = FARMLAND.index
 _SUN = np.array([0.78, 0.63])  # direction of shadows (down, right), unit length
 _ROOFS = ("tile roof", "tile roof", "tile roof", "grey roof", "grey roof", "bright roof", "blue roof")
 
@@ -24,7 +24,7 @@ class Ground:
     """Maps of the ground, all (H, W).
 
     Attributes:
-        first: index of the main material in `MATERIALS`.
+        first: index of the main material in `FARMLAND`.
         second: index of the one mixed with it.
         mix: share of the second, 0..1.
         light: brightness factor around 1 (texture, slopes of roofs).

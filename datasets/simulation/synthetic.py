@@ -1,6 +1,6 @@
 """Synthetic data sets, so that every command runs without a download: drawn ground seen by a modelled sensor.
 
-Ground (`landscape`) and a spectral library (`spectra`) give reflectances on the panchromatic grid; the sensor's MTF,
+Ground (`landscape`) and a spectral library (`materials`) give reflectances on the panchromatic grid; the sensor's MTF,
 haze, noise and rounding to its bit depth turn them into an observed MS + PAN pair. From there on it is treated like a
 real scene (Wald's protocol). Train, valid and test use three different grounds.
 Legend: C bands, H W size of the MS image, r ratio; PAN is r·H by r·W.
@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
 
-from lemamba.datasets.simulation import landscape, spectra
+from lemamba.datasets.simulation import landscape
 from lemamba.datasets.simulation.drawn import draw_pair
 from lemamba.datasets.simulation.ground import Ground
 from lemamba.datasets.simulation.instrument import instrument_of
+from lemamba.datasets.simulation.materials import FARMLAND
 from lemamba.datasets.simulation.scenery import LANDSCAPES
 from lemamba.datasets.simulation.wald import crop, full_resolution, tiles, wald
 from lemamba.datasets.writers import write_h5
@@ -32,6 +33,19 @@ _EXTENT = {"train": (1.0, 1.0), "valid": (0.5, 0.5), "test": (1.0, 1.0)}
 _BRIGHTNESS = 1.45  # reflectance to share of the full range
 _PIXEL = 0.5  # metres per pixel of PAN
 _SKY = 0.16  # light in full shadow, at 600 nm
+_PAN_RANGE = (450.0, 800.0)  # nm
+# band centres in nm, by number of bands: WorldView-2/3 and the four-band sensors
+_CENTRES = {8: (427, 478, 546, 608, 659, 724, 833, 949), 4: (480, 550, 660, 830)}
+
+
+def band_centres(bands: int) -> np.ndarray:
+    """Return band centres in nm (C,): those of the sensors with 4 and 8 bands, otherwise evenly over 400 to 1000."""
+    return np.array(_CENTRES.get(bands) or np.linspace(400, 1000, bands), dtype=np.float64)
+
+
+def _pan_reflectance() -> np.ndarray:
+    """Return what a panchromatic band sees of each material: (K,), the mean over 450 to 800 nm."""
+    return FARMLAND.reflectance(np.linspace(*_PAN_RANGE, 71)).mean(1)
 
 
 def observe(
@@ -53,14 +67,14 @@ def observe(
     generator = np.random.default_rng(seed)
     ground = landscape.draw_ground(generator, (shape[0] * ratio, shape[1] * ratio))
     top = sensor.divisor if sensor.divisor > 1 else 2047.0
-    centres = spectra.band_centres(bands)
-    library = spectra.reflectance(centres).astype(np.float32)
+    centres = band_centres(bands)
+    library = FARMLAND.reflectance(centres).astype(np.float32)
     ms = np.empty((bands, *shape), np.float32)
     for band, gain in enumerate(sensor.gains(bands)):
         radiance = _radiance(ground, library[:, band], centres[band])
         blurred = mtf_filter(torch.from_numpy(radiance)[None, None], [gain], ratio)
         ms[band] = decimate(blurred, ratio)[0, 0].numpy()
-    pan = _radiance(ground, spectra.pan_reflectance().astype(np.float32), 625.0)
+    pan = _radiance(ground, _pan_reflectance().astype(np.float32), 625.0)
     # A Gaussian of this sigma has the gain of the panchromatic MTF at half a cycle per pixel.
     pan = gaussian_filter(pan, np.sqrt(-2 * np.log(sensor.pan_gain)) / np.pi)
     return _digitise(generator, ms, top, 0.0012), _digitise(generator, pan[None], top, 0.003)
@@ -115,7 +129,7 @@ def write_dataset(
         raise UserError(f"expected ratio 2, 4 or 8, given {ratio}; choose another")
     if seed < 0:
         raise UserError(f"expected a seed of 0 or more, given {seed}; correct it")
-    if sensor.bands not in spectra.CENTRES:
+    if sensor.bands not in _CENTRES:
         raise UserError(f"expected a sensor of 4 or 8 bands, given {sensor.name}; choose e.g. WV3 or IKONOS")
     if landscape not in (None, "any", *LANDSCAPES):
         raise UserError(f'expected a landscape (any, {", ".join(LANDSCAPES)}), given "{landscape}"; choose one of them')
@@ -131,7 +145,7 @@ def write_dataset(
             "sensor": sensor.name,
             "divisor": sensor.divisor,
             "gains": sensor.gains(sensor.bands),
-            "wavelengths": spectra.band_centres(sensor.bands),
+            "wavelengths": band_centres(sensor.bands),
             "ratio": ratio,
             "offset": ratio // 2,
             "seed": ground_seed,

@@ -416,7 +416,12 @@ class Trainer:
         value, smaller = means[self.settings.best_metric], validate.minimised(self.settings.best_metric)
         self.job.schedule.observe(value, smaller)
         better = c.best is None or (value < c.best if smaller else value > c.best)
-        if math.isfinite(value) and better:
+        if not math.isfinite(value):
+            self.log.line(
+                f"note: {self.settings.best_metric} is {value}, so these weights cannot be the best: a network that "
+                "diverges, or a band that is 0 in all of a ground truth (prepare_data.py inspect names it)"
+            )
+        elif better:
             c.best, c.best_epoch = value, c.epoch + 1
             self.write_weights("best")
         if self.job.on_progress is not None and self.ranks.main:

@@ -28,6 +28,7 @@ from lemamba.datasets.raster import Span, Window
 from lemamba.utils.atomic import new_hdf5, refusal, renamed
 from lemamba.utils.errors import UserError
 from lemamba.utils.numbers import to_numbers
+from lemamba.utils.threads import Behind
 
 if TYPE_CHECKING:
     import h5py
@@ -117,12 +118,21 @@ def write_scene(
     output = output or Output()
     check_output(out, pair, output)
     preview = Preview(pair, output)
-    with SCENE_WRITERS[out.suffix.lower()](out, pair, output) as put:
-        for row, column, piece in pieces:
-            window = (row, row + piece.shape[-2]), (column, column + piece.shape[-1])
-            numbers, seen = stored(pair, window, piece, clip, output)
-            put(window, numbers)
-            preview.add(row, column, seen)
+
+    def convert(piece: tuple[int, int, torch.Tensor]) -> None:
+        row, column, sr = piece
+        window = (row, row + sr.shape[-2]), (column, column + sr.shape[-1])
+        numbers, seen = stored(pair, window, sr, clip, output)
+        written((window, numbers))
+        preview.add(row, column, seen)
+
+    with (
+        SCENE_WRITERS[out.suffix.lower()](out, pair, output) as put,
+        Behind(lambda item: put(*item)) as written,
+        Behind(convert) as converted,
+    ):
+        for piece in pieces:
+            converted(piece)
     return preview.image
 
 

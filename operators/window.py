@@ -111,8 +111,6 @@ class Window:
         if self.given is not None or (coarse is None and self.valid is not None):
             more = () if coarse is None else (interpolate(coarse, self.geometry, self.pan.shape[-2:]),)
             return self.fine(self.lms, *more, self.pan)
-        if self.valid is not None and not bool(self.valid.any()):
-            return self.fine(self.lms, self.lms[:, :0] if coarse is None else coarse.new_empty(0), self.pan)
         source, geometry = self._source(coarse is not None)
         features = (source if coarse is None else torch.cat((source, coarse), dim=1))[0]
         return _spread(features, self.crop(self.pan)[0, 0], geometry, self.valid, only_pan=coarse is not None)
@@ -156,13 +154,15 @@ def _spread(features: Tensor, pan: Tensor, geometry: Geometry, valid: Tensor | N
     small = (features.shape[-2], features.shape[-1])
     rows, columns = interpolation(small, geometry, pan.shape, pan.dtype, pan.device)
     axes = list(zip((rows, columns), small, strict=True))
+    count = pan.numel() if valid is None else int(valid.sum())
+    if count == 0:
+        none = torch.zeros(len(features) + 1, dtype=torch.float64)
+        return Spread(0, none, none[:, None])
     zero = (pan if valid is None else pan[valid]).mean()
     centred = pan - zero  # small numbers: sums in the dtype of pan lose nothing
     if valid is None:
-        count = pan.numel()
         ones = torch.outer(*(matrix_sums(blocks, n) for blocks, n in axes))
     else:
-        count = int(valid.sum())
         centred = centred * valid
         ones = apply_transposed(valid.to(pan), rows, columns, small)
     products = apply_transposed(centred, rows, columns, small)

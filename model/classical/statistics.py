@@ -65,7 +65,8 @@ class _Sums:
     def add(self, x: Tensor | Spread) -> None:
         if isinstance(x, Spread):
             unknown = torch.full_like(x.mean, float("nan"))
-            self._merge(x.count, x.mean, x.scatter, unknown, unknown)
+            if x.count:
+                self._merge(x.count, x.mean, x.scatter, unknown, unknown)
             return
         for chunk in x.split(_CHUNK, dim=1):
             if chunk.shape[1]:

@@ -126,13 +126,14 @@ def write_scene(
         written((window, numbers))
         preview.add(row, column, seen)
 
-    with (
-        SCENE_WRITERS[out.suffix.lower()](out, pair, output) as put,
-        Behind(lambda item: put(*item)) as written,
-        Behind(convert) as converted,
-    ):
-        for piece in pieces:
-            converted(piece)
+    with SCENE_WRITERS[out.suffix.lower()](out, pair, output) as put:
+
+        def write(item: tuple[Window, np.ndarray]) -> None:
+            put(*item)
+
+        with Behind(write) as written, Behind(convert) as converted:
+            for piece in pieces:
+                converted(piece)
     return preview.image
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from lemamba.datasets.simulation.drawn import DrawnPair, draw_pair
-from lemamba.datasets.writers import write_h5
+from lemamba.datasets.writers import whole_set, write_h5
 from lemamba.engine.weights.files import read_weights, resolve_weights, save_weights
 from lemamba.model.lemamba_any import GUIDES, RANGE, band_planes, scene_statistics
 from lemamba.operators import sample as take_samples
@@ -96,12 +96,12 @@ def write_generic(folder: Path, name: str, *, scenes: int, held_out: int, seed: 
     files = {split: files_of("pansharpening", name)[split] for split in SPLITS}
     check_writable(*(folder / file for file in files.values()))
     facts = {"sensor": "none", "divisor": 1.0, "guide": f"{GUIDES} planes", "seed": seed}
-    written = {}
-    for number, split in enumerate(SPLITS):
-        count = scenes if split == "train" else held_out
-        seeds = [seed + 1_000_000 * number + i for i in range(count)]
-        samples = (sample for one in track(seeds, f"drawing {split}") for sample in scene_samples(one))
-        written[files[split]] = write_h5(folder / files[split], samples, facts, "pansharpening")
+    with whole_set(folder) as written:
+        for number, split in enumerate(SPLITS):
+            count = scenes if split == "train" else held_out
+            seeds = [seed + 1_000_000 * number + i for i in range(count)]
+            samples = (sample for one in track(seeds, f"drawing {split}") for sample in scene_samples(one))
+            written[files[split]] = write_h5(folder / files[split], samples, facts, "pansharpening")
     return written
 
 

@@ -20,10 +20,10 @@ from lemamba.commands.adapting import Adapting, Target, scene_targets
 from lemamba.datasets.h5 import H5Dataset
 from lemamba.datasets.pair import ScenePair
 from lemamba.datasets.raster import Span, Window
-from lemamba.datasets.strips import Strips, StripWriter
+from lemamba.datasets.strips import Strips, StripWriter, hidden_folder, remove_folder
 from lemamba.datasets.writers import SCENE_WRITERS, VRT, Output, Pieces, Preview, Put, check_output, write_scene
 from lemamba.engine.fusing.runner import Runner
-from lemamba.engine.fusing.scene import fit_scene, fuse_windows, numbers_name, strip_rows, window_boxes
+from lemamba.engine.fusing.scene import fit_scene, fuse_windows, is_quick, numbers_name, strip_rows, window_boxes
 from lemamba.engine.fusing.shares import first_alone, together
 from lemamba.engine.fusing.tiles import fuse, fuse_rows
 from lemamba.engine.training.ranks import Ranks
@@ -136,7 +136,8 @@ def fuse_scene(
     """Fuse a scene that is read by windows into a file that is written by windows, with a progress bar.
 
     Pixels are read ahead and written behind the computing. A scene of more than one strip is kept in strips next to
-    `out` until it is complete (`lemamba.datasets.strips`); several processes share them, and rank 0 joins them.
+    `out` until it is complete (`lemamba.datasets.strips`); several processes share them, and rank 0 joins them. One
+    process with a classical method needs none, unless the scene is very large (`is_quick`).
 
     Args:
         runner: the method. A classical one looks at the scene for its statistics first, one that adapts trains on the
@@ -169,9 +170,11 @@ def fuse_scene(
             learnt = first_alone(ranks, lambda: _adapted(runner, pair, bar)) if isinstance(method, Adapting) else None
             work = _Tiles(runner, pair, trained, learnt)
         clipped = clip and runner.traits.clipped
-        if len(spans) > 1 or out.suffix.lower() == VRT:
+        direct = isinstance(method, Classical) and ranks.world == 1 and is_quick(pair.size, pair.facts.bands)
+        if (len(spans) > 1 and not direct) or out.suffix.lower() == VRT:
             strips = Strips(out, pair, output, spans)
             return _in_strips(strips, work, bar, clipped, (job, work.fitted_name, resume), ranks)
+        remove_folder(hidden_folder(out))  # of a run that was killed
         return together(ranks, lambda: _whole(out, pair, output, work, bar, clipped) if ranks.main else None)
 
 

@@ -44,8 +44,8 @@ def common_ground(ms: Raster, pan: Raster) -> Ground:
         ratio = step / pan_step
         if not SMALLEST <= ratio <= LARGEST:
             raise UserError(
-                f"expected MS pixels {SMALLEST:g} to {LARGEST:g} times as large as PAN pixels, given {step:g} and "
-                f"{pan_step:g}; {_advice(ms, pan)}"
+                f"expected MS pixels {SMALLEST:g} to {LARGEST:g} times as large as PAN pixels, given {abs(step):g} and "
+                f"{abs(pan_step):g}; {_advice(ms, pan)}"
             )
         places.append(_rounded(ratio, (begin - pan_begin) / pan_step + (ratio - 1) / 2, count))
     return ground_of(places[0], places[1], ms, pan)

@@ -8,9 +8,9 @@ Legend: C bands, H W size.
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from lemamba.datasets.raster import Span, Window
 from lemamba.utils.errors import UserError
 from lemamba.utils.formats.bounds import MAX_COMPRESSION
 from lemamba.utils.formats.mat import READ_LIMIT, read_mat
+
+if TYPE_CHECKING:
+    import h5py
 
 # Names by role, in the order in which they are looked for: files with I_MS_LR or lrms have the enlarged image in I_MS.
 NAMES = {
@@ -115,8 +118,7 @@ def pick(path: Path, names: Mapping[str, Any] | list[str], role: str) -> str:
     pair = pair_names(path, names)
     if pair:
         return pair[role]
-    known = {name.lower(): name for name in names}
-    found = next((known[name] for name in NAMES[role] if name in known), None)
+    found = _named(names, role)
     if found is None and len(names) == 1:
         found = next(iter(names))
     if found is None:
@@ -145,10 +147,30 @@ def pair_names(path: Path, names: Mapping[str, Any] | list[str]) -> dict[str, st
 
 
 def holds_pair(path: Path) -> bool:
-    """Return whether a file holds a hyperspectral image and its guide, or MS and a PAN image of several bands."""
-    if path.suffix.lower() not in (".mat", ".npz") or not path.is_file():
+    """Return whether a file holds a hyperspectral image and its guide, or MS and a PAN image.
+
+    A `.mat` file of MS and a PAN image of one band does not count: it is a scene in the geometry of the toolboxes.
+    """
+    suffix = path.suffix.lower()
+    if not path.is_file() or suffix not in (".mat", ".npz", ".h5", ".hdf5"):
         return False
-    return bool(_pair_in(path, _images_in(path)))
+    if suffix in (".mat", ".npz") and _pair_in(path, _images_in(path)):
+        return True
+    return suffix != ".mat" and all(_named(_names_in(path), role) for role in NAMES)
+
+
+def _named(names: Iterable[str], role: str) -> str | None:
+    """Return the first of the names in a file that stands for a role; see `NAMES`."""
+    known = {name.lower(): name for name in names}
+    return next((known[name] for name in NAMES[role] if name in known), None)
+
+
+def _names_in(path: Path) -> list[str]:
+    """Return the names of the arrays in a .npz or H5 file."""
+    if path.suffix.lower() == ".npz":
+        return list(load_npz(path))
+    with open_file(path) as file:
+        return _datasets(file)
 
 
 def _pair_in(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
@@ -211,12 +233,16 @@ def _mat(path: Path, role: str) -> tuple[str, np.ndarray]:
     return name, data[name]
 
 
-def _h5(path: Path, role: str) -> tuple[str, np.ndarray]:
+def _datasets(file: h5py.File) -> list[str]:
     import h5py
 
+    return [key for key in file if isinstance(file.get(key), h5py.Dataset)]
+
+
+def _h5(path: Path, role: str) -> tuple[str, np.ndarray]:
     with open_file(path) as file:
         try:
-            name = pick(path, [key for key in file if isinstance(file.get(key), h5py.Dataset)], role)
+            name = pick(path, _datasets(file), role)
             return name, checked_dataset(path, file, name)[()]
         except DAMAGE as error:
             raise UserError(f'cannot read "{path}": damaged; copy or make it again') from error

@@ -29,8 +29,8 @@ _LABELS = ("descriptions", "colorinterp", "scales", "offsets", "units")
 
 
 @contextmanager
-def gdal_errors(what: str) -> Iterator[None]:
-    """Turn what GDAL reports about a file into a `UserError` that begins with `what`; other errors pass unchanged.
+def gdal_errors(what: str, advice: str = "check the file") -> Iterator[None]:
+    """Turn what GDAL reports about a file into a `UserError`: `what`, the reason, `advice`; other errors pass.
 
     Not everything that GDAL reports about a damaged file is a `rasterio.errors.RasterioError`; the rest has no public
     class and is recognised by the package it comes from.
@@ -42,7 +42,17 @@ def gdal_errors(what: str) -> Iterator[None]:
     except Exception as error:
         if type(error).__module__.partition(".")[0] != "rasterio":
             raise
-        raise UserError(f"{what}: {str(error).rstrip('.')}; check the file") from error
+        raise UserError(f"{what}: {_reason(error)}; {advice}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Return what GDAL says: the end of a chain of errors, without names of temporary files."""
+    text = str(error.__cause__ if "See previous exception" in str(error) else error).rstrip(".")
+    if "Write error" in text:
+        return "the disk is full?"
+    if "Attempt to create" in text:
+        return text.rpartition(": ")[2] if ": " in text else "it cannot be created"
+    return text if text == str(error).rstrip(".") else text.rpartition(": ")[2]
 
 
 @dataclass(frozen=True)
@@ -237,7 +247,7 @@ class GeoTiff:
 
         # in another thread GDAL would print its errors
         own = nullcontext() if threading.current_thread() is threading.main_thread() else rasterio.Env()
-        with gdal_errors(f"{self.path} cannot be read to its end"), own:
+        with gdal_errors(f"{self.path} cannot be read to its end", "copy it again, it is cut short"), own:
             image = get(self.source.read, self._bands)
             floating = image.dtype.kind in "fc"
             valid = np.isfinite(image).all(0) if floating else np.ones(image.shape[1:], dtype=bool)

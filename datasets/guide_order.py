@@ -8,6 +8,7 @@ Legend: C bands, P guide bands.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -39,7 +40,7 @@ def estimated_centres(windows: Callable[[], Iterable[Window]]) -> Centres:
         for window in windows():
             parts = torch.tensor_split(window.ms, min(_GROUPS, window.ms.shape[1]), dim=1)
             ms = torch.cat([part.mean(1, keepdim=True) for part in parts], dim=1)
-            yield Window(**(vars(window) | {"ms": ms}))
+            yield replace(window, ms=ms)
 
     return centres_of(estimate_response(grouped).numpy())
 

@@ -21,7 +21,7 @@ from lemamba.datasets.inspect import Report
 from lemamba.datasets.products import is_product, product_files
 from lemamba.datasets.raster import MULTISPECTRAL, Raster
 from lemamba.datasets.readers import reader_of
-from lemamba.datasets.registration import WARN, measure_pair, pair_geometry, register_pair
+from lemamba.datasets.registration import WARN, NoShiftError, measure_pair, pair_geometry, register_pair
 from lemamba.datasets.stack import Stack, as_guide
 from lemamba.utils.errors import UserError
 
@@ -241,7 +241,7 @@ def inspect_pair(ms: Paths, pan: Paths, relation: Relation | None = None, nodata
             common_ground(coarse, fine)  # refuses what fusing refuses
             try:
                 rows, columns, error = measure_pair(coarse, fine, nodata)
-            except UserError as reason:
+            except NoShiftError as reason:
                 report.notes.append(str(reason))
                 return report
             shown = f"{rows:+.2f} rows and {columns:+.2f} columns of PAN (standard error {error:.2f})"

@@ -15,6 +15,7 @@ from lemamba.datasets.arrays import open_array, pick
 from lemamba.datasets.geotiff import FORMATS, Format, is_remote, open_geotiff
 from lemamba.datasets.h5 import DAMAGE
 from lemamba.datasets.inspect import Report, inspect_arrays, inspect_geotiff, inspect_h5, inspect_mat
+from lemamba.datasets.products import product_files
 from lemamba.datasets.raster import Raster
 from lemamba.datasets.simulation.sources import (
     Cube,
@@ -136,12 +137,33 @@ class RasterFile(Reader):
             yield raster
 
 
-class PngFolder(Reader):
-    """A folder with one grey PNG per band (CAVE)."""
+class Folder(Reader):
+    """A folder with one grey PNG per band (CAVE), or that of a satellite product, which is a pair."""
+
+    def inspect(self, report: Report) -> None:
+        """Describe the bands; of a product, which files are MS and which PAN."""
+        if self._is_product(report.path):
+            files, sensor = product_files(report.path, "ms")
+            report.lines.append(f"MS: {', '.join(f.name for f in files)}")
+            report.lines.append(f"PAN: {', '.join(f.name for f in product_files(report.path, 'pan')[0])}")
+            report.lines.append(f"kind: a {sensor} product: inspect, simulate or fuse it with --ms {report.path}")
+            return
+        bands, height, width = cube_from_png(report.path).values.shape
+        report.lines.append(f"{bands} bands, {height}x{width}, one PNG each")
+        report.lines.append("kind: a hyperspectral cube: prepare_data.py simulate")
 
     def load(self, path: Path, scale: float | None = None) -> Scene | Cube:
         """Read the bands in the order of their names."""
+        if self._is_product(path):
+            raise UserError(f'"{path}" is the folder of a product, MS and PAN in one; give it with --ms')
         return cube_from_png(path, scale)
+
+    @staticmethod
+    def _is_product(path: Path) -> bool:
+        try:
+            return bool(product_files(path, "ms"))
+        except UserError:
+            return False
 
 
 READERS: dict[str, Reader] = {
@@ -159,7 +181,7 @@ def reader_of(path: str | Path) -> Reader:
     """Return the reader of a file or folder: by its suffix, else by what lies in it."""
     path = Path(path)
     if path.is_dir():
-        return PngFolder()
+        return Folder()
     known = READERS.get(path.suffix.lower())
     if known is not None:
         return known

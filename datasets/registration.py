@@ -29,6 +29,10 @@ _ROUNDS = 5
 ENOUGH, FEWEST = 0.9, 0.5  # share of a window with data in both images; the lesser one where no window has more
 
 
+class NoShiftError(UserError):
+    """The shift is unknown though both images are sound: nothing that both show, or no scikit-image."""
+
+
 def estimate_shift(
     ms: np.ndarray,
     pan: np.ndarray,
@@ -50,7 +54,7 @@ def estimate_shift(
         error: standard error, from how much the windows differ; at least `SMALLEST`.
 
     Raises:
-        UserError: no scikit-image, or images without structure that both show.
+        NoShiftError: no scikit-image, or images without structure that both show.
     """
     side, starts = _windows(ms.shape[1:])
     total, shifts = np.zeros(2), np.zeros((1, 2))
@@ -63,7 +67,7 @@ def estimate_shift(
         used = [w for w, share in zip(used, shares, strict=True) if share >= max(FEWEST, min(ENOUGH, max(shares)))]
         shifts = np.array([s for w in used if (s := _phase(ms[(slice(None), *w)], low[w], inside[w])) is not None])
         if not len(shifts) or np.abs(np.median(shifts, 0)).max() > _LARGEST:
-            raise UserError("the shift between MS and PAN cannot be estimated: no structure that both show")
+            raise NoShiftError("the shift between MS and PAN cannot be estimated: no structure that both show")
         step = np.median(shifts, 0) * geometry.ratio
         total += step
         if np.abs(step).max() < 0.005:
@@ -105,7 +109,7 @@ def _phase(ms: np.ndarray, low: np.ndarray, inside: np.ndarray) -> np.ndarray | 
     try:
         from skimage.registration import phase_cross_correlation
     except ImportError:
-        raise UserError("estimating a shift needs scikit-image; install it with: pip install scikit-image") from None
+        raise NoShiftError("estimating a shift needs scikit-image; install it with: pip install scikit-image") from None
     from scipy.ndimage import gaussian_filter
 
     flat = np.stack([*(band[inside] for band in ms), np.ones(inside.sum())], 1).astype(np.float64)
@@ -148,7 +152,7 @@ def measure_pair(ms: Raster, pan: Raster, nodata: float | None = None) -> tuple[
     found = []
     side = min(3 * WINDOW, *ms.shape)  # read in blocks, so that memory does not grow with the scene
     blocks = [(0, 0)] if max(ms.shape) <= 3 * WINDOW else _spread(ms.shape, side)
-    last: UserError | None = None
+    last: NoShiftError | None = None
     for row, column in blocks:
         window = ((row, min(ms.shape[0], row + side)), (column, min(ms.shape[1], column + side)))
         fine = _under(window, geometry, pan.shape)
@@ -164,10 +168,10 @@ def measure_pair(ms: Raster, pan: Raster, nodata: float | None = None) -> tuple[
         try:
             filled = _filled(coarse, valid), _filled(image, also).mean(0)
             found.append(estimate_shift(*filled, local, valid, also))
-        except UserError as error:
+        except NoShiftError as error:
             last = error
     if not found:
-        raise last or UserError("the shift between MS and PAN cannot be estimated: they share no ground with data")
+        raise last or NoShiftError("the shift between MS and PAN cannot be estimated: they share no ground with data")
     values = np.array(found)
     rows, columns = np.median(values[:, :2], 0)
     spread = 1.4826 * np.median(np.abs(values[:, :2] - (rows, columns)), 0).max() / math.sqrt(len(values))

@@ -16,7 +16,7 @@ import numpy as np
 
 from lemamba.datasets.h5 import DAMAGE, Contents, H5Dataset, checked_dataset, describe, open_file
 from lemamba.datasets.layout import read_sample
-from lemamba.utils.atomic import renamed
+from lemamba.utils.atomic import new_hdf5, renamed
 from lemamba.utils.errors import UserError
 
 DTYPES = ("float32", "uint16")
@@ -53,7 +53,7 @@ def repack(path: str | Path, out: str | Path, dtype: str = "float32") -> tuple[C
     contents = describe(path)
     if out.exists() and out.samefile(path):
         raise UserError(f'expected --out to be a new file, "{out}" is the input; choose another name')
-    with open_file(path) as source, renamed(out) as temporary, h5py.File(temporary, "w") as target:
+    with open_file(path) as source, renamed(out) as temporary, new_hdf5(temporary) as (target, check):
         for role, key in contents.keys.items():
             # 8-bit data keep their dtype: it determines the default divisor.
             kept = "uint8" if contents.dtypes[role] == "uint8" else dtype
@@ -61,6 +61,7 @@ def repack(path: str | Path, out: str | Path, dtype: str = "float32") -> tuple[C
             for index in range(len(new)):
                 where = f'{path}: "{key}" of sample {index}'
                 new[index] = _converted(_sample(contents, source, role, index), kept, where)
+                check()
         target.attrs.update(contents.attributes)
     return measure(path), measure(out)
 

@@ -24,7 +24,7 @@ import torch
 from lemamba.datasets.geotiff import gdal_errors
 from lemamba.datasets.pair import ScenePair
 from lemamba.datasets.raster import Span, Window
-from lemamba.datasets.writers import VRT, Output, Preview, Put, stored, write_strip
+from lemamba.datasets.writers import ELSEWHERE, VRT, Output, Preview, Put, stored, write_strip
 from lemamba.utils.atomic import read_json, refusal, renamed, write_json
 from lemamba.utils.errors import UserError
 
@@ -152,7 +152,7 @@ class Strips:
         import rasterio.shutil
 
         model = self.folder / "00000.tif.vrt"
-        with gdal_errors(f'cannot write "{self.out}"'), rasterio.Env():
+        with gdal_errors(f'cannot write "{self.out}"', ELSEWHERE), rasterio.Env():
             rasterio.shutil.copy(self.path(0), model, driver="VRT")
         root = ElementTree.fromstring(model.read_bytes())
         model.unlink()

@@ -25,9 +25,10 @@ from lemamba.datasets.nodata import fits, to_stored
 from lemamba.datasets.opening import PIXELS
 from lemamba.datasets.pair import BLOCK, ScenePair
 from lemamba.datasets.raster import Span, Window
-from lemamba.utils.atomic import refusal, renamed
+from lemamba.utils.atomic import new_hdf5, refusal, renamed
 from lemamba.utils.errors import UserError
 from lemamba.utils.numbers import to_numbers
+from lemamba.utils.threads import Behind
 
 if TYPE_CHECKING:
     import h5py
@@ -37,6 +38,7 @@ Put = Callable[[Window, np.ndarray], object]  # takes the pixels (C, h, w) of a 
 FORMAT_VERSION = "1"
 TASK_FAMILY = {"pansharpening": FAMILIES[0], "hmif": FAMILIES[1]}
 PREVIEW = 4096  # largest side of a quick-look
+ELSEWHERE = "choose a folder that is writable and has room"
 VRT = ".vrt"  # over strips, see `lemamba.datasets.strips`
 
 
@@ -116,12 +118,22 @@ def write_scene(
     output = output or Output()
     check_output(out, pair, output)
     preview = Preview(pair, output)
+
+    def convert(piece: tuple[int, int, torch.Tensor]) -> None:
+        row, column, sr = piece
+        window = (row, row + sr.shape[-2]), (column, column + sr.shape[-1])
+        numbers, seen = stored(pair, window, sr, clip, output)
+        written((window, numbers))
+        preview.add(row, column, seen)
+
     with SCENE_WRITERS[out.suffix.lower()](out, pair, output) as put:
-        for row, column, piece in pieces:
-            window = (row, row + piece.shape[-2]), (column, column + piece.shape[-1])
-            numbers, seen = stored(pair, window, piece, clip, output)
-            put(window, numbers)
-            preview.add(row, column, seen)
+
+        def write(item: tuple[Window, np.ndarray]) -> None:
+            put(*item)
+
+        with Behind(write) as written, Behind(convert) as converted:
+            for piece in pieces:
+                converted(piece)
     return preview.image
 
 
@@ -249,7 +261,7 @@ def _to_cog(out: Path, plain: Path, cog: Path, output: Output) -> None:
         del options["PREDICTOR"]
     if output.compress in _LEVELS:
         options["LEVEL"] = "1"
-    with gdal_errors(f'cannot write "{out}"'), rasterio.Env(), _without_stderr():
+    with gdal_errors(f'cannot write "{out}"', ELSEWHERE), rasterio.Env(), _without_stderr():
         rasterio.shutil.copy(plain, cog, driver="COG", NUM_THREADS=str(_threads()), **options)
     check_whole(out, cog)
 
@@ -308,7 +320,7 @@ def _gdal_file(
     """Open a new file of GDAL's with the labels of MS; yield what takes its pixels."""
     import rasterio
 
-    with gdal_errors(f'cannot write "{out}"'):
+    with gdal_errors(f'cannot write "{out}"', ELSEWHERE):
         file = rasterio.open(temporary, "w", **profile)
         try:
             for name, values in output.labels(pair).items():
@@ -417,7 +429,7 @@ def write_map(out: Path, values: np.ndarray, names: Sequence[str], side: int, cr
     placed = None if bare else type(t)(t.a * side, t.b, t.c, t.d, t.e * side, t.f)
     profile = {"driver": "GTiff", "dtype": "float32", "nodata": float("nan"), "crs": crs, "transform": placed}
     count, height, width = values.shape
-    with renamed(out) as temporary, gdal_errors(f'cannot write "{out}"'), _without_stderr():
+    with renamed(out) as temporary, gdal_errors(f'cannot write "{out}"', ELSEWHERE), _without_stderr():
         with rasterio.open(temporary, "w", count=count, height=height, width=width, **profile) as file:
             file.descriptions = tuple(names)
             file.write(values.astype(np.float32))
@@ -486,21 +498,37 @@ def write_h5(
     Raises:
         UserError: no samples, or the folder is not writable.
     """
-    import h5py
-
     count = 0
     if (planned := _PLANNED.get()) is not None:
         return _counted(Path(path), samples, planned)
-    with renamed(path) as temporary, h5py.File(temporary, "w") as file:
+    with renamed(path) as temporary, new_hdf5(temporary) as (file, check):
         for sample in samples:
             for role in sample:
                 _append(file, TASK_FAMILY[task][role], sample[role], count)
+            check()
             count += 1
             del sample  # its views would keep a whole scene in memory while the next is made
         if not count:
             raise _no_sample(path)
         file.attrs.update(dict(attributes) | {"version": FORMAT_VERSION, "task": task})
     return count
+
+
+@contextmanager
+def whole_set(folder: Path) -> Iterator[dict[str, int]]:
+    """Yield a dict of the files of a data set that are written, file name -> samples; if one fails, none stay.
+
+    A folder that was made for them is removed, too.
+    """
+    made, written = not folder.exists(), dict[str, int]()
+    try:
+        yield written
+    except BaseException:
+        for file in written:
+            (folder / file).unlink(missing_ok=True)
+        if made and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+        raise
 
 
 def _append(file: h5py.File, key: str, value: np.ndarray, index: int) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lemamba.operators.autocast import no_autocast
 
+_BLOCK = 32  # outputs per block of a product
 Blocks = tuple[tuple[int, int, Tensor], ...]  # (first input, number of inputs, matrix (outputs, inputs))
 
 
@@ -71,3 +72,41 @@ def apply_to_both(x: Tensor, rows: Blocks, columns: Blocks) -> Tensor:
     if sum(len(matrix) for _, _, matrix in rows) > x.shape[-2]:
         return apply_to_rows(apply_to_columns(x, columns), rows)
     return apply_to_columns(apply_to_rows(x, rows), columns)
+
+
+def apply_transposed(x: Tensor, rows: Blocks, columns: Blocks, size: tuple[int, int]) -> Tensor:
+    """Apply the transposes of both matrices, no gradients: (..., m, l) -> (..., n, k), `size` = (n, k)."""
+    tall = x.new_zeros(*x.shape[:-2], size[0], x.shape[-1])
+    first = 0
+    for low, n, matrix in rows:
+        tall.narrow(-2, low, n).add_(matrix.T @ x.narrow(-2, first, len(matrix)))
+        first += len(matrix)
+    small = x.new_zeros(*x.shape[:-2], *size)
+    first = 0
+    for low, n, matrix in columns:
+        small.narrow(-1, low, n).add_(tall.narrow(-1, first, len(matrix)) @ matrix)
+        first += len(matrix)
+    return small
+
+
+def transposed_product(blocks: Blocks, n: int) -> Blocks:
+    """Return the product of the transposed matrix with the matrix, float64, for a matrix of `n` columns."""
+    product = torch.zeros(n, n, dtype=torch.float64)
+    for low, width, matrix in blocks:
+        exact = matrix.to("cpu", torch.float64)
+        product[low : low + width, low : low + width] += exact.T @ exact
+    made = []
+    for start in range(0, n, _BLOCK):
+        part = product[start : start + _BLOCK]
+        used = part.any(0).nonzero()[:, 0]
+        low, high = (int(used[0]), int(used[-1])) if len(used) else (0, 0)
+        made.append((low, high - low + 1, part[:, low : high + 1].contiguous()))
+    return tuple(made)
+
+
+def matrix_sums(blocks: Blocks, n: int) -> Tensor:
+    """Return the sum of every column of the matrix, (n,) float64 on the CPU."""
+    total = torch.zeros(n, dtype=torch.float64)
+    for low, width, matrix in blocks:
+        total[low : low + width] += matrix.to("cpu", torch.float64).sum(0)
+    return total

@@ -40,7 +40,7 @@ def _double(x: Tensor, samples_on_odd: bool) -> Tensor:
 
 @lru_cache(maxsize=8)
 @torch.inference_mode(False)  # a cached inference tensor could not serve training later
-def _response(ratio: int) -> Tensor:
+def response(ratio: int) -> Tensor:
     """Return what all doublings make of one sample: (2 REACH ratio,) float64, the sample at REACH * ratio + ratio/2."""
     signal = torch.zeros(2 * REACH, dtype=torch.float64)
     signal[REACH] = 1
@@ -55,7 +55,7 @@ def _blocks(n: int, ratio: int, dtype: torch.dtype, device: torch.device) -> Blo
     """Return the doublings of an axis of n samples as one banded matrix: one pass instead of two for each of them."""
     out = torch.arange(n * ratio)
     sample = out[:, None] // ratio + torch.arange(1 - REACH, REACH)
-    weight = _response(ratio)[out[:, None] - sample * ratio + REACH * ratio]
+    weight = response(ratio)[out[:, None] - sample * ratio + REACH * ratio]
     return banded_blocks(weight, sample % n, _BLOCK, dtype, device)
 
 

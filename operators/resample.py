@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lemamba.operators.banded import Blocks, apply_to_both, banded_blocks
-from lemamba.operators.interp23 import interp23
+from lemamba.operators.interp23 import REACH, interp23, response
 from lemamba.utils.geometry import Geometry
 
 INTERPOLATION_TAPS = 6
@@ -116,26 +116,49 @@ def interpolate(ms: Tensor, geometry: Geometry, size: Sequence[int], *, border: 
         lms (B, C, H, W): exactly `interp23` where the ratio is a power of two and the offsets are whole numbers.
     """
     h, w = ms.shape[-2:]
-    if geometry.doubles:
+    if border != "mirror" and geometry.doubles:
         r = int(geometry.ratio[0])
-        before = tuple(int(o) - r // 2 for o in geometry.offset)  # PAN index of the first pixel that interp23 gives
-        if border in (None, "circular") and before == (0, 0) and tuple(size) == (r * h, r * w):
+        if geometry.offset == (r // 2, r // 2) and tuple(size) == (r * h, r * w):
             return interp23(ms, r)
-        if r > 1 and border in (None, "mirror"):
-            return _doubled(ms, r, (before[0], before[1]), size)
-    rows, columns = ((-o / q, 1 / q, n) for o, q, n in zip(geometry.offset, geometry.ratio, size, strict=True))
-    return resample(ms, rows, columns, border=border or "mirror")
+    if border == "circular":
+        rows, columns = ((-o / q, 1 / q, n) for o, q, n in zip(geometry.offset, geometry.ratio, size, strict=True))
+        return resample(ms, rows, columns, border="circular")
+    work = ms if ms.dtype in (torch.float32, torch.float64) else ms.float()
+    return apply_to_both(work, *interpolation((h, w), geometry, size, work.dtype, work.device)).to(ms.dtype)
 
 
-def _doubled(ms: Tensor, r: int, before: Sequence[int], size: Sequence[int]) -> Tensor:
-    """`interp23` of mirrored samples, cut to PAN pixels 0 … size; `before` as in `interpolate`."""
-    cuts = []
-    for dim, first, count in zip((-2, -1), before, size, strict=True):
-        n = ms.shape[dim]
-        low, high = (0 - first) // r - MARGIN, -(-(count - first) // r) + MARGIN  # MS samples that enter
-        ms = ms.index_select(dim, mirrored(torch.arange(low, high, device=ms.device), n))
-        cuts.append(-first - low * r)
-    return interp23(ms, r)[..., cuts[0] : cuts[0] + size[0], cuts[1] : cuts[1] + size[1]]
+def interpolation(
+    ms_size: Sequence[int], geometry: Geometry, size: Sequence[int], dtype: torch.dtype, device: torch.device
+) -> tuple[Blocks, Blocks]:
+    """Return `interpolate` of mirrored images as banded matrices for rows and columns: what its transpose needs.
+
+    Args:
+        ms_size: (h, w) of ms.
+        geometry, size: see `interpolate`.
+        dtype, device: of the matrices.
+    """
+    rows, columns = (
+        _interpolating(n, (r, o, count), geometry.doubles and r > 1, dtype, device)
+        for n, r, o, count in zip(ms_size, geometry.ratio, geometry.offset, size, strict=True)
+    )
+    return rows, columns
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)
+def _interpolating(
+    n: int, axis: tuple[float, float, int], doubles: bool, dtype: torch.dtype, device: torch.device
+) -> Blocks:
+    """Return the interpolation along an axis of `n` MS pixels; `axis` is ratio, offset, number of PAN pixels."""
+    ratio, offset, count = axis
+    if not doubles:
+        positions = (-offset / ratio, 1 / ratio, count)
+        return banded_blocks(*taps_at(n, positions, INTERPOLATION_TAPS, "mirror"), _BLOCK, dtype, device)
+    r = int(ratio)
+    place = torch.arange(count)[:, None] - (int(offset) - r // 2)  # counted from the first pixel that interp23 gives
+    near = place.div(r, rounding_mode="floor") + torch.arange(1 - REACH, REACH)
+    weight = response(r)[place - near * r + REACH * r]
+    return banded_blocks(weight, mirrored(near, n), _BLOCK, dtype, device)
 
 
 def sample(x: Tensor, geometry: Geometry, size: Sequence[int]) -> Tensor:

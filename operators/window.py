@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lemamba.operators.resample import MARGIN, interpolate, mirrored
+from lemamba.operators.banded import apply_to_both, apply_transposed, matrix_sums, transposed_product
+from lemamba.operators.resample import MARGIN, interpolate, interpolation, mirrored
 from lemamba.utils.geometry import Geometry
 
 Span = tuple[int, int]  # first, end
@@ -28,27 +30,90 @@ class Window:
 
     Attributes:
         ms: (1, C, h, w).
-        lms: (1, C, H, W).
+        given: lms (1, C, H, W); None where it is to be interpolated from `wide`.
         pan: (1, P, H, W).
         geometry: of these three, where pixel (0, 0) is the window's.
         inner: rows and columns of lms and pan without the margins.
         inner_ms: MS pixels whose centres lie there; neighbouring windows share none.
         valid: bool, of the size of `inner`, True where there is data; None = everywhere.
         valid_ms: the same of `inner_ms`.
+        wide: (1, C, ·, ·), `ms` and the pixels around it that interpolating looks at; not used where lms is given.
+        wide_geometry: of `wide` and `pan`.
     """
 
     ms: Tensor
-    lms: Tensor
+    given: Tensor | None
     pan: Tensor
     geometry: Geometry
     inner: tuple[slice, slice] = _ALL
     inner_ms: tuple[slice, slice] = _ALL
     valid: Tensor | None = None
     valid_ms: Tensor | None = None
+    wide: Tensor | None = None
+    wide_geometry: Geometry | None = None
+
+    @cached_property
+    def lms(self) -> Tensor:
+        """The interpolated ms (1, C, H, W). Methods that need it in `blend` and `moments` only never compute it."""
+        if self.given is not None:
+            return self.given
+        assert self.wide is not None and self.wide_geometry is not None  # one of both is there
+        return interpolate(self.wide, self.wide_geometry, self.pan.shape[-2:], border="mirror")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns of `inner`."""
+        H, W = self.pan.shape[-2:]
+        return len(range(H)[self.inner[0]]), len(range(W)[self.inner[1]])
 
     def crop(self, x: Tensor) -> Tensor:
-        """Cut the margins off an image (1, F, H, W)."""
-        return x[..., self.inner[0], self.inner[1]]
+        """Cut the margins off an image (1, F, H, W); one that has none already is returned as it is."""
+        return x if tuple(x.shape[-2:]) == self.size else x[..., self.inner[0], self.inner[1]]
+
+    def blend(self, mix: Tensor | None = None, coarse: Tensor | None = None) -> Tensor:
+        """Return ``mix lms + interpolated coarse`` inside the margins.
+
+        Interpolation is linear, so bands are mixed and `coarse` is added before it where that gives the same: at 1/r²
+        of the pixels, and one interpolation serves both.
+
+        Args:
+            mix: (C, C); None = lms itself.
+            coarse: (1, C, h, w), on the pixels of `ms`. The margins must hold the pixels that interpolating looks at.
+        """
+
+        def mixed(x: Tensor) -> Tensor:
+            return x if mix is None else torch.einsum("bc,nchw->nbhw", mix.to(x), x)
+
+        if self.given is not None:
+            lms = mixed(self.crop(self.lms))
+            return lms if coarse is None else lms + self.crop(interpolate(coarse, self.geometry, self.pan.shape[-2:]))
+        source, geometry = self._source(coarse is not None)
+        source = mixed(source)
+        return interpolate(source if coarse is None else source + coarse, geometry, self.size, border="mirror")
+
+    def _source(self, narrow: bool) -> tuple[Tensor, Geometry]:
+        """Return the MS pixels that the inside of the margins is interpolated from, and their geometry to it."""
+        source, geometry = (self.ms, self.geometry) if narrow else (self.wide, self.wide_geometry)
+        assert source is not None and geometry is not None
+        H, W = self.pan.shape[-2:]
+        return source, geometry.window((0, 0), (range(H)[self.inner[0]].start, range(W)[self.inner[1]].start))
+
+    def moments(self, coarse: Tensor | None = None) -> Tensor | Spread:
+        """Return features [lms, pan] (F, n) at valid pixels inside the margins, or what moments need of them.
+
+        Where lms is interpolated here, sums of products with it are taken at the MS pixels, by the transposed
+        interpolation: 1/r² of the work.
+
+        Args:
+            coarse: (1, K, h, w); if given, features are [lms, interpolated coarse, pan], and of products only those
+                with pan, see `Spread.scatter`. Margins as for `blend`.
+        """
+        if self.given is not None or (coarse is None and self.valid is not None):
+            more = () if coarse is None else (interpolate(coarse, self.geometry, self.pan.shape[-2:]),)
+            return self.fine(self.lms, *more, self.pan)
+        source, geometry = self._source(coarse is not None)
+        features = (source if coarse is None else torch.cat((source, coarse), dim=1))[0]
+        return _spread(features, self.crop(self.pan)[0, 0], geometry, self.valid, only_pan=coarse is not None)
 
     def fine(self, *images: Tensor) -> Tensor:
         """Return features (F, n) at the valid PAN pixels inside the margins, from images (1, ·, H, W)."""
@@ -57,6 +122,65 @@ class Window:
     def coarse(self, *images: Tensor) -> Tensor:
         """Return features (F, n) at the valid MS pixels inside the margins, from images (1, ·, h, w)."""
         return _at(torch.cat([x[0][..., self.inner_ms[0], self.inner_ms[1]] for x in images]), self.valid_ms)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What moments of F features need to know of a window, float64.
+
+    Attributes:
+        count: pixels.
+        mean: (F,).
+        scatter: sums of products of deviations from the means: (F, F), or those with the last feature (F, 1).
+    """
+
+    count: int
+    mean: Tensor
+    scatter: Tensor
+
+
+def _spread(features: Tensor, pan: Tensor, geometry: Geometry, valid: Tensor | None, only_pan: bool) -> Spread:
+    """Return the spread of [interpolated features, pan] over the valid pixels of pan.
+
+    With U the interpolation, ``sum(U f · pan) = sum(f · U' pan)`` and ``sum(U f · U g) = sum(f · U'U g)``.
+
+    Args:
+        features: (K, h, w) at MS pixels.
+        pan: (H, W).
+        geometry: of the two.
+        valid: (H, W); None = all.
+        only_pan: products with pan only; else all of them, and `valid` must be None.
+    """
+    small = (features.shape[-2], features.shape[-1])
+    rows, columns = interpolation(small, geometry, pan.shape, pan.dtype, pan.device)
+    axes = list(zip((rows, columns), small, strict=True))
+    count = pan.numel() if valid is None else int(valid.sum())
+    if count == 0:
+        none = torch.zeros(len(features) + 1, dtype=torch.float64)
+        return Spread(0, none, none[:, None])
+    zero = (pan if valid is None else pan[valid]).mean()
+    centred = pan - zero  # small numbers: sums in the dtype of pan lose nothing
+    if valid is None:
+        ones = torch.outer(*(matrix_sums(blocks, n) for blocks, n in axes))
+    else:
+        centred = centred * valid
+        ones = apply_transposed(valid.to(pan), rows, columns, small)
+    products = apply_transposed(centred, rows, columns, small)
+    off = products.sum(dtype=torch.float64).cpu() / count  # of the mean of pan; interpolation keeps sums
+    flat = features.to("cpu", torch.float64).flatten(1)
+    middle = flat.mean(1, keepdim=True)
+    flat = flat - middle
+    step = flat @ ones.to(flat).flatten() / count
+    mean = torch.cat((middle[:, 0] + step, (zero.cpu().double() + off)[None]))
+    steps = torch.cat((step, off[None]))
+    square = centred.square().sum(-1).to("cpu", torch.float64).sum()[None]
+    last = torch.cat((flat @ products.to(flat).flatten(), square))[:, None]
+    if only_pan:
+        return Spread(count, mean, last - count * steps[:, None] * off)
+    own = (transposed_product(blocks, n) for blocks, n in axes)
+    seen = apply_to_both(flat.unflatten(1, small), *own).flatten(1)
+    scatter = torch.cat((torch.cat((flat @ seen.T, last[:-1]), dim=1), last.T), dim=0)
+    return Spread(count, mean, scatter - count * torch.outer(steps, steps))
 
 
 def _at(features: Tensor, valid: Tensor | None) -> Tensor:
@@ -124,13 +248,12 @@ def assemble(
         valid, valid_ms: see `Window`.
     """
     axes = (rows, columns)
-    size = tuple(a.pan[1] - a.pan[0] for a in axes)
-    lms = interpolate(wide, geometry.window((rows.wide[0], columns.wide[0]), (rows.pan[0], columns.pan[0])), size)
     cut = tuple(slice(a.ms[0] - a.wide[0], a.ms[1] - a.wide[0]) for a in axes)
     own = geometry.window((rows.ms[0], columns.ms[0]), (rows.pan[0], columns.pan[0]))
     inner = slice(*rows.inner), slice(*columns.inner)
     inner_ms = slice(*rows.inner_ms), slice(*columns.inner_ms)
-    return Window(wide[..., cut[0], cut[1]], lms, pan, own, inner, inner_ms, valid, valid_ms)
+    around = geometry.window((rows.wide[0], columns.wide[0]), (rows.pan[0], columns.pan[0]))
+    return Window(wide[..., cut[0], cut[1]], None, pan, own, inner, inner_ms, valid, valid_ms, wide, around)
 
 
 def take(x: Tensor, rows: Span, columns: Span) -> Tensor:

@@ -100,7 +100,7 @@ def test_gains_of_segments_against_a_plain_loop(name):
     lms = torch.nn.functional.interpolate(ms, scale_factor=4, mode="bicubic")
     whole = method("GSA" if name == "C-GSA" else "MTF-GLP-FS")
     window = next(w for _, w in cut_windows(ms, pan, Geometry.toolbox(4), 64, 0))
-    window = dataclasses.replace(window, lms=lms)
+    window = dataclasses.replace(window, given=lms)
     if name == "C-GSA":
         fitted = whole.fit(lambda: iter((window,)))
         intensity = (lms * fitted.weights.view(1, -1, 1, 1)).sum(1) - fitted.intensity_mean

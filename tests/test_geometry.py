@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lemamba.model.classical.statistics import gather
 from lemamba.operators import decimate, interp23, interpolate, mtf_filter, mtf_sample, resample, sample
 from lemamba.operators.resample import lagrange_weights
-from lemamba.operators.window import cut_windows
+from lemamba.operators.window import Spread, cut_windows
 from lemamba.utils.errors import UserError
 from lemamba.utils.geometry import Geometry
 
@@ -139,3 +140,36 @@ def test_filter_and_sampling_in_one_step_equal_the_two(ratio, place):
     torch.testing.assert_close(
         mtf_sample(x.float(), gains, ratio, geometry, size).double(), expected, rtol=0, atol=1e-6
     )
+
+
+WINDOWS = {
+    "corners": Geometry.corners(4),
+    "toolbox": Geometry.toolbox(4),
+    "landsat": LANDSAT,
+    "uneven": Geometry((4.015, 4.015), (1.5, 1.5)),
+}
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("name", WINDOWS)
+def test_moments_and_blends_at_ms_pixels_are_those_at_pan_pixels(name, masked):
+    """The transposed interpolation gives the sums that interpolated pixels have, and mixing bands commutes with it."""
+    geometry, random = WINDOWS[name], torch.Generator().manual_seed(2)
+    ms, pan = (torch.rand(1, c, n, n, generator=random, dtype=torch.float64) for c, n in ((3, 60), (1, 120)))
+    valid = torch.rand(120, 120, generator=random) < 0.7 if masked else None
+    mix = torch.rand(3, 3, generator=random, dtype=torch.float64)
+    parts, plain = [], []
+    for _, window in cut_windows(ms, pan, geometry, 72, int(12 * geometry.nominal) + 4, valid):
+        size = tuple(window.pan.shape[-2:])
+        coarse = torch.rand(1, 2, *window.ms.shape[-2:], generator=random, dtype=torch.float64)
+        fine = interpolate(coarse, window.geometry, size, border="mirror")
+        parts.append((window.moments(coarse), window.moments()))
+        plain.append((window.fine(window.lms, fine, window.pan), window.fine(window.lms, window.pan)))
+        expected = torch.einsum("bc,nchw->nbhw", mix, window.lms) + fine[:, :1]
+        torch.testing.assert_close(window.blend(mix, coarse[:, :1]), window.crop(expected), rtol=0, atol=1e-12)
+    assert isinstance(parts[0][0], Spread) and isinstance(parts[0][1], Spread) != masked
+    for i in (0, 1):
+        found, right = (gather(((p[i],) for p in group), with_last=i == 0)[0] for group in (parts, plain))
+        assert found.count == right.count
+        torch.testing.assert_close(found.mean, right.mean, rtol=1e-8, atol=0)
+        torch.testing.assert_close(found.covariance, right.covariance, rtol=1e-8, atol=1e-9)

@@ -29,6 +29,7 @@ UTILS_LEAVES = (
     "formats.mat",
     "formats.mat5",
     "startup",
+    "threads",
 )
 LEAVES = ("lemamba.operators", "lemamba.__version__", *(f"lemamba.utils.{leaf}" for leaf in UTILS_LEAVES))
 BELOW = {

@@ -8,9 +8,10 @@ Cases that other files test in more depth are named here and not repeated:
 
 from __future__ import annotations
 
-import subprocess
+import gc
+import re
+import signal
 import sys
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -20,14 +21,15 @@ from scipy.io import savemat
 from small_files import HMIF, LEFT, PIXEL, TOP, smooth, tif, values, write_h5
 
 from lemamba.commands import evaluate, fuse, parse, prepare
+from lemamba.datasets import writers
 from lemamba.datasets.h5 import H5Dataset
 from lemamba.datasets.opening import inspect_pair
 from lemamba.datasets.readers import inspect_file, reader_of
 from lemamba.operators import interp23
 from lemamba.utils.errors import UserError
+from lemamba.utils.formats.mat import write_mat
 
 rasterio = pytest.importorskip("rasterio", reason="rasterio is optional")
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def run(ms, pan, out, *more, arch="EXP"):
@@ -171,6 +173,39 @@ def test_09_12_17_what_is_no_cube(tmp_path):
     savemat(tmp_path / "s.mat", {"MS": np.moveaxis(CUBE[:8], 0, -1), "PAN": smooth(256, 256, 1)[0]})
     arguments = ["simulate", tmp_path / "s.mat", "--sensor", "WV2", "--name", "x", "--out", tmp_path, "--test_only"]
     assert prepare.run(parse("prepare", [str(a) for a in arguments])) == 0
+
+
+def test_11_12_folders_and_arrays_that_hold_a_scene(tmp_path, capsys):
+    """A folder of bands and that of a product are described; MS and PAN in one file are the scene of two files."""
+    from PIL import Image
+
+    bands, landsat = tmp_path / "balloons_ms" / "balloons_ms", tmp_path / "LC08"
+    bands.mkdir(parents=True)
+    landsat.mkdir()
+    for i in range(1, 6):
+        Image.fromarray(smooth(32, 24, 1, seed=i)[0]).save(bands / f"balloons_ms_{i:02d}.png")
+    for band in range(2, 9):
+        tif(landsat / f"LC08_L1TP_107035_20150502_20200909_02_T1_B{band}.TIF", smooth(16, 16, 1))
+    for folder, words in ((bands.parent, "5 bands, 32x24"), (landsat, "a Landsat8 product: .* with --ms")):
+        assert prepare.run(parse("prepare", ["inspect", str(folder)])) == 0
+        assert re.search(words, capsys.readouterr().out)
+    refused("the folder of a product.*give it with --ms", "prepare", "simulate", landsat, "--out", tmp_path)
+    scene = {"ms": np.moveaxis(CUBE[:4], 0, -1), "pan": smooth(256, 256, 1)[0]}
+    np.savez(tmp_path / "s.npz", **scene)
+    with h5py.File(tmp_path / "s.h5", "w") as file:
+        file.update({name.upper(): image for name, image in scene.items()})
+    for name, image in scene.items():
+        np.save(tmp_path / f"{name}.npy", image)
+    written = []
+    for source in (["--ms", "ms.npy", "--pan", "pan.npy"], ["s.npz"], ["s.h5"]):
+        given = [part if part.startswith("--") else str(tmp_path / part) for part in source]
+        out = tmp_path / str(len(written))
+        more = ["--sensor", "none", "--name", "x", "--out", str(out), "--test_only"]
+        assert prepare.run(parse("prepare", ["simulate", *given, *more])) == 0
+        with h5py.File(out / "test_x_multiExm1.h5") as file:
+            written.append({key: file[key][()] for key in file})
+    for other in written[1:]:
+        assert all(np.array_equal(written[0][key], other[key]) for key in written[0])
 
 
 def test_18_19_cells_and_complex_numbers(tmp_path):
@@ -394,11 +429,58 @@ def test_pan_of_another_place(tmp_path):
     assert not (tmp_path / "o").exists()
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /dev/full")
-def test_a_target_that_cannot_be_written(tmp_path):
-    """Below a device, and where no file can be made: one line, status 2, no traceback."""
+def test_a_file_cut_short(tmp_path, capfd):
+    """No command calls the pair fine, and none shows the library's words about earlier exceptions."""
     ms, pan = tif(tmp_path / "m.tif", smooth(24, 20, 4), pixel=2.0), tif(tmp_path / "p.tif", smooth(96, 80, 1))
-    command = [sys.executable, "inference.py", "--arch", "Brovey", "--ms", ms, "--pan", pan, "--out"]
-    for out in ("/dev/full/x.tif", "/proc/x.tif"):
-        done = subprocess.run([*map(str, command), out], cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    pan.write_bytes(pan.read_bytes()[:9000])
+    for command, *arguments in (
+        ("fuse", "--arch", "GSA", "--out", tmp_path / "o.tif"),
+        ("prepare", "simulate", "--sensor", "none", "--name", "x", "--out", tmp_path / "o"),
+    ):
+        refused(r"p.tif cannot be read to its end: [^;]*; copy it again", command, *arguments, "--ms", ms, "--pan", pan)
+    assert prepare.run(parse("prepare", ["inspect", "--ms", str(ms), "--pan", str(pan)])) == 1
+    said = capfd.readouterr()
+    assert "WRONG: " in said.out and "nothing wrong" not in said.out and not said.err
+    assert {p.name for p in tmp_path.iterdir()} == {"m.tif", "p.tif"}
+
+
+@pytest.fixture
+def small_disk():
+    """Limit files to 100 000 bytes, as a full disk would; the error of a write is the same kind."""
+    resource = pytest.importorskip("resource", reason="limits of file sizes are those of POSIX")
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_full_disk_and_hdf5(tmp_path, small_disk, capfd):
+    """Data sets, repacked ones and MATLAB 7.3 files: one line, no words of HDF5, and no file or folder is left."""
+    sizes = {"gt": (5, 4, 64, 64), "lms": (5, 4, 64, 64), "ms": (5, 4, 16, 16), "pan": (5, 1, 64, 64)}
+    samples = [{role: image[i] for role, image in values(sizes).items()} for i in range(5)]
+
+    def make_set():
+        folder = tmp_path / "o"
+        with writers.whole_set(folder) as written:
+            written["small.h5"] = writers.write_h5(folder / "small.h5", [{"ms": np.zeros((4, 8, 8))}], {}, "hmif")
+            writers.write_h5(folder / "large.h5", iter(samples), {}, "hmif")
+
+    image = np.random.default_rng(0).random((1, 4, 128, 128))
+    makers = (make_set, lambda: write_mat(tmp_path / "o.mat", {"sr": image}, v73=True))
+    for make in makers:
+        with pytest.raises(UserError, match="cannot write .*; choose a folder that is writable and has room") as error:
+            make()
+        assert "\n" not in str(error.value)
+    gc.collect()
+    assert capfd.readouterr().err == "" and not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /dev/full and /proc")
+def test_a_target_that_cannot_be_written(tmp_path):
+    """Below a device, and where no file can be made: one line in words of the system."""
+    ms, pan = tif(tmp_path / "m.tif", smooth(24, 20, 4), pixel=2.0), tif(tmp_path / "p.tif", smooth(96, 80, 1))
+    where = ("fuse", "--arch", "Brovey", "--ms", ms, "--pan", pan, "--out")
+    refused('cannot write "/dev/full/x.tif": "/dev/full" is a file, not a folder', *where, "/dev/full/x.tif")
+    for name in ("x.tif", "x.img", "x.npy", "x.vrt"):
+        refused(r'cannot write "/proc/[^;]*: [^;:/]*; choose a folder that is writable', *where, f"/proc/{name}")

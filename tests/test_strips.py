@@ -30,8 +30,9 @@ SIZES = {"img_channel": 4, "condition_channel": 1, "out_channel": 4}
 
 @pytest.fixture(autouse=True)
 def small_windows(monkeypatch):
-    """Windows of 256 pixels, so that small scenes have several strips."""
+    """Windows of 256 pixels, so that small scenes have several strips, and none that is too small for them."""
     monkeypatch.setattr(scene, "SIDE", 256)
+    monkeypatch.setattr(scene, "QUICK", 0)
 
 
 @pytest.fixture
@@ -133,7 +134,7 @@ import os, sys
 from lemamba.commands import fuse, parse
 from lemamba.datasets.strips import StripWriter
 from lemamba.engine.fusing import scene
-scene.SIDE = 256
+scene.SIDE, scene.QUICK = 256, 0
 whole = StripWriter.__init__
 def killed(self, strips, clip, done, *seen):
     whole(self, strips, clip, lambda i: os._exit(9), *seen)
@@ -159,6 +160,19 @@ fuse.run(parse("fuse", sys.argv[1:]))
     assert not list(tmp_path.glob(".*"))
 
 
+def test_a_quick_scene_needs_no_strips(tmp_path, pair, monkeypatch):
+    """A classical method in one process writes the very same file at once, and removes what a killed run left."""
+    run(pair, tmp_path / "strips.tif", "--rgb_png", tmp_path / "strips.png")
+    monkeypatch.setattr(scene, "QUICK", 600 * 264 * 4)
+    monkeypatch.setattr("lemamba.datasets.strips.write_strip", interrupt)
+    hidden_folder(tmp_path / "out.tif").mkdir()
+    (hidden_folder(tmp_path / "out.tif") / "00000.tif").touch()
+    run(pair, tmp_path / "out.tif", "--rgb_png", tmp_path / "out.png")
+    for ending in (".tif", ".png"):
+        assert (tmp_path / f"out{ending}").read_bytes() == (tmp_path / f"strips{ending}").read_bytes()
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_strips_of_another_run_are_not_used(tmp_path, pair, capsys, monkeypatch):
     """An interrupted run keeps its strips; another method, or no --resume, begins anew."""
     out = tmp_path / "out.tif"
@@ -168,6 +182,7 @@ def test_strips_of_another_run_are_not_used(tmp_path, pair, capsys, monkeypatch)
     assert f"{hidden_folder(out)}; add --resume" in capsys.readouterr().out
     monkeypatch.undo()
     monkeypatch.setattr(scene, "SIDE", 256)
+    monkeypatch.setattr(scene, "QUICK", 0)
     run(pair, out, "--resume", method=("--arch", "Brovey"))
     assert "are of another input, method or option; all are made anew" in capsys.readouterr().out
     run(pair, tmp_path / "expected.tif", method=("--arch", "Brovey"))
@@ -194,7 +209,8 @@ def test_two_processes_write_the_file_of_one(tmp_path, pair, weights, kind):
     run(pair, tmp_path / "one.tif", "--rgb_png", tmp_path / "one.png", method=method)
     start = tmp_path / "start.py"
     start.write_text(
-        "from lemamba.__main__ import run\nfrom lemamba.engine.fusing import scene\nscene.SIDE = 256\nrun('fuse')\n"
+        "from lemamba.__main__ import run\nfrom lemamba.engine.fusing import scene\n"
+        "scene.SIDE, scene.QUICK = 256, 0\nrun('fuse')\n"
     )
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(start)]
     more = ("--rgb_png", tmp_path / "two.png")

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lemamba.utils.errors import UserError
+
+if TYPE_CHECKING:
+    import h5py
 
 
 def refusal(path: Path, reason: str) -> UserError:
@@ -87,6 +91,57 @@ def renamed(path: str | Path, fsync: bool = False) -> Iterator[Path]:
     finally:
         if path.parent.is_dir():
             temporary.unlink(missing_ok=True)
+
+
+class _Disk(io.FileIO):
+    """A new file for HDF5, which prints an error of the disk past Python, and once more at closing.
+
+    What cannot be written is dropped, and `error` says why.
+    """
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        left = memoryview(data).cast("B")
+        size = len(left)
+        try:
+            while left and self.error is None:
+                left = left[super().write(left) :]
+        except OSError as error:
+            self.error = error
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return size or 0
+
+    def check(self) -> None:
+        """Raise the error of the disk, if there was one."""
+        if self.error is not None:
+            raise self.error
+
+
+@contextmanager
+def new_hdf5(path: Path, **options: Any) -> Iterator[tuple[h5py.File, Callable[[], None]]]:
+    """Yield a new HDF5 file, and a function to call now and then that raises an `OSError` where the disk is full.
+
+    Args:
+        path: the file; use it inside `renamed`, which turns the error into a `UserError`.
+        options: of `h5py.File`.
+    """
+    import h5py
+
+    with _Disk(path, "w+") as disk:
+        try:
+            with h5py.File(disk, "w", **options) as file:
+                yield file, disk.check
+        except Exception:
+            disk.check()  # whatever HDF5 made of it
+            raise
+        disk.check()
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:

@@ -20,7 +20,7 @@ import torch
 from lemamba.datasets.pair_windows import windows_of
 from lemamba.datasets.simulation import wald as simulate
 from lemamba.datasets.simulation.sources import Cube, Scene
-from lemamba.datasets.writers import write_h5
+from lemamba.datasets.writers import whole_set, write_h5
 from lemamba.operators import interpolate
 from lemamba.operators.observation import Observation, estimate, estimate_response, start
 from lemamba.operators.window import Window
@@ -213,13 +213,13 @@ def _write(
         print(f"note: too small for a test image with ground truth (under {simulate.cell(ratio)} pixels a side)")
         files = {}
     check_writable(*(folder / file for file in files.values()), folder / full_file(name))
-    written = {}
-    for split, file in files.items():
-        samples = _tiles(sources, boxes, split, degrade, ratio, patch, stride)
-        written[file] = write_h5(folder / file, samples, attributes | {"split": split}, "hmif")
-    if observed is not None:
-        file = full_file(name)
-        written[file] = write_h5(folder / file, observed(), attributes | {"split": "test_full"}, "hmif")
+    with whole_set(folder) as written:
+        for split, file in files.items():
+            samples = _tiles(sources, boxes, split, degrade, ratio, patch, stride)
+            written[file] = write_h5(folder / file, samples, attributes | {"split": split}, "hmif")
+        if observed is not None:
+            file = full_file(name)
+            written[file] = write_h5(folder / file, observed(), attributes | {"split": "test_full"}, "hmif")
     return written
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from lemamba.datasets.simulation import wald as simulate
 from lemamba.datasets.simulation.sources import Cube, Scene
-from lemamba.datasets.writers import write_h5
+from lemamba.datasets.writers import whole_set, write_h5
 from lemamba.utils.atomic import check_writable, sha256
 from lemamba.utils.errors import UserError
 from lemamba.utils.geometry import Geometry
@@ -215,15 +215,15 @@ def prepare_benchmark(
     check_writable(*files.values())
     for split, file in files.items():
         _check_earlier(file, {"source": [path.name for path in splits[split].values()]}, overwrite)
-    written = {}
-    for split, file in files.items():
-        step = stride if split == "train" else patch
-        attributes = {**_facts_of(degradation), **(facts or {}), "wavelengths": wavelengths, "ratio": ratio}
-        attributes |= {"split": split, "stride": step, "scenes": list(splits[split])}
-        attributes |= {key: [] for key in ("source", "sha256", "scale")}
-        sizes = None if split == "test" else (patch, patch)
-        samples = _scene_samples(splits[split], load, degradation, crop, sizes, step, attributes)
-        written[file.name] = write_h5(file, samples, attributes, "hmif")
+    with whole_set(folder) as written:
+        for split, file in files.items():
+            step = stride if split == "train" else patch
+            attributes = {**_facts_of(degradation), **(facts or {}), "wavelengths": wavelengths, "ratio": ratio}
+            attributes |= {"split": split, "stride": step, "scenes": list(splits[split])}
+            attributes |= {key: [] for key in ("source", "sha256", "scale")}
+            sizes = None if split == "test" else (patch, patch)
+            samples = _scene_samples(splits[split], load, degradation, crop, sizes, step, attributes)
+            written[file.name] = write_h5(file, samples, attributes, "hmif")
     return written
 
 
@@ -346,24 +346,24 @@ def _write(
     check_writable(*(folder / file for _, _, file, _ in jobs))  # all of them, before the first is written
     for _, _, file, _ in jobs:
         _check_earlier(folder / file, {"sha256": attributes["sha256"], "boxes": json.dumps(boxes)}, overwrite)
-    written = {}
-    for split, degrade, file, scale in jobs:
-        size, step = _tile(split, boxes, patch, stride, scale, simulate.cell(ratio))
-        if split == "test":
-            size = step = _without_gaps(size, masks, boxes, scale, simulate.cell(ratio))
-        details = {
-            "ratio": ratio,
-            "offset": attributes.get("offset", ratio // 2),
-            "split": split,
-            "boxes": json.dumps(boxes),
-            "tile": size,
-            "stride": step,
-        }
-        left_out: list[int] = []
-        samples = _samples(split, degrade, boxes, size, step, ratio, left_out)
-        written[file] = write_h5(folder / file, samples, attributes | details, task)
-        if left_out:
-            print(f"note: {file}: {len(left_out)} samples left out, in which data are missing")
+    with whole_set(folder) as written:
+        for split, degrade, file, scale in jobs:
+            size, step = _tile(split, boxes, patch, stride, scale, simulate.cell(ratio))
+            if split == "test":
+                size = step = _without_gaps(size, masks, boxes, scale, simulate.cell(ratio))
+            details = {
+                "ratio": ratio,
+                "offset": attributes.get("offset", ratio // 2),
+                "split": split,
+                "boxes": json.dumps(boxes),
+                "tile": size,
+                "stride": step,
+            }
+            left_out: list[int] = []
+            samples = _samples(split, degrade, boxes, size, step, ratio, left_out)
+            written[file] = write_h5(folder / file, samples, attributes | details, task)
+            if left_out:
+                print(f"note: {file}: {len(left_out)} samples left out, in which data are missing")
     return written
 
 

@@ -22,7 +22,7 @@ from lemamba.datasets.simulation.instrument import instrument_of
 from lemamba.datasets.simulation.materials import FARMLAND
 from lemamba.datasets.simulation.scenery import LANDSCAPES
 from lemamba.datasets.simulation.wald import crop, full_resolution, tiles, wald
-from lemamba.datasets.writers import write_h5
+from lemamba.datasets.writers import whole_set, write_h5
 from lemamba.operators import decimate, mtf_filter
 from lemamba.utils.atomic import check_writable
 from lemamba.utils.errors import UserError
@@ -135,26 +135,26 @@ def write_dataset(
         raise UserError(f'expected a landscape (any, {", ".join(LANDSCAPES)}), given "{landscape}"; choose one of them')
     files = files_of("pansharpening", name)
     check_writable(*(folder / file for file in files.values()))  # all of them, before the first is written
-    written = {}
-    for number, split in enumerate(_EXTENT):
-        rows, columns = (int(share * size) // 32 * 32 for share in _EXTENT[split])
-        ground_seed = [seed, number]
-        pair, shown = _pair(ground_seed, (rows, columns), sensor, ratio, landscape)
-        attributes = {
-            "source": "synthetic",
-            "sensor": sensor.name,
-            "divisor": sensor.divisor,
-            "gains": sensor.gains(sensor.bands),
-            "wavelengths": band_centres(sensor.bands),
-            "ratio": ratio,
-            "offset": ratio // 2,
-            "seed": ground_seed,
-        }
-        attributes |= {"landscape": shown} if shown else {}
-        for file, samples in _files(split, files, pair, sensor, ratio):
-            written[file] = write_h5(folder / file, samples, attributes, "pansharpening")
-    if show is not None:
-        show(*pair)
+    with whole_set(folder) as written:
+        for number, split in enumerate(_EXTENT):
+            rows, columns = (int(share * size) // 32 * 32 for share in _EXTENT[split])
+            ground_seed = [seed, number]
+            pair, shown = _pair(ground_seed, (rows, columns), sensor, ratio, landscape)
+            attributes = {
+                "source": "synthetic",
+                "sensor": sensor.name,
+                "divisor": sensor.divisor,
+                "gains": sensor.gains(sensor.bands),
+                "wavelengths": band_centres(sensor.bands),
+                "ratio": ratio,
+                "offset": ratio // 2,
+                "seed": ground_seed,
+            }
+            attributes |= {"landscape": shown} if shown else {}
+            for file, samples in _files(split, files, pair, sensor, ratio):
+                written[file] = write_h5(folder / file, samples, attributes, "pansharpening")
+        if show is not None:
+            show(*pair)
     return written
 
 

@@ -18,6 +18,7 @@ from lemamba.utils.threads import ahead
 
 SIDE = 1024  # of windows, for up to 8 bands
 _BANDS = 8
+QUICK = 2**30  # numbers of a result that a classical method computes again in the time that keeping its strips takes
 
 Box = tuple[Span, Span]
 Read = Callable[[Box, int], Window | None]
@@ -57,6 +58,11 @@ def window_boxes(size: tuple[int, int], bands: int, block: int) -> list[Box]:
 def strip_rows(boxes: list[Box]) -> list[Span]:
     """Return the strips of a scene: the rows of windows of its full width, top to bottom."""
     return sorted({rows for rows, _ in boxes})
+
+
+def is_quick(size: tuple[int, int], bands: int) -> bool:
+    """Return whether a classical method fuses (H, W) sooner than strips for a later `--resume` would pay."""
+    return size[0] * size[1] * bands <= QUICK
 
 
 @torch.inference_mode()

@@ -19,9 +19,8 @@ from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
 from lemamba.model.classical.base import Classical, Windows, column
-from lemamba.model.classical.filters import pyramid_low_pass, pyramid_margin
+from lemamba.model.classical.filters import pyramid_margin, pyramid_sample
 from lemamba.model.classical.statistics import gather, quotient, solve
-from lemamba.operators import sample
 from lemamba.operators.window import Window
 from lemamba.utils.registry import register_model
 
@@ -135,9 +134,8 @@ class CGSA(Context):
         kept = []
 
         def features(w: Window) -> tuple[Tensor]:
-            smooth = sample(pyramid_low_pass(w.pan, self.ratio), w.geometry, tuple(w.ms.shape[-2:]))
             kept.append(w.coarse(w.ms))
-            return (w.coarse(w.ms, smooth),)
+            return (w.coarse(w.ms, pyramid_sample(w, self.ratio)),)
 
         (low,) = gather(map(features, windows()))
         bands = len(self.gains)

@@ -6,20 +6,25 @@ Source: the pansharpening toolbox of Vivone et al. (IEEE GRSM 2015 and 2021).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from lemamba.operators import imresize, interpolate, mtf_filter, mtf_sample
+from lemamba.operators import imresize, interpolate, mtf_filter, mtf_sample, sample
+from lemamba.operators.banded import Blocks, apply_to_both, banded_blocks
 from lemamba.operators.mtf import REACH as MTF_REACH
-from lemamba.operators.resample import MARGIN, mirrored
+from lemamba.operators.resample import DECIMATION_TAPS, MARGIN, Positions, mirrored, taps_at
+from lemamba.operators.window import Window
 from lemamba.utils.geometry import Geometry
 
 _IDEAL_GAIN = 0.3
 _IDEAL_SPAN = 41  # the kernel's length, where MTF kernels use the length minus one
 _BINOMIAL = tuple(t / 16 for t in (1, 4, 6, 4, 1))
 BINOMIAL_REACH = 8
+_BLOCK = 8  # outputs per block of a banded matrix
 BINOMIAL_RATIO = 4  # what the binomial is made for: gain 0.282 at 1/8
 
 
@@ -94,6 +99,33 @@ def pyramid_low_pass(x: Tensor, ratio: float) -> Tensor:
     The binomial is made for ratio 4 and defined for no other; its gain there, 0.282, is next to the Gaussian's.
     """
     return binomial_low_pass(x) if ratio == BINOMIAL_RATIO else ideal_low_pass(x, ratio)
+
+
+def pyramid_sample(window: Window, ratio: float) -> Tensor:
+    """Return `pyramid_low_pass` of PAN at the MS pixels of a window, (1, 1, h, w).
+
+    Where a window has margins, the border of the binomial is not seen, and it is computed at the MS pixels only.
+    """
+    size = tuple(window.ms.shape[-2:])
+    if ratio != BINOMIAL_RATIO or window.given is not None:
+        return sample(pyramid_low_pass(window.pan, ratio), window.geometry, size)
+    x, geometry = window.pan, window.geometry
+    rows, columns = (
+        _binomial_sampling(n, (offset, step, count), x.dtype, x.device)
+        for n, offset, step, count in zip(x.shape[-2:], geometry.offset, geometry.ratio, size, strict=True)
+    )
+    return apply_to_both(x, rows, columns)
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)
+def _binomial_sampling(n: int, positions: Positions, dtype: torch.dtype, device: torch.device) -> Blocks:
+    """Return the 17-tap binomial and the sampling of an axis of `n` pixels in one; the border is repeated."""
+    taps = torch.tensor([math.comb(2 * BINOMIAL_REACH, k) for k in range(2 * BINOMIAL_REACH + 1)], dtype=torch.float64)
+    weight, index = taps_at(n, positions, DECIMATION_TAPS, "mirror")
+    wide = (index[..., None] + torch.arange(-BINOMIAL_REACH, BINOMIAL_REACH + 1)).clamp(0, n - 1)
+    weights = weight[..., None] * (taps / 4**BINOMIAL_REACH)
+    return banded_blocks(weights.flatten(1), wide.flatten(1), _BLOCK, dtype, device)
 
 
 def pyramid_margin(ratio: float) -> int:

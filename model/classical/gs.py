@@ -53,10 +53,10 @@ def substitution(moments: Moments, weights: Tensor, matched: bool) -> Substituti
 
 
 def substitute(window: Window, found: Substitution) -> Tensor:
-    """Inject PAN minus intensity into every band of a window."""
-    intensity = (window.lms * column(found.weights, window.lms)).sum(1, keepdim=True) - found.intensity_mean
-    detail = (window.pan - found.pan_mean) * found.pan_gain - intensity
-    return torch.addcmul(window.lms, column(found.gain, window.lms), detail)
+    """Inject PAN minus intensity into every band of a window, without its margins."""
+    rest = window.blend(torch.eye(len(found.gain), dtype=torch.float64) - torch.outer(found.gain, found.weights))
+    detail = window.crop(window.pan) * found.pan_gain + (found.intensity_mean - found.pan_mean * found.pan_gain)
+    return torch.addcmul(rest, column(found.gain, rest), detail)
 
 
 @register_model(
@@ -72,7 +72,7 @@ class GS(Classical):
 
     def fit(self, windows: Windows) -> Substitution:
         """Learn gains from the moments of lms and pan."""
-        (moments,) = gather((w.fine(w.lms, w.pan),) for w in windows())
+        (moments,) = gather((w.moments(),) for w in windows())
         bands = len(self.gains)
         return substitution(moments, torch.full((bands,), 1 / bands, dtype=torch.float64), matched=True)
 

@@ -10,11 +10,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from lemamba.model.classical.base import Classical, Windows
-from lemamba.model.classical.filters import pyramid_low_pass, pyramid_margin
+from lemamba.model.classical.filters import pyramid_margin, pyramid_sample
 from lemamba.model.classical.gs import Substitution, substitute, substitution
 from lemamba.model.classical.statistics import gather, solve
-from lemamba.operators import sample
-from lemamba.operators.window import Window
+from lemamba.operators.window import Spread, Window
 from lemamba.utils.registry import register_model
 
 
@@ -37,9 +36,8 @@ class GSA(Classical):
     def fit(self, windows: Windows) -> Substitution:
         """Regress the low-pass PAN on ms, then learn gains from the moments of lms and pan."""
 
-        def features(w: Window) -> tuple[Tensor, Tensor]:
-            smooth = sample(pyramid_low_pass(w.pan, self.ratio), w.geometry, tuple(w.ms.shape[-2:]))
-            return w.coarse(w.ms, smooth), w.fine(w.lms, w.pan)
+        def features(w: Window) -> tuple[Tensor, Tensor | Spread]:
+            return w.coarse(w.ms, pyramid_sample(w, self.ratio)), w.moments()
 
         low, fine = gather(map(features, windows()))
         bands = len(self.gains)

@@ -7,14 +7,13 @@ Shapes: lms and sr (B, C, H, W), pan (B, 1, H, W).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from lemamba.model.classical.base import Classical, Windows, column
 from lemamba.model.classical.filters import glp_low_pass, glp_margin
 from lemamba.model.classical.statistics import Moments, gather, quotient
+from lemamba.operators import mtf_sample
 from lemamba.operators.window import Window
 from lemamba.utils.registry import register_model
 
@@ -27,9 +26,9 @@ class Pyramid(Classical):
         """PAN pixels around a window that its result depends on."""
         return glp_margin(self.ratio)
 
-    def smooth(self, window: Window, gains: Sequence[float] | None = None) -> Tensor:
-        """Return the low-pass PAN of every gain (1, ·, H, W); None = those of the bands."""
-        return glp_low_pass(window.pan, gains or self.gains, window.geometry, tuple(window.ms.shape[-2:]))
+    def smooth(self, window: Window) -> Tensor:
+        """Return the low-pass PAN of every band (1, C, H, W)."""
+        return glp_low_pass(window.pan, self.gains, window.geometry, tuple(window.ms.shape[-2:]))
 
     def moments(self, windows: Windows) -> Moments:
         """Gather the moments of [lms, smooth, pan]: 2 C + 1 features."""
@@ -49,11 +48,23 @@ class MTFGLPFS(Pyramid):
 
     def fit(self, windows: Windows) -> Tensor:
         """Learn the gains (C,)."""
-        bands, distinct = len(self.gains), sorted(set(self.gains))
-        features = ((w.fine(w.lms, self.smooth(w, distinct), w.pan),) for w in windows())
-        to_pan = gather(features, with_last=True)[0].covariance[:, 0]
-        return quotient(to_pan[:bands], to_pan[[bands + distinct.index(gain) for gain in self.gains]])
+        to_pan = gather(((w.moments(self._low(w)),) for w in windows()), with_last=True)[0].covariance[:, 0]
+        bands = len(self.gains)
+        return quotient(to_pan[:bands], to_pan[[bands + place for place in self._places]])
 
     def inject(self, window: Window, fitted: Tensor) -> Tensor:
-        """Fuse a window."""
-        return torch.addcmul(window.lms, column(fitted, window.lms), window.pan - self.smooth(window))
+        """Fuse a window: what is taken away from PAN's details is taken from ms before the one interpolation."""
+        gain = column(fitted, window.pan)
+        rest = window.blend(coarse=-gain * self._low(window)[:, self._places])
+        return torch.addcmul(rest, gain, window.crop(window.pan))
+
+    @property
+    def _places(self) -> list[int]:
+        """Place of every band's gain among the different ones."""
+        distinct = sorted(set(self.gains))
+        return [distinct.index(gain) for gain in self.gains]
+
+    def _low(self, window: Window) -> Tensor:
+        """Return the low-pass PAN of every different gain at the MS pixels (1, ·, h, w)."""
+        size = tuple(window.ms.shape[-2:])
+        return mtf_sample(window.pan, sorted(set(self.gains)), self.scale, window.geometry, size)

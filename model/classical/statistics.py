@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lemamba.operators.window import Spread
+
 _CHUNK = 2**16  # pixels whose products are summed at once: they stay in the cache
 _BINS = 2**16
 _RANK = 1e-13  # singular values of a normal matrix below this share of the largest one count as 0
@@ -60,17 +62,22 @@ class _Sums:
         self.count, self.mean, self.scatter = 0, torch.zeros(0), torch.zeros(0)
         self.smallest, self.largest = torch.zeros(0), torch.zeros(0)
 
-    def add(self, x: Tensor) -> None:
-        for chunk in x.split(_CHUNK, dim=1):
-            self._merge(chunk.to("cpu", torch.float64, copy=True))
-
-    def _merge(self, x: Tensor) -> None:
-        n = x.shape[1]
-        if n == 0:
+    def add(self, x: Tensor | Spread) -> None:
+        if isinstance(x, Spread):
+            unknown = torch.full_like(x.mean, float("nan"))
+            if x.count:
+                self._merge(x.count, x.mean, x.scatter, unknown, unknown)
             return
+        for chunk in x.split(_CHUNK, dim=1):
+            if chunk.shape[1]:
+                self._look(chunk.to("cpu", torch.float64, copy=True))
+
+    def _look(self, x: Tensor) -> None:
         mean, low, high = x.mean(1), x.amin(1), x.amax(1)
         centred = x.sub_(mean[:, None])
-        scatter = centred @ centred[self._right].T
+        self._merge(x.shape[1], mean, centred @ centred[self._right].T, low, high)
+
+    def _merge(self, n: int, mean: Tensor, scatter: Tensor, low: Tensor, high: Tensor) -> None:
         if self.count:
             step = mean - self.mean
             total = self.count + n
@@ -84,11 +91,11 @@ class _Sums:
         return Moments(self.count, self.mean, covariance, self.smallest, self.largest)
 
 
-def gather(features: Iterable[tuple[Tensor, ...]], *, with_last: bool = False) -> tuple[Moments, ...]:
+def gather(features: Iterable[tuple[Tensor | Spread, ...]], *, with_last: bool = False) -> tuple[Moments, ...]:
     """Gather the moments of several groups of features in one pass.
 
     Args:
-        features: for every window one (F, n) tensor per group.
+        features: for every window one (F, n) tensor per group, or its `Spread`, which leaves smallest and largest NaN.
         with_last: gather covariances with the last feature of a group only, which is less to compute.
 
     Returns:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from lemamba.utils.atomic import write_atomically
+from lemamba.utils.atomic import new_hdf5, write_atomically
 from lemamba.utils.errors import UserError, nearest
 from lemamba.utils.formats import mat5
 from lemamba.utils.formats.bounds import MAX_COMPRESSION, check_chunks, check_own_data, hdf5_member
@@ -226,9 +226,7 @@ def _write_text(file: Any, name: str, text: str) -> None:
 
 
 def _write_v73(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    import h5py
-
-    with h5py.File(path, "w", userblock_size=_USER_BLOCK) as file:
+    with new_hdf5(path, userblock_size=_USER_BLOCK) as (file, _):
         for name, array in arrays.items():
             if array.dtype.kind == "U":
                 _write_text(file, name, str(array[0]))

@@ -169,7 +169,7 @@ class Adapting(nn.Module):
                         on_step(title, done, loss)
 
                 losses = stage.run(steps, step)
-        if "hmif" not in self.network.tasks:  # there the guide's own response and PSF tie MS to the result, not the MTF
+        if "hmif" not in self.network.tasks:  # type: ignore[operator] # there the guide's own response and PSF tie MS to the result, not the MTF
             self._check(targets)
         return losses
 

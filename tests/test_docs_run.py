@@ -441,8 +441,7 @@ def test_a_page_runs_from_its_first_block_to_its_last(
         monkeypatch.setattr(module, "classical_methods", lambda _: ["EXP", "GSA"])
     if page.name == "command_line.md":  # it writes there; on other pages, caches of libraries stay in use
         monkeypatch.setenv("HOME", str(folder))
-    if page.name != "README.md":  # where all pictures of a board are drawn; a second each
-        monkeypatch.setattr(leaderboard, "draw_board", lambda *_: None)
+    monkeypatch.setattr(leaderboard, "draw_board", lambda *_: None)  # a second each; tests/test_leaderboard.py draws
     FILES.get(page.name, lambda _: None)(folder)
     reader = Reader(page, drawn, monkeypatch)
     python = {text for _, text in blocks(page, "python")}

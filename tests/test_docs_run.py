@@ -69,7 +69,7 @@ SMALLER = {  # command -> (pattern, what replaces it) of its words
     "board": (
         (r"--methods classical,LEMamba\S*", "--methods EXP,LEMamba"),
         (r"--methods (classical|EXP,(?!LEMamba)\S+)", "--methods EXP"),
-        (r"--methods LEMamba(.*share_\S+=)false,true", r"--methods LEMamba\1true"),
+        (r"(state_grad=)detached,full|(share_\S+=)false,true", lambda m: f"{m[1]}full" if m[1] else f"{m[2]}true"),
         (r"--(train|train_epochs) \d+", "--train_epochs 1"),
         (r"--seeds 1,2,3", "--seeds 1"),
         (r"--rates 2e-3,5e-4", "--rates 2e-3"),

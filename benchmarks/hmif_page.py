@@ -1,7 +1,7 @@
 """The page of `benchmarks.bench_hmif`: a table per set between two marks, and one picture per set.
 
 A picture shows three bands, the error maps on one scale, and the spectra of marked pixels; of the methods plain
-interpolation, the best two by ERGAS, LE-Mamba and the best other network.
+interpolation, the best two by ERGAS, LE-Mamba and the best other network, as far as their images are on this machine.
 """
 
 from __future__ import annotations
@@ -95,28 +95,29 @@ def failures(rows: dict[str, dict[str, Any]], one: HmifSet) -> str:
     return "\n".join([*failed, ""]) if failed else ""
 
 
-def shown_methods(found: Group) -> list[tuple[str, dict[str, Any]]]:
-    """Return (title, row) of the methods in the picture."""
-    ranked = [(method, seeds[0]) for (method, _), seeds in found.items()]
-    learned = [item for item in ranked if "training" in item[1]]
-    wanted = [item for item in ranked if item[0] == "EXP"] + ranked[:2]
-    wanted += [item for item in learned if item[0].startswith("LEMamba")][:1]
-    wanted += [item for item in learned if not item[0].startswith("LEMamba")][:1]
-    return list({id(item[1]): item for item in wanted}.values())[:SHOWN]
+def shown_methods(ranked: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of the methods in the picture, of rows in the order of the table; the next best fill it up."""
+    learned = [row for row in ranked if "training" in row]
+    wanted = [row for row in ranked if row["method"] == "EXP"] + ranked[:2]
+    wanted += [row for row in learned if row["method"] == "LEMamba"][:1]
+    wanted += [row for row in learned if not row["method"].startswith("LEMamba")][:1]
+    wanted += [row for row in ranked if "training" not in row]
+    return list({id(row): row for row in wanted}.values())[:SHOWN]
 
 
 def draw(path: Path, one: HmifSet, found: Group, work: Path) -> bool:
-    """Draw the picture of a set; False where the fused images are not on this machine."""
+    """Draw the picture of a set; False where no fused image is on this machine."""
     with h5py.File(one.files(work / "data")["test"]) as file:
         truth, wavelengths = np.asarray(file["GT"][0]), np.asarray(file.attrs["wavelengths"])
+    rows = [seeds[0] for seeds in found.values()]
+    kept = {id(row): work / "fused" / one.name / f"{row['method']}_{row['seed']}.npy" for row in rows}
     images = {}
-    for method, row in shown_methods(found):
-        kept = work / "fused" / one.name / f"{method}_{row['seed']}.npy"
-        if not kept.is_file():
-            return False
-        images[method] = np.load(kept)
-    draw_comparison(path, one, truth, images, wavelengths)
-    return True
+    for row in shown_methods([row for row in rows if kept[id(row)].is_file()]):
+        trained = f", {row['training']['minutes']:.2g} min" if "training" in row else ""
+        images[f"{row['method']}{trained}\nSAM {row['scores']['sam'][0]:.2f}°"] = np.load(kept[id(row)])
+    if images:
+        draw_comparison(path, one, truth, images, wavelengths)
+    return bool(images)
 
 
 def draw_comparison(

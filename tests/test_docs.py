@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from lemamba.commands import COMMANDS
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 ENTRIES = (
@@ -59,6 +61,11 @@ def test_file_map_is_complete():
     top -= UNLISTED | {name for name in top if name.startswith("requirements")}
     assert top <= listed
     assert not [name for name in listed if name in ENTRIES and not (ROOT / name).is_file()]
+
+
+def test_the_page_of_commands_has_every_command_and_its_script():
+    rows = re.findall(r"^\| `(\w+)` \| (?:`([\w.]+)` )?\|", text_of("docs/command_line.md"), flags=re.M)
+    assert dict(rows) == {name: entry.script for name, entry in COMMANDS.items()}
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs"])

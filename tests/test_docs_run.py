@@ -1,65 +1,111 @@
-"""Every block of bash and Python in README, CONTRIBUTING and docs is run on made data, or read as far as possible.
+"""Every block of bash and Python in README, CONTRIBUTING and docs is run, from the first to the last, on made data.
 
-A page in `RUN` is run from its first block to its last in one folder; `NOT_RUN` holds the commands that are not, with
-the reason. Commands of all pages, run or not, go through the real parsers.
+A page has one folder with the files that it names (`folder_of_a_reader`, `FILES`). Commands run in this process, with
+fewer steps, methods and pixels than printed (`SMALLER`, `SMALLER_PYTHON`); `NOT_RUN` holds those that do not, with the
+reason. Printed as they are, the commands of all pages go through the real parsers.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
-import importlib
+import contextlib
 import importlib.util
+import io
 import re
 import shlex
-from collections.abc import Callable
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
+import h5py
 import numpy as np
 import pytest
+import torch
 import yaml
-from small_files import smooth, tif, values, write_h5
+from accelerate.state import AcceleratorState
+from small_files import smooth, tif, write_h5, write_training_set
+from test_boards import here
+from test_export import SMALL
 
-from lemamba.commands import COMMANDS, parse
+from lemamba.commands import COMMANDS, adapt, budget, choose, parse, run
+from lemamba.commands import board as leaderboard
+from lemamba.engine.weights.files import read_weights, resolve_weights
+from lemamba.model import build_model
+from lemamba.utils import config
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 SCRIPTS = {entry.script: name for name, entry in COMMANDS.items() if entry.script}
-LAUNCHERS = ("accelerate", "torchrun", "srun")  # several processes or a GPU: what they start is parsed
-FOREIGN = {  # programs of others: not ours to test
-    *("source", "git", "pip", "pre-commit", "mkdir", "diff", "gdalwarp", "uvicorn", "curl", "docker", "export", "hf"),
-    *(
-        "cd",
-        "jupyter",
-        "octave",
-        "matlab",
-        "ls",
-        "tensorboard",
-        "nvidia-smi",
-        "unzip",
-        "octave-cli",
-        "deactivate",
-        "cat",
+LAUNCHERS = ("accelerate", "torchrun", "srun")  # what they start is run without them: tests/test_two_processes.py
+SHELL = ("mkdir", "cat", "diff", "export")  # done here as a shell does it
+NOT_RUN = {  # pattern in a command -> why it is not run
+    r"^git clone|USER/NAME": "a download",
+    r"^make venv|^source |^pip install|^pre-commit install": "the environment of the tests is there",
+    r"^make (test|lint)$": "it runs this test",
+    r"^make demo$|^python reproduce.py (synthetic|ikonos|pleiades)": "minutes; tests/test_demo.py, test_recipes.py",
+    r"PANCOLLECTION": "hours, and data that are not part of the project; tests/test_recipes.py reads every recipe",
+    r"^python -m benchmarks\.|make figs": "measures for minutes or hours; each has a test of its own on less",
+    r"^uvicorn|^curl": "a server; tests/test_serve.py asks it",
+    r"^docker": "needs a container engine",
+    r"^gdalwarp|^gdalbuildvrt|ms\.vrt": "needs GDAL's programs",
+    r"^lemamba export": "80 s of processor time; tests/test_export.py",
+    r"_SAFE|\.SAFE": "a product of a gigabyte as it is downloaded; tests/test_scene_files.py makes one",
+    r"--register": "a shift needs hundreds of pixels; tests/test_scene_files.py",
+    r"dlpan:(fusionnet|pannet)\.pth|cave_x4_best": "published weights; tests/test_zoo.py and test_bands.py read them",
+    r"adapt .*(--from|--data)": "as the line before, from other weights and data; tests/test_adapt.py",
+    r"--replay|HOST0=\$": "what a failed run or a scheduler leaves",
+}
+SMALLER = {  # command -> (pattern, what replaces it) of its words
+    "train": (
+        (r" (-e|-b|--max_minutes|--num_worker|--grad_accum_steps) \S+", ""),
+        (r" --compile| --config_file \S+", ""),
+        (r"( --run_name \S+)", r"\1 --overwrite"),
+        (r"$", " -e 1 -b 1"),
+        (r"(--resume_path .*) -e 1 -b 1", r"\1 -e 2"),
     ),
+    "fuse": ((r" --compile", ""), (r"(--arch Z\S+ .*)", r"\1 --adapt_steps 2")),
+    "adapt": ((r" --minutes \S+", ""), (r"$", " --rounds 1")),
+    "board": (
+        (r"--methods classical,LEMamba\S*", "--methods EXP,LEMamba"),
+        (r"--methods (classical|EXP,(?!LEMamba)\S+)", "--methods EXP"),
+        (r"(state_grad=)detached,full|(share_\S+=)false,true", lambda m: f"{m[1]}full" if m[1] else f"{m[2]}true"),
+        (r"--(train|train_epochs) \d+", "--train_epochs 1"),
+        (r"--seeds 1,2,3", "--seeds 1"),
+        (r"--rates 2e-3,5e-4", "--rates 2e-3"),
+        (r"^(?!.*--methods)", "--methods EXP,PNN "),
+    ),
+    "prepare": ((r"^( synthetic .*?)( --size \d+)?$", r"\1 --size 128"),),
 }
-NOT_RUN = {  # part of a command of a page in `RUN`: why it is not run
-    "--weights RUN": "weights of the reader's own training",
-    "LC08_L1TP_107035": "a product as it is downloaded: tests/test_scene_files.py",
-    "S2A_MSIL2A": "a product as it is downloaded: tests/test_scene_files.py",
-    "--register": "a shift is measured on more than a few pixels: tests/test_scene_files.py",
-    "USER/NAME": "a download",
-    "LE-Mamba/RUN": "weights of the reader's own training",
-    "adapt": "minutes of training: tests/test_adapt.py",
-    "--method auto": "trains and compares methods: tests/test_adapt.py",
-    "-e 3 --dry_run": "needs a data set of training: tests/test_commands.py",
-    "simulate": "needs a scene of hundreds of pixels: tests/test_simulate.py",
+SMALLER_PYTHON = {  # page -> the same of its Python
+    "README.md": (('"data/demo")', '"data/demo", "-e", "1", "-b", "1")'),),
+    "data.md": (("some/file.h5", "test_wv3.h5"),),
+    "deployment.md": (('lemamba.push_to_hub(network, "USER/NAME", private=True)', "pass"),),
+    "howto_cave_table.md": (("96", "64"),),
+    "howto_landsat.md": (("(64, 64)", "(16, 16)"),),
+    "howto_library.md": (
+        ("pair.integers(0, 2048, (4, 32, 32)", "pair.integers(0, 2048, (4, 16, 16)"),
+        ("pair.integers(0, 2048, (128, 128)", "pair.integers(0, 2048, (64, 64)"),
+    ),
+    "howto_worldview_bundle.md": (("(64, 64)", "(16, 16)"),),
+    "geotiff.md": (("(0, 0, 512, 512)", "(0, 0, 64, 64)"), ('sensor="WV3"', 'sensor="IKONOS"')),
 }
+
+
+def assigned(words: list[str]) -> list[str]:
+    """Return the leading words NAME=value."""
+    return words[: next((i for i, word in enumerate(words) if not re.fullmatch(r"[A-Z_]+=.*", word, re.S)), len(words))]
+
+
+def not_run(words: list[str]) -> bool:
+    return any(re.search(pattern, " ".join(words)) for pattern in NOT_RUN)
 
 
 def blocks(page: Path, language: str) -> list[tuple[int, str]]:
-    """Return (line, text) of the blocks of a language, those inside lists too."""
+    """Return (line, text) of the blocks of a language, or of several ("bash|python"), those inside lists too."""
     text = page.read_text(encoding="utf-8")
-    found = re.finditer(rf"^( *)```{language}\n(.*?)^\1```", text, flags=re.S | re.M)
+    found = re.finditer(rf"^( *)```(?:{language})\n(.*?)^\1```", text, flags=re.S | re.M)
     return [(text[: m.start()].count("\n") + 1, re.sub(rf"^{m[1]}", "", m[2], flags=re.M)) for m in found]
 
 
@@ -87,8 +133,7 @@ def commands(text: str) -> list[list[str]]:
 def ours(words: list[str]) -> tuple[str, list[str]] | None:
     """Return (command, arguments) of a command line of this project, also of one that a launcher starts; else None."""
     words = words[: next((i for i, w in enumerate(words) if w in (">", "|", "&&")), len(words))]
-    while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
-        words = words[1:]
+    words = words[len(assigned(words)) :]
     if words[:3] == ["python", "-m", "lemamba"]:
         words = words[2:]
     if words[:1] == ["lemamba"] and len(words) > 1 and words[1] in COMMANDS:
@@ -101,8 +146,7 @@ def ours(words: list[str]) -> tuple[str, list[str]] | None:
 
 def check_foreign(words: list[str]) -> None:
     """Check what can be checked of a command that is none of this project's."""
-    while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
-        words = words[1:]
+    words = words[len(assigned(words)) :]
     if words[:2] == ["python", "-m"]:
         assert importlib.util.find_spec(words[2]), words[2]
         path = ROOT / (words[2].replace(".", "/") + ".py")
@@ -116,7 +160,7 @@ def check_foreign(words: list[str]) -> None:
     elif words and words[0] == "python":
         assert (ROOT / words[1]).is_file(), f"no script {words[1]}"
     else:
-        assert not words or words[0] in (*FOREIGN, *LAUNCHERS), f"{words[0]}: run it, or list it in FOREIGN"
+        assert not words or words[0] in SHELL or not_run(words), words
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
@@ -163,122 +207,286 @@ def test_launchers_take_the_launch_lines():
     assert sorted(scaling) == [1, 4, 4, 4, 8, 8, 8]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_python_blocks_use_names_that_exist(page):
-    """They compile, what they import exists, and what they take from `lemamba` too."""
-    for line, text in blocks(page, "python"):
-        tree = ast.parse(text, f"{page.name}:{line}")
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and node.module:
-                module = importlib.import_module(node.module)
-                missing = [a.name for a in node.names if not hasattr(module, a.name)]
-                assert not [n for n in missing if not importlib.util.find_spec(f"{node.module}.{n}")], (
-                    f"{page.name}:{line}"
-                )
-            elif isinstance(node, ast.Import):
-                assert all(importlib.util.find_spec(a.name) for a in node.names), f"{page.name}:{line}"
-            elif isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "lemamba":
-                assert hasattr(importlib.import_module("lemamba"), node.attr), f"{page.name}:{line}: {node.attr}"
+# The folder of a reader
+
+BANDS = {"wv3": 8, "wv2": 8, "demo": 8, "ikonos": 4, "qb": 4}
+SIDE = 32  # pixels of a patch and of a test image
 
 
-def scene(folder: Path, bands: int = 4, side: int = 32) -> tuple[np.ndarray, np.ndarray]:
-    """Write ms.tif and pan.tif under the names that the pages use; return both images."""
-    pan = smooth(4 * side, 4 * side, bands, seed=1)
-    ms = pan.reshape(bands, side, 4, side, 4).mean((2, 4)).round().astype(np.uint16)
+def samples_of(name: str) -> int:
+    return 4 if name.startswith("train") else 1  # configs/budget.yaml has batches of 4
+
+
+def shrink(folder: Path) -> None:
+    """Cut the H5 files of a folder down to a batch of patches, or one image, of 32 x 32 pixels of the ground truth."""
+    for path in folder.glob("*.h5"):
+        with h5py.File(path) as file:
+            side = next(file[key].shape[-1] for key in ("lms", "HSI_up") if key in file)
+            arrays = {key: np.asarray(value[: samples_of(path.name)]) for key, value in file.items()}
+            attributes = dict(file.attrs)
+        cut = {key: x[..., : SIDE * x.shape[-1] // side, : SIDE * x.shape[-1] // side] for key, x in arrays.items()}
+        write_h5(path, cut, **attributes)
+
+
+def scene(folder: Path, bands: int = 4, rows: int = 16, columns: int = 16) -> tuple[np.ndarray, np.ndarray]:
+    """Write a pair under all names that the pages use for one; return MS (C, h, w) and PAN (1, H, W)."""
+    from scipy.io import savemat
+
+    pan = smooth(4 * rows, 4 * columns, bands, seed=1)
+    ms = pan.reshape(bands, rows, 4, columns, 4).mean((2, 4)).round().astype(np.uint16)
     guide = pan.mean(0, keepdims=True).round().astype(np.uint16)
     for name in ("ms", "MS", "cut_ms"):
         tif(folder / f"{name}.tif", ms, pixel=2.0)
     for name in ("pan", "PAN", "cut_pan"):
         tif(folder / f"{name}.tif", guide)
+    for name in ("scene", "SCENE", "others"):
+        savemat(folder / f"{name}.mat", {"I_MS": ms.transpose(1, 2, 0), "I_PAN": guide[0]})
     return ms, guide
 
 
-def scenes_of_geotiff(folder: Path) -> None:
-    """Write the files that docs/geotiff.md names."""
+def published(folder: Path, bands: int) -> None:
+    """Write weights of two networks as their authors do, drawn."""
+    for arch, names in {"PNN": ["pnn.pth"], "A-PNN": ["WV3_Z-PNN_model.tar", "WV3_ZL-PNN_model.tar"]}.items():
+        weights = build_model(arch, img_channel=bands, condition_channel=1, out_channel=bands).state_dict()
+        for name in names:
+            torch.save(weights, folder / name)
+
+
+def of_geotiff(folder: Path) -> None:
     from PIL import Image
     from scipy.io import savemat
 
     ms, pan = scene(folder)
-    for band, name in enumerate(("red", "green", "blue", "nir")):
-        tif(folder / f"{name}.tif", ms[band : band + 1], pixel=2.0)
-    for band, name in enumerate(("B2", "B3", "B4")):
-        tif(folder / f"{name}.TIF", ms[band : band + 1], pixel=30.0)
-    tif(folder / "B8.TIF", np.asarray(smooth(64, 64, 1)), pixel=15.0)
     tif(folder / "aerial_rgb.tif", ms[:3], pixel=2.0)
     tif(folder / "aerial_pan.tif", pan)
+    tif(folder / "cube.tif", smooth(32, 32, 16), pixel=30.0)
     Image.fromarray((ms[:3] // 8).astype(np.uint8).transpose(1, 2, 0)).save(folder / "rgb.png")
     Image.fromarray((pan[0] // 8).astype(np.uint8)).save(folder / "pan.png")
+    savemat(folder / "others.mat", {"I_MS": smooth(32, 32, 8).transpose(1, 2, 0), "I_PAN": smooth(128, 128, 1)[0]})
     np.save(folder / "ms.npy", ms)
     np.save(folder / "pan.npy", pan)
-    savemat(folder / "scene.mat", {"I_MS": ms.transpose(1, 2, 0), "I_PAN": pan[0]})
-    savemat(folder / "others.mat", {"I_MS": ms.transpose(1, 2, 0), "I_PAN": pan[0]})
-    sizes = {"gt": (2, 8, 64, 64), "lms": (2, 8, 64, 64), "ms": (2, 8, 16, 16), "pan": (2, 1, 64, 64)}
-    write_h5(folder / "others.h5", values(sizes))
+    shutil.copy(folder / "data/wv2/test_wv2_multiExm1.h5", folder / "others.h5")
 
 
-def names_of_geotiff() -> dict[str, object]:
-    """Return what the Python block of docs/geotiff.md takes as given: a network, here a method without weights."""
-    from lemamba.model import build_model
+def scenes(folder: Path) -> None:
+    """Write scenes that are long enough to be split into grounds for training, validation and test."""
+    from scipy.io import savemat
 
-    return {"model": build_model("EXP", img_channel=4, condition_channel=1, out_channel=4)}
-
-
-def names_of_the_readme() -> dict[str, object]:
-    """Return the arrays of README's example."""
-    generator = np.random.default_rng(0)
-    return {"ms": generator.integers(0, 2048, (8, 16, 16)), "pan": generator.integers(0, 2048, (64, 64))}
+    for name, bands in {"SCENE": 4, "ikonos_scene": 4, "worldview2_west": 8}.items():
+        pan = smooth(4 * 96, 4 * 32, bands)
+        savemat(folder / f"{name}.mat", {"I_MS": pan[:, 2::4, 2::4].transpose(1, 2, 0), "I_PAN": pan[0]})
 
 
-RUN: dict[str, Callable[[Path], object]] = {  # page of docs/: what writes the files that it names
-    "geotiff.md": scenes_of_geotiff,
-    "no_training_data.md": scene,
+def of_hmif(folder: Path) -> None:
+    from scipy.io import savemat
+
+    cube = smooth(4 * 96, 4 * 32, 16, high=4000)
+    guide = cube[[3, 8, 13]]
+    savemat(folder / "PAIR.mat", {"HSI": cube[:, 2::4, 2::4].transpose(1, 2, 0), "RGB": guide.transpose(1, 2, 0)})
+
+
+FILES: dict[str, Callable[[Path], object]] = {  # page: what writes the files that only this page names
+    "README.md": lambda folder: [scene(folder, bands=8), scenes(folder)],
+    "geotiff.md": of_geotiff,
+    "hmif.md": of_hmif,
+    "methods.md": lambda folder: scene(folder, bands=8),
+    "no_training_data.md": lambda folder: scene(folder, rows=64, columns=32),
+    "boards.md": lambda folder: published(folder, 4),
+    "results.md": scenes,
 }
-PYTHON = {  # page: the names that its Python takes as given, and which lines need files of the reader
-    "README.md": (names_of_the_readme, r"weights=|lemamba\.run\("),  # data, weights of a run
-    "data.md": (dict, "train|sample|other|Augment"),
+NAMES: dict[str, Callable[[], dict[str, object]]] = {  # page: what its Python takes as given
+    "README.md": lambda: {"ms": smooth(16, 16, 4), "pan": smooth(64, 64, 1)[0]},
+    "data.md": lambda: {"epoch": 0, "index": 0},
+    "geotiff.md": lambda: {"model": build_model("EXP", img_channel=4, condition_channel=1, out_channel=4)},
 }
 
 
-def not_run(command: str) -> bool:
-    return any(re.search(rf"(?:^|\s){re.escape(part)}|{re.escape(part)}(?=\S)", command) for part in NOT_RUN)
+def train(*words: str) -> None:
+    run("train", *words, "-e", "1", "-b", "1", "--cpu")
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
-@pytest.mark.parametrize("name", RUN)
-def test_commands_run_one_after_the_other(name, tmp_path, monkeypatch, one_thread):
-    monkeypatch.chdir(tmp_path)
-    RUN[name](tmp_path)
-    count = 0
-    for line, text in blocks(ROOT / "docs" / name, "bash"):
+@pytest.fixture(scope="module", autouse=True)
+def _small_le_mamba(tmp_path_factory) -> Iterator[None]:
+    """LE-Mamba with the published settings of training, but one stage of eight channels."""
+    published_settings = yaml.safe_load((ROOT / "configs/LEMamba_config.yaml").read_text(encoding="utf-8"))
+    published_settings["model"]["variants"] = {"tiny": SMALL}
+    file = tmp_path_factory.mktemp("configs") / "LEMamba_config.yaml"
+    file.write_text(yaml.safe_dump(published_settings), encoding="utf-8")
+    found = config.arch_file
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config, "arch_file", lambda arch, *more: file if arch == "LEMamba" else found(arch, *more))
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder_of_a_reader(_small_le_mamba, tmp_path_factory) -> Path:
+    """Data sets, pairs and weights of two trainings, which all pages start from."""
+    folder = tmp_path_factory.mktemp("reader")
+    for name, bands in BANDS.items():
+        data = folder / "data" / name
+        for seed, file in enumerate((f"train_{name}", f"valid_{name}", f"test_{name}_multiExm1")):
+            write_training_set(data / f"{file}.h5", samples_of(file), seed, bands, SIDE)
+        with h5py.File(data / f"test_{name}_multiExm1.h5") as file:
+            full = {key: np.asarray(file[key]) for key in ("ms", "lms", "pan")}
+        write_h5(data / f"test_{name}_OrigScale_multiExm1.h5", full)
+    for name, bands in {"test": 4, "test_wv3": 8, "test_wv3_multiExm1": 8, "big": 8}.items():
+        write_training_set(folder / f"{name}.h5", 1, 9, bands, 2 * SIDE)
+    shutil.copy(folder / "data/wv3/test_wv3_OrigScale_multiExm1.h5", folder / "test_full.h5")
+    scene(folder)
+    published(folder, 8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        train("--dataset", "wv3", "--data_root", "data/wv3", "--run_name", "RUN")
+        train("-c", "configs/demo.yaml", "--dataset", "ikonos", "--data_root", "data/ikonos", "--run_name", "first")
+        torch.save(read_weights(resolve_weights("LE-Mamba/RUN"))[0], "weights.pth")
+    shutil.copytree(folder / "log_file/demo/first", folder / "log_file/demo/second")
+    shutil.copytree(folder / "log_file/demo/first", folder / "RUN")
+    return folder
+
+
+class Reader:
+    """Types what a page says, in the working folder; `said` is what was printed, `done` the commands that ran."""
+
+    def __init__(self, page: Path, drawn: Path, patch: pytest.MonkeyPatch) -> None:
+        self.page, self.drawn, self.patch = page, drawn, patch
+        self.names = NAMES.get(page.name, dict)()
+        self.said, self.done, self.trained = io.StringIO(), [], ""
+
+    def python(self, text: str, where: str) -> None:
+        for printed, smaller in SMALLER_PYTHON.get(self.page.name, ()):
+            assert printed in text or printed in self.page.read_text(encoding="utf-8"), printed
+            text = text.replace(printed, smaller)
+        with contextlib.redirect_stdout(self.said):
+            exec(compile(text, where, "exec"), self.names)
+        for shown in re.findall(r"^print\(.*\)  # ([(\d].*)$", text, flags=re.M):
+            assert shown in self.said.getvalue().splitlines(), f"{where}: {shown}"
+
+    def bash(self, text: str, where: str) -> None:
+        for name, body in re.findall(r"^cat > (\S+) <<'?EOF'?\n(.*?)^EOF$", text, flags=re.S | re.M):
+            Path(name).parent.mkdir(exist_ok=True)
+            Path(name).write_text(body, encoding="utf-8")
         for words in commands(text):
-            command = ours(words)
-            if command is None or words[0] in LAUNCHERS or not_run(" ".join(words)):
-                continue
-            module = importlib.import_module(f"lemamba.commands.{command[0]}")
-            status = module.run(parse(command[0], command[1]))
-            inspects = command[1][:1] == ["inspect"]  # its status is what it found
-            assert not status or inspects, f"{name}:{line}: {' '.join(words)}"
-            if "--out" in command[1]:
-                assert Path(command[1][command[1].index("--out") + 1]).exists(), f"{name}:{line}"
-            count += 1
-    assert count
+            if not not_run(words):
+                self.type(words, f"{where}: {' '.join(words)}")
+
+    def type(self, words: list[str], where: str) -> None:
+        """Do one command line."""
+        set_here = dict(word.split("=", 1) for word in assigned(words))
+        if len(set_here) == len(words):
+            self.names |= set_here
+            return
+        if self.trained and "RUN" in words:
+            words[words.index("RUN")] = self.trained
+        words = [re.sub(r"\$\{?(\w+)\}?", lambda m: str(self.names.get(m[1], m[0])), word) for word in words]
+        command = ours(words)
+        if command is None:
+            self.shell(words)
+            return
+        name, arguments = command[0], smaller(*command)
+        if (name, arguments) in self.done:
+            return
+        self.done.append((name, arguments))
+        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as said:
+            for variable, value in set_here.items():
+                patch.setenv(variable, value)
+            status = self.run(name, arguments)
+        if name == "train":
+            self.trained = re.sub(r".*weights in (\S+)/weights.*", r"\1", said.getvalue(), flags=re.S)
+        self.said.write(said.getvalue())
+        finding = name == "doctor" or arguments[0] == "inspect" or "--measure" in arguments
+        assert not status or (finding and status == 1), where
+        if ">" in words:
+            Path(words[words.index(">") + 1]).expanduser().write_text(said.getvalue(), encoding="utf-8")
+        for flag in ("--out", "--html", "--curves", "--picture", "--rgb_png"):
+            if flag in arguments:
+                assert Path(arguments[arguments.index(flag) + 1]).exists(), f"{where}: {flag}"
+
+    def run(self, name: str, arguments: list[str]) -> int | None:
+        """Run a command; what draws or simulates data is cut down, and a drawn data set is not drawn again."""
+        out = Path(arguments[arguments.index("--out") + 1]) if name == "prepare" and "--out" in arguments else None
+        again = self.drawn / "_".join(arguments).replace("/", "_") if arguments[:1] == ["synthetic"] else None
+        if out and again and again.is_dir():
+            shutil.copytree(again, out, dirs_exist_ok=True)
+            return None
+        if name == "train" and not {"--run_name", "--resume_path"} & set(arguments):
+            arguments = [*arguments, "--run_name", f"run{len(self.done)}"]  # runs of one second have one name
+        try:
+            status = run(name, *arguments)
+        finally:
+            AcceleratorState._reset_state(reset_partial_state=True)
+        if out and out.is_dir():
+            shrink(out)
+            if again:
+                shutil.copytree(out, again)
+        return status
+
+    def shell(self, words: list[str]) -> None:
+        """Do what is none of this project's commands."""
+        if words[0] == "mkdir":
+            for name in words[words.index("-p") + 1 :]:
+                Path(name).expanduser().mkdir(parents=True, exist_ok=True)
+        elif words[0] == "export":
+            self.patch.setenv(*words[1].split("=", 1))
+        elif words[:2] == ["python", "-c"]:
+            exec(compile(words[2], "python -c", "exec"), {})
+        elif words[0] == "diff":
+            quoted = " ".join(word if word[0] in "<(>" else shlex.quote(word).replace("'log", "log") for word in words)
+            assert not subprocess.run(["bash", "-c", quoted], check=False, capture_output=True).stdout
+        else:
+            assert words[0] in SHELL, words
 
 
-def test_the_python_of_geotiff_runs(tmp_path, monkeypatch, one_thread):
-    monkeypatch.chdir(tmp_path)
-    scene(tmp_path)
-    for _, text in blocks(ROOT / "docs" / "geotiff.md", "python"):
-        text = text.replace('sensor="WV3"', 'sensor="IKONOS"')  # of the bands of the made scene
-        text = text.replace("(0, 0, 512, 512)", "(0, 0, 128, 128)")
-        exec(compile(text, "geotiff.md", "exec"), names_of_geotiff())
-    assert (tmp_path / "fused.tif").is_file()
+def smaller(name: str, arguments: list[str]) -> list[str]:
+    """Return the arguments of a command with fewer steps, methods and pixels."""
+    text = " " + shlex.join(arguments)
+    for pattern, instead in SMALLER.get(name, ()):
+        text = re.sub(pattern, instead, text)
+    return shlex.split(text)
 
 
-@pytest.mark.parametrize("name", PYTHON)
-def test_python_runs_but_for_lines_that_need_files_of_the_reader(name, tmp_path, monkeypatch, one_thread):
-    monkeypatch.chdir(tmp_path)
-    given, left_out = PYTHON[name]
-    names, page = given(), ROOT / name if name == "README.md" else ROOT / "docs" / name
-    for line, text in blocks(page, "python"):
-        kept = [t for t in text.splitlines() if not re.search(left_out, t)]
-        exec(compile("\n".join(kept), f"{name}:{line}", "exec"), names)
-    assert len(names) > 2
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory) -> Path:
+    """Folder of data sets that a page has drawn."""
+    return tmp_path_factory.mktemp("drawn")
+
+
+WITH_CODE = [page for page in PAGES if blocks(page, "bash|python")]
+
+
+@pytest.mark.parametrize("page", WITH_CODE, ids=lambda p: p.name)
+def test_a_page_runs_from_its_first_block_to_its_last(
+    page, folder_of_a_reader, drawn, tmp_path, monkeypatch, one_thread
+):
+    pytest.importorskip("rasterio", reason="rasterio is optional")
+    folder = tmp_path / "reader"
+    shutil.copytree(folder_of_a_reader, folder, symlinks=True)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("LEMAMBA_DATA", "data")
+    monkeypatch.setattr(budget, "subprocess", SimpleNamespace(run=here))
+    monkeypatch.setattr(leaderboard, "run_isolated", leaderboard.run_job)  # tests/test_leaderboard.py has the processes
+    monkeypatch.setattr(adapt, "ROUND", 1)
+    for module in (adapt, choose):
+        monkeypatch.setattr(module, "classical_methods", lambda _: ["EXP", "GSA"])
+    if page.name == "command_line.md":  # it writes there; on other pages, caches of libraries stay in use
+        monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.setattr(leaderboard, "draw_board", lambda *_: None)  # a second each; tests/test_leaderboard.py draws
+    FILES.get(page.name, lambda _: None)(folder)
+    reader = Reader(page, drawn, monkeypatch)
+    python = {text for _, text in blocks(page, "python")}
+    for line, text in blocks(page, "bash|python"):
+        (reader.python if text in python else reader.bash)(text, f"{page.name}:{line}")
+    check_shown(page, reader.said.getvalue())
+
+
+def check_shown(page: Path, said: str) -> None:
+    """Tables that a page shows as output have the columns that were printed, in that order."""
+    for _, text in blocks(page, ""):
+        for row in re.findall(r"^\N{BOX DRAWINGS HEAVY VERTICAL}(.*)$", text, flags=re.M):
+            columns = re.findall(r"[\w_]+", row)
+            assert any(re.findall(r"[\w_]+", line)[: len(columns)] == columns for line in said.splitlines()), row
+
+
+def test_what_is_not_run_is_on_a_page():
+    lines = [" ".join(words) for page in PAGES for _, text in blocks(page, "bash") for words in commands(text)]
+    assert not [pattern for pattern in NOT_RUN if not any(re.search(pattern, line) for line in lines)]

@@ -18,6 +18,7 @@ from lemamba.engine.weights.files import save_weights
 from lemamba.metrics import q2n, sam
 from lemamba.metrics.large import LargeImage
 from lemamba.metrics.maps import angle_map, q2n_map
+from lemamba.reporting.board import write_page
 from lemamba.reporting.html import html_report
 from lemamba.reporting.place import describe_place
 from lemamba.reporting.pyramid import QUALITIES, Picture, encoded, pyramid
@@ -296,17 +297,45 @@ def test_worst_first_and_back(opened):
     assert page.text_content("#shown") == "sample 2"
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_accessible_and_no_wider_than_a_phone(opened, scheme):
+@pytest.fixture(scope="module")
+def board(samples, tmp_path_factory) -> Path:
+    """The page of a board."""
+    scores = {"good": {"psnr": (30.0, 1.0), "qn": (0.9, 0.1)}, "bad": {"psnr": (20.0, 2.0), "qn": (0.5, 0.1)}}
+    common = {role: samples[0][role] for role in ("lms", "pan", "gt")}
+    results = {
+        name: {"scores": scores[name], "cost": {}, "notes": ["a note"], "arrays": common | {"sr": samples[0][name]}}
+        for name in METHODS
+    }
+    out = tmp_path_factory.mktemp("board")
+    facts = {"dataset": "wv3", "file": "test.h5", "sensor": "none", "divisor": 2047.0}
+    write_page(out, results, {"broken": "no luck"}, facts, "psnr")
+    return out / "leaderboard.html"
+
+
+def serious(page) -> list[str]:
+    """Return what axe-core calls serious or critical on a page, everything unfolded."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
-    page = opened(viewport={"width": 390, "height": 844}, color_scheme=scheme)
-    assert page.evaluate("document.documentElement.scrollWidth") == 390
-    for summary in page.locator("summary").all():
-        summary.click()
+    page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
     found = axe.Axe().run(page).response["violations"]
-    assert [
-        f"{one['id']}: {one['nodes'][0]['html']}" for one in found if one["impact"] in ("serious", "critical")
-    ] == []
+    return [f"{one['id']}: {one['nodes'][0]['html']}" for one in found if one["impact"] in ("serious", "critical")]
+
+
+@pytest.mark.parametrize("kind", ["evaluate", "board", "scene with a map", "one run", "two runs"])
+def test_accessible_and_no_wider_than_a_phone(opened, request, monkeypatch, kind):
+    """Light and dark, every kind of page."""
+    if kind.endswith(("run", "runs")):
+        folder = request.getfixturevalue("runs_folder")
+        monkeypatch.chdir(folder)
+        report_command.run(parse("report", ["p/*" if kind == "two runs" else "p/first", "--out", "page.html"]))
+        path = folder / "page.html"
+    else:
+        path = request.getfixturevalue({"evaluate": "file", "board": "board"}.get(kind, "scene"))
+    path = path[0] if isinstance(path, tuple) else path
+    page = opened(path, viewport={"width": 390, "height": 844}, color_scheme="light")
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
+        assert serious(page) == [], scheme
 
 
 # ---- large images, on the ground ------------------------------------------------------------------------------------

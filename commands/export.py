@@ -36,8 +36,9 @@ def run(options: ExportOptions) -> int:
         file = export(network.cpu().float(), sizes, facts, fixed=options.fixed)
     with renamed(options.out) as temporary:
         temporary.write_bytes(file.content)
-    free = f"fixed: batch 1, ms {sizes.side} x {sizes.side} ({file.reason})"
-    print(f"sizes:      {'batch, height and width are free' if file.dynamic else free}")
+    text = f"batch, height and width are free, ms from {file.smallest} x {file.smallest} pixels on"
+    text = text if file.smallest else f"fixed: batch 1, ms {sizes.side} x {sizes.side}"
+    print(f"sizes:      {text}{f' ({file.reason})' if file.reason else ''}")
     print(f"difference: at most {file.difference:.1e} between onnxruntime and torch, values of about 1")
     print(f"wrote       {options.out}: {len(file.content) / 1e6:.2f} MB, {file.nodes} nodes")
     return 0

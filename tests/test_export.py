@@ -125,7 +125,7 @@ def test_inside_portable_a_network_gives_the_same(tmp_path):
 def test_the_loops_of_the_scan_in_onnx(tmp_path):
     """Four directions of an image, sizes and batch unknown at export; what LE-Mamba is made of besides convolutions."""
     need_onnx()
-    from lemamba.engine.weights.onnx_scan import translations
+    from lemamba.engine.weights.onnx_loops import translations
 
     class Scan(torch.nn.Module):
         def __init__(self) -> None:
@@ -199,7 +199,7 @@ def test_a_missing_package_is_named(monkeypatch):
 def test_a_file_that_differs_is_not_written():
     need_onnx()
     with pytest.raises(UserError, match="differs from torch"):
-        onnx_file._difference(lambda ms, lms, pan: lms + 0.1, _identity(), Sizes(4, 1, 4, 8), free=False)
+        onnx_file._difference(lambda ms, lms, pan: lms + 0.1, _identity(), Sizes(4, 1, 4, 8), 0)
 
 
 def _identity() -> bytes:

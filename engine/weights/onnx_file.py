@@ -29,6 +29,7 @@ _SMALLEST, _LARGEST = 8, 1 << 14  # pixels of a side of ms
 _BATCHES = 1 << 10
 _TOLERANCE = 1e-4  # of the largest value of sr, and at least of 1: float32 in another order of operations
 _LONGEST = 300  # characters of a reason
+_RANGE = "in the specified range"  # of a reason: the graph is another one for small images
 _TELLING = (
     "Not all values",
     "could not",
@@ -70,14 +71,14 @@ class OnnxFile:
 
     Attributes:
         content: the file.
-        dynamic: batch and sizes are free; else they are those of `Sizes.images`.
-        reason: why not, in one line; "" if they are.
+        smallest: side of ms from which batch and sizes are free; 0: they are those of `Sizes.images`.
+        reason: why sizes are not free from 8 pixels on, in one line; "" if they are.
         nodes: of the graph, the functions that it calls included.
         difference: largest absolute difference of sr between the file in onnxruntime and the network in torch.
     """
 
     content: bytes
-    dynamic: bool
+    smallest: int
     reason: str
     nodes: int
     difference: float
@@ -106,23 +107,37 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _dynamic_shapes(ratio: int) -> tuple[dict[int, Any], ...]:
+def _dynamic_shapes(ratio: int, smallest: int) -> tuple[dict[int, Any], ...]:
     """Return the free axes of ms, lms and pan: any batch, any h and w, H and W ratio times as large."""
     batch = Dim("batch", max=_BATCHES)
-    rows, columns = (Dim(name, min=_SMALLEST, max=_LARGEST) for name in ("h", "w"))
+    rows, columns = (Dim(name, min=smallest, max=_LARGEST) for name in ("h", "w"))
     large = {0: batch, 2: ratio * rows, 3: ratio * columns}
     return {0: batch, 2: rows, 3: columns}, large, dict(large)
 
 
-def _capture(network: nn.Module, sizes: Sizes, dynamic: bool) -> torch.export.ExportedProgram:
+class _Guarded(nn.Module):
+    """A network for images whose ms has at least `smallest` pixels a side: smaller ones have no pixel to read here."""
+
+    def __init__(self, network: nn.Module, smallest: int, ratio: int) -> None:
+        super().__init__()
+        self.network, self.last = network, ratio * smallest - 1
+
+    def forward(self, ms: Tensor, lms: Tensor, pan: Tensor) -> Tensor:
+        return self.network(ms, lms, pan) + 0 * pan[:, :1, self.last, self.last, None, None]
+
+
+def _capture(network: nn.Module, sizes: Sizes, smallest: int) -> torch.export.ExportedProgram:
     """Record the network as a graph; sizes that stay free are recorded at a size without a special property."""
-    if not dynamic:
+    if not smallest:
         return torch.export.export(network, sizes.images(), strict=False)
     # Conditions on sizes that torch cannot prove, such as n <= ceil(n / 8) * 8, are not to end the export; whether the
     # graph serves other sizes is found by running it there.
-    images, shapes = sizes.images(2, sizes.side + 1, sizes.side + 3), _dynamic_shapes(sizes.ratio)
     return torch.export.export(
-        network, images, dynamic_shapes=shapes, strict=False, prefer_deferred_runtime_asserts_over_guards=True
+        _Guarded(network, smallest, sizes.ratio),
+        sizes.images(2, sizes.side + 1, sizes.side + 3),
+        dynamic_shapes=_dynamic_shapes(sizes.ratio, smallest),
+        strict=False,
+        prefer_deferred_runtime_asserts_over_guards=True,
     )
 
 
@@ -145,33 +160,38 @@ def export(network: nn.Module, sizes: Sizes, facts: Mapping[str, Any], *, fixed:
         fixed: do not try free sizes.
 
     Returns:
-        A file with free sizes where the network's graph does not depend on them, else one for `sizes`.
+        A file with free sizes where the network's graph does not depend on them; where it is another one for small
+        images, as of networks that cut larger ones into windows, free from a little above `sizes` on; else one for
+        `sizes`.
 
     Raises:
         UserError: packages are missing, the network cannot be exported (the reason in one line), or the file does not
             give what the network gives.
     """
     need("onnx", "onnxscript", "onnxruntime")
-    reason = "as asked"
+    reason, attempts = ("as asked", []) if fixed else ("", [_SMALLEST, sizes.side + 1])
     with _quiet(), torch.no_grad():
-        if not fixed:
+        network(*sizes.images(1, _SMALLEST, _SMALLEST))  # values of its buffers, which cannot be read at recording
+        for smallest in attempts:
             try:
-                return _made(network, sizes, facts, "")
+                return _made(network, sizes, facts, smallest, reason)
             except Exception as error:  # the exporter raises dozens of types
                 reason = _reason(error)
+            if _RANGE not in reason:
+                break
         try:
-            return _made(network, sizes, facts, reason)
+            return _made(network, sizes, facts, 0, reason)
         except Exception as error:
             name = getattr(network, "model_name", type(network).__name__)
             raise UserError(f"{name} cannot be exported to ONNX: {_reason(error)}; use it with torch") from None
 
 
-def _made(network: nn.Module, sizes: Sizes, facts: Mapping[str, Any], reason: str) -> OnnxFile:
-    """Record, translate and compare; `reason` is why the sizes are fixed, "" if they are to be free."""
-    from lemamba.engine.weights.onnx_scan import translations
+def _made(network: nn.Module, sizes: Sizes, facts: Mapping[str, Any], smallest: int, reason: str) -> OnnxFile:
+    """Record, translate and compare; `smallest` and `reason` as in `OnnxFile`."""
+    from lemamba.engine.weights.onnx_loops import translations
 
     made = torch.onnx.export(
-        _capture(network, sizes, not reason),
+        _capture(network, sizes, smallest),
         dynamo=True,
         opset_version=OPSET,
         verbose=False,
@@ -181,22 +201,23 @@ def _made(network: nn.Module, sizes: Sizes, facts: Mapping[str, Any], reason: st
     )
     assert made is not None
     proto = made.model_proto
-    shape = f"{sizes.side} x {sizes.side}" if reason else "free"
-    for key, value in {**facts, "sizes of ms": shape, "values": "divided by the divisor"}.items():
+    shape, least = ("free", smallest) if smallest else (f"{sizes.side} x {sizes.side}", sizes.side)
+    about = {"sizes of ms": shape, "smallest side of ms": least, "values": "divided by the divisor"}
+    for key, value in {**facts, **about}.items():
         proto.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))
     nodes = len(proto.graph.node) + sum(len(function.node) for function in proto.functions)
     content = proto.SerializeToString()
-    return OnnxFile(content, not reason, reason, nodes, _difference(network, content, sizes, free=not reason))
+    return OnnxFile(content, smallest, reason, nodes, _difference(network, content, sizes, smallest))
 
 
-def _difference(network: nn.Module, content: bytes, sizes: Sizes, *, free: bool) -> float:
+def _difference(network: nn.Module, content: bytes, sizes: Sizes, smallest: int) -> float:
     """Compare sr in onnxruntime and torch; with free sizes, at other sizes and batches than were recorded.
 
     Raises:
         UserError: they are not the same but for rounding.
     """
     side, session, worst = sizes.side, Session(content), 0.0
-    for shape in [(3, side + 2, side + 5), (1, side, 2 * side)] if free else [(1, side, side)]:
+    for shape in [(3, side + 2, side + 5), (1, max(side, smallest), 2 * side)] if smallest else [(1, side, side)]:
         images = sizes.images(*shape)
         expected, found = network(*images), session(*images)
         difference = float((found - expected).abs().max()) if found.shape == expected.shape else float("inf")

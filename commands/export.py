@@ -36,7 +36,7 @@ def run(options: ExportOptions) -> int:
         file = export(network.cpu().float(), sizes, facts, fixed=options.fixed)
     with renamed(options.out) as temporary:
         temporary.write_bytes(file.content)
-    text = f"batch, height and width are free, ms from {file.smallest} x {file.smallest} pixels on"
+    text = f"{'batch, ' if file.batch else ''}height and width are free, ms from {file.smallest} x {file.smallest} on"
     text = text if file.smallest else f"fixed: batch 1, ms {sizes.side} x {sizes.side}"
     print(f"sizes:      {text}{f' ({file.reason})' if file.reason else ''}")
     print(f"difference: at most {file.difference:.1e} between onnxruntime and torch, values of about 1")

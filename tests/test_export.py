@@ -199,7 +199,7 @@ def test_a_missing_package_is_named(monkeypatch):
 def test_a_file_that_differs_is_not_written():
     need_onnx()
     with pytest.raises(UserError, match="differs from torch"):
-        onnx_file._difference(lambda ms, lms, pan: lms + 0.1, _identity(), Sizes(4, 1, 4, 8), 0)
+        onnx_file._difference(lambda ms, lms, pan: lms + 0.1, _identity(), Sizes(4, 1, 4, 8), onnx_file._Freedom(0, batch=False))
 
 
 def _identity() -> bytes:

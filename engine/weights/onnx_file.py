@@ -29,7 +29,7 @@ _SMALLEST, _LARGEST = 8, 1 << 14  # pixels of a side of ms
 _BATCHES = 1 << 10
 _TOLERANCE = 1e-4  # of the largest value of sr, and at least of 1: float32 in another order of operations
 _LONGEST = 300  # characters of a reason
-_RANGE = "in the specified range"  # of a reason: the graph is another one for small images
+_RANGE = "in the specified range"  # of a reason: the graph is another one for small images, or for one image
 _TELLING = (
     "Not all values",
     "could not",
@@ -71,14 +71,16 @@ class OnnxFile:
 
     Attributes:
         content: the file.
-        smallest: side of ms from which batch and sizes are free; 0: they are those of `Sizes.images`.
-        reason: why sizes are not free from 8 pixels on, in one line; "" if they are.
+        smallest: side of ms from which sizes are free; 0: they are those of `Sizes.images`.
+        batch: any number of images; else one.
+        reason: why batch and sizes are not free from 8 pixels on, in one line; "" if they are.
         nodes: of the graph, the functions that it calls included.
         difference: largest absolute difference of sr between the file in onnxruntime and the network in torch.
     """
 
     content: bytes
     smallest: int
+    batch: bool
     reason: str
     nodes: int
     difference: float
@@ -107,9 +109,26 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _dynamic_shapes(ratio: int, smallest: int) -> tuple[dict[int, Any], ...]:
+@dataclass(frozen=True)
+class _Freedom:
+    """What is to be free in a file: sides of ms from `smallest` pixels on (0 = none), and the batch."""
+
+    smallest: int = _SMALLEST
+    batch: bool = True
+
+    def less(self, reason: str, side: int) -> _Freedom:
+        """Return what to try after a failure: one image, images larger than `side`, in the end nothing free."""
+        if _RANGE in reason and self.batch and "size()[0]" in reason:
+            return _Freedom(self.smallest, batch=False)
+        if _RANGE in reason and 0 < self.smallest <= side:
+            return _Freedom(side + 1, self.batch)
+        return _Freedom(0, batch=False)
+
+
+def _dynamic_shapes(ratio: int, free: _Freedom) -> tuple[dict[int, Any], ...]:
     """Return the free axes of ms, lms and pan: any batch, any h and w, H and W ratio times as large."""
-    batch = Dim("batch", max=_BATCHES)
+    batch = Dim("batch", max=_BATCHES) if free.batch else None
+    smallest = free.smallest
     rows, columns = (Dim(name, min=smallest, max=_LARGEST) for name in ("h", "w"))
     large = {0: batch, 2: ratio * rows, 3: ratio * columns}
     return {0: batch, 2: rows, 3: columns}, large, dict(large)
@@ -126,16 +145,16 @@ class _Guarded(nn.Module):
         return self.network(ms, lms, pan) + 0 * pan[:, :1, self.last, self.last, None, None]
 
 
-def _capture(network: nn.Module, sizes: Sizes, smallest: int) -> torch.export.ExportedProgram:
+def _capture(network: nn.Module, sizes: Sizes, free: _Freedom) -> torch.export.ExportedProgram:
     """Record the network as a graph; sizes that stay free are recorded at a size without a special property."""
-    if not smallest:
+    if not free.smallest:
         return torch.export.export(network, sizes.images(), strict=False)
     # Conditions on sizes that torch cannot prove, such as n <= ceil(n / 8) * 8, are not to end the export; whether the
     # graph serves other sizes is found by running it there.
     return torch.export.export(
-        _Guarded(network, smallest, sizes.ratio),
-        sizes.images(2, sizes.side + 1, sizes.side + 3),
-        dynamic_shapes=_dynamic_shapes(sizes.ratio, smallest),
+        _Guarded(network, free.smallest, sizes.ratio),
+        sizes.images(2 if free.batch else 1, sizes.side + 1, sizes.side + 3),
+        dynamic_shapes=_dynamic_shapes(sizes.ratio, free),
         strict=False,
         prefer_deferred_runtime_asserts_over_guards=True,
     )
@@ -169,29 +188,26 @@ def export(network: nn.Module, sizes: Sizes, facts: Mapping[str, Any], *, fixed:
             give what the network gives.
     """
     need("onnx", "onnxscript", "onnxruntime")
-    reason, attempts = ("as asked", []) if fixed else ("", [_SMALLEST, sizes.side + 1])
+    reason, free = ("as asked", _Freedom(0, batch=False)) if fixed else ("", _Freedom())
     with _quiet(), torch.no_grad():
         network(*sizes.images(1, _SMALLEST, _SMALLEST))  # values of its buffers, which cannot be read at recording
-        for smallest in attempts:
+        while True:
             try:
-                return _made(network, sizes, facts, smallest, reason)
+                return _made(network, sizes, facts, free, reason)
             except Exception as error:  # the exporter raises dozens of types
                 reason = _reason(error)
-            if _RANGE not in reason:
-                break
-        try:
-            return _made(network, sizes, facts, 0, reason)
-        except Exception as error:
-            name = getattr(network, "model_name", type(network).__name__)
-            raise UserError(f"{name} cannot be exported to ONNX: {_reason(error)}; use it with torch") from None
+            if not free.smallest:
+                name = getattr(network, "model_name", type(network).__name__)
+                raise UserError(f"{name} cannot be exported to ONNX: {reason}; use it with torch")
+            free = free.less(reason, sizes.side)
 
 
-def _made(network: nn.Module, sizes: Sizes, facts: Mapping[str, Any], smallest: int, reason: str) -> OnnxFile:
-    """Record, translate and compare; `smallest` and `reason` as in `OnnxFile`."""
+def _made(network: nn.Module, sizes: Sizes, facts: Mapping[str, Any], free: _Freedom, reason: str) -> OnnxFile:
+    """Record, translate and compare; `reason` is why not all is free."""
     from lemamba.engine.weights.onnx_loops import translations
 
     made = torch.onnx.export(
-        _capture(network, sizes, smallest),
+        _capture(network, sizes, free),
         dynamo=True,
         opset_version=OPSET,
         verbose=False,
@@ -201,23 +217,29 @@ def _made(network: nn.Module, sizes: Sizes, facts: Mapping[str, Any], smallest: 
     )
     assert made is not None
     proto = made.model_proto
-    shape, least = ("free", smallest) if smallest else (f"{sizes.side} x {sizes.side}", sizes.side)
-    about = {"sizes of ms": shape, "smallest side of ms": least, "values": "divided by the divisor"}
+    about = {
+        "sizes of ms": "free" if free.smallest else f"{sizes.side} x {sizes.side}",
+        "smallest side of ms": free.smallest or sizes.side,
+        "batch": "free" if free.batch else 1,
+        "values": "divided by the divisor",
+    }
     for key, value in {**facts, **about}.items():
         proto.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))
     nodes = len(proto.graph.node) + sum(len(function.node) for function in proto.functions)
     content = proto.SerializeToString()
-    return OnnxFile(content, smallest, reason, nodes, _difference(network, content, sizes, smallest))
+    difference = _difference(network, content, sizes, free)
+    return OnnxFile(content, free.smallest, free.batch, reason, nodes, difference)
 
 
-def _difference(network: nn.Module, content: bytes, sizes: Sizes, smallest: int) -> float:
+def _difference(network: nn.Module, content: bytes, sizes: Sizes, free: _Freedom) -> float:
     """Compare sr in onnxruntime and torch; with free sizes, at other sizes and batches than were recorded.
 
     Raises:
         UserError: they are not the same but for rounding.
     """
     side, session, worst = sizes.side, Session(content), 0.0
-    for shape in [(3, side + 2, side + 5), (1, max(side, smallest), 2 * side)] if smallest else [(1, side, side)]:
+    others = [(3 if free.batch else 1, side + 2, side + 5), (1, max(side, free.smallest), 2 * side)]
+    for shape in others if free.smallest else [(1, side, side)]:
         images = sizes.images(*shape)
         expected, found = network(*images), session(*images)
         difference = float((found - expected).abs().max()) if found.shape == expected.shape else float("inf")

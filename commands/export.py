@@ -32,8 +32,7 @@ def run(options: ExportOptions) -> int:
     network = load_network(options.arch, options.weights, None if meta else _given(options))
     sizes, facts = _described(name, meta, options)
     print(f"exporting {name} to ONNX (opset {OPSET}) and comparing it with torch …", flush=True)
-    with portable():
-        file = export(network.cpu().float(), sizes, facts, fixed=options.fixed)
+    file = export(network.cpu().float(), sizes, facts, fixed=options.fixed, recording=portable)
     with renamed(options.out) as temporary:
         temporary.write_bytes(file.content)
     text = f"{'batch, ' if file.batch else ''}height and width are free, ms from {file.smallest} x {file.smallest} on"

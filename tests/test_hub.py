@@ -183,7 +183,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
         found = tree if "/tree/" in path else {"id": "user/name", "sha": COMMIT, "siblings": siblings}
         self.answer(json.dumps(found).encode(), Content_Type="application/json")
 
-    do_HEAD = do_GET
+    def do_HEAD(self) -> None:
+        self.do_GET()
 
 
 def test_another_process_reads_what_was_uploaded_over_http(trained, tmp_path, monkeypatch):

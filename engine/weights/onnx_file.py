@@ -11,8 +11,8 @@ import importlib.util
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -169,14 +169,23 @@ def _reason(error: Exception) -> str:
     return one_line(f"{type(error).__name__}: {(telling or lines or [''])[0]}")[:_LONGEST]
 
 
-def export(network: nn.Module, sizes: Sizes, facts: Mapping[str, Any], *, fixed: bool = False) -> OnnxFile:
+def export(
+    network: nn.Module,
+    sizes: Sizes,
+    facts: Mapping[str, Any],
+    *,
+    fixed: bool = False,
+    recording: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> OnnxFile:
     """Export a network in evaluation mode, and compare the file with it.
 
     Args:
-        network: ``forward(ms, lms, pan) -> sr``; its layers use plain torch operations while it is recorded.
+        network: ``forward(ms, lms, pan) -> sr``.
         sizes: of its inputs.
         facts: for the file's metadata: texts and numbers.
         fixed: do not try free sizes.
+        recording: entered while the network is recorded, e.g. `lemamba.model.ops.portable.portable`, in which layers use
+            operations that exporters know. The file is compared with the network outside of it.
 
     Returns:
         A file with free sizes where the network's graph does not depend on them; where it is another one for small
@@ -190,10 +199,12 @@ def export(network: nn.Module, sizes: Sizes, facts: Mapping[str, Any], *, fixed:
     need("onnx", "onnxscript", "onnxruntime")
     reason, free = ("as asked", _Freedom(0, batch=False)) if fixed else ("", _Freedom())
     with _quiet(), torch.no_grad():
-        network(*sizes.images(1, _SMALLEST, _SMALLEST))  # values of its buffers, which cannot be read at recording
+        network(*sizes.images(1, _SMALLEST, _SMALLEST))  # reads its buffers, whose values recording does not see
         while True:
             try:
-                return _made(network, sizes, facts, free, reason)
+                with recording():
+                    proto = _recorded(network, sizes, free)
+                return _made(network, proto, sizes, facts, free, reason)
             except Exception as error:  # the exporter raises dozens of types
                 reason = _reason(error)
             if not free.smallest:
@@ -202,8 +213,8 @@ def export(network: nn.Module, sizes: Sizes, facts: Mapping[str, Any], *, fixed:
             free = free.less(reason, sizes.side)
 
 
-def _made(network: nn.Module, sizes: Sizes, facts: Mapping[str, Any], free: _Freedom, reason: str) -> OnnxFile:
-    """Record, translate and compare; `reason` is why not all is free."""
+def _recorded(network: nn.Module, sizes: Sizes, free: _Freedom) -> Any:
+    """Record a network and translate it: the ONNX model."""
     from lemamba.engine.weights.onnx_loops import translations
 
     made = torch.onnx.export(
@@ -216,7 +227,13 @@ def _made(network: nn.Module, sizes: Sizes, facts: Mapping[str, Any], free: _Fre
         custom_translation_table=translations(),
     )
     assert made is not None
-    proto = made.model_proto
+    return made.model_proto
+
+
+def _made(
+    network: nn.Module, proto: Any, sizes: Sizes, facts: Mapping[str, Any], free: _Freedom, reason: str
+) -> OnnxFile:
+    """Add the metadata and compare; `reason` is why not all is free."""
     about = {
         "sizes of ms": "free" if free.smallest else f"{sizes.side} x {sizes.side}",
         "smallest side of ms": free.smallest or sizes.side,

@@ -9,7 +9,7 @@ Shapes of the scan: states h (M, K, N, D); A (K, N, D); step, x (T, M, K, D); B,
 from typing import Any
 
 import torch
-from onnxscript import BOOL, FLOAT, INT64, graph, script
+from onnxscript import FLOAT, INT64, graph, script
 from onnxscript import opset18 as op
 from onnxscript.values import Opset
 
@@ -162,7 +162,7 @@ def cross_scan(
 
 
 @script(_DOMAIN, default_opset=op)
-def first_centres(x: FLOAT["B", "L", "c"], draws: FLOAT["k"]) -> FLOAT[...]:  # noqa: D103
+def first_centres(x: FLOAT[None, None, None], draws: FLOAT[None]) -> FLOAT[...]:  # noqa: D103
     norms = op.ReduceSumSquare(x, [2], keepdims=0)
     length = op.Shape(x, start=1, end=2)
     first = op.Gather(x, length / op.Constant(value_ints=[2]), axis=1)
@@ -186,11 +186,14 @@ def first_centres(x: FLOAT["B", "L", "c"], draws: FLOAT["k"]) -> FLOAT[...]:  # 
 
 
 @script(_DOMAIN, default_opset=op)
-def lloyd(x: FLOAT["B", "L", "c"], centres: FLOAT["B", "k", "c"], tolerance: FLOAT, iterations: INT64) -> INT64[...]:  # noqa: D103
+def lloyd(
+    x: FLOAT[None, None, None], centres: FLOAT[None, None, None], tolerance: FLOAT, iterations: INT64
+) -> INT64[...]:  # noqa: D103
     clusters = op.Shape(centres, start=1, end=2)
     numbers = op.Range(op.Constant(value_int=0), op.Squeeze(clusters), op.Constant(value_int=1))
     norms = op.ReduceSumSquare(x, [2])
-    labels = op.CastLike(op.ReduceSum(norms, [2], keepdims=0) * op.Constant(value_float=0.0), numbers) - op.Constant(value_int=1)
+    nothing = op.ReduceSum(norms, [2], keepdims=0) * op.Constant(value_float=0.0)
+    labels = op.CastLike(nothing, numbers) - op.Constant(value_int=1)
     running = op.Equal(op.ReduceMax(labels, [1]), op.Constant(value_int=-1))
     for _ in range(iterations):
         product = op.MatMul(x, op.Transpose(centres, perm=[0, 2, 1]))

@@ -1,7 +1,7 @@
 """Spectra of images as amplitude and phase, (B, c, H, W) or, of half of the plane, (B, c, H, W // 2 + 1).
 
-Inside `lemamba.model.ops.portable.portable` the transforms are products with matrices of cosines and sines, for any size:
-exporters do not take complex numbers.
+Inside `lemamba.model.ops.portable.portable` the transforms are products with matrices of cosines and sines, for any
+size: exporters do not take complex numbers.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from lemamba.model.ops.portable import is_portable
 def spectrum(x: Tensor, *, half: bool = False) -> tuple[Tensor, Tensor]:
     """Return amplitude and phase, in (-pi, pi], of the Fourier transform of x (B, c, H, W), float32 or float64.
 
-    Coefficients that are real, such as the mean, have phase 0 or pi. Computed from a rounded imaginary part, it would be
-    pi or -pi by chance, by the size of the image and the library.
+    Coefficients that are real, such as the mean, have phase 0 or pi. Computed from a rounded imaginary part, it would
+    be pi or -pi by chance, by the size of the image and the library.
 
     Args:
         x: real.

@@ -2,8 +2,8 @@
 
 Like `torch_backend`: the sequence is cut into parts of `STEPS` steps that run side by side, (1) each from a zero state,
 (2) the ends are carried from part to part, (3) each part again from its true start. Each loop is one operator here and
-one `Scan` node of ONNX (`lemamba.engine.weights.onnx_loops`): the number of nodes does not depend on the length, and the
-length may stay unknown until the file is run. Decays are products of numbers below 1, so nothing overflows.
+one `Scan` node of ONNX (`lemamba.engine.weights.onnx_loops`): the number of nodes does not depend on the length, and
+the length may stay unknown until the file is run. Decays are products of numbers below 1, so nothing overflows.
 
 Not among the backends that `auto` or a user chooses: `lemamba.model.ops.portable` switches it on. No gradients.
 

@@ -177,7 +177,13 @@ def test_the_loops_of_the_scan_in_onnx(tmp_path):
 class Windows(torch.nn.Module):
     """A network that cuts images of more than 64 pixels a side into windows, and computes something else from them."""
 
+    def __init__(self, several: bool) -> None:
+        super().__init__()
+        self.several = several
+
     def forward(self, ms, lms, pan):
+        if len(lms) > 1 and not self.several:
+            return lms
         if max(lms.shape[-2:]) <= 64:
             return lms + pan.mean((-2, -1), keepdim=True)
         x = pad_to_multiple(pan, 64)
@@ -186,12 +192,13 @@ class Windows(torch.nn.Module):
         return lms + means[..., : lms.shape[2], : lms.shape[3]]
 
 
-def test_a_network_of_windows_is_free_where_it_cuts():
+@pytest.mark.parametrize("several", [True, False])
+def test_a_network_of_windows_is_free_where_it_cuts(several):
     need_onnx()
-    network = Windows()
+    network = Windows(several)
     file = onnx_file.export(network, Sizes(4, 1, 4, 16), {})
-    assert (file.smallest, file.batch) == (17, True) and "17 <= " in file.reason
-    images = Sizes(4, 1, 4, 16).images(2, 17, 40)
+    assert (file.smallest, file.batch) == (17, several) and "17 <= " in file.reason
+    images = Sizes(4, 1, 4, 16).images(2 if several else 1, 17, 40)
     assert torch.allclose(Session(file.content, threads=1)(*images), network(*images), atol=1e-6)
     with pytest.raises(Exception, match="indices element out of data bounds"):
         Session(file.content, threads=1)(*Sizes(4, 1, 4, 16).images())

@@ -199,7 +199,7 @@ def export(
     need("onnx", "onnxscript", "onnxruntime")
     reason, free = ("as asked", _Freedom(0, batch=False)) if fixed else ("", _Freedom())
     with _quiet(), torch.no_grad():
-        network(*sizes.images(1, _SMALLEST, _SMALLEST))  # reads its buffers, whose values recording does not see
+        network(*sizes.images(1, _SMALLEST, _SMALLEST))  # reads buffers; recording hides values
         while True:
             try:
                 with recording():

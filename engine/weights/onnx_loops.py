@@ -186,9 +186,9 @@ def first_centres(x: FLOAT[None, None, None], draws: FLOAT[None]) -> FLOAT[...]:
 
 
 @script(_DOMAIN, default_opset=op)
-def lloyd(
+def lloyd(  # noqa: D103
     x: FLOAT[None, None, None], centres: FLOAT[None, None, None], tolerance: FLOAT, iterations: INT64
-) -> INT64[...]:  # noqa: D103
+) -> INT64[...]:
     clusters = op.Shape(centres, start=1, end=2)
     numbers = op.Range(op.Constant(value_int=0), op.Squeeze(clusters), op.Constant(value_int=1))
     norms = op.ReduceSumSquare(x, [2])

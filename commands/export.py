@@ -32,12 +32,12 @@ def run(options: ExportOptions) -> int:
     network = load_network(options.arch, options.weights, None if meta else _given(options))
     sizes, facts = _described(name, meta, options)
     print(f"exporting {name} to ONNX (opset {OPSET}) and comparing it with torch …", flush=True)
-    with portable():
-        file = export(network.cpu().float(), sizes, facts, fixed=options.fixed)
+    file = export(network.cpu().float(), sizes, facts, fixed=options.fixed, recording=portable)
     with renamed(options.out) as temporary:
         temporary.write_bytes(file.content)
-    free = f"fixed: batch 1, ms {sizes.side} x {sizes.side} ({file.reason})"
-    print(f"sizes:      {'batch, height and width are free' if file.dynamic else free}")
+    text = f"{'batch, ' if file.batch else ''}height and width are free, ms from {file.smallest} x {file.smallest} on"
+    text = text if file.smallest else f"fixed: batch 1, ms {sizes.side} x {sizes.side}"
+    print(f"sizes:      {text}{f' ({file.reason})' if file.reason else ''}")
     print(f"difference: at most {file.difference:.1e} between onnxruntime and torch, values of about 1")
     print(f"wrote       {options.out}: {len(file.content) / 1e6:.2f} MB, {file.nodes} nodes")
     return 0

@@ -31,8 +31,9 @@ def standardise(kernel: Tensor, dim: int) -> Tensor:
 
 
 def _in_float64(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """Apply a 1x1 convolution to vectors (B, c) as a product, which also onnxruntime has in float64."""
     assert layer.bias is not None
-    return F.conv2d(x, layer.weight.double(), layer.bias.double())
+    return F.linear(x, layer.weight.flatten(1).double(), layer.bias.double())
 
 
 class AdaptiveKernels(nn.Module):
@@ -65,7 +66,7 @@ class AdaptiveKernels(nn.Module):
         In float64, which costs nothing on one vector per image: standardising amplifies rounding, all pixels share it,
         and layer follows layer. In float32 it is most of the error of the network.
         """
-        mean = x.mean(dim=(-2, -1), keepdim=True, dtype=torch.float64)
+        mean = x.mean(dim=(-2, -1), dtype=torch.float64)
         inside = F.leaky_relu(_in_float64(self.squeeze, mean), 0.2)
         kernels = standardise(_in_float64(self.expand, inside).view(x.shape[0], -1, _TAPS), dim=2)
         return (kernels * self.std.view(-1, _TAPS)).to(x.dtype)

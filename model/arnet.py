@@ -111,6 +111,7 @@ class ARConv(nn.Module):
         )
         self.height, self.width = (self._extent(channels_in) for _ in range(2))
         self.register_buffer("sides", torch.tensor([3, 3]))
+        self.left = (3, 3)  # `sides` as they were read last: exporters see no values of tensors
         self.register_buffer("steps", torch.tensor(0))
 
     def _three(self, c: int, d: int) -> list[nn.Module]:
@@ -143,8 +144,10 @@ class ARConv(nn.Module):
             for i, extent in enumerate((height, width)):
                 points = int(extent.mean() // scale)
                 self.sides[i] = min(max(points - (points % 2 == 0), 3), 7)
-        rows, columns = self.sides.tolist()
-        return rows, columns
+        if not torch.compiler.is_exporting():
+            rows, columns = self.sides.tolist()
+            self.left = rows, columns
+        return self.left
 
     def convolve(self, x: Tensor, height: Tensor, width: Tensor, sides: tuple[int, int]) -> Tensor:
         """Convolve x (B, c, H, W) with the kernel of `sides` spread over height and width: (B, d, H, W)."""

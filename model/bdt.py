@@ -98,7 +98,7 @@ class GroupedAttention(nn.Module):
         q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
         shares = (q @ k.transpose(-2, -1) * self.temperature).softmax(dim=-1)
         pattern = "(b nh nw) heads c (i j) -> b (heads c) (nh i) (nw j)"
-        y = rearrange(shares @ v, pattern, b=len(x), nh=qkv.shape[-2] // _WINDOW, i=_WINDOW)
+        y = rearrange(shares @ v, pattern, b=x.shape[0], nh=qkv.shape[-2] // _WINDOW, i=_WINDOW)
         return self.project(y[..., :h, :w])
 
 

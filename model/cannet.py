@@ -18,6 +18,8 @@ from torch.nn import functional as F
 from lemamba.model.convert import rename_modules
 from lemamba.model.layers.unet import Down, Up
 from lemamba.model.layers.window import pad_to_multiple
+from lemamba.model.ops.portable import is_portable
+from lemamba.model.ops.registration import register
 from lemamba.operators.autocast import no_autocast
 from lemamba.utils.errors import UserError
 from lemamba.utils.registry import register_model
@@ -37,8 +39,13 @@ def _distances(x: Tensor, centres: Tensor) -> Tensor:
     return torch.baddbmm(centres.square().sum(-1)[:, None], x, centres.transpose(1, 2), alpha=-2)
 
 
-def _first_centres(x: Tensor, clusters: int) -> Tensor:
-    """Choose points of x (B, L, c) far from each other, (B, clusters, c), by k-means++ without a random number.
+def _draws(clusters: int) -> list[float]:
+    """Return where between 0 and 1 the centres after the first are drawn."""
+    return [i * _GOLDEN_RATIO % 1.0 for i in range(1, clusters)]
+
+
+def _first_centres(x: Tensor, draws: Sequence[float]) -> Tensor:
+    """Choose points of x (B, L, c) far from each other, (B, draws + 1, c), by k-means++ without a random number.
 
     k-means++ draws the next centre with a probability proportional to the squared distance from the centres so far.
     The draws here are multiples of the golden ratio modulo 1, which cover [0, 1) evenly.
@@ -47,13 +54,42 @@ def _first_centres(x: Tensor, clusters: int) -> Tensor:
     norms = x.square().sum(-1)
     chosen = x[images, x.shape[1] // 2]
     centres, nearest = [chosen], torch.full_like(norms, torch.inf)
-    for i in range(1, clusters):
+    for share in draws:
         nearest = torch.minimum(nearest, (norms + _distances(x, chosen[:, None])[..., 0]).clamp_min(0))
         shares = nearest.cumsum(1)
-        draw = shares[:, -1:] * (i * _GOLDEN_RATIO % 1.0)
+        draw = shares[:, -1:] * share
         chosen = x[images, torch.searchsorted(shares, draw).clamp_max(x.shape[1] - 1)[:, 0]]
         centres.append(chosen)
     return torch.stack(centres, dim=1)
+
+
+def _lloyd(x: Tensor, draws: Sequence[float], tolerance: float, iterations: int) -> Tensor:
+    """Return the labels of `k_means` for x (B, L, c) of mean 0, with one cluster more than there are draws."""
+    clusters = len(draws) + 1
+    centres = _first_centres(x, draws)
+    labels = torch.full(x.shape[:2], -1, device=x.device)
+    running = torch.ones(len(x), 1, dtype=torch.bool, device=x.device)
+    for _ in range(iterations):
+        moved = _distances(x, centres).argmin(dim=-1)
+        changed = (moved != labels).to(x.dtype).mean(1, keepdim=True)
+        labels = torch.where(running, moved, labels)
+        running = running & (changed > tolerance)
+        if not running.any():
+            break
+        members = membership(labels, clusters, x.dtype)
+        counts = members.sum(-1, keepdim=True)
+        centres = torch.where(counts > 0, members @ x / counts.clamp_min(1), centres)
+    return labels
+
+
+# For exporters, which do not take a loop whose end depends on the values: one operator, in a file one of ONNX.
+_portable_lloyd = register(
+    "portable_lloyd",
+    "(Tensor x, float[] draws, float tolerance, int iterations) -> Tensor",
+    _lloyd,
+    lambda x, draws, tolerance, iterations: x.new_empty(x.shape[:2], dtype=torch.int64),
+    "CompositeExplicitAutograd",
+)
 
 
 @torch.no_grad()
@@ -73,20 +109,8 @@ def k_means(x: Tensor, clusters: int, *, tolerance: float = 0.01, iterations: in
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         x = x - x.mean(dim=1, keepdim=True)  # distances below are differences of products, which lose digits else
         clusters = min(clusters, x.shape[1])
-        centres = _first_centres(x, clusters)
-        labels = torch.full(x.shape[:2], -1, device=x.device)
-        running = torch.ones(len(x), 1, dtype=torch.bool, device=x.device)
-        for _ in range(iterations):
-            moved = _distances(x, centres).argmin(dim=-1)
-            changed = (moved != labels).to(x.dtype).mean(1, keepdim=True)
-            labels = torch.where(running, moved, labels)
-            running = running & (changed > tolerance)
-            if not running.any():
-                break
-            members = membership(labels, clusters, x.dtype)
-            counts = members.sum(-1, keepdim=True)
-            centres = torch.where(counts > 0, members @ x / counts.clamp_min(1), centres)
-    return labels
+        lloyd = _portable_lloyd if is_portable() else _lloyd
+        return lloyd(x, _draws(clusters), tolerance, iterations)
 
 
 class CANConv(nn.Module):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lemamba.model.layers.fourier import modulus, spectrum
 from lemamba.model.layers.residual import ResidualBlock
 from lemamba.utils.registry import register_model
 
@@ -49,8 +50,8 @@ def _axis(fine: int, coarse: int, shift: float, like: Tensor) -> tuple[Tensor, T
     """Nearest coarse cell of every fine sample moved by `shift` cells, and how far its centre is, in half cells."""
     ratio = fine / coarse
     centre = (torch.arange(fine, device=like.device, dtype=torch.float32) + 0.5) / ratio
-    cell = (centre + shift).floor().clamp(0, coarse - 1)
-    return cell.long(), (2 * centre - 2 * cell - 1).to(like.dtype)
+    cell = (centre + shift).floor().long().clamp(0, coarse - 1)
+    return cell, (2 * centre - 2 * cell - 1).to(like.dtype)
 
 
 def four_neighbours(size: Sequence[int], feature: Tensor) -> Iterator[tuple[Callable[[Tensor], Tensor], Tensor]]:
@@ -110,10 +111,11 @@ class FourierQuery(nn.Module):
 
     def forward(self, feature: Tensor, guide: Tensor) -> Tensor:
         """Map features (B, c, h, w) and guide (B, c, H, W) to (B, queried, H, W) >= 0."""
-        coarse, fine = torch.fft.fft2(feature.float()), torch.fft.fft2(guide.float())
-        amplitude = self._query(self.amplitude, coarse.abs(), fine.abs()).float()
-        phase = self._query(self.phase, coarse.angle(), fine.angle()).float()
-        return torch.fft.ifft2(torch.polar(amplitude, phase)).abs()
+        coarse, fine = spectrum(feature.float()), spectrum(guide.float())
+        amplitude, phase = (
+            self._query(net, a, b).float() for net, a, b in zip((self.amplitude, self.phase), coarse, fine, strict=True)
+        )
+        return modulus(amplitude, phase)
 
 
 class GaborDecoder(nn.Module):

@@ -59,7 +59,7 @@ def edges(pan: Tensor) -> Tensor:
         smooth = _filtered(pan, (_SMOOTH,)) / 16
         unit = smooth.amax(dim=(1, 2, 3), keepdim=True).clamp_min(1e-12) / _LEVELS
         fine = smooth / unit
-        coarse = fine.clamp(0, _LEVELS).floor()
+        coarse = fine.clamp(0.0, _LEVELS).floor()  # 0 as an integer: torch 2.13 cannot export it
         sizes = [_strength(coarse, _ROBERTS), _strength(coarse, _PREWITT), _strength(fine, _SOBEL)]
         sizes.append(_strength(coarse, _LAPLACE))
         rows = F.pad(pan[:, :, 1:] - pan[:, :, :-1], (0, 0, 1, 0))

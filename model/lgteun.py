@@ -14,6 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lemamba.model.layers.fourier import modulus, spectrum
 from lemamba.model.layers.window import pad_to_multiple, window_merge, window_partition
 from lemamba.utils.registry import register_model
 
@@ -91,12 +92,11 @@ class GlobalMixer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, c) to the same shape."""
         image = x.permute(0, 3, 1, 2)
-        spectrum = torch.fft.rfft2(image.float() if image.dtype in (torch.half, torch.bfloat16) else image)
-        amplitude = self.amplitude(spectrum.abs().to(x.dtype)).to(spectrum.real.dtype)
-        phase = self.phase(spectrum.angle().to(x.dtype)).to(spectrum.real.dtype)
-        mixed = torch.complex(amplitude * phase.cos(), amplitude * phase.sin())
-        y = torch.fft.irfft2(mixed, s=image.shape[-2:]).abs().to(x.dtype)
-        return y.permute(0, 2, 3, 1)
+        exact = image.float() if image.dtype in (torch.half, torch.bfloat16) else image
+        amplitude, phase = spectrum(exact, half=True)
+        amplitude = self.amplitude(amplitude.to(x.dtype)).to(exact.dtype)
+        phase = self.phase(phase.to(x.dtype)).to(exact.dtype)
+        return modulus(amplitude, phase, image.shape[-1]).to(x.dtype).permute(0, 2, 3, 1)
 
 
 class LocalGlobalBlock(nn.Module):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lemamba.model.convert import rename_modules
-from lemamba.model.layers.unfolding import FEATURES, Unfolding, published_names, published_scalars
+from lemamba.model.layers.unfolding import FEATURES, Unfolding, enlarge_to, published_names, published_scalars
 from lemamba.utils.registry import register_model
 
 _WIDTH = 64
@@ -64,7 +64,7 @@ class Decoder(nn.Module):
 
     def forward(self, x: Tensor, across: Tensor) -> Tensor:
         """Map (B, c, H/2, W/2) and (B, 128, H, W) to (B, d, H, W)."""
-        x = torch.cat([self.enlarge(x, output_size=list(across.shape[-2:])), across], dim=1)
+        x = torch.cat([enlarge_to(self.enlarge, x, across.shape[-2:]), across], dim=1)
         for layer in self.layers:
             x = self.activation(layer(x))
         return self.tail(x)

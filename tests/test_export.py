@@ -10,7 +10,11 @@ from lemamba.commands.adapting import STEPS
 from lemamba.engine.weights import onnx_file
 from lemamba.engine.weights.files import save_weights
 from lemamba.engine.weights.onnx_file import Session, Sizes
-from lemamba.model import build_model, list_models, model_entry
+from lemamba.model import build_model, cannet, list_models, model_entry
+from lemamba.model.arnet import ARConv
+from lemamba.model.layers.fourier import modulus, spectrum
+from lemamba.model.layers.unfolding import enlarge_to
+from lemamba.model.layers.window import pad_to_multiple
 from lemamba.model.ops.portable import is_portable, portable
 from lemamba.model.ops.scan import portable_backend, reference
 from lemamba.model.ops.scan.cross import cross_selective_scan
@@ -60,7 +64,8 @@ def check(network, path, out, capsys, bands=4, guide=1, *more):
     facts = session.metadata
     expected = {"bands": bands, "guide_bands": guide, "ratio": 4, "divisor": 2047.0}
     assert {key: float(facts[key]) for key in expected} == expected
-    images = Sizes(bands, guide, 4, 16).images(*((2, 11, 21) if facts["sizes of ms"] == "free" else ()))
+    others = (2 if facts["batch"] == "free" else 1, 18, 21) if facts["sizes of ms"] == "free" else ()
+    images = Sizes(bands, guide, 4, 16).images(*others)
     with torch.no_grad():
         sr = network(*images)
     assert torch.allclose(session(*images), sr, rtol=1e-4, atol=1e-4)
@@ -72,6 +77,9 @@ def test_a_convolutional_network(tmp_path, capsys):
     network, path = saved(tmp_path, "DiCNN")
     facts = check(network, path, tmp_path / "net.onnx", capsys)
     assert (facts["method"], facts["sensor"], facts["sizes of ms"]) == ("DiCNN", "IKONOS", "free")
+    assert (facts["smallest side of ms"], facts["batch"]) == ("8", "free")
+    with pytest.raises(Exception, match="indices element out of data bounds"):  # by onnxruntime itself
+        Session(tmp_path / "net.onnx", threads=1)(*Sizes(4, 1, 4, 7).images())
     assert not is_portable() and not list(tmp_path.glob(".*"))
 
 
@@ -125,7 +133,7 @@ def test_inside_portable_a_network_gives_the_same(tmp_path):
 def test_the_loops_of_the_scan_in_onnx(tmp_path):
     """Four directions of an image, sizes and batch unknown at export; what LE-Mamba is made of besides convolutions."""
     need_onnx()
-    from lemamba.engine.weights.onnx_scan import translations
+    from lemamba.engine.weights.onnx_loops import translations
 
     class Scan(torch.nn.Module):
         def __init__(self) -> None:
@@ -166,6 +174,116 @@ def test_the_loops_of_the_scan_in_onnx(tmp_path):
     )
 
 
+class Windows(torch.nn.Module):
+    """A network that cuts images of more than 64 pixels a side into windows, and computes something else from them."""
+
+    def __init__(self, several: bool) -> None:
+        super().__init__()
+        self.several = several
+
+    def forward(self, ms, lms, pan):
+        if not self.several and lms.shape[0] > 1:
+            return lms
+        if max(lms.shape[-2:]) <= 64:
+            return lms + pan.mean((-2, -1), keepdim=True)
+        x = pad_to_multiple(pan, 64)
+        windows = x.unflatten(-2, (-1, 64)).unflatten(-1, (-1, 64)).mean((-3, -1), keepdim=True)
+        means = windows.expand(-1, -1, -1, 64, -1, 64).flatten(-2).flatten(-3, -2)
+        return lms + means[..., : lms.shape[2], : lms.shape[3]]
+
+
+def test_a_network_of_windows_is_free_where_it_cuts():
+    """Nothing but the comparison at the smallest size finds that the recorded graph is not the one for small images."""
+    need_onnx()
+    network = Windows(several=True)
+    file = onnx_file.export(network, Sizes(4, 1, 4, 16), {})
+    assert (file.smallest, file.batch) == (17, True) and file.reason
+    images = Sizes(4, 1, 4, 16).images(2, 17, 40)
+    assert torch.allclose(Session(file.content, threads=1)(*images), network(*images), atol=1e-6)
+    with pytest.raises(Exception, match="indices element out of data bounds"):
+        Session(file.content, threads=1)(*Sizes(4, 1, 4, 16).images())
+
+
+def test_a_network_that_treats_one_image_otherwise_is_fixed():
+    need_onnx()
+    file = onnx_file.export(Windows(several=False), Sizes(4, 1, 4, 16), {})
+    assert (file.smallest, file.batch) == (0, False) and "differs from torch" in file.reason
+
+
+def test_what_is_tried_after_a_failure():
+    free, side = onnx_file._Freedom(), 16
+    no_range = "Not all values of h = L['ms'].size()[2] in the specified range 8 <= h satisfy the guard"
+    no_batch = "Not all values of batch = L['ms'].size()[0] in the specified range satisfy the guard"
+    assert free.less(no_range, side) == onnx_file._Freedom(17, batch=True)
+    assert free.less(no_batch, side) == onnx_file._Freedom(8, batch=False)
+    assert free.less(no_batch, side).less(no_range, side) == onnx_file._Freedom(17, batch=False)
+    assert free.less("the result at 8 x 8 differs from torch by 1", side) == onnx_file._Freedom(17, batch=True)
+    for ended in (free.less("No ONNX function", side), free.less(no_range, side).less(no_range, side)):
+        assert ended == onnx_file._Freedom(0, batch=False)
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize(("height", "width"), [(16, 12), (9, 16), (7, 5)])
+def test_spectra_for_exporters_are_those_of_torch(height, width, half):
+    x = torch.randn(2, 3, height, width, dtype=torch.float64)
+    values = torch.fft.rfft2(x) if half else torch.fft.fft2(x)
+    with portable():
+        amplitude, phase = spectrum(x, half=half)
+        found = modulus(amplitude + 0.1, 1.1 * phase, width if half else None)
+    assert torch.allclose(torch.polar(amplitude, phase), values, rtol=0, atol=1e-12)
+    assert phase.max() <= torch.pi and phase.min() > -torch.pi
+    changed = torch.polar(amplitude + 0.1, 1.1 * phase)
+    expected = torch.fft.irfft2(changed, s=(height, width)) if half else torch.fft.ifft2(changed)
+    assert torch.allclose(found, expected.abs(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [12, 68, 76])
+def test_the_phase_of_a_real_coefficient_is_no_chance(size):
+    """Mean and Nyquist frequencies are real: phase 0 or pi, not -pi from a rounded imaginary part."""
+    _, phase = spectrum(torch.randn(40, 2, size, size))
+    real = phase[..., :: size // 2, :: size // 2]
+    assert ((real == 0) | (real == torch.tensor(torch.pi))).all() and real.max() > 3
+
+
+def test_k_means_in_onnx_gives_the_labels_of_torch():
+    need_onnx()
+    import onnxruntime
+
+    from lemamba.engine.weights import onnx_loops
+
+    x = torch.randn(2, 300, 8)
+    x = x - x.mean(1, keepdim=True)
+    draws = [i * 0.618034 % 1 for i in range(1, 7)]
+    starts, rest = (
+        onnxruntime.InferenceSession(made.to_model_proto().SerializeToString())
+        for made in (onnx_loops.first_centres, onnx_loops.lloyd)
+    )
+    (centres,) = starts.run(None, {"x": x.numpy(), "draws": torch.tensor(draws).numpy()})
+    limits = {"tolerance": torch.tensor(0.01).numpy(), "iterations": torch.tensor(100).numpy()}
+    (labels,) = rest.run(None, {"x": x.numpy(), "centres": centres, **limits})
+    assert torch.equal(torch.from_numpy(labels), cannet._lloyd(x, draws, 0.01, 100)) and len(set(labels.flat)) == 7
+
+
+def test_a_kernel_chosen_in_training_is_that_of_the_recorded_network():
+    layer = ARConv(2, 2, largest=9).eval()
+    layer.sides.copy_(torch.tensor([5, 3]))
+    x = torch.rand(1, 2, 8, 8)
+    with torch.no_grad():
+        expected = layer(x)
+        recorded = torch.export.export(layer, (x,), strict=False).module()(x)
+    assert torch.allclose(recorded, expected, atol=1e-6)
+
+
+def test_a_transposed_convolution_reaches_its_size_for_exporters():
+    layer = torch.nn.ConvTranspose2d(2, 3, 7, stride=4, padding=3)
+    x = torch.rand(1, 2, 5, 4)
+    for size in ((17, 13), (20, 16)):
+        with torch.no_grad():
+            expected = layer(x, output_size=list(size))
+            with portable():
+                assert torch.allclose(enlarge_to(layer, x, size), expected, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -199,7 +317,8 @@ def test_a_missing_package_is_named(monkeypatch):
 def test_a_file_that_differs_is_not_written():
     need_onnx()
     with pytest.raises(UserError, match="differs from torch"):
-        onnx_file._difference(lambda ms, lms, pan: lms + 0.1, _identity(), Sizes(4, 1, 4, 8), free=False)
+        nothing = onnx_file._Freedom(0, batch=False)
+        onnx_file._difference(lambda ms, lms, pan: lms + 0.1, _identity(), Sizes(4, 1, 4, 8), nothing)
 
 
 def _identity() -> bytes:

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import torch
@@ -64,8 +73,6 @@ def test_the_card_is_the_one_of_training(trained, tmp_path):
 
 
 def _sha256(path: Path) -> str:
-    import hashlib
-
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -123,3 +130,96 @@ def test_what_goes_wrong_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(hub.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(UserError, match="pip install huggingface_hub"):
         lemamba.from_pretrained("user/other")
+
+
+# --------------------------------------------------------------------------------------- a hub of one model, over HTTP
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """The requests of huggingface_hub that an upload and a download make; every file travels in the commit."""
+
+    files: dict[str, bytes]
+    asked: list[str]
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def answer(self, content: bytes, **headers: str) -> None:
+        self.send_response(200)
+        for name, value in {"Content-Length": str(len(content)), "X-Repo-Commit": COMMIT, **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def do_POST(self) -> None:
+        sent = self.rfile.read(int(self.headers["Content-Length"]))
+        path, root = urlsplit(self.path).path, f"http://{self.headers['Host']}"
+        self.asked.append(path)
+        said: dict[str, object] = {}
+        if path == "/api/repos/create":
+            said = {"url": f"{root}/user/name"}
+        elif "/preupload/" in path:
+            names = [file["path"] for file in json.loads(sent)["files"]]
+            said = {"files": [{"path": n, "uploadMode": "regular", "shouldIgnore": False} for n in names]}
+        elif "/commit/" in path:
+            for entry in map(json.loads, sent.splitlines()):
+                if entry["key"] == "file":
+                    self.files[entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
+            said = {"success": True, "commitOid": COMMIT, "commitUrl": f"{root}/user/name/commit/{COMMIT}"}
+        self.answer(json.dumps(said).encode(), Content_Type="application/json")
+
+    def do_GET(self) -> None:
+        path = urlsplit(self.path).path
+        if "/resolve/" in path:
+            content = self.files[path.partition(f"/resolve/{COMMIT}/")[2]]
+            self.answer(content, ETag=f'"{hashlib.sha256(content).hexdigest()}"')
+            return
+        oid = {"type": "file", "oid": COMMIT}
+        tree = [{**oid, "path": name, "size": len(content)} for name, content in self.files.items()]
+        siblings = [{"rfilename": name} for name in self.files]
+        found = tree if "/tree/" in path else {"id": "user/name", "sha": COMMIT, "siblings": siblings}
+        self.answer(json.dumps(found).encode(), Content_Type="application/json")
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+
+def test_another_process_reads_what_was_uploaded_over_http(trained, tmp_path, monkeypatch):
+    """huggingface_hub itself on both sides of a server of this test: weights, description, card and picture."""
+    Image = pytest.importorskip("PIL.Image")
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "a scene.png")
+    handler = type("OneHub", (Hub,), {"files": {}, "asked": []})
+    network, given = lemamba.load(trained, device="cpu"), images()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
+        monkeypatch.setenv("HF_TOKEN", "hf_none")
+        assert lemamba.push_to_hub(network, "user/name", pictures=[tmp_path / "a scene.png"]) == f"{address}/user/name"
+        code = (
+            "import sys, torch, lemamba\n"
+            "network = lemamba.from_pretrained('user/name', device='cpu')\n"
+            "torch.save(network(*torch.load(sys.argv[1])).detach(), sys.argv[2])"
+        )
+        torch.save(given, tmp_path / "given.pt")
+        own = os.environ | {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "cache"), "HF_TOKEN": "hf_none"}
+        words = [sys.executable, "-c", code, str(tmp_path / "given.pt"), str(tmp_path / "sr.pt")]
+        subprocess.run(words, env=own, cwd=Path(lemamba.__file__).parent.parent, check=True, timeout=300)
+        server.shutdown()
+    with torch.no_grad():
+        assert torch.equal(torch.load(tmp_path / "sr.pt"), network(*given))
+    assert sorted(handler.files) == ["README.md", "a scene.png", "model.json", "model.safetensors"]
+    assert b"![a scene](a%20scene.png)" in handler.files["README.md"]
+    assert handler.files["a scene.png"] == (tmp_path / "a scene.png").read_bytes()
+    cached = {path.name for path in (tmp_path / "cache").rglob("*") if path.is_file() or path.is_symlink()}
+    assert {"model.safetensors", "model.json", "README.md"} <= cached and "a scene.png" not in cached
+
+
+def test_a_picture_that_is_none_is_refused_before_anything_is_written(trained, tmp_path):
+    for wrong in (tmp_path / "none.png", trained):
+        with pytest.raises(UserError, match="expected a PNG or JPEG file as picture"):
+            lemamba.save_pretrained(trained, tmp_path / "shared", pictures=[wrong])
+    assert not (tmp_path / "shared").exists()

@@ -27,7 +27,7 @@ ENTRIES = ("accelerate_main", "inference", "evaluate", "leaderboard", "prepare_d
 IMPORT_NAMES = {"PyYAML": "yaml"}
 # What is used where it is installed; the core must work without, so nothing of it is imported with a module.
 OPTIONAL = ("timm", "torchvision", "mamba_ssm", "causal_conv1d", "deepspeed", "triton", "rasterio", "transformers")
-APART = ("model/ops/triton/", "engine/weights/onnx_scan.py")  # imported inside functions that need their package
+APART = ("model/ops/triton/", "engine/weights/onnx_loops.py")  # imported inside functions that need their package
 
 
 def requirements(name: str) -> dict[str, str]:

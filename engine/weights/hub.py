@@ -66,7 +66,7 @@ def upload(folder: Path, name: str, *, private: bool, message: str) -> str:
     api = HfApi()
     try:
         address = api.create_repo(name, private=private, exist_ok=True)
-        api.upload_folder(repo_id=name, folder_path=folder, allow_patterns=_PATTERNS, commit_message=message)
+        api.upload_folder(repo_id=name, folder_path=folder, commit_message=message)
     except (HfHubHTTPError, LocalTokenNotFoundError, OSError) as error:
         reason = one_line(str(error))[:300]
         raise UserError(f"cannot upload to {name}: {reason}; log in with hf auth login and check the name") from None

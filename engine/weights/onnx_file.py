@@ -11,8 +11,8 @@ import importlib.util
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ _SMALLEST, _LARGEST = 8, 1 << 14  # pixels of a side of ms
 _BATCHES = 1 << 10
 _TOLERANCE = 1e-4  # of the largest value of sr, and at least of 1: float32 in another order of operations
 _LONGEST = 300  # characters of a reason
+_DIFFERS = "differs from torch by"
+_RANGE = "in the specified range"  # of a reason: the graph is another one for small images, or for one image
 _TELLING = (
     "Not all values",
     "could not",
@@ -70,14 +72,16 @@ class OnnxFile:
 
     Attributes:
         content: the file.
-        dynamic: batch and sizes are free; else they are those of `Sizes.images`.
-        reason: why not, in one line; "" if they are.
+        smallest: side of ms from which sizes are free; 0: they are those of `Sizes.images`.
+        batch: any number of images; else one.
+        reason: why batch and sizes are not free from 8 pixels on, in one line; "" if they are.
         nodes: of the graph, the functions that it calls included.
         difference: largest absolute difference of sr between the file in onnxruntime and the network in torch.
     """
 
     content: bytes
-    dynamic: bool
+    smallest: int
+    batch: bool
     reason: str
     nodes: int
     difference: float
@@ -106,23 +110,54 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _dynamic_shapes(ratio: int) -> tuple[dict[int, Any], ...]:
+@dataclass(frozen=True)
+class _Freedom:
+    """What is to be free in a file: sides of ms from `smallest` pixels on (0 = none), and the batch."""
+
+    smallest: int = _SMALLEST
+    batch: bool = True
+
+    def less(self, reason: str, side: int) -> _Freedom:
+        """Return what to try after a failure: one image, images larger than `side`, in the end nothing free."""
+        if _RANGE in reason and self.batch and "size()[0]" in reason:
+            return _Freedom(self.smallest, batch=False)
+        if (_RANGE in reason or _DIFFERS in reason) and 0 < self.smallest <= side:
+            return _Freedom(side + 1, self.batch)
+        return _Freedom(0, batch=False)
+
+
+def _dynamic_shapes(ratio: int, free: _Freedom) -> tuple[dict[int, Any], ...]:
     """Return the free axes of ms, lms and pan: any batch, any h and w, H and W ratio times as large."""
-    batch = Dim("batch", max=_BATCHES)
-    rows, columns = (Dim(name, min=_SMALLEST, max=_LARGEST) for name in ("h", "w"))
+    batch = Dim("batch", max=_BATCHES) if free.batch else None
+    smallest = free.smallest
+    rows, columns = (Dim(name, min=smallest, max=_LARGEST) for name in ("h", "w"))
     large = {0: batch, 2: ratio * rows, 3: ratio * columns}
     return {0: batch, 2: rows, 3: columns}, large, dict(large)
 
 
-def _capture(network: nn.Module, sizes: Sizes, dynamic: bool) -> torch.export.ExportedProgram:
+class _Guarded(nn.Module):
+    """A network for images whose ms has at least `smallest` pixels a side: smaller ones have no pixel to read here."""
+
+    def __init__(self, network: nn.Module, smallest: int, ratio: int) -> None:
+        super().__init__()
+        self.network, self.last = network, ratio * smallest - 1
+
+    def forward(self, ms: Tensor, lms: Tensor, pan: Tensor) -> Tensor:
+        return self.network(ms, lms, pan) + 0 * pan[:, :1, self.last, self.last, None, None]
+
+
+def _capture(network: nn.Module, sizes: Sizes, free: _Freedom) -> torch.export.ExportedProgram:
     """Record the network as a graph; sizes that stay free are recorded at a size without a special property."""
-    if not dynamic:
+    if not free.smallest:
         return torch.export.export(network, sizes.images(), strict=False)
     # Conditions on sizes that torch cannot prove, such as n <= ceil(n / 8) * 8, are not to end the export; whether the
     # graph serves other sizes is found by running it there.
-    images, shapes = sizes.images(2, sizes.side + 1, sizes.side + 3), _dynamic_shapes(sizes.ratio)
     return torch.export.export(
-        network, images, dynamic_shapes=shapes, strict=False, prefer_deferred_runtime_asserts_over_guards=True
+        _Guarded(network, free.smallest, sizes.ratio),
+        sizes.images(2 if free.batch else 1, sizes.side + 1, sizes.side + 3),
+        dynamic_shapes=_dynamic_shapes(sizes.ratio, free),
+        strict=False,
+        prefer_deferred_runtime_asserts_over_guards=True,
     )
 
 
@@ -135,43 +170,56 @@ def _reason(error: Exception) -> str:
     return one_line(f"{type(error).__name__}: {(telling or lines or [''])[0]}")[:_LONGEST]
 
 
-def export(network: nn.Module, sizes: Sizes, facts: Mapping[str, Any], *, fixed: bool = False) -> OnnxFile:
+def export(
+    network: nn.Module,
+    sizes: Sizes,
+    facts: Mapping[str, Any],
+    *,
+    fixed: bool = False,
+    recording: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> OnnxFile:
     """Export a network in evaluation mode, and compare the file with it.
 
     Args:
-        network: ``forward(ms, lms, pan) -> sr``; its layers use plain torch operations while it is recorded.
+        network: ``forward(ms, lms, pan) -> sr``.
         sizes: of its inputs.
         facts: for the file's metadata: texts and numbers.
         fixed: do not try free sizes.
+        recording: entered while the network is recorded, e.g. `lemamba.model.ops.portable.portable`, in which layers
+            use operations that exporters know. The file is compared with the network outside of it.
 
     Returns:
-        A file with free sizes where the network's graph does not depend on them, else one for `sizes`.
+        A file with free sizes where the network's graph does not depend on them; where it is another one for small
+        images, as of networks that cut larger ones into windows, free from a little above `sizes` on; else one for
+        `sizes`.
 
     Raises:
         UserError: packages are missing, the network cannot be exported (the reason in one line), or the file does not
             give what the network gives.
     """
     need("onnx", "onnxscript", "onnxruntime")
-    reason = "as asked"
+    reason, free = ("as asked", _Freedom(0, batch=False)) if fixed else ("", _Freedom())
     with _quiet(), torch.no_grad():
-        if not fixed:
+        network(*sizes.images(1, _SMALLEST, _SMALLEST))  # reads buffers; recording hides values
+        while True:
             try:
-                return _made(network, sizes, facts, "")
+                with recording():
+                    proto = _recorded(network, sizes, free)
+                return _made(network, proto, sizes, facts, free, reason)
             except Exception as error:  # the exporter raises dozens of types
                 reason = _reason(error)
-        try:
-            return _made(network, sizes, facts, reason)
-        except Exception as error:
-            name = getattr(network, "model_name", type(network).__name__)
-            raise UserError(f"{name} cannot be exported to ONNX: {_reason(error)}; use it with torch") from None
+            if not free.smallest:
+                name = getattr(network, "model_name", type(network).__name__)
+                raise UserError(f"{name} cannot be exported to ONNX: {reason}; use it with torch")
+            free = free.less(reason, sizes.side)
 
 
-def _made(network: nn.Module, sizes: Sizes, facts: Mapping[str, Any], reason: str) -> OnnxFile:
-    """Record, translate and compare; `reason` is why the sizes are fixed, "" if they are to be free."""
-    from lemamba.engine.weights.onnx_scan import translations
+def _recorded(network: nn.Module, sizes: Sizes, free: _Freedom) -> Any:
+    """Record a network and translate it: the ONNX model."""
+    from lemamba.engine.weights.onnx_loops import translations
 
     made = torch.onnx.export(
-        _capture(network, sizes, not reason),
+        _capture(network, sizes, free),
         dynamo=True,
         opset_version=OPSET,
         verbose=False,
@@ -180,28 +228,43 @@ def _made(network: nn.Module, sizes: Sizes, facts: Mapping[str, Any], reason: st
         custom_translation_table=translations(),
     )
     assert made is not None
-    proto = made.model_proto
-    shape = f"{sizes.side} x {sizes.side}" if reason else "free"
-    for key, value in {**facts, "sizes of ms": shape, "values": "divided by the divisor"}.items():
+    return made.model_proto
+
+
+def _made(
+    network: nn.Module, proto: Any, sizes: Sizes, facts: Mapping[str, Any], free: _Freedom, reason: str
+) -> OnnxFile:
+    """Add the metadata and compare; `reason` is why not all is free."""
+    about = {
+        "sizes of ms": "free" if free.smallest else f"{sizes.side} x {sizes.side}",
+        "smallest side of ms": free.smallest or sizes.side,
+        "batch": "free" if free.batch else 1,
+        "values": "divided by the divisor",
+    }
+    for key, value in {**facts, **about}.items():
         proto.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))
     nodes = len(proto.graph.node) + sum(len(function.node) for function in proto.functions)
     content = proto.SerializeToString()
-    return OnnxFile(content, not reason, reason, nodes, _difference(network, content, sizes, free=not reason))
+    difference = _difference(network, content, sizes, free)
+    return OnnxFile(content, free.smallest, free.batch, reason, nodes, difference)
 
 
-def _difference(network: nn.Module, content: bytes, sizes: Sizes, *, free: bool) -> float:
+def _difference(network: nn.Module, content: bytes, sizes: Sizes, free: _Freedom) -> float:
     """Compare sr in onnxruntime and torch; with free sizes, at other sizes and batches than were recorded.
 
     Raises:
         UserError: they are not the same but for rounding.
     """
     side, session, worst = sizes.side, Session(content), 0.0
-    for shape in [(3, side + 2, side + 5), (1, side, 2 * side)] if free else [(1, side, side)]:
+    # also the smallest images: a condition on sizes that torch cannot prove at recording leaves no trace in the file
+    least, many = free.smallest, 3 if free.batch else 1
+    others = [(many, side + 2, side + 5), (1, max(side, least), 2 * side), (1, least, least)]
+    for shape in others if free.smallest else [(1, side, side)]:
         images = sizes.images(*shape)
         expected, found = network(*images), session(*images)
         difference = float((found - expected).abs().max()) if found.shape == expected.shape else float("inf")
         if not difference <= _TOLERANCE * max(1.0, float(expected.abs().max())):
-            raise UserError(f"the result at {shape[1]} x {shape[2]} differs from torch by {difference:.2g}")
+            raise UserError(f"the result at {shape[1]} x {shape[2]} {_DIFFERS} {difference:.2g}")
         worst = max(worst, difference)
     return worst
 

@@ -7,10 +7,13 @@ Shapes: ms (B, C, h, w), lms and sr (B, C, H, W), pan (B, P, H, W).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from lemamba.model.ops.portable import is_portable
 
 _WIDTH = 64  # feature maps that a prior takes
 FEATURES = 128  # feature maps that it passes on to later calls
@@ -65,7 +68,7 @@ class Unfolding(nn.Module):
         ``(1 - d e) x + d T(pan - R x) + d U(D x - ms) + d e v`` with D the learned degradation and U its counterpart.
         """
         d, e = self.step, self.weight
-        from_ms = self.spread(self.degrade(x) - ms, output_size=list(x.shape[-2:]))
+        from_ms = enlarge_to(self.spread, self.degrade(x) - ms, x.shape[-2:])
         return (1 - d * e) * x + d * self.to_cube(pan - self.to_guide(x)) + d * from_ms + d * e * v
 
     def forward(self, ms: Tensor, lms: Tensor, pan: Tensor) -> Tensor:
@@ -83,6 +86,16 @@ class Unfolding(nn.Module):
             if stage < len(self.second) - 1:
                 x = self.consistent(x, v, ms, pan)
         return v
+
+
+def enlarge_to(layer: nn.ConvTranspose2d, x: Tensor, size: Sequence[int]) -> Tensor:
+    """Apply a transposed convolution so that the result has a size (H, W)."""
+    if not is_portable():
+        return layer(x, output_size=list(size))
+    # For exporters, which take no output padding that depends on a size still unknown: the most, and cut.
+    most = tuple(stride - 1 for stride in layer.stride)
+    y = F.conv_transpose2d(x, layer.weight, layer.bias, layer.stride, layer.padding, most)  # type: ignore[arg-type]
+    return y[..., : size[0], : size[1]]
 
 
 def published_scalars(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -47,7 +47,7 @@ def sum_of_sequences(y: Tensor, height: int, width: int) -> Tensor:
     return reduce(torch.add, images)
 
 
-def _composed(scan: Callable[[ScanInputs], tuple[Tensor, Tensor]], inputs: CrossInputs) -> tuple[Tensor, Tensor]:
+def composed(scan: Callable[[ScanInputs], tuple[Tensor, Tensor]], inputs: CrossInputs) -> tuple[Tensor, Tensor]:
     """The definition above, on a plain selective scan."""
     x, dt, Bt, Ct, A, D, dt_weight, dt_bias, shared_state, gate, rho = inputs
     batch, channels, height, width = x.shape
@@ -144,5 +144,5 @@ def cross_selective_scan(
     fused = backend_used.cross_scan
     inputs = cast(inputs, dtype, keep_sequences=backend_used.half_inputs and fused is not None)
     with no_autocast(x.device.type):  # a recurrence in a half type would lose the state
-        y, last = _composed(backend_used.scan, inputs) if fused is None else fused(inputs)
+        y, last = composed(backend_used.scan, inputs) if fused is None else fused(inputs)
     return y.to(x.dtype), last

@@ -2,8 +2,8 @@
 
 Like `torch_backend`: the sequence is cut into parts of `STEPS` steps that run side by side, (1) each from a zero state,
 (2) the ends are carried from part to part, (3) each part again from its true start. Each loop is one operator here and
-one `Scan` node of ONNX (`lemamba.engine.weights.onnx_scan`): the number of nodes does not depend on the length, and the
-length may stay unknown until the file is run. Decays are products of numbers below 1, so nothing overflows.
+one `Scan` node of ONNX (`lemamba.engine.weights.onnx_loops`): the number of nodes does not depend on the length, and
+the length may stay unknown until the file is run. Decays are products of numbers below 1, so nothing overflows.
 
 Not among the backends that `auto` or a user chooses: `lemamba.model.ops.portable` switches it on. No gradients.
 
@@ -18,9 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lemamba.model.ops.registration import register
-from lemamba.model.ops.scan.interface import Backend, ScanInputs
+from lemamba.model.ops.scan.interface import Backend, CrossInputs, ScanInputs
 
 STEPS = 64  # of a part: two loops over them and one over the parts, so about 3 * 64 turns for an image of 64 x 64
+_DIRECTIONS = 4  # of the scan that is one operator
 _ANY = "CompositeExplicitAutograd"
 
 
@@ -119,4 +120,26 @@ def scan(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     return y, last.permute(1, 2, 3, 0).reshape(batch, channels, states)
 
 
-BACKEND = Backend("portable", lambda: (True, "loops for exporters"), scan, float64=True, automatic=False)
+def _run_cross(*inputs: Tensor | None) -> tuple[Tensor, Tensor]:
+    from lemamba.model.ops.scan.cross import composed  # which imports the backends
+
+    return composed(scan, CrossInputs(*inputs))  # type: ignore[arg-type]
+
+
+# The whole scan of an image as one operator: recorded piece by piece, with sizes still unknown, it took minutes.
+_cross = register(
+    "portable_cross",
+    "(Tensor x, Tensor dt, Tensor Bt, Tensor Ct, Tensor A, Tensor D, Tensor dt_weight, Tensor dt_bias, "
+    "Tensor? shared_state, Tensor? gate, Tensor? rho) -> (Tensor, Tensor)",
+    _run_cross,
+    lambda x, dt, Bt, Ct, A, *_: (torch.empty_like(x), x.new_empty(x.shape[0], *A.shape)),
+    _ANY,
+)
+
+
+def cross_scan(inputs: CrossInputs) -> tuple[Tensor, Tensor]:
+    """Return y (B, D, H, W) and the last states (B, KD, N)."""
+    return _cross(*inputs) if inputs.dt.shape[1] == _DIRECTIONS else _run_cross(*inputs)
+
+
+BACKEND = Backend("portable", lambda: (True, "loops for exporters"), scan, cross_scan, float64=True, automatic=False)

@@ -24,7 +24,9 @@ import triton.language as tl
 from lemamba.model.ops.triton.parts import (
     LN2,
     LOG2E,
+    all_over_warps,
     exp2,
+    fresh,
     from_lane,
     load,
     over_warps,
@@ -37,6 +39,16 @@ from lemamba.model.ops.triton.parts import (
     tile,
     wide,
 )
+
+
+@triton.jit
+def _task(program, blocks, chunks, K: tl.constexpr, SUM: tl.constexpr):
+    """Return block of channels, task, chunk and sample of a program."""
+    block, task = program % blocks, program // blocks
+    chunk, b = task % chunks, (task // chunks).to(tl.int64)
+    if not SUM:
+        b = b // K
+    return block, task, chunk, b
 
 
 @triton.jit
@@ -65,26 +77,29 @@ def backward_kernel(  # noqa: C901 - a kernel is one function: its registers are
     """
     blocks = tl.cdiv(CH, RD * PD * PW)
     program = tl.program_id(0)
-    block, task = program % blocks, program // blocks
-    chunk, b = task % chunks, (task // chunks).to(tl.int64)
     first, directions = 0, K
     if not SUM:
-        first, b, directions = (b % K).to(tl.int32), b // K, 1
-    n, d, lane = tile(block, RN, RD, PD, PN, PW)
+        first, directions = program // blocks // chunks % K, 1
     # the lane's own steps of a tile: for its channels i, i + Q, ..., for its state indices j, j + QD, ...
     Q: tl.constexpr = BT if BT < PN else PN
     QD: tl.constexpr = BT if BT < PD else PD
-    i, home = lane % Q, lane // PN * PN
-    n1, _d1, lane1 = tile(0, RN, RD, PD, PN, 1)  # of what is summed over warps
-    i1, j1 = lane1 % Q, lane1 // PN % QD
-    dn = tl.max_contiguous(d * N + n, [RN, 1, 1, 2])
-    on_n, on_d, on_dn = n < N, d < CH, (n < N) & (d < CH)
-    once, once_n = on_d & (lane % PN < Q), (n1 < N) & (lane1 // PN < QD)
-    begin = chunk * length
-    end = tl.minimum(begin + length, L)
-    rounds = tl.cdiv(end - begin, BT)
-    scratch += task.to(tl.int64) * (KEEP // BT * CH * N) + dn
+    FEW: tl.constexpr = R if R < 3 else 4
+    QR: tl.constexpr = FEW if FEW < PD else PD  # ranks of dt that are summed together
     for k in range(first, first + directions):
+        # fresh: nothing of another direction stays in registers
+        block, task, chunk, b = _task(fresh(program), blocks, chunks, K, SUM)
+        n, d, lane = tile(block, RN, RD, PD, PN, PW)
+        i, j, rank, home = lane % Q, lane // PN % QD, lane // PN % (QR if QR > 0 else 1), lane // PN * PN
+        dn = tl.max_contiguous(d * N + n, [RN, 1, 1, 2])
+        on_n, on_d, on_dn = n < N, d < CH, (n < N) & (d < CH)
+        # one of the lanes that have the same: gradients by channel; sums over channels by state and by rank
+        one_warp = tl.arange(0, PW)[None, None, :, None] == 0
+        once, once_n = on_d & (lane % PN < Q), on_n & (lane // PN < QD) & one_warp
+        once_r = (lane % PN < Q) & (lane // PN < QR) & one_warp
+        begin = chunk * length
+        end = tl.minimum(begin + length, L)
+        rounds = tl.cdiv(end - begin, BT)
+        computed = scratch + task.to(tl.int64) * (KEEP // BT * CH * N) + dn
         row = k * CH + d
         a = tl.load(A + k * CH * N + dn, mask=on_dn, other=0.0) * LOG2E
         skip = tl.load(D + row, mask=on_d, other=0.0)
@@ -100,11 +115,11 @@ def backward_kernel(  # noqa: C901 - a kernel is one function: its registers are
         dt_row = dt + (b * s_b + kk * s_k) * VEC_S + (lane * 0 if R > 0 else d)
         B_row, C_row = Bt + (b * B_b + kk * B_k) * VEC_N + n, Ct + (b * C_b + kk * C_k) * VEC_N + n
         # this program's part of each gradient, in the order of memory
-        to_n = ((b * 0 + block) * to_n_o + b * to_n_b + kk * to_n_k) * VEC_N + n1
+        to_n = ((b * 0 + block) * to_n_o + b * to_n_b + kk * to_n_k) * VEC_N + n
         gB_row, gC_row = gBt + to_n, gCt + to_n
         gdt_row = gdt + bk * L * CH + d
         if R > 0:
-            gdt_row = gdt + (b * 0 + block) * to_s_o + b * to_s_b + kk * to_s_k + lane1 * 0
+            gdt_row = gdt + (b * 0 + block) * to_s_o + b * to_s_b + kk * to_s_k + lane * 0
         gx_row = gx + (b if SUM else bk) * L * CH + d
         if SHARE:
             gate_row, ggate_row = gate + (b * g_b + kk * g_k) * VEC_N + n, ggate + to_n
@@ -121,15 +136,14 @@ def backward_kernel(  # noqa: C901 - a kernel is one function: its registers are
         # the last of the lane's own steps; from there Q (QD) steps back at a time
         stop = begin + rounds * BT
         place, down = path_start(stop - Q + i, k, H, W, L, CROSS, True)
-        place1, down1 = path_start(stop - Q + i1, k, H, W, L, CROSS, True)
-        place_n, down_n = path_start(stop - QD + j1, k, H, W, L, CROSS, True)
+        place_n, down_n = path_start(stop - QD + j, k, H, W, L, CROSS, True)
         stride, stride_n = path_stride(k, H, W, L, Q, CROSS, True), path_stride(k, H, W, L, QD, CROSS, True)
         forth = path_stride(k, H, W, L, Q, CROSS, False)
         for part in range(0, tl.cdiv(end - begin, KEEP)):
             kept_at = begin + (tl.cdiv(end - begin, KEEP) - 1 - part) * KEEP
             tiles = tl.cdiv(tl.minimum(end - kept_at, KEEP), BT)
             h = tl.load(saved + (bk * tl.cdiv(L, KEEP) + kept_at // KEEP) * CH * N + dn, mask=on_dn, other=0.0)
-            tl.store(scratch, h.to(scratch.dtype.element_ty), mask=on_dn)
+            tl.store(computed, h.to(scratch.dtype.element_ty), mask=on_dn)
             h = h.to(tl.float32)
             ahead, fallen = path_start(kept_at + i, k, H, W, L, CROSS, False)
             for t in range(1, tiles):  # all steps of these tiles exist
@@ -154,16 +168,14 @@ def backward_kernel(  # noqa: C901 - a kernel is one function: its registers are
                     step = from_lane(steps[s // Q], home + s % Q)
                     into = from_lane(steps[s // Q] * values[s // Q], home + s % Q)
                     h = exp2(step * a) * h + into * load(B_row + there * (B_l * VEC_N), on_n, MASK_N)
-                tl.store(scratch + t * CH * N, h.to(scratch.dtype.element_ty), mask=on_dn)
+                tl.store(computed + t * CH * N, h.to(scratch.dtype.element_ty), mask=on_dn)
             for back in range(0, tiles):
                 base = kept_at + (tiles - 1 - back) * BT
-                h = tl.load(scratch + (tiles - 1 - back) * CH * N, mask=on_dn, other=0.0).to(tl.float32)
-                states, places, places1, values, steps, slopes, outs, mixes = (h,), (), (), (), (), (), (), ()
+                h = tl.load(computed + (tiles - 1 - back) * CH * N, mask=on_dn, other=0.0).to(tl.float32)
+                states, places, values, steps, slopes, outs, mixes = (h,), (), (), (), (), (), ()
                 for q in tl.static_range(BT - Q, -1, -Q):
                     places = (tl.where(base + q + i < end, place, 0),) + places  # past the end: a pixel that exists
                     place, down = path_next(place, down, stride, H, CROSS)
-                    places1 = (tl.where(base + q + i1 < end, place1, 0),) + places1
-                    place1, down1 = path_next(place1, down1, stride, H, CROSS)
                 if SHARE:
                     for s in tl.static_range(BT):
                         there = wide(from_lane(places[s // Q], home + s % Q), WIDE)
@@ -215,11 +227,16 @@ def backward_kernel(  # noqa: C901 - a kernel is one function: its registers are
                             sums = sums + (
                                 sum_ranks[r] + to_raw * load(dt_row + here * (s_l * VEC_S) + r, on_d, False),
                             )
-                            to_dt = plain_sum(tl.sum(to_raw * ranks[r], 1, keep_dims=True), lane, PN, 1, PD)
-                            to_dt = over_warps(to_dt, PW).to(gdt.dtype.element_ty)
-                            at1, on1 = wide(places1[q], WIDE), (lane1 < Q) & (base + q * Q + i1 < end)
-                            tl.store(gdt_row + at1 * to_s_l + r, to_dt, mask=on1)
                         sum_ranks = sums
+                        for first_rank in tl.static_range(0, R, QR):
+                            to_dt = ()
+                            for r in tl.static_range(QR):  # beyond the last rank anything
+                                weight = ranks[first_rank + r if first_rank + r < R else R - 1]
+                                each = tl.sum(to_raw * weight, 1, keep_dims=True)
+                                to_dt = push(to_dt, each, lane, r, PN, QR, False)
+                            to_dt1 = over_warps(plain_sum(to_dt[0], lane, PN, QR, PD), PW).to(gdt.dtype.element_ty)
+                            on_r = once_r & (base + q * Q + i < end) & (first_rank + rank < R)
+                            tl.store(gdt_row + here * to_s_l + first_rank + rank, to_dt1, mask=on_r)
                     else:
                         tl.store(gdt_row + here * CH, to_raw.to(gdt.dtype.element_ty), mask=on)
                     if SHARE:
@@ -235,21 +252,29 @@ def backward_kernel(  # noqa: C901 - a kernel is one function: its registers are
                             gates, tl.sum(to_mixed * mixing, 1, keep_dims=True), lane, BT - 1 - s, PN, QD, True
                         )
                 for m in tl.static_range(BT // QD):
-                    on = once_n & (base + BT - QD - m * QD + j1 < end)
-                    here = wide(tl.where(base + BT - QD - m * QD + j1 < end, place_n, 0), WIDE) * (to_n_l * VEC_N)
+                    on = once_n & (base + BT - QD - m * QD + j < end)
+                    here = wide(tl.where(base + BT - QD - m * QD + j < end, place_n, 0), WIDE) * (to_n_l * VEC_N)
                     place_n, down_n = path_next(place_n, down_n, stride_n, H, CROSS)
-                    to_B1 = over_warps(plain_sum(to_B[m], lane, PN, QD, PD), PW)
+                    to_B1, to_C1 = plain_sum(to_B[m], lane, PN, QD, PD), plain_sum(to_C[m], lane, PN, QD, PD)
+                    to_gate = to_C1
+                    if SHARE:
+                        to_gate = plain_sum(gates[m], lane, PN, QD, PD)
+                    to_B1, to_C1, to_gate = all_over_warps(to_B1, to_C1, to_gate, SHARE, PW)
                     tl.store(gB_row + here, to_B1.to(gBt.dtype.element_ty), mask=on)
-                    to_C1 = over_warps(plain_sum(to_C[m], lane, PN, QD, PD), PW)
                     tl.store(gC_row + here, to_C1.to(gCt.dtype.element_ty), mask=on)
                     if SHARE:
-                        gate1 = over_warps(plain_sum(gates[m], lane, PN, QD, PD), PW)
-                        tl.store(ggate_row + here, gate1.to(ggate.dtype.element_ty), mask=on)
+                        tl.store(ggate_row + here, to_gate.to(ggate.dtype.element_ty), mask=on)
                 for q in tl.static_range(BT // Q):
                     here, on, into_u = wide(places[q], WIDE), once & (base + q * Q + i < end), to_u[q]
                     if SUM:
                         into_u += tl.load(gx_row + here * CH, mask=on & (lane * 0 + k > 0), other=0.0)
                     tl.store(gx_row + here * CH, into_u.to(gx.dtype.element_ty), mask=on)
+        # computed once more rather than kept through the loops
+        block, task, chunk, b = _task(fresh(program), blocks, chunks, K, SUM)
+        n, d, lane = tile(block, RN, RD, PD, PN, PW)
+        dn = tl.max_contiguous(d * N + n, [RN, 1, 1, 2])
+        on_d, on_dn = d < CH, (n < N) & (d < CH)
+        row, state = k * CH + d, ((b * K + k) * chunks + chunk) * CH * N + dn
         tl.store(leaving + state, g, mask=on_dn)
         at_t = (b * chunks + chunk) * (to_t * VEC_D)
         tl.store(gA + at_t + k * CH * N + dn, sum_A, mask=on_dn)

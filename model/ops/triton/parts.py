@@ -48,6 +48,18 @@ def exp2(x):
 
 
 @triton.jit
+def fresh(x):
+    """Return x, an int32 scalar, as a value that the compiler knows nothing about.
+
+    What is computed from it is computed here and not kept, in registers or on the stack, from where the same was
+    computed before: worth it around loops that need all registers.
+    """
+    if not _INTERPRETED:
+        x = tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [x], dtype=tl.int32, is_pure=False, pack=1)
+    return x
+
+
+@triton.jit
 def tile(block, RN: tl.constexpr, RD: tl.constexpr, PD: tl.constexpr, PN: tl.constexpr, PW: tl.constexpr):
     """Return n (RN, 1, PW, 32), d (1, RD, PW, 32) of the program's tile, and each lane's number (1, 1, PW, 32)."""
     warp = tl.arange(0, PW)[None, None, :, None]
@@ -63,6 +75,28 @@ def over_warps(x, PW: tl.constexpr):
     if PW > 1:
         x = tl.sum(x, 2, keep_dims=True)
     return x
+
+
+@triton.jit
+def _add2(a, b, x, y):
+    return a + x, b + y
+
+
+@triton.jit
+def _add3(a, b, c, x, y, z):
+    return a + x, b + y, c + z
+
+
+@triton.jit
+def all_over_warps(x, y, z, THREE: tl.constexpr, PW: tl.constexpr):
+    """Return `over_warps` of two or, with THREE, three tensors: the warps wait for each other once for all of them."""
+    if PW > 1 and _INTERPRETED:  # which takes its time for a reduction of several
+        x, y, z = over_warps(x, PW), over_warps(y, PW), over_warps(z, PW)
+    elif PW > 1 and THREE:
+        x, y, z = tl.reduce((x, y, z), 2, _add3, keep_dims=True)
+    elif PW > 1:
+        x, y = tl.reduce((x, y), 2, _add2, keep_dims=True)
+    return x, y, z
 
 
 @triton.jit

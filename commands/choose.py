@@ -19,7 +19,6 @@ from lemamba.engine.fusing.tiles import call, traits_of
 from lemamba.metrics import Meter
 from lemamba.model import list_models, model_entry
 from lemamba.model.classical.base import Classical
-from lemamba.model.lemamba_any import observed_gains
 from lemamba.operators.window import Window
 from lemamba.reporting.tables import print_table
 from lemamba.utils.errors import UserError
@@ -40,6 +39,9 @@ def scene_gains(areas: Sequence[Area], facts: DataFacts) -> tuple[float, ...] | 
     """
     if facts.guide_bands != 1:
         return None
+    # loads torch's compiler, which methods without weights do without
+    from lemamba.model.lemamba_any import observed_gains
+
     sensor = get_sensor(facts.sensor)
     known = tuple(sensor.gains(facts.bands))
     found, _ = observed_gains(middle_of(areas, facts), known)

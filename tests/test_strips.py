@@ -127,6 +127,7 @@ def test_a_vrt_is_refused_where_it_cannot_be(tmp_path, pair):
 @pytest.mark.parametrize(("kind", "ending"), [("network", ".tif"), ("classical", ".tif"), ("classical", ".vrt")])
 def test_a_killed_run_continues_to_the_same_file(tmp_path, pair, weights, kind, ending, monkeypatch, capsys):
     """Killed after the first strip; the second run computes the other two only."""
+    monkeypatch.setattr(fuse, "project_version", lambda: "of this test")  # not whatever another test does to the clone
     method, out = METHODS[kind](weights), tmp_path / f"out{ending}"
     run(pair, tmp_path / f"expected{ending}", method=method)
     start = """
@@ -135,6 +136,7 @@ from lemamba.commands import fuse, parse
 from lemamba.datasets.strips import StripWriter
 from lemamba.engine.fusing import scene
 scene.SIDE, scene.QUICK = 256, 0
+fuse.project_version = lambda: "of this test"
 whole = StripWriter.__init__
 def killed(self, strips, clip, done, *seen):
     whole(self, strips, clip, lambda i: os._exit(9), *seen)

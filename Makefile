@@ -5,7 +5,7 @@
 # make gpu     tests and benchmarks on a CUDA machine, 10 minutes (MAMBA_SSM=its .tar.gz builds that operator to compare
 #              with, minutes more; PY=python3 uses the environment that is there and needs no network)
 # make sharded FSDP2 and DDP on two and three CPU processes; DeepSpeed ZeRO-2 too, where it is installed
-# make kernels the Triton kernels compiled for sm_80, sm_90 and sm_100: registers, stack, spills; 10 minutes, no GPU
+# make kernels the Triton kernels compiled for sm_80, sm_90 and sm_100: registers, stack, spills; 4 minutes, no GPU
 # make fuzz    long fuzzing and the long kill test             make clean   remove the environment and build/
 # make typing  links by which type checkers and editors find the package    make architecture  draw figs/architecture.svg
 # make docs    the documentation as a site: site/index.html, to be opened in a browser

@@ -151,7 +151,7 @@ def scenes(path: Path, _: Path) -> None:
     table: dict[str, dict[str, float]] = {}
     for key, values in json.loads(SCORES.read_text(encoding="utf-8")).items():
         method, scene, protocol = key.split("|")
-        if protocol == "reduced":
+        if protocol == "reduced" and method in quality.METHODS:
             table.setdefault(scene, {})[method] = values["ergas"]
     figure = Figure(figsize=(PAGE_INCHES, 4.4), layout="constrained")
     axis = figure.subplots()

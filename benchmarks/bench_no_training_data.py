@@ -203,7 +203,6 @@ METHODS: dict[str, Callable[[Case], Tensor]] = {
 } | {"generic": partial(fuse_case, name=None, weights="generic")}
 TRAINING = ("A-PNN-FT", "Z-PNN", "lambda-PNN", "ZS-Pan")
 STARTS = {"adapted": "generic", "scratch": "scratch"}
-MINUTES = ("adapted:2", "scratch:2")  # on the page
 
 
 def method_named(name: str) -> Callable[[Case], Tensor]:
@@ -243,9 +242,8 @@ def measured(case: Case, method: Callable[[Case], Tensor]) -> dict[str, float]:
     return scores_of(case, sr) | {"seconds": seconds}
 
 
-Table = dict[
-    str, dict[tuple[str, str], dict[str, float]]
-]  # method -> (scene, protocol) -> index -> value, if not refused
+# method -> (scene, protocol) -> index -> value; nothing where the method refused the pair
+Table = dict[str, dict[tuple[str, str], dict[str, float]]]
 
 
 def compare(table: Table, name: str) -> list[str]:
@@ -286,8 +284,9 @@ def markdown(table: Table) -> str:
             title = f"{start}, {minutes} min" if minutes else name
             found = [rows[case] for case in scenes]
             cells = [" / ".join(f"{row[i]:.3f}" for i in indices) if row else "–" for row in found]
-            seconds = sum(row.get("seconds", 0) for row in found)
-            parts.append(f"| {title} | " + " | ".join(cells) + f" | {seconds:.0f} |")
+            timed = all("seconds" in row for row in found if row)  # scores of earlier versions have no time
+            seconds = f"{sum(row['seconds'] for row in found if row):.0f}" if timed else "–"
+            parts.append(f"| {title} | " + " | ".join(cells) + f" | {seconds} |")
         parts.append("")
     return "\n".join(parts)
 
@@ -305,13 +304,13 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--methods", default="all", help="names separated by commas (default all)")
+    parser.add_argument("--methods", default="all", help="names separated by commas (default: those without training)")
     parser.add_argument("--protocol", choices=tuple(INDICES), help="only this (default: both)")
     parser.add_argument("--weights", action="append", default=[], metavar="NAME=FILE", help="weights of any size")
     parser.add_argument("--markdown", type=Path, help="page whose table is replaced")
     parser.add_argument("--known", type=Path, help="JSON file of scores: those there are not measured again")
     options = parser.parse_args()
-    names = [*METHODS, *TRAINING, *MINUTES] if options.methods == "all" else options.methods.split(",")
+    names = [*METHODS] if options.methods == "all" else options.methods.split(",")
     methods = {name: method_named(name) for name in names}
     for given in options.weights:
         name, _, file = given.partition("=")

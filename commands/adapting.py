@@ -42,9 +42,7 @@ CROP = 64  # largest side of the crops that are trained on at reduced resolution
 CROP_RATE = 5e-4  # learning rate of the stages on crops: ZS-Pan
 START_STEPS = 1500  # of the training at reduced resolution: as many as in the second stage of ZS-Pan
 FINE_TUNING_RATE = 1e-4  # chosen here: A-PNN was released with SGD and a rate that depends on the size of the image
-APART = (
-    1.0  # root mean square error over deviation, median over bands; interpolation has 0.05 to 0.3, garbage 2 and more
-)
+APART = 1.0  # error at MS resolution over the deviation of a band: interpolation 0.05 to 0.3, garbage 2 and more
 STEPS = {"A-PNN-FT": 50, "Z-PNN": 100, "lambda-PNN": 100, "ZS-Pan": 2500 + START_STEPS + 50, "SpectraLift": 2500}
 FROM_NOTHING = ("ZS-Pan", "SpectraLift")  # without weights they start from drawn ones, with no stage of their own
 
@@ -169,7 +167,8 @@ class Adapting(nn.Module):
                         on_step(title, done, loss)
 
                 losses = stage.run(steps, step)
-        if "hmif" not in self.network.tasks:  # type: ignore[operator] # there the guide's own response and PSF tie MS to the result, not the MTF
+        # an HMIF method is tied to MS by the response and PSF of its guide, not by the MTF
+        if "hmif" not in self.network.tasks:  # type: ignore[operator]
             self._check(targets)
         return losses
 

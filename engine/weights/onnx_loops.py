@@ -65,13 +65,7 @@ def _cut(t: Any) -> Any:
     return op.Reshape(first, op.Concat(steps, op.Constant(value_ints=[-1]), op.Shape(t, start=1, end=3), axis=0))
 
 
-def _scan_long(
-    x: Any,
-    delta: Any,
-    A: Any,
-    B: Any,
-    C: Any,
-) -> tuple[Any, Any]:
+def _scan_long(x: Any, delta: Any, A: Any, B: Any, C: Any) -> tuple[Any, Any]:
     step = _cut(delta)
     value = _cut(delta * x)
     weight = _cut(B)
@@ -94,13 +88,7 @@ def _scan_long(
     return op.Slice(y, [0], length, [3]), last
 
 
-def _scan_short(
-    x: Any,
-    delta: Any,
-    A: Any,
-    B: Any,
-    C: Any,
-) -> tuple[Any, Any]:
+def _scan_short(x: Any, delta: Any, A: Any, B: Any, C: Any) -> tuple[Any, Any]:
     step = op.Transpose(delta, perm=[3, 0, 1, 2])
     value = op.Transpose(delta * x, perm=[3, 0, 1, 2])
     weight = op.Transpose(B, perm=[3, 0, 1, 2])

@@ -162,18 +162,20 @@ def fuse_scene(
     check_output(out, pair, output)
     spans = strip_rows(window_boxes(pair.size, pair.facts.bands, pair.block))
     with ProgressBar("fusing", 1.0, show if ranks.main else False) as bar:
-        method = runner.network
+        method, strips = runner.network, Strips(out, pair, output, spans)
+        learnt: dict[str, Tensor] | None = None
         work: _Work
         if isinstance(method, Classical):
             work = _Windows(method, pair, bar, ranks)
         else:
-            learnt = first_alone(ranks, lambda: _adapted(runner, pair, bar)) if isinstance(method, Adapting) else None
+            if isinstance(method, Adapting):
+                kept = job if resume else ""
+                learnt = first_alone(ranks, lambda: strips.learnt(kept) or _adapted(runner, pair, bar))
             work = _Tiles(runner, pair, trained, learnt)
         clipped = clip and runner.traits.clipped
         direct = isinstance(method, Classical) and ranks.world == 1 and is_quick(pair.size, pair.facts.bands)
         if (len(spans) > 1 and not direct) or out.suffix.lower() == VRT:
-            strips = Strips(out, pair, output, spans)
-            return _in_strips(strips, work, bar, clipped, (job, work.fitted_name, resume), ranks)
+            return _in_strips(strips, work, bar, clipped, (job, work.fitted_name, resume), ranks, learnt)
         remove_folder(hidden_folder(out))  # of a run that was killed
         return together(ranks, lambda: _whole(out, pair, output, work, bar, clipped) if ranks.main else None)
 
@@ -194,10 +196,18 @@ def _whole(out: Path, pair: ScenePair, output: Output, work: _Work, bar: Progres
 
 
 def _in_strips(
-    strips: Strips, work: _Work, bar: ProgressBar, clip: bool, job: tuple[str, str, bool], ranks: Ranks
+    strips: Strips,
+    work: _Work,
+    bar: ProgressBar,
+    clip: bool,
+    job: tuple[str, str, bool],
+    ranks: Ranks,
+    learnt: dict[str, Tensor] | None,
 ) -> np.ndarray | None:
     """Fuse the strips that are missing, this rank's share of them, and join all on rank 0."""
     missing = first_alone(ranks, lambda: strips.begin(*job))
+    if learnt is not None and job[0] and ranks.main:
+        strips.keep_learnt(learnt)
     share = missing[len(missing) * ranks.rank // ranks.world : len(missing) * (ranks.rank + 1) // ranks.world]
     try:
         with _Joined(strips) if ranks.main else nullcontext(_Joined(strips)) as joined:

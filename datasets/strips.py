@@ -25,11 +25,11 @@ from lemamba.datasets.geotiff import gdal_errors
 from lemamba.datasets.pair import ScenePair
 from lemamba.datasets.raster import Span, Window
 from lemamba.datasets.writers import ELSEWHERE, VRT, Output, Preview, Put, stored, write_strip
-from lemamba.utils.atomic import read_json, refusal, renamed, write_json
+from lemamba.utils.atomic import read_json, refusal, renamed, write_atomically, write_json
 from lemamba.utils.errors import UserError
 
-_OURS = re.compile(r"\.?\d+\.(tif|npy)(\..*)?|job\.json|\.job\.json\..*")
-_JOB = "job.json"
+_JOB, _LEARNT = "job.json", "learnt.pt"
+_OURS = re.compile(r"\.?\d+\.(tif|npy)(\..*)?|\.?(job\.json|learnt\.pt)(\..*)?")
 
 
 def hidden_folder(out: Path) -> Path:
@@ -85,6 +85,19 @@ class Strips:
         self.out, self.pair, self.output, self.spans = out, pair, output, list(spans)
         self.folder = hidden_folder(out)
         self.stay = out.suffix.lower() == VRT
+
+    def learnt(self, job: str) -> dict[str, torch.Tensor] | None:
+        """Return the weights that a killed run of the same job has learnt on the scene; None if there are none."""
+        about, path = read_json(self.folder / _JOB) or {}, self.folder / _LEARNT
+        if not (job and about.get("job") == job and path.is_file()):
+            return None
+        print(f"note: the weights learnt on the scene are in {self.folder}; it is not trained again")
+        learnt: dict[str, torch.Tensor] = torch.load(path, weights_only=True)
+        return learnt
+
+    def keep_learnt(self, learnt: dict[str, torch.Tensor]) -> None:
+        """Keep weights learnt on the scene until the result is complete."""
+        write_atomically(self.folder / _LEARNT, lambda temporary: torch.save(learnt, temporary))
 
     def begin(self, job: str, fitted: str, resume: bool) -> list[int]:
         """Make the folder, and return which strips are missing.

@@ -164,6 +164,24 @@ fuse.run(parse("fuse", sys.argv[1:]))
     assert not list(tmp_path.glob(".*"))
 
 
+def test_a_killed_run_does_not_learn_the_scene_again(tmp_path, pair, monkeypatch, capsys):
+    """What a method has learnt on the scene is kept with its strips; another job, or no --resume, learns anew."""
+    out, method = tmp_path / "out.tif", ("--arch", "Z-PNN", "--adapt_steps", "2")
+    run(pair, tmp_path / "expected.tif", method=method)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("lemamba.datasets.strips.Strips.read_preview", interrupt)
+        run(pair, out, method=method)
+    with monkeypatch.context() as patch:
+        patch.setattr("lemamba.commands.images._adapted", interrupt)
+        for more in ([], ["--resume", "--compress", "lzw"]):
+            with pytest.raises(KeyboardInterrupt):
+                run(pair, out, *more, method=method)
+        capsys.readouterr()
+        run(pair, out, "--resume", method=method)
+    assert "it is not trained again" in capsys.readouterr().out
+    assert out.read_bytes() == (tmp_path / "expected.tif").read_bytes() and not list(tmp_path.glob(".*"))
+
+
 def test_a_quick_scene_needs_no_strips(tmp_path, pair, monkeypatch):
     """A classical method in one process writes the very same file at once, and removes what a killed run left."""
     run(pair, tmp_path / "strips.tif", "--rgb_png", tmp_path / "strips.png")

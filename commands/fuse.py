@@ -66,6 +66,7 @@ from lemamba.utils.sensors import get_dataset, get_sensor
 from lemamba.utils.version import project_version
 
 OUT = Path("visualized_img")
+BRIGHTER = 0.1  # difference of brightness that is told
 FEW = 2048  # MS pixels, 64 x 32: what `adapt` needs at least
 
 Runners = dict[tuple[Any, ...], Runner]  # methods that are ready, by the data they are for
@@ -287,6 +288,11 @@ def _print_notes(options: FuseOptions, pair: ScenePair, runner: Runner) -> None:
     remark = pair.check_range() if options.divisor is None and runner.traits.clipped else ""
     for line in (*pair.notes, *scene_notes(pair), *([remark] if remark else [])):
         print(f"note: {line}")
+    if getattr(runner.network, "brightness_of_pan", False) and abs(pair.brightness - 1) > BRIGHTER:
+        print(
+            f"note: PAN's mean is {pair.brightness:.2f} times that of MS's bands, and this method gives the "
+            "bands PAN's brightness; GSA or MTF-GLP-FS keep their own"
+        )
     pixels = math.prod(n // pair.facts.ratio for n in pair.size)
     if pixels < FEW and (isinstance(runner.network, Adapting) or runner.traits.any_size):
         print(f"note: {pixels} MS pixels are few to take statistics from or to train on; compare with --method auto")

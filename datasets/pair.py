@@ -341,6 +341,12 @@ class ScenePair:
             return 1.0
         return ms / pan
 
+    @property
+    def brightness(self) -> float:
+        """Mean of PAN, in MS's units, over that of the intensity of MS; 1 where one of them is not positive."""
+        ms, pan = self._means
+        return pan * self.pan_factor / ms if ms > 0 and pan > 0 else 1.0
+
     @cached_property
     def _means(self) -> tuple[float, float]:
         """Mean of the intensity of MS and of PAN.

@@ -321,6 +321,18 @@ def test_20_21_pan_larger_or_smaller_than_ms(tmp_path):
         assert (file.transform.c, file.transform.f) == (place["left"], place["top"])
 
 
+@pytest.mark.parametrize("factor", [0.7, 1.05, 1.5])
+def test_brovey_says_that_it_gives_the_brightness_of_pan(tmp_path, factor, capsys):
+    ms = smooth(60, 48, 4)
+    pan = np.round(factor * ms.mean(0, keepdims=True).repeat(4, 1).repeat(4, 2)).astype(np.uint16)
+    files = tif(tmp_path / "ms.tif", ms, pixel=4 * PIXEL), tif(tmp_path / "p.tif", pan)
+    for method, follows in (("Brovey", True), ("GSA", False)):
+        sr = run(*files, tmp_path / "o.tif", arch=method)
+        assert sr.mean() / ms.mean() == pytest.approx(factor if follows else 1, rel=0.01)
+        told = f"PAN's mean is {factor:.2f} times that of MS's bands" in capsys.readouterr().out
+        assert told == (follows and abs(factor - 1) > 0.1)
+
+
 def test_a_cut_pair_that_kept_the_pixel_size_of_another(tmp_path):
     """As the QuickBird files of a public repository: 2.4 and 2.4 with sizes of ratio 4; the line names the option."""
     ms, pan = (

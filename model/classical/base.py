@@ -50,6 +50,7 @@ class Classical(nn.Module):
     model_name: str
     traits = FAMILIES["classical"]
     single_guide = True
+    brightness_of_pan = False  # whether the result is as bright as PAN, not as MS
 
     def __init__(
         self,

@@ -22,7 +22,12 @@ from lemamba.utils.registry import register_model
     paper="Gillespie et al., RSE 22(3), 1987",
 )
 class Brovey(Classical):
-    """``sr_b = lms_b * pan / (mean of lms over bands + 2.2e-16)``: pixel by pixel, so tiles equal the whole."""
+    """``sr_b = lms_b * pan / (mean of lms over bands + 2.2e-16)``: pixel by pixel, so tiles equal the whole.
+
+    The mean of the fused bands is PAN, so they are as bright as PAN is.
+    """
+
+    brightness_of_pan = True
 
     def inject(self, window: Window, fitted: None) -> Tensor:
         """Fuse a window; a pixel where all bands are 0 stays 0."""

@@ -28,6 +28,7 @@ from lemamba.engine.fusing.shares import first_alone, together
 from lemamba.engine.fusing.tiles import fuse, fuse_rows
 from lemamba.engine.training.ranks import Ranks
 from lemamba.model.classical.base import Classical
+from lemamba.model.classical.unseen import CELL
 from lemamba.reporting.pictures import choose_bands, quick_look, save_panels
 from lemamba.utils.atomic import write_atomically
 from lemamba.utils.errors import UserError
@@ -320,6 +321,7 @@ class _Windows:
 
     def __init__(self, method: Classical, pair: ScenePair, bar: ProgressBar, ranks: Ranks) -> None:
         method.geometry = pair.facts.geometry  # of the windows that it is given
+        method.other_units = pair.pan_factor != 1
         self._method, self._pair = method, pair
         self._boxes = window_boxes(pair.size, pair.facts.bands, pair.block)
         self._fitted = first_alone(
@@ -327,6 +329,11 @@ class _Windows:
             lambda: fit_scene(method, pair.window, self._boxes, lambda n, all_: bar.update(n / all_, "statistics")),
         )
         self.fitted_name = numbers_name(self._fitted)
+        if ranks.main and getattr(self._fitted, "unseen", None) is not None:
+            print(
+                "note: PAN sees light that no band of MS sees; what they differ by, averaged over "
+                f"{CELL} x {CELL} MS pixels, is not taken for details"
+            )
 
     def fuse(self, rows: Span, on_progress: Callable[[float], None]) -> Pieces:
         boxes = [box for box in self._boxes if rows[0] <= box[0][0] < rows[1]]

@@ -39,6 +39,7 @@ class Window:
         valid_ms: the same of `inner_ms`.
         wide: (1, C, ·, ·), `ms` and the pixels around it that interpolating looks at; not used where lms is given.
         wide_geometry: of `wide` and `pan`.
+        first_ms: row and column of the whole image that pixel (0, 0) of ms is.
     """
 
     ms: Tensor
@@ -51,6 +52,7 @@ class Window:
     valid_ms: Tensor | None = None
     wide: Tensor | None = None
     wide_geometry: Geometry | None = None
+    first_ms: tuple[int, int] = (0, 0)
 
     @cached_property
     def lms(self) -> Tensor:
@@ -253,7 +255,8 @@ def assemble(
     inner = slice(*rows.inner), slice(*columns.inner)
     inner_ms = slice(*rows.inner_ms), slice(*columns.inner_ms)
     around = geometry.window((rows.wide[0], columns.wide[0]), (rows.pan[0], columns.pan[0]))
-    return Window(wide[..., cut[0], cut[1]], None, pan, own, inner, inner_ms, valid, valid_ms, wide, around)
+    first = rows.ms[0], columns.ms[0]
+    return Window(wide[..., cut[0], cut[1]], None, pan, own, inner, inner_ms, valid, valid_ms, wide, around, first)
 
 
 def take(x: Tensor, rows: Span, columns: Span) -> Tensor:

@@ -287,13 +287,13 @@ def observed(geometry: Geometry, side: int = 192):
     return ms, truth.mean(1, keepdim=True), truth
 
 
-def in_windows(name: str, geometry: Geometry, ms, pan, side: int, valid=None) -> torch.Tensor:
+def in_windows(name: str, geometry: Geometry, ms, pan, side: int, valid=None, other_units=False) -> torch.Tensor:
     """Fuse window by window, with margins."""
-    fuser = build_model(
-        name, img_channel=4, condition_channel=1, out_channel=4, ratio=geometry.nominal, geometry=geometry
-    )
+    sizes = {"img_channel": ms.shape[1], "condition_channel": 1, "out_channel": ms.shape[1]}
+    fuser = build_model(name, **sizes, ratio=geometry.nominal, geometry=geometry)
+    fuser.other_units = other_units
     windows = lambda: (w for _, w in cut_windows(ms, pan, geometry, side, fuser.margin, valid))  # noqa: E731
-    fitted, fused = fuser.fit(windows), torch.empty(1, 4, *pan.shape[-2:], dtype=torch.float64)
+    fitted, fused = fuser.fit(windows), torch.empty(1, ms.shape[1], *pan.shape[-2:], dtype=torch.float64)
     for (rows, columns), window in cut_windows(ms, pan, geometry, side, fuser.margin, valid):
         fused[..., slice(*rows), slice(*columns)] = window.crop(fuser.inject(window, fitted))
     return fused
@@ -341,6 +341,66 @@ def test_statistics_use_valid_pixels_only(name):
         filled[..., :16], dark[..., :64] = value, value
         fused.append(in_windows(name, geometry, filled, dark, 96, valid)[..., 192:])
     assert (fused[0] - fused[1]).abs().max() <= 1e-9
+
+
+def unseen(geometry: Geometry, side: int = 288):
+    """A pair with three of the four bands that PAN sees, the fourth being smooth; PAN without it; the ground."""
+    truth = ground(side)
+    smooth = torch.nn.functional.interpolate(
+        torch.rand(1, 1, 7, 7, dtype=torch.float64), size=(side, side), mode="bicubic"
+    )
+    truth[:, 3:] = truth[:, 3:] + 2 * (smooth - smooth.mean())
+    size = tuple(int((side - 1 - o) // r) + 1 for o, r in zip(geometry.offset, geometry.ratio, strict=True))
+    ms = sample(mtf_filter(truth[:, :3], 0.3, geometry.ratio[0]), geometry, size)
+    return ms, truth.mean(1, keepdim=True), truth[:, :3].mean(1, keepdim=True), truth[:, :3]
+
+
+@pytest.mark.parametrize("geometry", ["corners 4", "landsat", "uneven"])
+@pytest.mark.parametrize("name", ["GSA", "Brovey"])
+def test_light_that_no_band_sees_is_no_detail(name, geometry, monkeypatch):
+    """Brovey's error is near that with a PAN of what the bands see; GSA's regression is disturbed by the rest."""
+    geometry = GEOMETRIES[geometry]
+    ms, pan, seen, truth = unseen(geometry)
+    inside = (slice(None), slice(None), slice(40, -40), slice(40, -40))
+    scale = float(ms.mean() / pan.mean())  # what the reader of a scene brings PAN of other units to MS's with
+
+    def error(pan, side=288, other_units=True):
+        fused = in_windows(name, geometry, ms, pan, side, other_units=other_units)
+        return fused, float(((fused - truth)[inside] ** 2).mean() ** 0.5)
+
+    fused, found = error(pan * scale)
+    assert name == "GSA" or found <= 1.4 * error(seen)[1]
+    for side in (60, 132):
+        assert (error(pan * scale, side)[0] - fused).abs().max() <= 1e-8
+    monkeypatch.setattr("lemamba.model.classical.gsa.SHARE", 2.0)
+    assert found <= 0.3 * error(pan * scale, other_units=False)[1]
+
+
+def test_gsa_is_as_published_where_the_bands_explain_pan(monkeypatch):
+    """And the units of PAN do not matter to it."""
+    geometry = GEOMETRIES["corners 4"]
+    for ms, pan in (observed(geometry)[:2], unseen(geometry)[:2]):
+        fused = in_windows("GSA", geometry, ms, pan, 96)
+        assert (in_windows("GSA", geometry, ms, 40 * pan, 96) - fused).abs().max() <= 1e-8
+    ms, pan, _ = observed(geometry)
+    fused = in_windows("GSA", geometry, ms, pan, 96)
+    monkeypatch.setattr("lemamba.model.classical.gsa.SHARE", 2.0)
+    assert torch.equal(in_windows("GSA", geometry, ms, pan, 96), fused)
+
+
+@pytest.mark.parametrize("name", ["GSA", "Brovey"])
+def test_unseen_light_is_taken_from_valid_pixels_only(name):
+    """What stands in pixels without data changes nothing far from them, nor does a window without any data."""
+    geometry = GEOMETRIES["corners 4"]
+    ms, pan, _, _ = unseen(geometry, 384)
+    valid = torch.ones(384, 384, dtype=torch.bool)
+    valid[:, :192] = False
+    fused = []
+    for value in (0.5, 3.0):
+        filled, dark = ms.clone(), pan.clone()
+        filled[..., :16], dark[..., :64] = value, value
+        fused.append(in_windows(name, geometry, filled, dark, 96, valid, other_units=True)[..., 192:])
+    assert fused[0].isfinite().all() and (fused[0] - fused[1]).abs().max() <= 1e-9
 
 
 MODULATED = ("MTF-GLP-HPM", "MTF-GLP-HPM-R", "MF")

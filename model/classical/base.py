@@ -51,6 +51,7 @@ class Classical(nn.Module):
     traits = FAMILIES["classical"]
     single_guide = True
     brightness_of_pan = False  # whether the result is as bright as PAN, not as MS
+    other_units = False  # whether PAN was given in other units than MS; it is multiplied by one factor
 
     def __init__(
         self,

@@ -7,11 +7,22 @@ Shapes: lms and sr (B, C, H, W), pan (B, 1, H, W).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import Tensor
 
-from lemamba.model.classical.base import EPS, Classical
+from lemamba.model.classical.base import EPS, Classical, Windows
+from lemamba.model.classical.filters import pyramid_margin, pyramid_sample
+from lemamba.model.classical.unseen import Smooth, smooth_of
 from lemamba.operators.window import Window
 from lemamba.utils.registry import register_model
+
+
+@dataclass(frozen=True)
+class Matched:
+    """What is subtracted from PAN, see `lemamba.model.classical.unseen`; None = nothing."""
+
+    unseen: Smooth | None
 
 
 @register_model(
@@ -29,6 +40,20 @@ class Brovey(Classical):
 
     brightness_of_pan = True
 
-    def inject(self, window: Window, fitted: None) -> Tensor:
+    @property
+    def margin(self) -> int:
+        """PAN pixels around a window that its result depends on."""
+        return pyramid_margin(self.ratio) + 2 * self.ratio if self.other_units else 0
+
+    def fit(self, windows: Windows) -> Matched:
+        """Match a PAN of other units to the intensity locally: no factor is right everywhere."""
+        if not self.other_units:
+            return Matched(None)
+        return Matched(smooth_of(windows, lambda w: pyramid_sample(w, self.ratio) - w.ms.mean(dim=1, keepdim=True)))
+
+    def inject(self, window: Window, fitted: Matched) -> Tensor:
         """Fuse a window; a pixel where all bands are 0 stays 0."""
-        return window.lms * (window.pan / (window.lms.mean(dim=1, keepdim=True) + EPS))
+        lms, pan = window.crop(window.lms), window.crop(window.pan)
+        if fitted.unseen is not None:
+            pan = pan - fitted.unseen.at(window)
+        return lms * (pan / (lms.mean(dim=1, keepdim=True) + EPS))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lemamba.model.classical.base import Classical, Windows, column
 from lemamba.model.classical.statistics import Moments, gather, quotient
+from lemamba.model.classical.unseen import Smooth
 from lemamba.operators.window import Window
 from lemamba.utils.registry import register_model
 
@@ -27,6 +28,7 @@ class Substitution:
         intensity_mean: mean of I.
         pan_mean, pan_gain: of the matched PAN.
         gain: (C,) injection gains ``cov(I, M_b) / var(I)``.
+        unseen: subtracted from pan, see `lemamba.model.classical.unseen`; None = nothing.
     """
 
     weights: Tensor
@@ -34,6 +36,7 @@ class Substitution:
     pan_mean: float
     pan_gain: float
     gain: Tensor
+    unseen: Smooth | None = None
 
 
 def substitution(moments: Moments, weights: Tensor, matched: bool) -> Substitution:
@@ -55,7 +58,10 @@ def substitution(moments: Moments, weights: Tensor, matched: bool) -> Substituti
 def substitute(window: Window, found: Substitution) -> Tensor:
     """Inject PAN minus intensity into every band of a window, without its margins."""
     rest = window.blend(torch.eye(len(found.gain), dtype=torch.float64) - torch.outer(found.gain, found.weights))
-    detail = window.crop(window.pan) * found.pan_gain + (found.intensity_mean - found.pan_mean * found.pan_gain)
+    pan = window.crop(window.pan)
+    if found.unseen is not None:
+        pan = pan - found.unseen.at(window)
+    detail = pan * found.pan_gain + (found.intensity_mean - found.pan_mean * found.pan_gain)
     return torch.addcmul(rest, column(found.gain, rest), detail)
 
 

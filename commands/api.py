@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from lemamba.commands.adapting import STEPS, Adapting
 from lemamba.commands.images import adapt_to
 from lemamba.commands.methods import GENERIC, check_sizes, load_method, load_network, sizes_of, trained_on
+from lemamba.datasets.pair import other_units, unit_factor, unit_means
 from lemamba.engine.fusing.runner import Runner
 from lemamba.engine.fusing.tiles import fuse as fuse_tensors
 from lemamba.engine.fusing.tiles import traits_of
@@ -141,7 +142,9 @@ def fuse(
 
     Args:
         ms: (C, h, w) or (B, C, h, w), NumPy array or torch tensor, integers or floating point.
-        pan: (H, W) or (P, H, W) for one image, (B, P, H, W) for several; r = H / h = W / w is 2 to 8 or 16.
+        pan: (H, W) or (P, H, W) for one image, (B, P, H, W) for several; r = H / h = W / w is 2 to 8 or 16. If
+            its mean is more than a factor of 2 off that of ms, it is in other units: it is multiplied by that factor,
+            with a warning.
         method: name (see `list_methods`), or a network from `load`; None = the network that the weights name.
         weights: see `load`; not needed for classical methods. Without method and weights they are "generic".
         sensor: name, e.g. "WV3": MTF gains and divisor. None = that of the training data, else "none".
@@ -168,6 +171,8 @@ def fuse(
             values that were divided before, unknown names, or weights that do not fit.
     """
     coarse, fine = _images(ms, "ms"), _images(pan, "pan")
+    factors = _unit_factors(fine, coarse)
+    fine = fine * factors[:, None, None, None]
     weights = (GENERIC if method is None else None) if weights is None else str(weights)
     known = {} if sensor else getattr(method, "trained_on", None) or trained_on(weights)
     facts = _facts(coarse, fine, ratio, sensor or known.get("sensor") or "none", offset)
@@ -190,7 +195,7 @@ def fuse(
         runner = Runner(model.eval(), usable_device(device), tiling)
         inputs = _inputs(coarse, fine, facts, torch.float64 if runner.traits.float64 else torch.float32)
         if isinstance(model, Classical):
-            sr = _classical(model, inputs[0], inputs[2], facts.geometry, runner.device)
+            sr = _classical(model, inputs[0], inputs[2], facts.geometry, runner.device, factors)
         else:
             plan = runner.plan((fine.shape[2], fine.shape[3]), facts.ratio)
             if isinstance(model, Adapting):
@@ -304,6 +309,20 @@ def _images(image: Any, name: str) -> np.ndarray:
     return array.astype(np.float64).reshape((1,) * (4 - array.ndim) + array.shape)
 
 
+def _unit_factors(pan: np.ndarray, ms: np.ndarray) -> np.ndarray:
+    """Return what each image of pan (B, P, H, W) is multiplied by to have the units of ms; a warning says so."""
+    r, factors = pan.shape[2] // ms.shape[2] or 1, np.ones(len(pan))
+    small = pan[:, :, ::r, ::r]
+    if small.shape[2:] != ms.shape[2:] or len(pan) != len(ms):
+        return factors  # sizes that do not fit, which is refused
+    for i, (one, guide) in enumerate(zip(ms, small, strict=True)):
+        means = unit_means(one.reshape(len(one), -1), guide.reshape(len(guide), -1))
+        factors[i] = unit_factor(*means)
+        if factors[i] != 1:
+            warnings.warn(other_units(*means), stacklevel=3)  # at the line that calls `fuse`
+    return factors
+
+
 def _inputs(ms: np.ndarray, pan: np.ndarray, facts: DataFacts, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """Return (ms, lms, pan) divided by the divisor; lms is made from ms mirrored at its border.
 
@@ -339,11 +358,14 @@ def _adapted(
 
 
 @torch.inference_mode()
-def _classical(method: Classical, ms: Tensor, pan: Tensor, geometry: Geometry, device: torch.device) -> Tensor:
+def _classical(
+    method: Classical, ms: Tensor, pan: Tensor, geometry: Geometry, device: torch.device, factors: np.ndarray
+) -> Tensor:
     """Fuse image by image, each as one window, as the command does for scenes."""
     method.geometry = geometry
     fused = []
-    for image, guide in zip(ms.to(device), pan.to(device), strict=True):
+    for image, guide, factor in zip(ms.to(device), pan.to(device), factors, strict=True):
+        method.other_units = factor != 1
         ((_, window),) = cut_windows(image[None], guide[None], geometry, max(guide.shape[-2:]), method.margin)
         fused.append(window.crop(method.inject(window, method.fit(partial(_only, window)))))
     return torch.cat(fused).cpu()

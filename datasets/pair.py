@@ -336,10 +336,7 @@ class ScenePair:
     @cached_property
     def pan_factor(self) -> float:
         """Mean of the intensity of MS over that of PAN where these are units apart, else 1."""
-        ms, pan = self._means
-        if not (ms > 0 and pan > 0) or SAME_UNITS[0] <= pan / ms <= SAME_UNITS[1]:
-            return 1.0
-        return ms / pan
+        return unit_factor(*self._means)
 
     @property
     def brightness(self) -> float:
@@ -349,19 +346,9 @@ class ScenePair:
 
     @cached_property
     def _means(self) -> tuple[float, float]:
-        """Mean of the intensity of MS and of PAN.
-
-        Of a guide of several bands, the means of the band that has the median ratio to the MS band most like it: the
-        mean of all hyperspectral bands says nothing of the few that a guide sees.
-        """
+        """See `unit_means`."""
         seen = self.overview
-        ms, pan = seen.mean(seen.ms), seen.mean(seen.pan)
-        if len(pan) == 1 or not seen.valid.any():
-            return float(ms.mean()), float(pan.mean())
-        best = most_alike(seen.pan[:, seen.valid], seen.ms[:, seen.valid])
-        pairs = [(float(ms[b]), float(p)) for b, p in zip(best, pan, strict=True) if ms[b] > 0 and p > 0]
-        pairs.sort(key=lambda pair: pair[1] / pair[0])
-        return pairs[len(pairs) // 2] if pairs else (0.0, 0.0)
+        return unit_means(seen.ms[:, seen.valid], seen.pan[:, seen.valid])
 
     @property
     def notes(self) -> list[str]:
@@ -390,9 +377,7 @@ class ScenePair:
             )
         if self.pan_factor != 1:
             ms, pan = self._means
-            lines.append(
-                f"PAN is in other units than MS (mean {pan:.4g} against {ms:.4g}): multiplied by {self.pan_factor:.4g}"
-            )
+            lines.append(other_units(ms, pan))
         return lines
 
     def check_range(self) -> str:
@@ -591,6 +576,34 @@ class ScenePair:
         divisor = 255.0 if self.ms.dtype == self.pan.dtype == np.uint8 else None
         paths = (self.ms.raster.path, self.pan.raster.path)
         return Scene(ms, pan, r, None, divisor, paths, geometry=placed, valid=valid)
+
+
+def unit_means(ms: np.ndarray, pan: np.ndarray) -> tuple[float, float]:
+    """Return the means of the intensity of MS (C, n) and of PAN (P, n) at n pixels; 0 where there are none.
+
+    Of a guide of several bands, the means of the band that has the median ratio to the MS band most like it: the mean
+    of all hyperspectral bands says nothing of the few that a guide sees.
+    """
+    if not pan.shape[1]:
+        return 0.0, 0.0
+    means, guides = ms.mean(1, dtype=np.float64), pan.mean(1, dtype=np.float64)
+    if len(pan) == 1:
+        return float(means.mean()), float(guides.mean())
+    best = most_alike(pan, ms)
+    pairs = [(float(means[b]), float(p)) for b, p in zip(best, guides, strict=True) if means[b] > 0 and p > 0]
+    pairs.sort(key=lambda pair: pair[1] / pair[0])
+    return pairs[len(pairs) // 2] if pairs else (0.0, 0.0)
+
+
+def unit_factor(ms: float, pan: float) -> float:
+    """Return what PAN is multiplied by to have MS's units, from `unit_means`; 1 where they are not units apart."""
+    apart = ms > 0 and pan > 0 and not SAME_UNITS[0] <= pan / ms <= SAME_UNITS[1]
+    return ms / pan if apart else 1.0
+
+
+def other_units(ms: float, pan: float) -> str:
+    """Return the line that tells of PAN in other units."""
+    return f"PAN is in other units than MS (mean {pan:.4g} against {ms:.4g}): multiplied by {ms / pan:.4g}"
 
 
 def most_alike(guide: np.ndarray, ms: np.ndarray) -> list[int]:

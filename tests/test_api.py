@@ -96,6 +96,21 @@ def test_images_of_a_batch_are_fused_one_by_one(scene):
     np.testing.assert_array_equal(both[1], lemamba.fuse(ms[:, ::-1], pan[None, ::-1], "GSA"))
 
 
+@pytest.mark.parametrize("method", ["Brovey", "GSA", "MTF-GLP-FS", "generic"])
+def test_pan_in_other_units_is_matched_image_by_image(scene, method):
+    """8-bit MS and 16-bit PAN: a line says so, and the result is that of the same units."""
+    ms, pan = (np.stack([x, x]) for x in (scene[0].astype(np.float32) / 40, scene[1][None].astype(np.float32)))
+    pan[1] /= 40
+    given = {"weights": "generic"} if method == "generic" else {"method": method}
+    with pytest.warns(UserWarning, match="PAN is in other units than MS .*: multiplied by 0.02"):
+        one, same = lemamba.fuse(ms, pan, **given, sensor="none", divisor=60, device="cpu")
+    assert abs(one.mean() / ms.mean() - 1) < 0.02
+    if method != "Brovey":  # which follows PAN's brightness where PAN has MS's units
+        assert np.sqrt(((one - same) ** 2).mean()) < 0.002 * ms.mean()
+    alone = lemamba.fuse(ms[1], pan[1], **given, sensor="none", divisor=60, device="cpu")
+    np.testing.assert_allclose(same, alone, rtol=1e-5)
+
+
 def test_bfloat16_comes_back_as_bfloat16(scene):
     ms, pan = (torch.from_numpy(image.astype("float32") / 2047).bfloat16() for image in scene)
     sr = lemamba.fuse(ms, pan, "EXP")

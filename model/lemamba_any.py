@@ -114,7 +114,7 @@ def find_shift(windows: Windows, gain: float) -> tuple[float, float]:
     PAN anywhere.
     """
     steps = [(float(r), float(c)) for r in range(-SEARCH, SEARCH + 1) for c in range(-SEARCH, SEARCH + 1)]
-    (moments,) = gather((w.coarse(w.ms, *_shifted(w, gain, steps)),) for w in windows())
+    (moments,) = gather(lambda w: (w.coarse(w.ms, *_shifted(w, gain, steps)),), windows())
     explained = _explained(moments, len(steps))
     if explained is None:
         return 0.0, 0.0
@@ -137,9 +137,13 @@ def find_gains(windows: Windows, gains: Sequence[float], shift: tuple[float, flo
         gains: C gains of the sensor.
         shift: of PAN, see `find_shift`.
     """
-    moved = (registered(w, shift) for w in windows())
     tried = (*_GAINS, middle(gains))
-    (moments,) = gather((w.coarse(w.ms, low_pass(w, tried)),) for w in moved)
+
+    def features(window: Window) -> tuple[Tensor]:
+        moved = registered(window, shift)
+        return (moved.coarse(moved.ms, low_pass(moved, tried)),)
+
+    (moments,) = gather(features, windows())
     shares = _explained(moments, len(tried))
     if shares is None or 1 - shares[-1] < _CONTRADICTED * (1 - shares.amax()):
         return tuple(gains)
@@ -213,13 +217,13 @@ def scene_statistics(
     gain = middle(gains)
     shift = find_shift(windows, gain) if shift is None else shift
 
-    def features() -> Iterator[Tensor]:
-        for window in windows():
-            moved = registered(window, shift)
-            yield moved.coarse(moved.ms, low_pass(moved, [gain]))
+    def features(window: Window) -> tuple[Tensor]:
+        moved = registered(window, shift)
+        return (moved.coarse(moved.ms, low_pass(moved, [gain])),)
 
-    (moments,) = gather((x,) for x in features())
-    return _derive(moments, percentile(features, moments, _DARK), tuple(gains), shift)
+    (moments,) = gather(features, windows())
+    dark = percentile(lambda: (features(w)[0] for w in windows()), moments, _DARK)
+    return _derive(moments, dark, tuple(gains), shift)
 
 
 def _derive(moments: Moments, dark: Tensor, gains: tuple[float, ...], shift: tuple[float, float]) -> SceneStatistics:

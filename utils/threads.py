@@ -1,14 +1,24 @@
-"""Reading, computing and writing at once: a thread ahead of the work and one behind it, with bounded queues."""
+"""Reading, computing and writing at once: a thread ahead of the work, several at it and one behind it.
+
+All queues are bounded.
+"""
 
 from __future__ import annotations
 
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
+S = TypeVar("S")
 T = TypeVar("T")
+_MOST = 4  # items computed at once: each holds a window in memory
+_workers: ContextVar[int] = ContextVar("workers", default=1)
 _POLL = 0.2  # seconds after which a waiting thread looks whether the other side has ended
 
 
@@ -59,6 +69,49 @@ def ahead(items: Iterable[T], depth: int = 1) -> Iterator[T]:
     finally:
         ended.set()
         thread.join()
+
+
+@contextmanager
+def several_at_once() -> Iterator[None]:
+    """Let `in_order` work at as many items at once as torch has threads."""
+    import torch
+
+    token = _workers.set(min(torch.get_num_threads(), _MOST))
+    try:
+        yield
+    finally:
+        _workers.reset(token)
+
+
+def in_order(work: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
+    """Yield ``work(item)`` of all items in their order; within `several_at_once`, several are computed at once.
+
+    Torch then computes each with one thread: what is done with a window is too small to be shared (two threads took
+    longer than one), and the last bits of sums do not depend on the number of threads.
+    """
+    import torch
+
+    workers, mode, threads = _workers.get(), torch.is_inference_mode_enabled(), torch.get_num_threads()
+
+    def one(item: S) -> T:
+        with torch.inference_mode(mode):
+            return work(item)
+
+    if workers == 1:
+        yield from map(one, items)
+        return
+    waiting: deque[Future[T]] = deque()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(workers, "in_order") as pool:
+            for item in items:
+                waiting.append(pool.submit(one, item))
+                if len(waiting) == workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+    finally:
+        torch.set_num_threads(threads)
 
 
 class Behind(Generic[T]):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lemamba.operators.window import Span, Window
-from lemamba.utils.threads import ahead
+from lemamba.utils.threads import ahead, in_order, several_at_once
 
 SIDE = 1024  # of windows, for up to 8 bands
 _BANDS = 8
@@ -77,7 +77,7 @@ def fit_scene(
 ) -> Any:
     """Let a method look at the scene as often as its statistics need, some not at all; return what it has learnt.
 
-    The next window is read while one is looked at.
+    The next window is read while others are looked at.
 
     Args:
         method: the method.
@@ -92,7 +92,8 @@ def fit_scene(
                 yield window
             on_progress(done, len(boxes))
 
-    return method.fit(windows)
+    with several_at_once():
+        return method.fit(windows)
 
 
 @torch.inference_mode()
@@ -101,7 +102,7 @@ def fuse_windows(
 ) -> Iterator[tuple[int, int, Tensor]]:
     """Yield (first row, first column, sr (1, C, h, w)) of every box.
 
-    The next window is read while one is fused: at any time three windows with their margins are in memory.
+    The next window is read while others are fused, as many at once as torch has threads, at most four.
 
     Args:
         method: the method.
@@ -110,12 +111,14 @@ def fuse_windows(
         boxes: those to fuse.
         like: (1, C, ...) of sr, for its bands and dtype.
     """
-    for box, window in zip(boxes, ahead(_read(read, boxes, method.margin)), strict=True):
-        (top, bottom), (left, right) = box
-        sr = like.new_zeros(1, like.shape[1], bottom - top, right - left)
-        if window is not None:
-            sr = window.crop(method.inject(window, fitted))
-        yield top, left, sr
+
+    def fused(window: Window | None) -> Tensor | None:
+        return None if window is None else window.crop(method.inject(window, fitted))
+
+    with several_at_once():
+        for box, sr in zip(boxes, in_order(fused, ahead(_read(read, boxes, method.margin))), strict=True):
+            (top, bottom), (left, right) = box
+            yield top, left, like.new_zeros(1, like.shape[1], bottom - top, right - left) if sr is None else sr
 
 
 def numbers_name(value: Any) -> str:

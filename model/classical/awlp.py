@@ -40,7 +40,7 @@ class AWLP(Classical):
 
     def fit(self, windows: Windows) -> Matching:
         """Learn the matching of PAN to the bands."""
-        (moments,) = gather((w.fine(w.lms, w.pan, resize_low_pass(w.pan, self.ratio)),) for w in windows())
+        (moments,) = gather(lambda w: (w.fine(w.lms, w.pan, resize_low_pass(w.pan, self.ratio)),), windows())
         bands = len(self.gains)
         return matching(moments, bands, moments.sd(bands + 1))
 

@@ -53,7 +53,7 @@ class BDSDPC(Classical):
             low_pan = mtf_filter(w.pan, self.sensor.pan_gain, self.scale)[..., first[0] :: r, first[1] :: r]
             return (_coarse(w, torch.cat([low_pan, -smooth, low - smooth], dim=1), r),)
 
-        (moments,) = gather(map(features, windows()))
+        (moments,) = gather(features, windows())
         products = moments.second() * moments.count
         A, b = square_root(products[: bands + 1, : bands + 1], products[: bands + 1, bands + 1 :])
         return torch.stack([non_negative_least_squares(A, b[:, band]) for band in range(bands)])

@@ -54,7 +54,7 @@ class BTH(Classical):
 
         The haze is a share of the 1st percentile for 4 bands, else the minimum.
         """
-        (moments,) = gather((w.fine(w.lms, ideal_low_pass(w.pan, self.scale)),) for w in windows())
+        (moments,) = gather(lambda w: (w.fine(w.lms, ideal_low_pass(w.pan, self.scale)),), windows())
         bands = len(self.gains)
         if bands == len(_FOUR_BANDS):
             low = percentile(lambda: (w.fine(w.lms) for w in windows()), moments.part(slice(bands)), 1)

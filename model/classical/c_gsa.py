@@ -102,7 +102,7 @@ class Context(Classical):
             return tuple(features[:, label == k] for k in range(len(centres)))
 
         gains = []
-        for moments in gather(map(groups, windows())):
+        for moments in gather(groups, windows()):
             c = moments.covariance if moments.count > 1 else torch.zeros(2 * bands, 2 * bands)
             gains.append(quotient(c[:bands, bands:].diagonal(), c[bands:, bands:].diagonal()))
         return Segments(top, centres, low, torch.stack(gains))
@@ -131,13 +131,13 @@ class CGSA(Context):
 
     def prepare(self, windows: Windows) -> tuple[Tensor, Tensor]:
         """Return the weights of the bands and a constant, (C + 1,), and the MS pixels."""
-        kept = []
+        kept = []  # in any order, which does not matter to `cluster`
 
         def features(w: Window) -> tuple[Tensor]:
             kept.append(w.coarse(w.ms))
             return (w.coarse(w.ms, pyramid_sample(w, self.ratio)),)
 
-        (low,) = gather(map(features, windows()))
+        (low,) = gather(features, windows())
         bands = len(self.gains)
         weights = solve(low.covariance[:bands, :bands], low.covariance[:bands, bands:])[:, 0]
         constant = low.mean[bands] - weights @ low.mean[:bands]

@@ -112,7 +112,7 @@ class Coupled(Classical):
 
     def learn(self, windows: Windows, seen: Observation) -> Fitted:
         """Learn the basis; by default the leading principal directions of ms, means not subtracted."""
-        (moments,) = gather((w.coarse(w.ms),) for w in windows())
+        (moments,) = gather(lambda w: (w.coarse(w.ms),), windows())
         values, vectors = torch.linalg.eigh(moments.second())
         count = min(self.components, int((values > 1e-9 * values[-1]).sum()))
         return Fitted(seen, vectors.flip(1)[:, : max(count, 1)], (values.flip(0).clamp_min(0),))

@@ -78,7 +78,7 @@ class GS(Classical):
 
     def fit(self, windows: Windows) -> Substitution:
         """Learn gains from the moments of lms and pan."""
-        (moments,) = gather((w.moments(),) for w in windows())
+        (moments,) = gather(lambda w: (w.moments(),), windows())
         bands = len(self.gains)
         return substitution(moments, torch.full((bands,), 1 / bands, dtype=torch.float64), matched=True)
 

@@ -48,7 +48,7 @@ class GSA(Classical):
             groups = w.coarse(w.ms, low), w.moments()
             return groups if w.given is not None else (*groups, _of_cells(w, low))
 
-        low, fine, *cells = gather(map(features, windows()))
+        low, fine, *cells = gather(features, windows())
         bands = len(self.gains)
         weights = solve(low.covariance[:bands, :bands], low.covariance[:bands, bands:])[:, 0]
         found = substitution(fine, weights, matched=False)

@@ -49,7 +49,7 @@ class GSAHS(Classical):
             smooth = sample(mtf_filter(w.pan, 0.3, self.scale), w.geometry, tuple(w.ms.shape[-2:]))
             return w.coarse(w.ms, smooth), w.fine(w.lms, w.pan)
 
-        low, fine = gather(map(features, windows()))
+        low, fine = gather(features, windows())
         deviation = low.covariance.diagonal().clamp_min(0).sqrt()
         similar = quotient(low.covariance[:bands, bands:], torch.outer(deviation[:bands], deviation[bands:]))
         assigned = similar.abs().argmax(1)

@@ -59,7 +59,7 @@ class MF(Classical):
 
     def fit(self, windows: Windows) -> Matching:
         """Learn the matching of PAN to the bands."""
-        (moments,) = gather((w.fine(w.lms, w.pan),) for w in windows())
+        (moments,) = gather(lambda w: (w.fine(w.lms, w.pan),), windows())
         bands = len(self.gains)
         return matching(moments, bands, moments.sd(bands))
 

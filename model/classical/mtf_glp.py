@@ -50,7 +50,7 @@ class MatchedPyramid(Classical):
 
     def fit(self, windows: Windows) -> Matching:
         """Learn the matching."""
-        (moments,) = gather((w.fine(w.lms, w.pan, ideal_low_pass(w.pan, self.scale)),) for w in windows())
+        (moments,) = gather(lambda w: (w.fine(w.lms, w.pan, ideal_low_pass(w.pan, self.scale)),), windows())
         bands = len(self.gains)
         return matching(moments, bands, moments.sd(bands + 1))
 

@@ -32,7 +32,7 @@ class Pyramid(Classical):
 
     def moments(self, windows: Windows) -> Moments:
         """Gather the moments of [lms, smooth, pan]: 2 C + 1 features."""
-        return gather((w.fine(w.lms, self.smooth(w), w.pan),) for w in windows())[0]
+        return gather(lambda w: (w.fine(w.lms, self.smooth(w), w.pan),), windows())[0]
 
 
 @register_model(
@@ -48,7 +48,7 @@ class MTFGLPFS(Pyramid):
 
     def fit(self, windows: Windows) -> Tensor:
         """Learn the gains (C,)."""
-        to_pan = gather(((w.moments(self._low(w)),) for w in windows()), with_last=True)[0].covariance[:, 0]
+        to_pan = gather(lambda w: (w.moments(self._low(w)),), windows(), with_last=True)[0].covariance[:, 0]
         bands = len(self.gains)
         return quotient(to_pan[:bands], to_pan[[bands + place for place in self._places]])
 

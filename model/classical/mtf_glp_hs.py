@@ -46,7 +46,7 @@ class MTFGLPHS(Classical):
             smooth = sample(mtf_filter(w.pan, self.mean_gain, self.scale), w.geometry, size)
             return w.coarse(w.ms, smooth), w.fine(w.lms, self.smooth(w))
 
-        low, fine = gather(map(features, windows()))
+        low, fine = gather(features, windows())
         weights = solve(low.covariance[bands:, bands:], low.covariance[bands:, :bands]).T
         across = (fine.covariance[:bands, bands:] * weights).sum(1)
         variance = ((weights @ fine.covariance[bands:, bands:]) * weights).sum(1)

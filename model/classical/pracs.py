@@ -68,7 +68,7 @@ class PRACS(Classical):
         PAN, low-pass matched, lms, pan] hold all regressions and correlations.
         """
         C = len(self.gains)
-        (first,) = gather((w.fine(w.lms, w.pan),) for w in windows())
+        (first,) = gather(lambda w: (w.fine(w.lms, w.pan),), windows())
         band_gain, band_mean, pan_mean = quotient(first.sd(C), first.sd(slice(C))), first.mean[:C], float(first.mean[C])
 
         def features(w: Window) -> tuple[Tensor]:
@@ -76,7 +76,7 @@ class PRACS(Classical):
             lows = resize_low_pass(torch.cat([w.pan, matched], dim=1), self.ratio)
             return (w.fine(matched, lows, w.lms, w.pan),)
 
-        (m,) = gather(map(features, windows()))
+        (m,) = gather(features, windows())
         cov, mean, sd = m.covariance, m.mean, m.sd(slice(None))
         matched, low_pan, low_matched, lms = slice(C), C, slice(C + 1, 2 * C + 1), slice(2 * C + 1, 3 * C + 1)
         weights = solve(cov[matched, matched], cov[matched, low_pan : low_pan + 1])[:, 0]  # of the intensity

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lemamba.operators.window import Spread
+from lemamba.operators.window import Spread, Window
+from lemamba.utils.threads import in_order
 
 _CHUNK = 2**16  # pixels whose products are summed at once: they stay in the cache
 _BINS = 2**16
@@ -91,18 +92,22 @@ class _Sums:
         return Moments(self.count, self.mean, covariance, self.smallest, self.largest)
 
 
-def gather(features: Iterable[tuple[Tensor | Spread, ...]], *, with_last: bool = False) -> tuple[Moments, ...]:
+def gather(
+    features: Callable[[Window], tuple[Tensor | Spread, ...]], windows: Iterable[Window], *, with_last: bool = False
+) -> tuple[Moments, ...]:
     """Gather the moments of several groups of features in one pass.
 
     Args:
-        features: for every window one (F, n) tensor per group, or its `Spread`, which leaves smallest and largest NaN.
+        features: returns one (F, n) tensor per group, or its `Spread`, which leaves smallest and largest NaN. It may be
+            called for several windows at once.
+        windows: of the image.
         with_last: gather covariances with the last feature of a group only, which is less to compute.
 
     Returns:
         One `Moments` per group.
     """
     sums: list[_Sums] = []
-    for groups in features:
+    for groups in in_order(features, windows):
         sums = sums or [_Sums(with_last) for _ in groups]
         for total, group in zip(sums, groups, strict=True):
             total.add(group)

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from lemamba.engine.fusing.tiling import Tiling
 from lemamba.engine.weights.files import save_weights
 from lemamba.model import build_model
 from lemamba.utils.errors import UserError
-from lemamba.utils.threads import Behind, ahead
+from lemamba.utils.threads import Behind, ahead, in_order, several_at_once
 
 rasterio = pytest.importorskip("rasterio", reason="rasterio is optional")
 ROOT = Path(__file__).resolve().parent.parent
@@ -394,3 +395,31 @@ def test_inspect_leaves_out_what_nodata_marks(tmp_path, capsys):
     files = [str(tif(tmp_path / "m.tif", ms, pixel=4 * PIXEL)), str(tif(tmp_path / "p.tif", pan))]
     assert prepare.run(parse("prepare", ["inspect", "--ms", files[0], "--pan", files[1], "--nodata", "9"])) in (0, 1)
     assert "shifted" in capsys.readouterr().out
+
+
+def test_several_windows_at_once_keep_their_order_and_torch_its_threads():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    running, most = set(), []
+
+    def work(i):
+        running.add(i)
+        most.append(len(running))
+        time.sleep(0.03 if i % 3 == 0 else 0.01)
+        running.discard(i)
+        return i, torch.get_num_threads(), torch.is_inference_mode_enabled()
+
+    try:
+        assert [i for i, _, _ in in_order(work, range(5))] == list(range(5)) and max(most) == 1
+        with several_at_once(), torch.inference_mode():
+            assert list(in_order(work, range(20))) == [(i, 1, True) for i in range(20)]
+            assert max(most) == 3 and torch.get_num_threads() == 3
+            with pytest.raises(ZeroDivisionError):
+                list(in_order(lambda i: 1 / i, (2, 1, 0, 1)))
+            part = in_order(work, range(10**9))
+            assert next(part)[0] == 0
+            part.close()
+        assert torch.get_num_threads() == 3 and not running
+        assert list(in_order(work, range(3))) == [(i, 3, False) for i in range(3)]
+    finally:
+        torch.set_num_threads(threads)

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from lemamba.commands.adapting import STEPS, Adapting
 from lemamba.commands.images import adapt_to
 from lemamba.commands.methods import GENERIC, check_sizes, load_method, load_network, sizes_of, trained_on
+from lemamba.datasets.pair import unit_means, units_factor
 from lemamba.engine.fusing.runner import Runner
 from lemamba.engine.fusing.tiles import fuse as fuse_tensors
 from lemamba.engine.fusing.tiles import traits_of
@@ -136,8 +137,9 @@ def fuse(
 ) -> Any:
     """Fuse a multispectral (or hyperspectral) image with a sharper guide.
 
-    The values are divided by the divisor, ms is interpolated to the size of pan (mirrored at the border, as for
-    GeoTIFF scenes), the method runs, and its result is multiplied by the divisor again.
+    A pan in other units than ms (mean values further apart than a factor of 2) is multiplied so that their means agree,
+    with a warning. The values are divided by the divisor, ms is interpolated to the size of pan (mirrored at the
+    border, as for GeoTIFF scenes), the method runs, and its result is multiplied by the divisor again.
 
     Args:
         ms: (C, h, w) or (B, C, h, w), NumPy array or torch tensor, integers or floating point.
@@ -171,6 +173,7 @@ def fuse(
     weights = (GENERIC if method is None else None) if weights is None else str(weights)
     known = {} if sensor else getattr(method, "trained_on", None) or trained_on(weights)
     facts = _facts(coarse, fine, ratio, sensor or known.get("sensor") or "none", offset)
+    fine = _in_units_of(coarse, fine, facts.ratio)
     if isinstance(method, nn.Module):
         if isinstance(method, LEMambaAny):
             model: nn.Module = method.for_data(facts.bands, facts.ratio, facts.sensor)
@@ -319,6 +322,19 @@ def _inputs(ms: np.ndarray, pan: np.ndarray, facts: DataFacts, dtype: torch.dtyp
     if dtype == torch.float32 and any(moved):
         small = resample(small, *((m, 1.0, n) for m, n in zip(moved, ms.shape[2:], strict=True)))
     return small, lms.contiguous(), scaled(pan)
+
+
+def _in_units_of(ms: np.ndarray, pan: np.ndarray, ratio: int) -> np.ndarray:
+    """Return pan in the units of ms, with a warning where it was in others, as for GeoTIFF scenes."""
+    columns = (np.moveaxis(x, 1, 0).reshape(x.shape[1], -1) for x in (ms, pan[..., ::ratio, ::ratio]))
+    means = unit_means(*columns)
+    factor = units_factor(*means)
+    if factor != 1:
+        remark = (
+            f"pan is in other units than ms (mean {means[1]:.4g} against {means[0]:.4g}): multiplied by {factor:.4g}"
+        )
+        warnings.warn(remark, stacklevel=3)  # at the line that calls `fuse`
+    return pan * factor
 
 
 def _only(window: Window) -> list[Window]:

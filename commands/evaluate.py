@@ -25,13 +25,23 @@ from rich.table import Table
 from lemamba.commands.options import EvaluateOptions
 from lemamba.commands.protocol import Settings, settle
 from lemamba.commands.samples import Opened, Sample, as_large, fused_path, open_samples
-from lemamba.commands.scores import NEEDED, Observed, dead_band_note, measure, report, rows, undefined_notes
+from lemamba.commands.scores import (
+    NEEDED,
+    Observed,
+    common_factor,
+    dead_band_note,
+    measure,
+    report,
+    rows,
+    undefined_notes,
+)
 from lemamba.datasets.simulation.response import read_matrix
 from lemamba.datasets.writers import write_map
 from lemamba.metrics import Meter
 from lemamba.metrics.hqnr_map import hqnr_blocks
 from lemamba.metrics.inputs import BLOCK, check_positive, in_unit_range
 from lemamba.metrics.large import LargeImage
+from lemamba.metrics.q2n import scale_of
 from lemamba.reporting.html import html_report
 from lemamba.reporting.pictures import choose_bands
 from lemamba.reporting.place import describe_place
@@ -46,6 +56,7 @@ from lemamba.utils.sensors import get_sensor
 PICTURED_SAMPLES = 20
 MEASURED = 0.5  # of the time of a sample, where it is drawn as well
 MIDDLE = 256  # pixels of a large image, by which bands are chosen
+OTHER_NUMBERS = 3.3  # times the reference in all bands: another number of bits, not what a method does
 DIM = 4  # data that end below this part of the peak get a note
 ARROWS = {1: " ↑", -1: " ↓"}
 
@@ -127,10 +138,18 @@ def _tensors(sample: Sample, protocol: str, device: str, nodata: float | None = 
 
 
 def _check_numbers(images: dict[str, torch.Tensor], protocol: str) -> None:
-    if protocol == "reduced" and in_unit_range(images["sr"]) and float(images["gt"].amax()) > 20:
+    """Refuse sr in other numbers than gt (lms at full resolution): divided, or of other bits."""
+    role = "gt" if protocol == "reduced" else "lms"
+    sr, reference = images["sr"], images[role]
+    if sr.shape != reference.shape:
+        return  # refused as such
+    tops = float(sr.amax()), float(reference.amax())
+    divided = any(in_unit_range(one) and top > 20 for one, top in ((sr, tops[1]), (reference, tops[0])))
+    factor = None if divided else common_factor(sr, reference, images.get("valid"))
+    if divided or (factor is not None and not 1 / OTHER_NUMBERS < factor < OTHER_NUMBERS):
         raise UserError(
-            f"sr ends at {float(images['sr'].amax()):.4g} and gt at {float(images['gt'].amax()):.6g}: they are in "
-            "different numbers; multiply sr by its divisor, or divide gt"
+            f"sr ends at {tops[0]:.4g} and {role} at {tops[1]:.6g}: they are in different numbers; bring them to "
+            "one scale, e.g. multiply what was divided by its divisor"
         )
 
 
@@ -177,6 +196,8 @@ def evaluate(options: EvaluateOptions) -> Result:
 
 def _evaluate(options: EvaluateOptions, opened: Opened, bar: ProgressBar) -> Result:
     meter, settings = Meter(), None
+    if options.published and not options.ms:
+        opened.geometry = None  # the published scripts know the toolboxes' convention only
     pictures = Viewer(0)
     notes, remarks, top = list(opened.notes), [], 0.0
     for done, (name, sample) in enumerate(zip(opened.names, opened.samples, strict=True)):
@@ -299,11 +320,15 @@ def _notes(settings: Settings, top: float) -> list[str]:
     notes = []
     const = settings.const
     index = "qn" if settings.protocol == "reduced" else "d_lambda_k"
-    if const <= 1 if const is not None else top <= 1:
+    peak = top if const is None else const
+    if (factor := float(scale_of(peak, published=False))) != 1:
         if settings.published:
-            notes.append(f"{index}: published behaviour, data in [0, 1] are rounded to 0 and 1.")
+            notes.append(
+                f"{index}: published behaviour, data up to {peak:.6g} are rounded to whole numbers of 16 bits."
+            )
         else:
-            notes.append(f"{index}: data in [0, 1] are multiplied by 65535 before the rounding; --published does not.")
+            scaled = f"data up to {peak:.6g} are multiplied by {factor:.6g} before the rounding"
+            notes.append(f"{index}: {scaled}; --published does not.")
     if const is not None and 0 < top < const / DIM:
         notes.append(f"The data end at {top:.6g}, far below the peak {const:g}: PSNR and SSIM depend on it, check it.")
     if settings.protocol == "full":

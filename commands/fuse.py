@@ -355,7 +355,9 @@ def _runner(options: FuseOptions, facts: DataFacts, device: torch.device, runner
     if key not in runners:
         model = load_method(options.arch, options.weights, facts, options.adapt_steps)
         tile = TILE if isinstance(model, Adapting) else SCENE_TILE
-        runners[key] = Runner(model, device, options.tiling(tile), compile=options.compile, tf32=options.tf32)
+        runners[key] = Runner(
+            model, device, options.tiling(tile, facts.ratio), compile=options.compile, tf32=options.tf32
+        )
     return runners[key]
 
 

@@ -562,15 +562,19 @@ class FuseOptions(DeviceOptions, DataOptions, RegisteredOptions, DryRunOptions):
         None, "side of tiles in pixels of the result (default: none; GeoTIFF: 256)", "--tile", low=1, group="run"
     )
     overlap: int = option(
-        OVERLAP, f"pixels shared by neighbouring tiles (default {OVERLAP})", "--overlap", low=0, group="run"
+        OVERLAP,
+        f"pixels shared by neighbouring tiles (default {OVERLAP}, or the multiple of the ratio above it)",
+        "--overlap",
+        low=0,
+        group="run",
     )
     memory: float | None = option(None, "no longer needed: memory does not grow with a scene", "--memory", group="run")
     no_clip: bool = option(False, "do not clip a network's result to [0, 1]", "--no_clip", group="run")
     compile: bool = option(False, "torch.compile, with CUDA graphs on a GPU; slower on a CPU", "--compile", group="run")
 
-    def tiling(self, tile: int | None = None) -> Tiling:
-        """Return how images are cut; `tile` is used if --tile is not given."""
-        return Tiling(self.tile or tile, self.overlap, self.batch_size, self.mixed_precision)
+    def tiling(self, tile: int | None = None, ratio: int = 1) -> Tiling:
+        """Return how images are cut; if --tile is not given, `tile`, made a multiple of the ratio."""
+        return Tiling(self.tile or tile and tile // ratio * ratio, self.overlap, self.batch_size, self.mixed_precision)
 
 
 @dataclass(frozen=True, kw_only=True)

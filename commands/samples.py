@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -32,6 +32,8 @@ Sample = dict[str, Any]  # arrays (C, H, W), or `LargeImage` (1, C, H, W)
 WHOLE = 2**25  # values of a GeoTIFF that is measured in memory; a larger one stays in its file
 GEOTIFF, H5 = (".tif", ".tiff"), (".h5", ".hdf5")
 SUFFIXES = (".mat", ".npz", ".npy", *GEOTIFF)
+FACTS = ("sensor", "divisor", "ratio", "offset")
+SAME_PLACE = 0.01  # pixels by which corners of one ground may differ in their files
 
 
 @dataclass
@@ -42,7 +44,7 @@ class Opened:
         names: the samples' numbers, or the names of their files.
         samples: per sample, role -> (C, H, W); "valid" (H, W) bool where pixels have no data; of a GeoTIFF, "place":
             its coordinate system and geotransform.
-        info: what the files say: "sensor", "divisor", "ratio".
+        info: what the files say: "sensor", "divisor", "ratio", "offset".
         notes: what the reader must know.
         geometry: of a scene; None = the toolboxes' convention.
     """
@@ -76,7 +78,6 @@ def open_samples(options: EvaluateOptions, files: ExitStack) -> Opened:
         return _with_scene(fused, options.ms, options.pan, path, files)
     if options.gt is None:
         return fused
-    _check_place(path, _transform(options.gt), options.gt)
     return _paired(fused, _open(options.gt, "gt", files), options.gt)
 
 
@@ -94,7 +95,8 @@ def _open(path: Path, role: str, files: ExitStack) -> Opened:
         return _open_file(path, role, files)
     listed = list_files(path, SUFFIXES)
     first = next(iter(listed.values()))
-    info = _open_file(first, role, files).info
+    known = _open_file(first, role, files)
+    info = known.info
 
     def images() -> Iterator[Sample]:
         for file in listed.values():
@@ -103,7 +105,7 @@ def _open(path: Path, role: str, files: ExitStack) -> Opened:
                 raise UserError(
                     f'expected one image per file in a folder, "{file}" has {len(one.names)}; measure it alone'
                 )
-            for key in ("sensor", "divisor", "ratio"):
+            for key in FACTS:
                 said, says = info.get(key), one.info.get(key)
                 if said != says:
                     raise UserError(
@@ -111,7 +113,7 @@ def _open(path: Path, role: str, files: ExitStack) -> Opened:
                     )
             yield from one.samples
 
-    return Opened(list(listed), images(), info)
+    return Opened(list(listed), images(), info, geometry=known.geometry)
 
 
 def _open_file(path: Path, role: str, files: ExitStack) -> Opened:
@@ -131,7 +133,21 @@ def _open_file(path: Path, role: str, files: ExitStack) -> Opened:
     if not images and file.images:
         raise UserError(f'expected a ground truth gt in "{path}", it holds {", ".join(file.images[0])}; name another')
     notes = [f"The axes of {path.name} are read as {','.join(file.order)}, ours are B,C,H,W."] if file.order else []
-    return Opened(list(range(1, len(images) + 1)), iter(images), file.info, notes)
+    return Opened(list(range(1, len(images) + 1)), iter(images), file.info, notes, _geometry(path, file.info))
+
+
+def _geometry(path: Path, info: Mapping[str, Any]) -> Geometry | None:
+    """Return where ms lies under pan, as the file says; None where it says nothing: the toolboxes' convention."""
+    if "offset" not in info:
+        return None
+    ratio, offset = info.get("ratio"), np.ravel(info["offset"])
+    known = isinstance(ratio, float) and offset.size == 2 and offset.dtype.kind == "f"
+    if not known or not (np.abs(offset) <= ratio).all():
+        raise UserError(
+            f'expected info_offset in "{path}" to be two PAN pixels, at most info_ratio, given {info["offset"]} at '
+            f"ratio {ratio}; correct or delete it"
+        )
+    return Geometry((ratio, ratio), (float(offset[0]), float(offset[1])))
 
 
 def _refuse_suffix(path: Path) -> None:
@@ -184,7 +200,7 @@ def _large(raster: Raster, role: str) -> Sample:
 
 def _masked(fused: Opened, path: Path) -> Opened:
     """Leave out the pixels of every sample where the mask in `path` is 0."""
-    mask = _read_mask(path)
+    mask, place = _read_mask(path)
     if mask.ndim == 3 and len(mask) != len(fused.names):
         raise UserError(
             f'expected one mask, or one for each of the {len(fused.names)} samples, "{path}" has {len(mask)}; '
@@ -201,42 +217,48 @@ def _masked(fused: Opened, path: Path) -> Opened:
                         f"expected a mask of {size[0]} x {size[1]} pixels, the size of {role}, "
                         f'"{path}" has {valid.shape[0]} x {valid.shape[1]}; cut it or name another'
                     )
+            if place is not None:
+                _check_place(sample, place, path)
             yield _joined({**sample}, {"valid": valid})
 
     return replace(fused, samples=images())
 
 
-def _read_mask(path: Path) -> np.ndarray:
-    """Return where pixels are valid, (H, W) or (B, H, W) bool."""
+def _read_mask(path: Path) -> tuple[np.ndarray, tuple[Any, Any] | None]:
+    """Return where pixels are valid, (H, W) or (B, H, W) bool, and the place of a GeoTIFF."""
     if not path.is_file():
         raise UserError(f'expected a mask, "{path}" is {"a folder" if path.is_dir() else "not there"}; name a file')
     suffix = path.suffix.lower()
     if suffix not in (*SUFFIXES, *H5):
         raise UserError(f'expected a mask as {", ".join((*SUFFIXES, *H5))}, given "{path}"; convert it')
     if suffix not in GEOTIFF:
-        return read_mask(path)
+        return read_mask(path), None
     with open_geotiff(path) as raster:
         if raster.count != 1:
             raise UserError(f'expected a mask of one band, "{path}" has {raster.count}; name another file')
         mask, valid = raster.read()
-    return two_values(np.where(valid, mask[0], 0), path)
+        place = raster.crs, raster.transform
+    return two_values(np.where(valid, mask[0], 0), path), place
 
 
-def _transform(path: Path) -> Any:
-    """Return the geotransform of a GeoTIFF; None for other files and where it has none."""
-    if path.is_dir() or path.suffix.lower() not in GEOTIFF:
-        return None
-    with open_geotiff(path) as raster:
-        return None if raster.transform.is_identity else raster.transform
-
-
-def _check_place(path: Path, expected: Any, other: Path) -> None:
-    """Refuse a fused GeoTIFF that lies elsewhere than what it is compared with."""
-    place = _transform(path)
-    if place is not None and expected is not None and not place.almost_equals(expected):
+def _check_place(sample: Sample, place: tuple[Any, Any], path: Path) -> None:
+    """Refuse a fused GeoTIFF that lies elsewhere than what it is compared with, the file `path` of this place."""
+    (crs, transform), (other_crs, other) = sample.get("place", (None, None)), place
+    if transform is None or transform.is_identity or other.is_identity:
+        return
+    if None not in (crs, other_crs) and crs != other_crs:
         raise UserError(
-            f'expected "{path}" on the ground of "{other}", their corners or pixel sizes differ: '
-            f"{tuple(place)[:6]} and {tuple(expected)[:6]}; cut or resample it"
+            f'expected the fused image in the coordinate system of "{path}", {other_crs}, given {crs}; reproject it'
+        )
+    height, width = sample["sr"].shape[-2:]
+    corners = np.array([(0, 0, 1), (width, 0, 1), (0, height, 1), (width, height, 1)], np.float64).T
+    here, there = (np.reshape(t[:6], (2, 3)) @ corners for t in (transform, other))
+    pixel = np.abs(np.reshape(other[:6], (2, 3))[:, :2]).max(1, keepdims=True)  # along x and y; degrees are small
+    moved = float((np.abs(here - there) / pixel).max())
+    if moved > SAME_PLACE:
+        raise UserError(
+            f'expected the fused image on the ground of "{path}", their corners or pixel sizes differ by up to '
+            f"{moved:.3g} pixels: {tuple(transform)[:6]} and {tuple(other)[:6]}; cut or resample it"
         )
 
 
@@ -249,11 +271,14 @@ def _open_h5(dataset: H5Dataset) -> Opened:
     if sensor.name != "none":
         info["sensor"] = sensor.name
     facts = dataset.facts
+    geometry = None if facts.geometry == Geometry.toolbox(facts.ratio) else facts.geometry
+    if geometry is not None:
+        info["offset"] = list(geometry.offset)
     if not facts.has_gt and facts.response is not None and facts.psf is not None:
-        info |= {"response": np.array(facts.response), "psf": np.array(facts.psf), "geometry": facts.geometry}
+        info |= {"response": np.array(facts.response), "psf": np.array(facts.psf)}
     if divisor.size == 1 and divisor.dtype.kind in "iuf" and divisor.item() > 0:
         info["divisor"] = float(divisor.item())
-    return Opened(list(range(1, len(dataset) + 1)), samples, info, geometry=info.pop("geometry", None))
+    return Opened(list(range(1, len(dataset) + 1)), samples, info, geometry=geometry)
 
 
 def _paired(fused: Opened, truth: Opened, path: Path) -> Opened:
@@ -267,13 +292,19 @@ def _paired(fused: Opened, truth: Opened, path: Path) -> Opened:
     named = all(isinstance(name, str) for name in (*fused.names, *truth.names))
     if named and fused.names != truth.names:
         notes.append(f"Names differ and images are compared in order: {fused.names[0]} with {truth.names[0]}, ….")
-    for key in ("sensor", "divisor", "ratio"):
+    for key in FACTS:
         if key in fused.info and key in truth.info and fused.info[key] != truth.info[key]:
             raise UserError(
                 f'the fused images say {key} {fused.info[key]}, "{path}" {truth.info[key]}; name their test set'
             )
-    samples = (_joined(one, other) for one, other in zip(fused.samples, truth.samples, strict=True))
-    return Opened(fused.names, samples, truth.info | fused.info, notes, truth.geometry)
+
+    def pairs() -> Iterator[Sample]:
+        for one, other in zip(fused.samples, truth.samples, strict=True):
+            if "place" in other:
+                _check_place(one, other["place"], path)
+            yield _joined(one, other)
+
+    return Opened(fused.names, pairs(), truth.info | fused.info, notes, truth.geometry or fused.geometry)
 
 
 def _joined(one: Sample, other: Sample) -> Sample:
@@ -317,7 +348,7 @@ def _with_scene(fused: Opened, ms: Path, pan: Path, path: Path, files: ExitStack
             f'expected a fused image of {H} x {W} pixels, the ground that "{ms}" and "{pan}" share, given {given}; '
             "cut it to their common ground"
         )
-    _check_place(path, pair.transform, pan)
+    _check_place(sample, (pair.pan.raster.crs, pair.transform), pan)
     step = math.lcm(SMALLEST_SIDE, ratio)
     bottom, right = H - H % step, W - W % step
     box, geometry = ((0, bottom), (0, right)), pair.facts.geometry

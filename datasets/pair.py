@@ -336,26 +336,13 @@ class ScenePair:
     @cached_property
     def pan_factor(self) -> float:
         """Mean of the intensity of MS over that of PAN where these are units apart, else 1."""
-        ms, pan = self._means
-        if not (ms > 0 and pan > 0) or SAME_UNITS[0] <= pan / ms <= SAME_UNITS[1]:
-            return 1.0
-        return ms / pan
+        return units_factor(*self._means)
 
     @cached_property
     def _means(self) -> tuple[float, float]:
-        """Mean of the intensity of MS and of PAN.
-
-        Of a guide of several bands, the means of the band that has the median ratio to the MS band most like it: the
-        mean of all hyperspectral bands says nothing of the few that a guide sees.
-        """
+        """What `unit_means` says of the valid pixels."""
         seen = self.overview
-        ms, pan = seen.mean(seen.ms), seen.mean(seen.pan)
-        if len(pan) == 1 or not seen.valid.any():
-            return float(ms.mean()), float(pan.mean())
-        best = most_alike(seen.pan[:, seen.valid], seen.ms[:, seen.valid])
-        pairs = [(float(ms[b]), float(p)) for b, p in zip(best, pan, strict=True) if ms[b] > 0 and p > 0]
-        pairs.sort(key=lambda pair: pair[1] / pair[0])
-        return pairs[len(pairs) // 2] if pairs else (0.0, 0.0)
+        return unit_means(seen.ms[:, seen.valid], seen.pan[:, seen.valid])
 
     @property
     def notes(self) -> list[str]:
@@ -417,13 +404,16 @@ class ScenePair:
 
     @property
     def nodata(self) -> float | None:
-        """What marks missing pixels in the result: MS's value, else PAN's, the user's, or one that a mask requires."""
+        """What marks missing pixels in the result: MS's value, else PAN's, the user's, or one that gaps require.
+
+        None where nothing can be missing, and for floating point that only NaN marks: it needs no other mark.
+        """
         for value in (self.ms.raster.nodata, self.pan.raster.nodata, self.ms.nodata):
             if value is not None and fits(value, self.ms.dtype):
                 return value
-        if not (self.ms.raster.masked or self.pan.raster.masked):
-            return None
-        return float("nan") if self.ms.dtype.kind == "f" else 0
+        if self.ms.dtype.kind == "f":
+            return float("nan") if self.ms.raster.masked or self.pan.raster.masked else None
+        return 0 if self.gaps else None
 
     @property
     def transform(self) -> Any:
@@ -585,6 +575,30 @@ class ScenePair:
         divisor = 255.0 if self.ms.dtype == self.pan.dtype == np.uint8 else None
         paths = (self.ms.raster.path, self.pan.raster.path)
         return Scene(ms, pan, r, None, divisor, paths, geometry=placed, valid=valid)
+
+
+def unit_means(ms: np.ndarray, pan: np.ndarray) -> tuple[float, float]:
+    """Return the mean of the intensity of MS (C, n) and of PAN (P, n), at the same places; zeros where n is 0.
+
+    Of a guide of several bands, the means of the band that has the median ratio to the MS band most like it: the mean
+    of all hyperspectral bands says nothing of the few that a guide sees.
+    """
+    if not ms.shape[1]:
+        return 0.0, 0.0
+    means, guide = ms.mean(1), pan.mean(1)
+    if len(guide) == 1:
+        return float(means.mean()), float(guide.mean())
+    best = most_alike(pan, ms)
+    pairs = [(float(means[b]), float(p)) for b, p in zip(best, guide, strict=True) if means[b] > 0 and p > 0]
+    pairs.sort(key=lambda pair: pair[1] / pair[0])
+    return pairs[len(pairs) // 2] if pairs else (0.0, 0.0)
+
+
+def units_factor(ms: float, pan: float) -> float:
+    """Return what PAN is multiplied by to have MS's units, from `unit_means`; 1 where it has them."""
+    if not (ms > 0 and pan > 0) or SAME_UNITS[0] <= pan / ms <= SAME_UNITS[1]:
+        return 1.0
+    return ms / pan
 
 
 def most_alike(guide: np.ndarray, ms: np.ndarray) -> list[int]:

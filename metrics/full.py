@@ -150,7 +150,7 @@ def full_resolution(
         pan: (B, 1, H, W).
         ratio: resolution ratio r, a whole number: 2, 3, 4, 5, 6, 8, …
         sensor: name (any case) or `Sensor`.
-        const: peak value; None: decided per image by max(lms) <= 1.
+        const: peak value; None: max(lms) of each image.
         published: reproduce the published script where this package corrects a defect; an error at ratios above 4.
         mask: (B, 1, H, W), True where valid; only blocks without nodata count.
         extra: names of further indices (`metrics.EXTRA`) or "all".

@@ -1,7 +1,8 @@
 function [scale, note] = uint16_scale(const, lms, published)
-%UINT16_SCALE  Factor that brings values to the 16-bit range of Q2n: 65535 for data in [0, 1], else 1; and a note.
+%UINT16_SCALE  Factor that brings values to the 16-bit range of Q2n, 1 for digital numbers; and a note.
 %
-%   const      largest value of the data; [] = 1 where max(lms) <= 1
+%   65535 for data in [0, 1], 65535 / const for other largest values below 20 or above 65535.
+%   const      largest value of the data; [] = max(lms)
 %   published  true: always 1, as published
 
 scale = 1;
@@ -9,9 +10,9 @@ note = '';
 if isempty(const)
     const = max(double(lms(:)));
 end
-if const <= 1 && ~published
-    scale = 65535;
-    note = sprintf(['note: values in [0, 1] are multiplied by 65535 before the 16-bit rounding inside Q2n; ' ...
-        '''published'' leaves them a 0/1 image\n']);
+if (const < 20 || const > 65535) && ~published
+    scale = 65535 / max(const, 1);
+    note = sprintf(['note: values up to %g are multiplied by %g before the 16-bit rounding inside Q2n; ' ...
+        '''published'' rounds and clips them as they are\n'], const, scale);
 end
 end

@@ -57,6 +57,7 @@ PICTURED_SAMPLES = 20
 MEASURED = 0.5  # of the time of a sample, where it is drawn as well
 MIDDLE = 256  # pixels of a large image, by which bands are chosen
 OTHER_NUMBERS = 3.3  # times the reference in all bands: another number of bits, not what a method does
+COARSE = 20  # largest value below which rounding changes an image
 DIM = 4  # data that end below this part of the peak get a note
 ARROWS = {1: " ↑", -1: " ↓"}
 
@@ -144,12 +145,12 @@ def _check_numbers(images: dict[str, torch.Tensor], protocol: str) -> None:
     if sr.shape != reference.shape:
         return  # refused as such
     tops = float(sr.amax()), float(reference.amax())
-    divided = any(in_unit_range(one) and top > 20 for one, top in ((sr, tops[1]), (reference, tops[0])))
-    factor = None if divided else common_factor(sr, reference, images.get("valid"))
-    if divided or (factor is not None and not 1 / OTHER_NUMBERS < factor < OTHER_NUMBERS):
+    divided = [in_unit_range(one) and top > 20 for one, top in ((sr, tops[1]), (reference, tops[0]))]
+    factor = None if any(divided) else common_factor(sr, reference, images.get("valid"))
+    if any(divided) or (factor is not None and not 1 / OTHER_NUMBERS < factor < OTHER_NUMBERS):
+        advice = f"multiply sr by its divisor, or divide {role}" if divided[0] else "bring them to one scale"
         raise UserError(
-            f"sr ends at {tops[0]:.4g} and {role} at {tops[1]:.6g}: they are in different numbers; bring them to "
-            "one scale, e.g. multiply what was divided by its divisor"
+            f"sr ends at {tops[0]:.4g} and {role} at {tops[1]:.6g}: they are in different numbers; {advice}"
         )
 
 
@@ -321,14 +322,17 @@ def _notes(settings: Settings, top: float) -> list[str]:
     const = settings.const
     index = "qn" if settings.protocol == "reduced" else "d_lambda_k"
     peak = top if const is None else const
-    if (factor := float(scale_of(peak, published=False))) != 1:
-        if settings.published:
-            notes.append(
-                f"{index}: published behaviour, data up to {peak:.6g} are rounded to whole numbers of 16 bits."
-            )
-        else:
-            scaled = f"data up to {peak:.6g} are multiplied by {factor:.6g} before the rounding"
-            notes.append(f"{index}: {scaled}; --published does not.")
+    factor = float(scale_of(peak, published=False))
+    if factor != 1 and settings.published:
+        notes.append(f"{index}: published behaviour, data in [0, 1] are rounded to 0 and 1.")
+    elif factor != 1:
+        notes.append(
+            f"{index}: data in [0, 1] are multiplied by {factor:.5g} before the rounding; --published does not."
+        )
+    elif top < COARSE:
+        notes.append(f"{index}: it rounds to whole numbers, and the data end at {top:.6g}; divide them by their peak.")
+    elif top > 65535:
+        notes.append(f"{index}: it clips at 65535, and the data end at {top:.6g}; divide them.")
     if const is not None and 0 < top < const / DIM:
         notes.append(f"The data end at {top:.6g}, far below the peak {const:g}: PSNR and SSIM depend on it, check it.")
     if settings.protocol == "full":

@@ -170,6 +170,8 @@ def fuse(
             values that were divided before, unknown names, or weights that do not fit.
     """
     coarse, fine = _images(ms, "ms"), _images(pan, "pan")
+    if isinstance(method, str) and method == GENERIC:  # a name of weights, not of a method
+        method = None
     weights = (GENERIC if method is None else None) if weights is None else str(weights)
     known = {} if sensor else getattr(method, "trained_on", None) or trained_on(weights)
     facts = _facts(coarse, fine, ratio, sensor or known.get("sensor") or "none", offset)

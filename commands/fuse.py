@@ -75,6 +75,8 @@ def run(options: FuseOptions) -> int:
     """Run the command; return the exit status: of a list 1 if a pair failed."""
     use_scan_backend(options.scan_backend)
     with joined_ranks() as ranks, nullcontext() if ranks.main else redirect_stdout(io.StringIO()):  # each line once
+        if options.arch == GENERIC and options.weights in (None, GENERIC):  # as the table of --method auto names it
+            options = replace(options, arch=None, weights=GENERIC)
         if options.weights is None and options.arch is None:
             options = replace(options, weights=GENERIC)
             print(f"method:   weights {GENERIC}, made without any data of yours; others: --arch GSA, --weights RUN")

@@ -71,8 +71,8 @@ def settle(sample: Sample, options: EvaluateOptions, info: dict[str, Any]) -> tu
     if protocol == "full" and sensor is None and not (options.response or "response" in info):
         if (guide_bands := sample["pan"].shape[-3]) > 1:
             raise UserError(
-                f"the guide has {guide_bands} bands; give --response and --psf (prepare_data.py estimate) to measure the "
-                "consistency with both images"
+                f"the guide has {guide_bands} bands; give --response and --psf (prepare_data.py estimate) to measure "
+                "the consistency with both images"
             )
         raise UserError(
             "full resolution needs the sensor's filter gains: add --sensor WV3 (or another; none = generic)"

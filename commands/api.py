@@ -34,6 +34,7 @@ from lemamba.commands.adapting import STEPS, Adapting
 from lemamba.commands.images import adapt_to
 from lemamba.commands.methods import GENERIC, check_sizes, load_method, load_network, sizes_of, trained_on
 from lemamba.datasets.pair import unit_means, units_factor
+from lemamba.datasets.writers import TASK_FAMILY
 from lemamba.engine.fusing.runner import Runner
 from lemamba.engine.fusing.tiles import fuse as fuse_tensors
 from lemamba.engine.fusing.tiles import traits_of
@@ -73,7 +74,14 @@ def list_methods(task: str | None = None) -> list[str]:
 
     Args:
         task: "pansharpening" or "hmif" (hyperspectral and multispectral image fusion); None = all.
+
+    Raises:
+        lemamba.utils.errors.UserError: another task.
     """
+    if task not in (None, *TASK_FAMILY):
+        raise UserError(
+            f"expected a task of {', '.join(TASK_FAMILY)}, given {task!r}; use one of them, or none for all"
+        )
     return list_models(task=task)
 
 

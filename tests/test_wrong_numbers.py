@@ -133,6 +133,22 @@ def test_pan_in_other_units_is_matched_for_arrays_as_for_scenes():
     np.testing.assert_allclose(other * 2047, own * factor, rtol=1e-9)
 
 
+@pytest.mark.parametrize("factor", [1 / 2047, 255 / 2047, 32])
+def test_d_s_is_not_computed_with_pan_in_other_units(factor):
+    """Q of a band and pan / 2047 is 0 for every sr: D_s would be 0, as of a perfect image."""
+    images = {"sr": TRUTH[None] + 9.0, "ms": MS[None], "lms": TRUTH[None], "pan": PAN[None]}
+    assert 0 < float(metrics.full_resolution(**images, ratio=4, sensor="none")["d_s"]) < 1
+    with pytest.raises(UserError, match="expected pan in the units of lms"):
+        metrics.full_resolution(**images | {"pan": PAN[None] * factor}, ratio=4, sensor="none")
+    with pytest.raises(UserError, match="expected pan in the units of lms"):
+        metrics.d_s(images["sr"], images["lms"], PAN[None] * factor, ratio=4)
+
+
+def test_methods_of_a_task_that_does_not_exist_are_not_none():
+    with pytest.raises(UserError, match="expected a task of pansharpening, hmif, given 'pansharp'"):
+        lemamba.list_methods("pansharp")
+
+
 # ------------------------------------------------------------------------------------------------ protocols
 
 

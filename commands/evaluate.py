@@ -24,7 +24,7 @@ from rich.table import Table
 
 from lemamba.commands.options import EvaluateOptions
 from lemamba.commands.protocol import Settings, settle
-from lemamba.commands.samples import Opened, Sample, as_large, fused_path, open_samples
+from lemamba.commands.samples import Opened, Sample, as_large, fused_path, open_samples, with_path
 from lemamba.commands.scores import (
     NEEDED,
     Observed,
@@ -108,7 +108,8 @@ def run(options: EvaluateOptions) -> int:
     if options.ratio is not None:
         check_positive("--ratio", options.ratio, "it is H/h, e.g. 4")
     check_writable(options.json, options.csv, options.latex, options.html, options.hqnr_map)
-    if options.hqnr_map and not (options.ms and options.pan):
+    options = with_path(options)
+    if options.hqnr_map and not (options.ms or options.pan):
         raise UserError("expected --ms and --pan with --hqnr_map, as the map needs a place; give both")
     usable_device(options.device)
     result = evaluate(options)
@@ -189,6 +190,7 @@ def _observed(options: EvaluateOptions, info: dict[str, Any]) -> Observed | None
 
 def evaluate(options: EvaluateOptions) -> Result:
     """Measure every sample of the path."""
+    options = with_path(options)
     with ExitStack() as files:
         opened = open_samples(options, files)
         with ProgressBar("measure", len(opened.names)) as bar:
@@ -197,7 +199,7 @@ def evaluate(options: EvaluateOptions) -> Result:
 
 def _evaluate(options: EvaluateOptions, opened: Opened, bar: ProgressBar) -> Result:
     meter, settings = Meter(), None
-    if options.published and not options.ms:
+    if options.published and not (options.ms or options.pan):
         opened.geometry = None  # the published scripts know the toolboxes' convention only
     pictures = Viewer(0)
     notes, remarks, top = list(opened.notes), [], 0.0

@@ -18,8 +18,10 @@ import numpy as np
 import torch
 
 from lemamba.commands.options import EvaluateOptions
+from lemamba.commands.pairs import relation_of
 from lemamba.datasets.geotiff import open_geotiff
 from lemamba.datasets.h5 import H5Dataset, file_sensor
+from lemamba.datasets.opening import pair_paths
 from lemamba.datasets.pair import ScenePair, open_pair
 from lemamba.datasets.raster import Raster
 from lemamba.metrics.large import LargeImage
@@ -67,18 +69,26 @@ def open_samples(options: EvaluateOptions, files: ExitStack) -> Opened:
         UserError: options that contradict each other, a file that cannot be read, or numbers of images that differ.
     """
     path = fused_path(options)
-    if (options.ms is None) != (options.pan is None):
-        raise UserError("expected --ms and --pan together, given one; give both")
-    if options.ms and options.gt:
+    scene = bool(options.ms or options.pan)
+    if scene and options.gt:
         raise UserError("expected --gt or --ms with --pan, given both; reduced resolution needs --gt, full the others")
     fused = _open(path, "sr", files)
     if options.mask:
         fused = _masked(fused, options.mask)
-    if options.ms and options.pan:
-        return _with_scene(fused, options.ms, options.pan, path, files)
+    if scene:
+        return _with_scene(fused, options, path, files)
     if options.gt is None:
         return fused
     return _paired(fused, _open(options.gt, "gt", files), options.gt)
+
+
+def with_path(options: EvaluateOptions) -> EvaluateOptions:
+    """Take a PATH that follows `--pan PAN.tif` or `--ms MS.tif` for what it is: these options take several files."""
+    if options.path is not None or options.sr is not None:
+        return options
+    if len(options.pan) > 1:
+        return replace(options, path=options.pan[-1], pan=options.pan[:-1])
+    return replace(options, path=options.ms[-1], ms=options.ms[:-1]) if len(options.ms) > 1 else options
 
 
 def fused_path(options: EvaluateOptions) -> Path:
@@ -335,18 +345,21 @@ def as_large(image: np.ndarray | LargeImage) -> LargeImage:
     return LargeImage(lambda r, c: pixels[:, r, c], pixels.shape, pixels.dtype, image.dtype)
 
 
-def _with_scene(fused: Opened, ms: Path, pan: Path, path: Path, files: ExitStack) -> Opened:
-    """Add ms, lms and pan of a GeoTIFF pair, cut to a multiple of 32 pixels."""
+def _with_scene(fused: Opened, options: EvaluateOptions, path: Path, files: ExitStack) -> Opened:
+    """Add ms, lms and pan of a pair of files, cut to a multiple of 32 pixels."""
     if len(fused.names) != 1:
         raise UserError(f'expected one fused image for --ms and --pan, "{path}" has {len(fused.names)}; name one file')
     sample = next(fused.samples)
-    pair = files.enter_context(open_pair(ms, pan, divisor=1.0))
+    coarse, fine = pair_paths(options.ms, options.pan)
+    how: dict[str, Any] = {"divisor": 1.0, "nodata": options.nodata, "relation": relation_of(options)}
+    pair = files.enter_context(open_pair(coarse, fine, **how))
+    ms, pan = (side.raster.path for side in (pair.ms, pair.pan))
     (H, W), ratio = pair.size, pair.facts.ratio
     if "sr" not in sample or sample["sr"].shape[-2:] != (H, W):
         given = "none" if "sr" not in sample else " x ".join(map(str, sample["sr"].shape[-2:]))
         raise UserError(
             f'expected a fused image of {H} x {W} pixels, the ground that "{ms}" and "{pan}" share, given {given}; '
-            "cut it to their common ground"
+            "cut it to their common ground, or add --register if it was fused so"
         )
     _check_place(sample, (pair.pan.raster.crs, pair.transform), pan)
     step = math.lcm(SMALLEST_SIDE, ratio)

@@ -167,6 +167,38 @@ def test_an_offset_stays_with_the_images_that_were_fused(tmp_path):
     assert abs(published[0] - expected[0]) > 1e-5
 
 
+@pytest.mark.parametrize("case", ["--register", "--nodata", "single bands", "path last"])
+def test_a_scene_is_measured_as_it_was_fused(tmp_path, case):
+    """The same options as for fusing: on the ground that both share, without a collar, from files of single bands."""
+    shift = 3 if case == "--register" else 0
+    big = smooth(220, 220, 4).astype(float)
+    big += np.random.default_rng(0).normal(0, 40, big.shape)  # something to register
+    ms = big[:, :192, :192].reshape(4, 48, 4, 48, 4).mean((2, 4)).round().astype(np.uint16)
+    pan = big[:, shift : 192 + shift, :192].mean(0, keepdims=True).round().astype(np.uint16)
+    if case == "--nodata":
+        ms[:, :8], pan[:, :32] = 0, 0
+    more = {"--register": ["--register"], "--nodata": ["--nodata", 0]}.get(case, [])
+    bands = [tif(tmp_path / f"B{i}.tif", ms[i : i + 1], pixel=4 * PIXEL) for i in range(4)]
+    whole, fine = tif(tmp_path / "ms.tif", ms, pixel=4 * PIXEL), tif(tmp_path / "pan.tif", pan)
+    pair = ["--ms", *(bands if case == "single bands" else [whole]), "--pan", fine]
+    run(fuse, "fuse", "--arch", "GSA", *pair, "--out", tmp_path / "sr.tif", *more)
+    if case == "path last":
+        result = measured("--sensor", "none", *pair, tmp_path / "sr.tif")
+    else:
+        result = measured(tmp_path / "sr.tif", *pair, "--sensor", "none", *more)
+    assert 0.8 < result.samples["hqnr"][0] < 1
+    if more:
+        refusing = "expected a fused image of" if shift else None
+        if refusing:
+            refused(refusing, tmp_path / "sr.tif", *pair, "--sensor", "none")
+    if case == "--nodata":  # blocks of the collar do not count: what stands there does not change the score
+        with rasterio.open(tmp_path / "sr.tif", "r+") as file:
+            sr = file.read()
+            sr[:, :28] = 1000
+            file.write(sr)
+        assert measured(tmp_path / "sr.tif", *pair, "--sensor", "none", *more).samples["d_s"] == result.samples["d_s"]
+
+
 def test_a_board_takes_no_other_file_for_full_resolution(tmp_path):
     """With gt, its scores would replace those of the test file."""
     data = write_test_set(tmp_path / "test.h5")

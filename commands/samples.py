@@ -19,7 +19,7 @@ import torch
 
 from lemamba.commands.options import EvaluateOptions
 from lemamba.commands.pairs import relation_of
-from lemamba.datasets.geotiff import open_geotiff
+from lemamba.datasets.geotiff import FORMATS, open_geotiff
 from lemamba.datasets.h5 import H5Dataset, file_sensor
 from lemamba.datasets.opening import pair_paths
 from lemamba.datasets.pair import ScenePair, open_pair
@@ -32,7 +32,7 @@ from lemamba.utils.geometry import Geometry
 
 Sample = dict[str, Any]  # arrays (C, H, W), or `LargeImage` (1, C, H, W)
 WHOLE = 2**25  # values of a GeoTIFF that is measured in memory; a larger one stays in its file
-GEOTIFF, H5 = (".tif", ".tiff"), (".h5", ".hdf5")
+GEOTIFF, H5 = (".tif", ".tiff", ".img", ".dat", ".vrt"), (".h5", ".hdf5")  # all that `fuse` writes
 SUFFIXES = (".mat", ".npz", ".npy", *GEOTIFF)
 FACTS = ("sensor", "divisor", "ratio", "offset")
 SAME_PLACE = 0.01  # pixels by which corners of one ground may differ in their files
@@ -169,14 +169,14 @@ def _refuse_suffix(path: Path) -> None:
 
 def _read_geotiff(path: Path, role: str, files: ExitStack) -> Sample:
     """Return the image, in memory or, if it is large, as it is read from its file."""
-    with open_geotiff(path) as raster:
+    with open_geotiff(path, FORMATS[path.suffix.lower()]) as raster:
         H, W = raster.shape
         if raster.count * H * W <= WHOLE:
             raster.check_window(((0, H), (0, W)))
             image, valid = raster.read()
             sample = {role: image} if valid.all() else {role: np.where(valid, image, 0), "valid": valid}
             return sample | {"place": (raster.crs, raster.transform)}
-    return _large(files.enter_context(open_geotiff(path)), role)
+    return _large(files.enter_context(open_geotiff(path, FORMATS[path.suffix.lower()])), role)
 
 
 def _large(raster: Raster, role: str) -> Sample:
@@ -243,7 +243,7 @@ def _read_mask(path: Path) -> tuple[np.ndarray, tuple[Any, Any] | None]:
         raise UserError(f'expected a mask as {", ".join((*SUFFIXES, *H5))}, given "{path}"; convert it')
     if suffix not in GEOTIFF:
         return read_mask(path), None
-    with open_geotiff(path) as raster:
+    with open_geotiff(path, FORMATS[path.suffix.lower()]) as raster:
         if raster.count != 1:
             raise UserError(f'expected a mask of one band, "{path}" has {raster.count}; name another file')
         mask, valid = raster.read()

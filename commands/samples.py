@@ -151,8 +151,8 @@ def _geometry(path: Path, info: Mapping[str, Any]) -> Geometry | None:
     if "offset" not in info:
         return None
     ratio, offset = info.get("ratio"), np.ravel(info["offset"])
-    known = isinstance(ratio, float) and offset.size == 2 and offset.dtype.kind == "f"
-    if not known or not (np.abs(offset) <= ratio).all():
+    known = offset.size == 2 and offset.dtype.kind == "f"
+    if not isinstance(ratio, float) or not known or not (np.abs(offset) <= ratio).all():
         raise UserError(
             f'expected info_offset in "{path}" to be two PAN pixels, at most info_ratio, given {info["offset"]} at '
             f"ratio {ratio}; correct or delete it"

@@ -181,7 +181,7 @@ def q2n_block(x: Array, y: Array) -> float:
 
 
 def q2n(sr: Array, gt: Array, const: float) -> float:
-    scale = 65535 if const <= 1 else 1
+    scale = 65535 if const <= 1 else 43690 if const <= 1.5 else 1
     pad = (-gt.shape[1] % 32, -gt.shape[2] % 32)
     images = []
     for x in (gt, sr):
@@ -239,7 +239,7 @@ def full_resolution(
     mtf: Callable[[Array, float, float], Array] = mtf_direct,
 ) -> dict[str, float]:
     """All five indices of one image: sr, lms (C, H, W), pan (H, W)."""
-    const = const or (1.0 if lms.max() <= 1 else 2.0)
+    const = const or float(lms.max())
     low = np.stack([mtf(x, g, ratio) for x, g in zip(sr, gains, strict=True)])
     spectral = 1 - q2n(low, lms, const)
     pan_low = interp23(shrink(pan, ratio), ratio)

@@ -34,6 +34,7 @@ from lemamba.commands.adapting import STEPS, Adapting
 from lemamba.commands.images import adapt_to
 from lemamba.commands.methods import GENERIC, check_sizes, load_method, load_network, sizes_of, trained_on
 from lemamba.datasets.pair import other_units, unit_factor, unit_means
+from lemamba.datasets.writers import TASK_FAMILY
 from lemamba.engine.fusing.runner import Runner
 from lemamba.engine.fusing.tiles import fuse as fuse_tensors
 from lemamba.engine.fusing.tiles import traits_of
@@ -73,7 +74,14 @@ def list_methods(task: str | None = None) -> list[str]:
 
     Args:
         task: "pansharpening" or "hmif" (hyperspectral and multispectral image fusion); None = all.
+
+    Raises:
+        lemamba.utils.errors.UserError: another task.
     """
+    if task not in (None, *TASK_FAMILY):
+        raise UserError(
+            f"expected a task of {', '.join(TASK_FAMILY)}, given {task!r}; use one of them, or none for all"
+        )
     return list_models(task=task)
 
 
@@ -137,14 +145,13 @@ def fuse(
 ) -> Any:
     """Fuse a multispectral (or hyperspectral) image with a sharper guide.
 
-    The values are divided by the divisor, ms is interpolated to the size of pan (mirrored at the border, as for
-    GeoTIFF scenes), the method runs, and its result is multiplied by the divisor again.
+    A pan in other units than ms (mean values further apart than a factor of 2) is multiplied so that their means agree,
+    with a warning. The values are divided by the divisor, ms is interpolated to the size of pan (mirrored at the
+    border, as for GeoTIFF scenes), the method runs, and its result is multiplied by the divisor again.
 
     Args:
         ms: (C, h, w) or (B, C, h, w), NumPy array or torch tensor, integers or floating point.
-        pan: (H, W) or (P, H, W) for one image, (B, P, H, W) for several; r = H / h = W / w is 2 to 8 or 16. If
-            its mean is more than a factor of 2 off that of ms, it is in other units: it is multiplied by that factor,
-            with a warning.
+        pan: (H, W) or (P, H, W) for one image, (B, P, H, W) for several; r = H / h = W / w is 2 to 8 or 16.
         method: name (see `list_methods`), or a network from `load`; None = the network that the weights name.
         weights: see `load`; not needed for classical methods. Without method and weights they are "generic".
         sensor: name, e.g. "WV3": MTF gains and divisor. None = that of the training data, else "none".
@@ -171,6 +178,8 @@ def fuse(
             values that were divided before, unknown names, or weights that do not fit.
     """
     coarse, fine = _images(ms, "ms"), _images(pan, "pan")
+    if isinstance(method, str) and method == GENERIC:  # a name of weights, not of a method
+        method = None
     factors = _unit_factors(fine, coarse)
     fine = fine * factors[:, None, None, None]
     weights = (GENERIC if method is None else None) if weights is None else str(weights)

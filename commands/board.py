@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import platform
@@ -29,6 +30,7 @@ from lemamba.engine.fusing.runner import Runner
 from lemamba.engine.fusing.tiling import Tiling
 from lemamba.engine.weights.files import PUBLISHED_PREFIX, resolve_weights
 from lemamba.metrics import FULL_NAMES, REDUCED_NAMES
+from lemamba.metrics.inputs import BLOCK
 from lemamba.reporting.board import FILES, draw_board, made_by, merge_seeds, write_board, write_page
 from lemamba.reporting.tables import format_value, heading
 from lemamba.utils.atomic import check_writable, sha256
@@ -85,10 +87,33 @@ def open_files(options: BoardOptions) -> tuple[Path, dict[str, Any], H5Dataset]:
     opened = [dataset]
     if options.full:
         opened.append(H5Dataset(options.full, sensor=sensor, divisor=options.divisor))
+        _check_full(options.full, opened[1], dataset)
     if options.divisor is None:
         for one in opened:
             check_range(one)
     return data, {"sensor": dataset.facts.sensor, "divisor": options.divisor}, dataset
+
+
+def _check_full(path: Path, full: H5Dataset, reduced: H5Dataset) -> None:
+    """Refuse a file for --full that is not measured at full resolution, or is not of the kind of the test file."""
+    if full.facts.has_gt:
+        raise UserError(
+            f'expected a file without ground truth as --full, "{path}" has gt: it would be measured at reduced '
+            "resolution; give test_<name>_OrigScale_multiExm1.h5"
+        )
+    for what in ("bands", "guide_bands", "ratio", "geometry"):
+        given, expected = getattr(full.facts, what), getattr(reduced.facts, what)
+        if given != expected:
+            raise UserError(
+                f'expected {what.replace("_", " ")} {expected} in the --full file, as in the test file, "{path}" has '
+                f"{given}; give the full resolution of the same data set"
+            )
+    H, W = full[0]["lms"].shape[-2:]
+    step = math.lcm(BLOCK, full.facts.ratio)
+    if full.facts.guide_bands == 1 and (H % step or W % step):
+        raise UserError(
+            f'full resolution needs sides that are multiples of {step}, "{path}" has images of {H} x {W}; crop them'
+        )
 
 
 def plan(options: BoardOptions) -> tuple[list[dict[str, Any]], dict[str, Path], list[str]]:

@@ -24,14 +24,24 @@ from rich.table import Table
 
 from lemamba.commands.options import EvaluateOptions
 from lemamba.commands.protocol import Settings, settle
-from lemamba.commands.samples import Opened, Sample, as_large, fused_path, open_samples
-from lemamba.commands.scores import NEEDED, Observed, dead_band_note, measure, report, rows, undefined_notes
+from lemamba.commands.samples import Opened, Sample, as_large, fused_path, open_samples, with_path
+from lemamba.commands.scores import (
+    NEEDED,
+    Observed,
+    common_factor,
+    dead_band_note,
+    measure,
+    report,
+    rows,
+    undefined_notes,
+)
 from lemamba.datasets.simulation.response import read_matrix
 from lemamba.datasets.writers import write_map
 from lemamba.metrics import Meter
 from lemamba.metrics.hqnr_map import hqnr_blocks
 from lemamba.metrics.inputs import BLOCK, check_positive, in_unit_range
 from lemamba.metrics.large import LargeImage
+from lemamba.metrics.q2n import scale_of
 from lemamba.reporting.html import html_report
 from lemamba.reporting.pictures import choose_bands
 from lemamba.reporting.place import describe_place
@@ -46,6 +56,8 @@ from lemamba.utils.sensors import get_sensor
 PICTURED_SAMPLES = 20
 MEASURED = 0.5  # of the time of a sample, where it is drawn as well
 MIDDLE = 256  # pixels of a large image, by which bands are chosen
+OTHER_NUMBERS = 3.3  # times the reference in all bands: another number of bits, not what a method does
+COARSE = 20  # largest value below which rounding changes an image
 DIM = 4  # data that end below this part of the peak get a note
 ARROWS = {1: " ↑", -1: " ↓"}
 
@@ -96,7 +108,8 @@ def run(options: EvaluateOptions) -> int:
     if options.ratio is not None:
         check_positive("--ratio", options.ratio, "it is H/h, e.g. 4")
     check_writable(options.json, options.csv, options.latex, options.html, options.hqnr_map)
-    if options.hqnr_map and not (options.ms and options.pan):
+    options = with_path(options)
+    if options.hqnr_map and not (options.ms or options.pan):
         raise UserError("expected --ms and --pan with --hqnr_map, as the map needs a place; give both")
     usable_device(options.device)
     result = evaluate(options)
@@ -127,10 +140,18 @@ def _tensors(sample: Sample, protocol: str, device: str, nodata: float | None = 
 
 
 def _check_numbers(images: dict[str, torch.Tensor], protocol: str) -> None:
-    if protocol == "reduced" and in_unit_range(images["sr"]) and float(images["gt"].amax()) > 20:
+    """Refuse sr in other numbers than gt (lms at full resolution): divided, or of other bits."""
+    role = "gt" if protocol == "reduced" else "lms"
+    sr, reference = images["sr"], images[role]
+    if sr.shape != reference.shape:
+        return  # refused as such
+    tops = float(sr.amax()), float(reference.amax())
+    divided = [in_unit_range(one) and top > 20 for one, top in ((sr, tops[1]), (reference, tops[0]))]
+    factor = None if any(divided) else common_factor(sr, reference, images.get("valid"))
+    if any(divided) or (factor is not None and not 1 / OTHER_NUMBERS < factor < OTHER_NUMBERS):
+        advice = f"multiply sr by its divisor, or divide {role}" if divided[0] else "bring them to one scale"
         raise UserError(
-            f"sr ends at {float(images['sr'].amax()):.4g} and gt at {float(images['gt'].amax()):.6g}: they are in "
-            "different numbers; multiply sr by its divisor, or divide gt"
+            f"sr ends at {tops[0]:.4g} and {role} at {tops[1]:.6g}: they are in different numbers; {advice}"
         )
 
 
@@ -169,6 +190,7 @@ def _observed(options: EvaluateOptions, info: dict[str, Any]) -> Observed | None
 
 def evaluate(options: EvaluateOptions) -> Result:
     """Measure every sample of the path."""
+    options = with_path(options)
     with ExitStack() as files:
         opened = open_samples(options, files)
         with ProgressBar("measure", len(opened.names)) as bar:
@@ -177,6 +199,8 @@ def evaluate(options: EvaluateOptions) -> Result:
 
 def _evaluate(options: EvaluateOptions, opened: Opened, bar: ProgressBar) -> Result:
     meter, settings = Meter(), None
+    if options.published and not (options.ms or options.pan):
+        opened.geometry = None  # the published scripts know the toolboxes' convention only
     pictures = Viewer(0)
     notes, remarks, top = list(opened.notes), [], 0.0
     for done, (name, sample) in enumerate(zip(opened.names, opened.samples, strict=True)):
@@ -299,11 +323,18 @@ def _notes(settings: Settings, top: float) -> list[str]:
     notes = []
     const = settings.const
     index = "qn" if settings.protocol == "reduced" else "d_lambda_k"
-    if const <= 1 if const is not None else top <= 1:
-        if settings.published:
-            notes.append(f"{index}: published behaviour, data in [0, 1] are rounded to 0 and 1.")
-        else:
-            notes.append(f"{index}: data in [0, 1] are multiplied by 65535 before the rounding; --published does not.")
+    peak = top if const is None else const
+    factor = float(scale_of(peak, published=False))
+    if factor != 1 and settings.published:
+        notes.append(f"{index}: published behaviour, data in [0, 1] are rounded to 0 and 1.")
+    elif factor != 1:
+        notes.append(
+            f"{index}: data in [0, 1] are multiplied by {factor:.5g} before the rounding; --published does not."
+        )
+    elif top < COARSE:
+        notes.append(f"{index}: it rounds to whole numbers, and the data end at {top:.6g}; divide them by their peak.")
+    elif top > 65535:
+        notes.append(f"{index}: it clips at 65535, and the data end at {top:.6g}; divide them.")
     if const is not None and 0 < top < const / DIM:
         notes.append(f"The data end at {top:.6g}, far below the peak {const:g}: PSNR and SSIM depend on it, check it.")
     if settings.protocol == "full":

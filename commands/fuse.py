@@ -76,6 +76,8 @@ def run(options: FuseOptions) -> int:
     """Run the command; return the exit status: of a list 1 if a pair failed."""
     use_scan_backend(options.scan_backend)
     with joined_ranks() as ranks, nullcontext() if ranks.main else redirect_stdout(io.StringIO()):  # each line once
+        if options.arch == GENERIC and options.weights in (None, GENERIC):  # as the table of --method auto names it
+            options = replace(options, arch=None, weights=GENERIC)
         if options.weights is None and options.arch is None:
             options = replace(options, weights=GENERIC)
             print(f"method:   weights {GENERIC}, made without any data of yours; others: --arch GSA, --weights RUN")
@@ -361,7 +363,9 @@ def _runner(options: FuseOptions, facts: DataFacts, device: torch.device, runner
     if key not in runners:
         model = load_method(options.arch, options.weights, facts, options.adapt_steps)
         tile = TILE if isinstance(model, Adapting) else SCENE_TILE
-        runners[key] = Runner(model, device, options.tiling(tile), compile=options.compile, tf32=options.tf32)
+        runners[key] = Runner(
+            model, device, options.tiling(tile, facts.ratio), compile=options.compile, tf32=options.tf32
+        )
     return runners[key]
 
 

@@ -51,6 +51,8 @@ def facts_to_write(dataset: H5Dataset) -> dict[str, Any]:
     """Return what a file of fused images says of them; `lemamba.utils.formats.fused` reads it."""
     facts, attributes = dataset.facts, dataset.contents.attributes
     info: dict[str, Any] = {"sensor": facts.sensor, "divisor": facts.divisor, "ratio": facts.ratio}
+    if facts.geometry is not None and facts.geometry != Geometry.toolbox(facts.ratio):
+        info["offset"] = np.array(facts.geometry.offset)
     guide = "PAN" if facts.guide_bands == 1 else attributes.get("guide")
     if isinstance(guide, str) and guide:
         info["guide"] = guide

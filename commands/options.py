@@ -562,15 +562,19 @@ class FuseOptions(DeviceOptions, DataOptions, RegisteredOptions, DryRunOptions):
         None, "side of tiles in pixels of the result (default: none; GeoTIFF: 256)", "--tile", low=1, group="run"
     )
     overlap: int = option(
-        OVERLAP, f"pixels shared by neighbouring tiles (default {OVERLAP})", "--overlap", low=0, group="run"
+        OVERLAP,
+        f"pixels shared by neighbouring tiles (default {OVERLAP}, or the multiple of the ratio above it)",
+        "--overlap",
+        low=0,
+        group="run",
     )
     memory: float | None = option(None, "no longer needed: memory does not grow with a scene", "--memory", group="run")
     no_clip: bool = option(False, "do not clip a network's result to [0, 1]", "--no_clip", group="run")
     compile: bool = option(False, "torch.compile, with CUDA graphs on a GPU; slower on a CPU", "--compile", group="run")
 
-    def tiling(self, tile: int | None = None) -> Tiling:
-        """Return how images are cut; `tile` is used if --tile is not given."""
-        return Tiling(self.tile or tile, self.overlap, self.batch_size, self.mixed_precision)
+    def tiling(self, tile: int | None = None, ratio: int = 1) -> Tiling:
+        """Return how images are cut; if --tile is not given, `tile`, made a multiple of the ratio."""
+        return Tiling(self.tile or tile and tile // ratio * ratio, self.overlap, self.batch_size, self.mixed_precision)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -617,7 +621,7 @@ class AdaptOptions(DataOptions, RegisteredOptions, DryRunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions:
+class EvaluateOptions(RegisteredOptions):
     """Measure fused images, as the MATLAB package does: a table per sample, mean and std.
 
     Images are measured at reduced resolution if there is a gt, otherwise (or with --full) at full resolution from
@@ -627,7 +631,7 @@ class EvaluateOptions:
     Examples:
         visualized_img/LEMamba_wv3/data_LEMamba_wv3_ref.mat --html report.html
         fused.npy --gt test.h5 --sensor WV3 --indices rmse cc
-        FUSED.tif --ms MS.tif --pan PAN.tif  # at full resolution
+        FUSED.tif --ms MS.tif --pan PAN.tif  # at full resolution; with --register and --nodata as it was fused
     """
 
     path: Path | None = option(
@@ -640,8 +644,6 @@ class EvaluateOptions:
         "without gt gives ms, lms, pan",
         "--gt",
     )
-    ms: Path | None = option(None, "MS GeoTIFF, with --pan: for full resolution", "--ms")
-    pan: Path | None = option(None, "PAN GeoTIFF of the same ground", "--pan")
     ratio: int | None = option(None, "resolution ratio (default: the file's, else 4)", "--ratio")
     const: float | None = option(
         None, "peak value of the data, e.g. 2047 (default: the file's, else that of --sensor)", "--const"
@@ -659,7 +661,9 @@ class EvaluateOptions:
         False, "r_q2n, r_sam, r_ergas: sample each band where it fits PAN best (Scarpa, Ciotola)", "--coregister"
     )
     nodata: float | None = option(
-        None, "pixels are missing where all bands of gt (lms at full resolution) have this value", "--nodata"
+        None,
+        "pixels are missing where all bands of gt (lms at full resolution; --ms or --pan) have this value",
+        "--nodata",
     )
     response: Path | None = option(
         None,

@@ -69,6 +69,11 @@ def settle(sample: Sample, options: EvaluateOptions, info: dict[str, Any]) -> tu
         raise UserError(f"the file says sensor {said.name}, given --sensor {options.sensor}; drop it, or name the file")
     ratio = _ratio(sample, options, info)
     if protocol == "full" and sensor is None and not (options.response or "response" in info):
+        if (guide_bands := sample["pan"].shape[-3]) > 1:
+            raise UserError(
+                f"the guide has {guide_bands} bands; give --response and --psf (prepare_data.py estimate) to measure "
+                "the consistency with both images"
+            )
         raise UserError(
             "full resolution needs the sensor's filter gains: add --sensor WV3 (or another; none = generic)"
         )
@@ -77,20 +82,29 @@ def settle(sample: Sample, options: EvaluateOptions, info: dict[str, Any]) -> tu
     taken += [f"const {const:g}"] if by_file else []
     taken += [f"ratio {ratio}"] if "ratio" in info and options.ratio is None else []
     notes = [f"From the file: {', '.join(taken)}."] if taken else []
+    if protocol == "reduced" and options.ratio is None and _known_ratio(sample, info) is None:
+        notes.append(f"Ratio {ratio} is assumed, as no file names it: ERGAS depends on it, check --ratio.")
     return Settings(protocol, ratio, const, sensor, options.published), notes
 
 
 def _ratio(sample: Sample, options: EvaluateOptions, info: dict[str, Any]) -> int:
     """Return --ratio, else the file's, else that of the shapes of lms and ms, else 4."""
-    known = info.get("ratio")
-    known = int(known) if isinstance(known, float) and known == round(known) and known > 0 else None
-    if known is None and "ms" in sample and sample["ms"].shape[-1]:
-        known = sample["sr"].shape[-1] // sample["ms"].shape[-1] or None
+    known = _known_ratio(sample, info)
     if options.ratio is None:
         return known or 4
     if known is not None and known != options.ratio:
         raise UserError(f"the file says ratio {known}, given --ratio {options.ratio}; drop it, or name another file")
     return options.ratio
+
+
+def _known_ratio(sample: Sample, info: dict[str, Any]) -> int | None:
+    """Return the file's ratio, else that of the shapes of sr and ms, else None."""
+    known = info.get("ratio")
+    if isinstance(known, float) and known == round(known) and known > 0:
+        return int(known)
+    if "ms" in sample and sample["ms"].shape[-1]:
+        return int(sample["sr"].shape[-1] // sample["ms"].shape[-1]) or None
+    return None
 
 
 def _peak(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -18,8 +18,10 @@ import numpy as np
 import torch
 
 from lemamba.commands.options import EvaluateOptions
-from lemamba.datasets.geotiff import open_geotiff
+from lemamba.commands.pairs import relation_of
+from lemamba.datasets.geotiff import FORMATS, open_geotiff
 from lemamba.datasets.h5 import H5Dataset, file_sensor
+from lemamba.datasets.opening import pair_paths
 from lemamba.datasets.pair import ScenePair, open_pair
 from lemamba.datasets.raster import Raster
 from lemamba.metrics.large import LargeImage
@@ -30,8 +32,10 @@ from lemamba.utils.geometry import Geometry
 
 Sample = dict[str, Any]  # arrays (C, H, W), or `LargeImage` (1, C, H, W)
 WHOLE = 2**25  # values of a GeoTIFF that is measured in memory; a larger one stays in its file
-GEOTIFF, H5 = (".tif", ".tiff"), (".h5", ".hdf5")
+GEOTIFF, H5 = (".tif", ".tiff", ".img", ".dat", ".vrt"), (".h5", ".hdf5")  # all that `fuse` writes
 SUFFIXES = (".mat", ".npz", ".npy", *GEOTIFF)
+FACTS = ("sensor", "divisor", "ratio", "offset")
+SAME_PLACE = 0.01  # pixels by which corners of one ground may differ in their files
 
 
 @dataclass
@@ -42,7 +46,7 @@ class Opened:
         names: the samples' numbers, or the names of their files.
         samples: per sample, role -> (C, H, W); "valid" (H, W) bool where pixels have no data; of a GeoTIFF, "place":
             its coordinate system and geotransform.
-        info: what the files say: "sensor", "divisor", "ratio".
+        info: what the files say: "sensor", "divisor", "ratio", "offset".
         notes: what the reader must know.
         geometry: of a scene; None = the toolboxes' convention.
     """
@@ -65,19 +69,26 @@ def open_samples(options: EvaluateOptions, files: ExitStack) -> Opened:
         UserError: options that contradict each other, a file that cannot be read, or numbers of images that differ.
     """
     path = fused_path(options)
-    if (options.ms is None) != (options.pan is None):
-        raise UserError("expected --ms and --pan together, given one; give both")
-    if options.ms and options.gt:
+    scene = bool(options.ms or options.pan)
+    if scene and options.gt:
         raise UserError("expected --gt or --ms with --pan, given both; reduced resolution needs --gt, full the others")
     fused = _open(path, "sr", files)
     if options.mask:
         fused = _masked(fused, options.mask)
-    if options.ms and options.pan:
-        return _with_scene(fused, options.ms, options.pan, path, files)
+    if scene:
+        return _with_scene(fused, options, path, files)
     if options.gt is None:
         return fused
-    _check_place(path, _transform(options.gt), options.gt)
     return _paired(fused, _open(options.gt, "gt", files), options.gt)
+
+
+def with_path(options: EvaluateOptions) -> EvaluateOptions:
+    """Take a PATH that follows `--pan PAN.tif` or `--ms MS.tif` for what it is: these options take several files."""
+    if options.path is not None or options.sr is not None:
+        return options
+    if len(options.pan) > 1:
+        return replace(options, path=options.pan[-1], pan=options.pan[:-1])
+    return replace(options, path=options.ms[-1], ms=options.ms[:-1]) if len(options.ms) > 1 else options
 
 
 def fused_path(options: EvaluateOptions) -> Path:
@@ -94,7 +105,8 @@ def _open(path: Path, role: str, files: ExitStack) -> Opened:
         return _open_file(path, role, files)
     listed = list_files(path, SUFFIXES)
     first = next(iter(listed.values()))
-    info = _open_file(first, role, files).info
+    known = _open_file(first, role, files)
+    info = known.info
 
     def images() -> Iterator[Sample]:
         for file in listed.values():
@@ -103,7 +115,7 @@ def _open(path: Path, role: str, files: ExitStack) -> Opened:
                 raise UserError(
                     f'expected one image per file in a folder, "{file}" has {len(one.names)}; measure it alone'
                 )
-            for key in ("sensor", "divisor", "ratio"):
+            for key in FACTS:
                 said, says = info.get(key), one.info.get(key)
                 if said != says:
                     raise UserError(
@@ -111,7 +123,7 @@ def _open(path: Path, role: str, files: ExitStack) -> Opened:
                     )
             yield from one.samples
 
-    return Opened(list(listed), images(), info)
+    return Opened(list(listed), images(), info, geometry=known.geometry)
 
 
 def _open_file(path: Path, role: str, files: ExitStack) -> Opened:
@@ -131,7 +143,21 @@ def _open_file(path: Path, role: str, files: ExitStack) -> Opened:
     if not images and file.images:
         raise UserError(f'expected a ground truth gt in "{path}", it holds {", ".join(file.images[0])}; name another')
     notes = [f"The axes of {path.name} are read as {','.join(file.order)}, ours are B,C,H,W."] if file.order else []
-    return Opened(list(range(1, len(images) + 1)), iter(images), file.info, notes)
+    return Opened(list(range(1, len(images) + 1)), iter(images), file.info, notes, _geometry(path, file.info))
+
+
+def _geometry(path: Path, info: Mapping[str, Any]) -> Geometry | None:
+    """Return where ms lies under pan, as the file says; None where it says nothing: the toolboxes' convention."""
+    if "offset" not in info:
+        return None
+    ratio, offset = info.get("ratio"), np.ravel(info["offset"])
+    known = offset.size == 2 and offset.dtype.kind == "f"
+    if not isinstance(ratio, float) or not known or not (np.abs(offset) <= ratio).all():
+        raise UserError(
+            f'expected info_offset in "{path}" to be two PAN pixels, at most info_ratio, given {info["offset"]} at '
+            f"ratio {ratio}; correct or delete it"
+        )
+    return Geometry((ratio, ratio), (float(offset[0]), float(offset[1])))
 
 
 def _refuse_suffix(path: Path) -> None:
@@ -143,14 +169,14 @@ def _refuse_suffix(path: Path) -> None:
 
 def _read_geotiff(path: Path, role: str, files: ExitStack) -> Sample:
     """Return the image, in memory or, if it is large, as it is read from its file."""
-    with open_geotiff(path) as raster:
+    with open_geotiff(path, FORMATS[path.suffix.lower()]) as raster:
         H, W = raster.shape
         if raster.count * H * W <= WHOLE:
             raster.check_window(((0, H), (0, W)))
             image, valid = raster.read()
             sample = {role: image} if valid.all() else {role: np.where(valid, image, 0), "valid": valid}
             return sample | {"place": (raster.crs, raster.transform)}
-    return _large(files.enter_context(open_geotiff(path)), role)
+    return _large(files.enter_context(open_geotiff(path, FORMATS[path.suffix.lower()])), role)
 
 
 def _large(raster: Raster, role: str) -> Sample:
@@ -184,7 +210,7 @@ def _large(raster: Raster, role: str) -> Sample:
 
 def _masked(fused: Opened, path: Path) -> Opened:
     """Leave out the pixels of every sample where the mask in `path` is 0."""
-    mask = _read_mask(path)
+    mask, place = _read_mask(path)
     if mask.ndim == 3 and len(mask) != len(fused.names):
         raise UserError(
             f'expected one mask, or one for each of the {len(fused.names)} samples, "{path}" has {len(mask)}; '
@@ -201,42 +227,48 @@ def _masked(fused: Opened, path: Path) -> Opened:
                         f"expected a mask of {size[0]} x {size[1]} pixels, the size of {role}, "
                         f'"{path}" has {valid.shape[0]} x {valid.shape[1]}; cut it or name another'
                     )
+            if place is not None:
+                _check_place(sample, place, path)
             yield _joined({**sample}, {"valid": valid})
 
     return replace(fused, samples=images())
 
 
-def _read_mask(path: Path) -> np.ndarray:
-    """Return where pixels are valid, (H, W) or (B, H, W) bool."""
+def _read_mask(path: Path) -> tuple[np.ndarray, tuple[Any, Any] | None]:
+    """Return where pixels are valid, (H, W) or (B, H, W) bool, and the place of a GeoTIFF."""
     if not path.is_file():
         raise UserError(f'expected a mask, "{path}" is {"a folder" if path.is_dir() else "not there"}; name a file')
     suffix = path.suffix.lower()
     if suffix not in (*SUFFIXES, *H5):
         raise UserError(f'expected a mask as {", ".join((*SUFFIXES, *H5))}, given "{path}"; convert it')
     if suffix not in GEOTIFF:
-        return read_mask(path)
-    with open_geotiff(path) as raster:
+        return read_mask(path), None
+    with open_geotiff(path, FORMATS[path.suffix.lower()]) as raster:
         if raster.count != 1:
             raise UserError(f'expected a mask of one band, "{path}" has {raster.count}; name another file')
         mask, valid = raster.read()
-    return two_values(np.where(valid, mask[0], 0), path)
+        place = raster.crs, raster.transform
+    return two_values(np.where(valid, mask[0], 0), path), place
 
 
-def _transform(path: Path) -> Any:
-    """Return the geotransform of a GeoTIFF; None for other files and where it has none."""
-    if path.is_dir() or path.suffix.lower() not in GEOTIFF:
-        return None
-    with open_geotiff(path) as raster:
-        return None if raster.transform.is_identity else raster.transform
-
-
-def _check_place(path: Path, expected: Any, other: Path) -> None:
-    """Refuse a fused GeoTIFF that lies elsewhere than what it is compared with."""
-    place = _transform(path)
-    if place is not None and expected is not None and not place.almost_equals(expected):
+def _check_place(sample: Sample, place: tuple[Any, Any], path: Path) -> None:
+    """Refuse a fused GeoTIFF that lies elsewhere than what it is compared with, the file `path` of this place."""
+    (crs, transform), (other_crs, other) = sample.get("place", (None, None)), place
+    if transform is None or transform.is_identity or other.is_identity:
+        return
+    if None not in (crs, other_crs) and crs != other_crs:
         raise UserError(
-            f'expected "{path}" on the ground of "{other}", their corners or pixel sizes differ: '
-            f"{tuple(place)[:6]} and {tuple(expected)[:6]}; cut or resample it"
+            f'expected the fused image in the coordinate system of "{path}", {other_crs}, given {crs}; reproject it'
+        )
+    height, width = sample["sr"].shape[-2:]
+    corners = np.array([(0, 0, 1), (width, 0, 1), (0, height, 1), (width, height, 1)], np.float64).T
+    here, there = (np.reshape(t[:6], (2, 3)) @ corners for t in (transform, other))
+    pixel = np.abs(np.reshape(other[:6], (2, 3))[:, :2]).max(1, keepdims=True)  # along x and y; degrees are small
+    moved = float((np.abs(here - there) / pixel).max())
+    if moved > SAME_PLACE:
+        raise UserError(
+            f'expected the fused image on the ground of "{path}", their corners or pixel sizes differ by up to '
+            f"{moved:.3g} pixels: {tuple(transform)[:6]} and {tuple(other)[:6]}; cut or resample it"
         )
 
 
@@ -249,11 +281,14 @@ def _open_h5(dataset: H5Dataset) -> Opened:
     if sensor.name != "none":
         info["sensor"] = sensor.name
     facts = dataset.facts
+    geometry = None if facts.geometry == Geometry.toolbox(facts.ratio) else facts.geometry
+    if geometry is not None:
+        info["offset"] = list(geometry.offset)
     if not facts.has_gt and facts.response is not None and facts.psf is not None:
-        info |= {"response": np.array(facts.response), "psf": np.array(facts.psf), "geometry": facts.geometry}
+        info |= {"response": np.array(facts.response), "psf": np.array(facts.psf)}
     if divisor.size == 1 and divisor.dtype.kind in "iuf" and divisor.item() > 0:
         info["divisor"] = float(divisor.item())
-    return Opened(list(range(1, len(dataset) + 1)), samples, info, geometry=info.pop("geometry", None))
+    return Opened(list(range(1, len(dataset) + 1)), samples, info, geometry=geometry)
 
 
 def _paired(fused: Opened, truth: Opened, path: Path) -> Opened:
@@ -267,13 +302,19 @@ def _paired(fused: Opened, truth: Opened, path: Path) -> Opened:
     named = all(isinstance(name, str) for name in (*fused.names, *truth.names))
     if named and fused.names != truth.names:
         notes.append(f"Names differ and images are compared in order: {fused.names[0]} with {truth.names[0]}, ….")
-    for key in ("sensor", "divisor", "ratio"):
+    for key in FACTS:
         if key in fused.info and key in truth.info and fused.info[key] != truth.info[key]:
             raise UserError(
                 f'the fused images say {key} {fused.info[key]}, "{path}" {truth.info[key]}; name their test set'
             )
-    samples = (_joined(one, other) for one, other in zip(fused.samples, truth.samples, strict=True))
-    return Opened(fused.names, samples, truth.info | fused.info, notes, truth.geometry)
+
+    def pairs() -> Iterator[Sample]:
+        for one, other in zip(fused.samples, truth.samples, strict=True):
+            if "place" in other:
+                _check_place(one, other["place"], path)
+            yield _joined(one, other)
+
+    return Opened(fused.names, pairs(), truth.info | fused.info, notes, truth.geometry or fused.geometry)
 
 
 def _joined(one: Sample, other: Sample) -> Sample:
@@ -304,20 +345,23 @@ def as_large(image: np.ndarray | LargeImage) -> LargeImage:
     return LargeImage(lambda r, c: pixels[:, r, c], pixels.shape, pixels.dtype, image.dtype)
 
 
-def _with_scene(fused: Opened, ms: Path, pan: Path, path: Path, files: ExitStack) -> Opened:
-    """Add ms, lms and pan of a GeoTIFF pair, cut to a multiple of 32 pixels."""
+def _with_scene(fused: Opened, options: EvaluateOptions, path: Path, files: ExitStack) -> Opened:
+    """Add ms, lms and pan of a pair of files, cut to a multiple of 32 pixels."""
     if len(fused.names) != 1:
         raise UserError(f'expected one fused image for --ms and --pan, "{path}" has {len(fused.names)}; name one file')
     sample = next(fused.samples)
-    pair = files.enter_context(open_pair(ms, pan, divisor=1.0))
+    coarse, fine = pair_paths(options.ms, options.pan)
+    how: dict[str, Any] = {"divisor": 1.0, "nodata": options.nodata, "relation": relation_of(options)}
+    pair = files.enter_context(open_pair(coarse, fine, **how))
+    ms, pan = (side.raster.path for side in (pair.ms, pair.pan))
     (H, W), ratio = pair.size, pair.facts.ratio
     if "sr" not in sample or sample["sr"].shape[-2:] != (H, W):
         given = "none" if "sr" not in sample else " x ".join(map(str, sample["sr"].shape[-2:]))
         raise UserError(
             f'expected a fused image of {H} x {W} pixels, the ground that "{ms}" and "{pan}" share, given {given}; '
-            "cut it to their common ground"
+            "cut it to their common ground, or add --register if it was fused so"
         )
-    _check_place(path, pair.transform, pan)
+    _check_place(sample, (pair.pan.raster.crs, pair.transform), pan)
     step = math.lcm(SMALLEST_SIDE, ratio)
     bottom, right = H - H % step, W - W % step
     box, geometry = ((0, bottom), (0, right)), pair.facts.geometry

@@ -29,6 +29,8 @@ from lemamba.utils.version import project_version
 
 Observed = tuple[Tensor, Tensor]  # response (P, C) and PSF (S, S)
 NEEDED = {"reduced": ("sr", "gt"), "full": ("sr", "ms", "lms", "pan")}
+ALIKE = 0.8  # correlation of two images that show the same
+SEEN = 16  # tiles from which it is estimated
 _WHY = {  # what makes an index NaN or infinite
     "sam": "every pixel is black in gt or sr",
     "scc": "gt or sr has no edges",
@@ -191,6 +193,31 @@ def flat_bands(image: Tensor, valid: Tensor | None = None) -> list[int]:
         if part.shape[1]:
             low, high = torch.minimum(low, part.amin(1)), torch.maximum(high, part.amax(1))
     return [band + 1 for band in torch.nonzero(low == high).flatten().tolist()]
+
+
+def common_factor(sr: Tensor, reference: Tensor, valid: Tensor | None = None) -> float | None:
+    """Return the factor by which all bands of sr are those of the reference; None where there is no such factor.
+
+    The bands must correlate with their references above `ALIKE`, and the ratios of their means agree within 15 %. Of
+    a large image some tiles are looked at. Images (1, C, H, W); `valid` (1, 1, H, W) bool.
+    """
+    cut = list(tiles(sr))
+    parts = []
+    for rows, columns in cut[:: -(-len(cut) // SEEN)]:
+        pair = torch.stack([image[0, :, rows, columns].double().flatten(1).cpu() for image in (sr, reference)])
+        if valid is not None:
+            pair = pair[..., (valid[0, 0, rows, columns].double() > 0).flatten().cpu()]
+        parts.append(pair)
+    a, b = torch.cat(parts, dim=-1)
+    if not a.numel():
+        return None
+    means = a.mean(1), b.mean(1)
+    a, b = a - means[0][:, None], b - means[1][:, None]
+    alike = (a * b).sum(1) / (a.square().sum(1) * b.square().sum(1)).sqrt()
+    factors = means[0] / means[1]
+    middle = float(factors.median())
+    same = bool((alike > ALIKE).all()) and bool(((factors / middle - 1).abs() < 0.15).all())
+    return middle if same and math.isfinite(middle) else None
 
 
 def flat_blocks(sr: Tensor, gt: Tensor, valid: Tensor | None = None) -> int:

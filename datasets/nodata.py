@@ -49,7 +49,9 @@ def _neighbourhood(image: np.ndarray) -> np.ndarray:
 
 
 def border_area(image: np.ndarray, valid: np.ndarray, dtype: np.dtype) -> tuple[float, float]:
-    """Look for an unmarked collar: one large connected area at the border that is 0, or the type's maximum, throughout.
+    """Look for an unmarked collar: one large connected area at the border that holds one value throughout.
+
+    The values that are tried are 0, the type's maximum, and the smallest and the largest of the image (-9999, -32768).
 
     Args:
         image: (C, H, W), subsampled.
@@ -62,7 +64,9 @@ def border_area(image: np.ndarray, valid: np.ndarray, dtype: np.dtype) -> tuple[
     found, total = (0.0, 0.0), max(1, int(valid.sum()))
     around = np.pad(valid, 1)  # what lies outside the array counts as not valid
     rim = valid & ~(around[:-2, 1:-1] & around[2:, 1:-1] & around[1:-1, :-2] & around[1:-1, 2:])
-    for value in (0.0, *([float(np.iinfo(dtype).max)] if dtype.kind in "ui" else [])):
+    ends = (image[:, valid].min(), image[:, valid].max()) if valid.any() else ()
+    values = (0.0, *([float(np.iinfo(dtype).max)] if dtype.kind in "ui" else []), *map(float, ends))
+    for value in dict.fromkeys(values):
         same = (image == value).all(0) & valid
         if same.sum() < LARGE_AREA * total or same.sum() == total:
             continue

@@ -408,13 +408,16 @@ class ScenePair:
 
     @property
     def nodata(self) -> float | None:
-        """What marks missing pixels in the result: MS's value, else PAN's, the user's, or one that a mask requires."""
+        """What marks missing pixels in the result: MS's value, else PAN's, the user's, or one that gaps require.
+
+        None where nothing can be missing, and for floating point that only NaN marks: it needs no other mark.
+        """
         for value in (self.ms.raster.nodata, self.pan.raster.nodata, self.ms.nodata):
             if value is not None and fits(value, self.ms.dtype):
                 return value
-        if not (self.ms.raster.masked or self.pan.raster.masked):
-            return None
-        return float("nan") if self.ms.dtype.kind == "f" else 0
+        if self.ms.dtype.kind == "f":
+            return float("nan") if self.ms.raster.masked or self.pan.raster.masked else None
+        return 0 if self.gaps else None
 
     @property
     def transform(self) -> Any:

@@ -90,9 +90,8 @@ class Output:
     def nodata(self, pair: ScenePair) -> float | None:
         """Return what marks pixels without data in the file: the scene's, or what fits its dtype."""
         mark, dtype = pair.nodata, self.stored_as(pair)
-        if mark is None and None in self.picked(pair):
-            return float("nan") if dtype.kind == "f" else 0
-        if mark is None or fits(mark, dtype):
+        needed = None in self.picked(pair) or (pair.gaps and dtype.kind != "f")  # integers have no NaN
+        if mark is not None and fits(mark, dtype) or mark is None and not needed:
             return mark
         return float("nan") if dtype.kind == "f" else 0
 

@@ -22,10 +22,8 @@ from lemamba.utils.sensors import Sensor
 
 
 def const_of(lms: Tensor, const: float | None) -> float | Tensor:
-    """Return the peak value: `const` if given, else per image 1 where max(lms) <= 1 and a number above 1 elsewhere."""
-    if const is not None:
-        return const
-    return torch.where(lms.amax(dim=(1, 2, 3)) <= 1, 1.0, 2.0)
+    """Return the peak value: `const` if given, else per image max(lms), (B,) float64."""
+    return lms.amax(dim=(1, 2, 3)).double() if const is None else const
 
 
 def d_lambda_k(
@@ -46,8 +44,8 @@ def d_lambda_k(
         lms: the same shape.
         ratio: resolution ratio, a whole number.
         sensor: name (any case) or `Sensor`; "none" for any number of bands.
-        const: peak value; None: decided per image by max(lms) <= 1.
-        published: no scaling of data in [0, 1], and the IKONOS gains for QB and GF2.
+        const: peak value; None: max(lms) of each image.
+        published: no scaling before the rounding, and the IKONOS gains for QB and GF2.
         mask: (B, 1, H, W), True where valid; only blocks without nodata count (the filter still sees nodata as 0).
         block: side of a block.
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lemamba.metrics.block_q import band_quality
-from lemamba.metrics.full_inputs import check_full, check_geometry, check_pan, published_geometry
+from lemamba.metrics.full_inputs import check_full, check_geometry, check_pan, check_units, published_geometry
 from lemamba.metrics.index import register_index
 from lemamba.metrics.inputs import BLOCK
 from lemamba.metrics.large import LargeImage
@@ -116,6 +116,7 @@ def d_s(
     """
     sr, lms, mask = check_full(sr, lms, ratio=ratio, published=published, mask=mask, block=block)
     pan = check_pan(pan, sr, mask)
+    check_units(lms, pan)
     check_geometry(geometry, ratio)
     q_sr = band_quality(sr, pan, published=published, mask=mask, block=block)
     q_lms = band_quality(lms, low_pass_pan(pan, ratio, geometry), published=published, mask=mask, block=block)

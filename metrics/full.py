@@ -16,7 +16,7 @@ from torch import Tensor
 from lemamba.metrics.block_q import band_quality
 from lemamba.metrics.coregistration import check_wanted, places
 from lemamba.metrics.d_s import low_pass_pan
-from lemamba.metrics.full_inputs import check_full, check_geometry, check_pan, gains_of
+from lemamba.metrics.full_inputs import check_full, check_geometry, check_pan, check_units, gains_of
 from lemamba.metrics.index import chosen, register_index
 from lemamba.metrics.inputs import BLOCK, Image, as_image, blank, check_images, check_peak, cut_border
 from lemamba.metrics.large import LargeImage
@@ -150,7 +150,7 @@ def full_resolution(
         pan: (B, 1, H, W).
         ratio: resolution ratio r, a whole number: 2, 3, 4, 5, 6, 8, …
         sensor: name (any case) or `Sensor`.
-        const: peak value; None: decided per image by max(lms) <= 1.
+        const: peak value; None: max(lms) of each image.
         published: reproduce the published script where this package corrects a defect; an error at ratios above 4.
         mask: (B, 1, H, W), True where valid; only blocks without nodata count.
         extra: names of further indices (`metrics.EXTRA`) or "all".
@@ -165,14 +165,15 @@ def full_resolution(
         {name: (B,) float64} for the names in `metrics.FULL_NAMES`; "d_lambda_k" is that of HQNR, "d_lambda" of QNR.
 
     Raises:
-        UserError: shapes that do not match, NaN, complex values, a const that is not the peak of lms, sides that are
-            not multiples of 32, a sensor with another number of bands.
+        UserError: shapes that do not match, NaN, complex values, a const that is not the peak of lms, pan in other
+            units than lms, sides that are not multiples of 32, a sensor with another number of bands.
     """
     sr = as_image("sr", sr)
     gains = gains_of(sensor, sr.shape[1], published)
     indices = chosen("full", extra)
     sr, lms, mask = check_full(sr, lms, ratio=ratio, published=published, mask=mask, block=block)
     pan = check_pan(pan, sr, mask)
+    check_units(lms, pan)
     check_geometry(geometry, ratio)
     if const is not None:
         check_peak(const, "lms", lms)

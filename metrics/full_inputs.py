@@ -15,6 +15,7 @@ from lemamba.metrics.inputs import (
     check_same_shape,
     check_sides,
 )
+from lemamba.metrics.large import LargeImage
 from lemamba.utils.errors import UserError
 from lemamba.utils.geometry import Geometry
 from lemamba.utils.sensors import Sensor, get_sensor
@@ -64,6 +65,24 @@ def check_full(
         needed = f"multiples of {block}" + (f" and of the ratio {ratio}" if block % ratio else "")
         raise UserError(f"full resolution needs sides that are {needed}, given {H} x {W}; crop the images")
     return images["sr"], images["lms"], mask
+
+
+OTHER_UNITS = 5.0  # times the mean of lms: PAN of another number of bits, or divided
+
+
+def check_units(lms: Tensor, pan: Tensor) -> None:
+    """Refuse pan in other units than lms, (B, ·, H, W) with one mask: its Q with the bands depends on both means.
+
+    Scenes in files are matched when they are read, and not looked at as a whole here.
+    """
+    if isinstance(lms, LargeImage) or isinstance(pan, LargeImage):
+        return
+    means = float(lms.double().mean()), float(pan.double().mean())
+    if min(means) > 0 and not 1 / OTHER_UNITS < means[1] / means[0] < OTHER_UNITS:
+        raise UserError(
+            f"expected pan in the units of lms, their means are {means[1]:.4g} and {means[0]:.4g}; bring pan to the "
+            "scale of lms"
+        )
 
 
 def check_pan(pan: Image, sr: Tensor, mask: Tensor | None) -> Tensor:

@@ -17,7 +17,7 @@ from lemamba.metrics.block_q import block_moments as band_moments
 from lemamba.metrics.block_q import block_pairs
 from lemamba.metrics.d_lambda_k import const_of
 from lemamba.metrics.d_s import low_pass_pan
-from lemamba.metrics.full_inputs import check_full, check_geometry, check_pan, gains_of
+from lemamba.metrics.full_inputs import check_full, check_geometry, check_pan, check_units, gains_of
 from lemamba.metrics.inputs import BLOCK, cut_blocks
 from lemamba.metrics.q2n import block_moments, block_scores, scale_of
 from lemamba.metrics.tiles import block_tiles
@@ -55,6 +55,7 @@ def hqnr_blocks(
     gains = gains_of(sensor, sr.shape[1], published)
     sr, lms, mask = check_full(sr, lms, ratio=ratio, published=published, mask=mask, block=block)
     pan = check_pan(pan, sr, mask)
+    check_units(lms, pan)
     check_geometry(geometry, ratio)
     low = low_pass_pan(pan, ratio, geometry)
     factor = float(torch.as_tensor(scale_of(const_of(lms, const), published)).flatten()[0])

@@ -10,8 +10,8 @@ one table of signs. As the samples are integers below 2^16, these covariances ar
 Cost grows with the square of the bands: every band of one image meets every band of the other, once; the signs rule out
 the Walsh-Hadamard transform, which would make such a product C log C.
 
-Defect of the published index: data in [0, 1] become a 0/1 image by the rounding. Here such data (const <= 1) are
-multiplied by 65535 first; `published=True` gives the published number.
+Defect of the published index: data in [0, 1] become a 0/1 image by the rounding. Here such data (const <= 1.5, as some
+reflectances are above 1) are brought to 16 bits first; `published=True` gives the published number.
 No unit, range [0, 1], 1 is best. Legend: B images, C bands, K = 2^n components, N blocks, M pixels of a block (1024).
 """
 
@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lemamba.metrics.index import register_index
-from lemamba.metrics.inputs import BLOCK, check_sides, cut_blocks, on_pairs
+from lemamba.metrics.inputs import BLOCK, PEAK_MARGIN, check_sides, cut_blocks, on_pairs
 from lemamba.metrics.moments import dot
 from lemamba.metrics.tiles import add_valid, block_tiles
 from lemamba.operators.hypercomplex import conjugate_table
@@ -138,12 +138,13 @@ def mean_score(tiles: Iterable[tuple[Tensor, Tensor, Tensor | None]], factor: fl
 
 
 def scale_of(const: float | Tensor, published: bool) -> float | Tensor:
-    """Return the factor before rounding: 65535 for data in [0, 1] (const <= 1), else 1; always 1 as published."""
+    """Return the factor before rounding: 65535 for const <= 1, 65535 / 1.5 up to 1.5, else 1; always 1 as published."""
     if published:
         return 1.0
     if isinstance(const, Tensor):
-        return torch.where(const <= 1, float(_UINT16), 1.0)
-    return float(_UINT16) if const <= 1 else 1.0
+        above = torch.where(const <= PEAK_MARGIN, _UINT16 / PEAK_MARGIN, 1.0)
+        return torch.where(const <= 1, float(_UINT16), above)
+    return float(_UINT16) if const <= 1 else _UINT16 / PEAK_MARGIN if const <= PEAK_MARGIN else 1.0
 
 
 @on_pairs

@@ -486,7 +486,7 @@ def test_notes_on_flat_bands_see_valid_pixels_only(tmp_path):
     valid[:, :3] = False
     np.save(tmp_path / "m.npy", valid)
     savemat(tmp_path / "x.mat", {"sr": sr, "gt": gt})
-    notes = measured(tmp_path / "x.mat", "--const", 2047, "--mask", tmp_path / "m.npy").notes
+    notes = measured(tmp_path / "x.mat", "--const", 2047, "--ratio", 4, "--mask", tmp_path / "m.npy").notes
     alive = [0, 2, 3]
     rest = metrics.q2n(sr[:, alive], gt[:, alive], const=2047, mask=valid[None, None]).item()
     assert notes == [

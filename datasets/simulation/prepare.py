@@ -6,6 +6,7 @@ The attributes of every file record how it was made: sensor, gains, ratio, offse
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -348,9 +349,9 @@ def _write(
         _check_earlier(folder / file, {"sha256": attributes["sha256"], "boxes": json.dumps(boxes)}, overwrite)
     with whole_set(folder) as written:
         for split, degrade, file, scale in jobs:
-            size, step = _tile(split, boxes, patch, stride, scale, simulate.cell(ratio))
+            size, step = _tile(split, boxes, patch, stride, scale, ratio)
             if split == "test":
-                size = step = _without_gaps(size, masks, boxes, scale, simulate.cell(ratio))
+                size = step = _without_gaps(size, masks, boxes, scale, _unit(min(size), ratio, scale))
             details = {
                 "ratio": ratio,
                 "offset": attributes.get("offset", ratio // 2),
@@ -418,8 +419,17 @@ def _samples(
         )
 
 
+def _unit(side: int, ratio: int, scale: int) -> int:
+    """Return what the sides of test images are multiples of; `side` is the smallest of their boxes.
+
+    At full resolution that is 32 and the ratio, as only such images can be measured, unless the box is too small.
+    """
+    measured = math.lcm(32, ratio)
+    return measured if scale > 1 and measured <= side else simulate.cell(ratio)
+
+
 def _tile(
-    split: str, boxes: Sequence[dict[str, simulate.Box]], patch: int, stride: int, scale: int, unit: int
+    split: str, boxes: Sequence[dict[str, simulate.Box]], patch: int, stride: int, scale: int, ratio: int
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """Return size and step of the tiles of a split; test images fit in the smallest box and do not overlap."""
     if split != "test":
@@ -427,5 +437,6 @@ def _tile(
         return (patch, patch), (step, step)
     height = scale * min(bottom - top for top, bottom, _, _ in (b[split] for b in boxes))
     width = scale * min(right - left for _, _, left, right in (b[split] for b in boxes))
+    unit = _unit(min(height, width), ratio, scale)
     size = simulate.image_size(height, width, 256 if scale == 1 else FULL_RESOLUTION_IMAGE, unit)
     return size, size

@@ -25,7 +25,8 @@ class Tiling:
 
     Attributes:
         tile: side of square tiles; None = whole images.
-        overlap: pixels shared by neighbouring tiles; the results are blended there.
+        overlap: pixels shared by neighbouring tiles; the results are blended there. The default is made a multiple of
+            the ratio.
         batch: images or tiles that go through the method together; None = by their size and the device.
         precision: "no" (float32), "bf16" or "fp16", as in ``--mixed_precision``.
     """
@@ -53,10 +54,11 @@ class Tiling:
             UserError: the tile or the overlap is no multiple of the ratio, or the overlap is as large as the tile.
         """
         tile = self.tile if tileable and self.tile is not None and self.tile < max(size) else None
+        overlap = -(-OVERLAP // ratio) * ratio if self.overlap == OVERLAP else self.overlap
         if tile is not None:
-            check_tiling(tile, self.overlap, ratio)
+            check_tiling(tile, overlap, ratio)
         height, width = (side if tile is None else min(tile, side) for side in size)
-        return replace(self, tile=tile, batch=self.batch or default_batch(height, width, device))
+        return replace(self, tile=tile, overlap=overlap, batch=self.batch or default_batch(height, width, device))
 
     def boxes(self, size: tuple[int, int]) -> list[Box]:
         """Return the boxes that cover an image of `size` (H, W), row by row."""

@@ -68,7 +68,10 @@ class Classical(nn.Module):
         if out_channel != img_channel:
             raise UserError(f"{name}: expected out_channel {img_channel}, as in ms, given {out_channel}; correct it")
         if self.single_guide and condition_channel != 1:
-            raise UserError(f"{name}: expected one PAN band, given {condition_channel}; choose another method")
+            raise UserError(
+                f"{name}: expected one PAN band, given {condition_channel}; choose a method for a guide of several "
+                "bands, such as GSA-HS, FUSE or HySure"
+            )
         self.ratio = ratio
         self.geometry = geometry or Geometry.toolbox(ratio)
         self.sensor = get_sensor(sensor)

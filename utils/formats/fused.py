@@ -5,8 +5,8 @@ A file holds a batch (B, C, H, W) or one image (H, W, C). Other programs use oth
 Python's order. Height and width are found from the shapes: `ms` is smaller along them, and no index is defined for
 sides below 32. The order this project writes is preferred if it fits.
 
-Facts are variables `info_<name>`: `info_sensor`, `info_divisor`, `info_ratio`, `info_wavelengths` (nm), `info_guide`
-(what the guide bands are, in their order).
+Facts are variables `info_<name>`: `info_sensor`, `info_divisor`, `info_ratio`, `info_offset` (where ms lies under pan,
+in pan pixels, if not at r/2), `info_wavelengths` (nm), `info_guide` (what the guide bands are, in their order).
 Legend: B images, C bands, H W size.
 """
 

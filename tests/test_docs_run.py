@@ -209,7 +209,7 @@ def launched(words: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[str, in
 def test_launchers_take_the_launch_lines(monkeypatch):
     monkeypatch.chdir(ROOT)
     lines = [(p.name, w) for p in PAGES for _, text in blocks(p, "bash") for w in commands(text)]
-    several = [(name, w) for name, w in lines if {"accelerate", "torchrun"} & set(w[:2]) and ours(w)]
+    several = [(name, w) for name, w in lines if {"accelerate", "torchrun"} & set(w[:4]) and ours(w)]
     taken = [(name, *launched(w, monkeypatch)) for name, w in several]
     scaling = [entry[1:] for entry in taken if entry[0] == "scaling.md"]
     for launcher, processes, given in scaling:

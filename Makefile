@@ -35,7 +35,7 @@ demo: $(STAMP)
 	$(PY) demo.py
 
 test: $(STAMP)
-	$(PY) -m pytest -m "not gpu and not fuzz" -n $(WORKERS) --dist loadfile $(if $(COVERAGE),--cov --cov-report=term:skip-covered)
+	$(PY) -m pytest -m "not gpu and not fuzz and not sharded" -n $(WORKERS) --dist loadfile $(if $(COVERAGE),--cov --cov-report=term:skip-covered)
 
 bench: $(STAMP)
 	$(PY) -m benchmarks.bench_scan --plain

@@ -12,6 +12,9 @@ Peak: storages alive at once, from the start of the step, with weights, moments,
 the clipping are calculated from the parameters (fused AdamW, foreach norms). bf16 is autocast: matrix products,
 convolutions and einsums in bf16, norms in float32, the rest in the type that arrives.
 
+`--compiled`: what the network keeps under torch.compile, as inductor splits its graph into forward and backward. What
+inductor then makes of both, kernels and bytes, is not counted: its scheduler asks the driver for the GPU's properties.
+
 The floor of a GPU is max(bytes / bandwidth, FLOPs / peak); launches are not in it.
 """
 
@@ -322,6 +325,19 @@ def as_gpu(budget: Budget, half: torch.dtype | None) -> Iterator[Counter]:
         yield counter
 
 
+def network_and_images(variant: str, batch: int, side: int, bands: int = 8) -> tuple[nn.Module, dict[str, Tensor]]:
+    """Return LE-Mamba and a batch on the meta device."""
+    settings = config.resolve({"model": {"arch": "LEMamba", "variant": variant}})
+    sizes = {"img_channel": bands, "condition_channel": 1, "out_channel": bands}
+    model = build_model("LEMamba", **sizes, **config.model_arguments(settings)).to("meta").train()
+    return model, {
+        "ms": torch.empty(batch, bands, side // 4, side // 4, device="meta"),
+        "lms": torch.empty(batch, bands, side, side, device="meta"),
+        "pan": torch.empty(batch, 1, side, side, device="meta"),
+        "gt": torch.empty(batch, bands, side, side, device="meta"),
+    }
+
+
 def budget_of(variant: str = "base", precision: str = "no", batch: int = 32, side: int = 64, bands: int = 8) -> Budget:
     """Count one training step.
 
@@ -331,15 +347,7 @@ def budget_of(variant: str = "base", precision: str = "no", batch: int = 32, sid
         batch, side, bands: samples of a step, pixels along a side, bands.
     """
     budget = Budget()
-    settings = config.resolve({"model": {"arch": "LEMamba", "variant": variant}})
-    sizes = {"img_channel": bands, "condition_channel": 1, "out_channel": bands}
-    model = build_model("LEMamba", **sizes, **config.model_arguments(settings)).to("meta").train()
-    images = {
-        "ms": torch.empty(batch, bands, side // 4, side // 4, device="meta"),
-        "lms": torch.empty(batch, bands, side, side, device="meta"),
-        "pan": torch.empty(batch, 1, side, side, device="meta"),
-        "gt": torch.empty(batch, bands, side, side, device="meta"),
-    }
+    model, images = network_and_images(variant, batch, side, bands)
     parameters = list(model.parameters())
     budget.parameters = sum(p.numel() for p in parameters)
     ema = EMA(model, 0.995)
@@ -371,6 +379,43 @@ def budget_of(variant: str = "base", precision: str = "no", batch: int = 32, sid
         budget.peak = counter.most
     optimizer(budget, parameters)
     return budget
+
+
+def kept_compiled(network: nn.Module, *images: Tensor) -> int:
+    """Return the bytes that a network keeps for backward under torch.compile: what inductor's partition saves.
+
+    Traced on the meta device; inputs and parameters, which are there anyway, are not counted.
+
+    Raises:
+        UserError: a release of torch whose inductor has no partition to call.
+    """
+    from torch._dynamo.backends.common import aot_autograd
+    from torch._inductor import compile_fx
+    from torch._inductor import config as inductor
+    from torch._inductor.decomposition import select_decomp_table
+
+    if not hasattr(compile_fx, "partition_fn"):
+        raise UserError(f"--compiled expects a newer torch than {torch.__version__}; 2.13 is known to work")
+    kept: dict[Any, int] = {}
+
+    def partition(joint: Any, inputs: Any, *, num_fwd_outputs: int, **options: Any) -> Any:
+        with inductor.patch(joint_graph_constant_folding=False):  # it computes values, which meta tensors do not have
+            parts = compile_fx.partition_fn(joint, inputs, num_fwd_outputs=num_fwd_outputs, **options)
+        given = {n.meta["val"].untyped_storage() for n in parts[0].graph.nodes if n.op == "placeholder"}
+        (outputs,) = next(node for node in parts[0].graph.nodes if node.op == "output").args
+        for node in outputs[num_fwd_outputs:]:
+            storage = node.meta["val"].untyped_storage()
+            if storage not in given:
+                kept[storage] = storage.nbytes()
+        return parts
+
+    def run(graph: Any, inputs: Any) -> Any:
+        return graph
+
+    table = select_decomp_table()
+    backend = aot_autograd(fw_compiler=run, bw_compiler=run, partition_fn=partition, decompositions=table)
+    torch.compile(network, backend=backend, fullgraph=True)(*images)
+    return sum(kept.values())
 
 
 def optimizer(budget: Budget, parameters: list[nn.Parameter]) -> None:
@@ -406,11 +451,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--variants", nargs="+", default=["tiny", "base"])
     parser.add_argument("--precisions", nargs="+", default=["no", "bf16"], choices=("no", "bf16"))
+    parser.add_argument("--compiled", action="store_true", help="only what the network keeps under torch.compile")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--side", type=int, default=64)
     options = parser.parse_args()
     if options.batch < 1 or options.side < 1 or options.side % 16:
         raise UserError("expected --batch >= 1 and --side a multiple of 16; the network would pad it")
+    if options.compiled:
+        for variant in options.variants:
+            model, images = network_and_images(variant, options.batch, options.side)
+            kept = kept_compiled(model, *(images[name] for name in ("ms", "lms", "pan")))
+            print(
+                f"LE-Mamba {variant}, float32, under torch.compile: the network keeps {kept / 1e9:.1f} GB for backward"
+            )
+        return
     done = {}
     for variant in options.variants:
         for precision in options.precisions:

@@ -33,7 +33,7 @@ from lemamba.datasets.h5 import H5Dataset
 from lemamba.datasets.provenance import file_facts
 from lemamba.datasets.transforms import Augment
 from lemamba.engine.fusing.cost import count_flops, count_parameters
-from lemamba.engine.training.checkpoint import find_run, open_run, read_state
+from lemamba.engine.training.checkpoint import create_folder, find_run, open_run, read_state
 from lemamba.engine.training.fit import fit
 from lemamba.engine.training.job import Job, Samples, check
 from lemamba.engine.training.nan_guard import find_culprit, load_batch
@@ -439,6 +439,8 @@ def new_folder(settings: config.Config, ranks: Ranks) -> Path:
 def claim_folder(job: Job, accelerator: Accelerator, ranks: Ranks, overwrite: bool) -> IO[str] | None:
     """Create and lock the run's folder, save the configuration there, start the trackers (main process only).
 
+    A folder that is named after the time gets a number where another run has it; `job` names it on every rank.
+
     Returns:
         The lock, to be kept open while the run lasts; None on the other ranks.
 
@@ -448,13 +450,16 @@ def claim_folder(job: Job, accelerator: Accelerator, ranks: Ranks, overwrite: bo
     lock, failure = None, None
     if ranks.main:
         try:
+            if job.resume is None and not job.config.log.run_name:
+                job.folder = create_folder(job.folder)
+                job.tensorboard = job.tensorboard and job.tensorboard.with_name(job.folder.name)
             board = job.tensorboard if "tensorboard" in config.trackers(job.config.log) else None
             lock = open_run(job.folder, board, resuming=job.resume is not None, overwrite=overwrite)
             config.save(job.config, job.folder / "config.yaml")
             start_trackers(job, accelerator)
         except UserError as error:
             failure = str(error)
-    failure = ranks.share(failure)
+    job.folder, failure = ranks.share((job.folder, failure))
     if failure:
         raise UserError(failure)
     return lock

@@ -94,7 +94,14 @@ def resume(folder: Path, way: str) -> None:
     seen: set[str] = set()
     if way == "bf16":
         watch_dtypes(seen)
-    fit(job(folder / "whole"), accelerator)
+    interrupt(folder, accelerator, job)
+    if accelerator.is_main_process:
+        (folder / "dtypes").write_text(" ".join(sorted(seen)))
+
+
+def interrupt(folder: Path, accelerator: Accelerator, build: Callable[..., Job]) -> None:
+    """Train four steps in folder/{whole,killed,parts}: undisturbed, killed and resumed, stopped and resumed."""
+    fit(build(folder / "whole"), accelerator)
     accelerator.free_memory()  # it would compare the parameters of all networks that it has prepared
     if accelerator.is_main_process:  # what a kill leaves after the first checkpoint
         shutil.copytree(folder / "whole", folder / "killed")
@@ -102,14 +109,13 @@ def resume(folder: Path, way: str) -> None:
         shutil.rmtree(run / "checkpoints/step_00000004")
         shutil.rmtree(run / "weights")
     accelerator.wait_for_everyone()
-    fit(job(folder / "killed", resume=True), accelerator)
+    fit(build(folder / "killed", resume=True), accelerator)
     accelerator.free_memory()
-    outcome = train(job(folder / "parts"), accelerator, stop_after=3, signal="SIGUSR1", rank=1)
+    outcome = train(build(folder / "parts"), accelerator, stop_after=3, signal="SIGUSR1", rank=1)
     assert (outcome.reason, outcome.counters.step) == ("SIGUSR1", 3)
     accelerator.free_memory()
-    fit(job(folder / "parts", resume=True), accelerator)
-    if accelerator.is_main_process:
-        (folder / "dtypes").write_text(" ".join(sorted(seen)))
+    fit(build(folder / "parts", resume=True), accelerator)
+    accelerator.free_memory()
 
 
 def watch_dtypes(seen: set[str]) -> None:
@@ -138,7 +144,7 @@ def uneven(folder: Path, way: str) -> None:
     """Work that the ranks do not share evenly, under DDP with a toy network, then in the `way` with a LE-Mamba."""
 
     def toy(place: Path, *flags: str, **sets: KeyedData) -> Job:
-        return make_job(place, *LINE, *flags, model=TinyNet(norm=False), **sets)
+        return make_job(place, *LINE, *flags, **sets)  # with running statistics, which a NaN would spoil
 
     unequal(folder / "ddp", Accelerator(cpu=True), toy)
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -241,26 +247,40 @@ def deferred(folder: Path, _: str) -> None:
     fit(build("parts", "true", resume=True), accelerator)
 
 
-def ddp(folder: Path, _: str) -> None:
-    """DDP with accumulation and EMA, the network plain, with recomputed activations, and compiled."""
+def ddp(folder: Path, backend: str) -> None:
+    """DDP with accumulation, EMA and a NaN on one rank: the network plain, with recomputed activations, compiled.
+
+    The last two are also interrupted, the compiled one with dropout and with a `backend` of torch.compile.
+    """
     accelerator = Accelerator(cpu=True)
-    flags = ["--grad_accum_steps", "2"]
-    for way in ("plain", "grad_ckpt"):
-        training = job(folder / way, *flags, samples=16)
-        training.model.set_grad_checkpointing(way == "grad_ckpt")
-        fit(training, accelerator)
-    for way in ("eager", "compiled"):
+    accumulated = ["--grad_accum_steps", "2", "--nan_policy", "skip"]
+
+    def mamba(place: Path, recompute: bool = True, **named) -> Job:
+        training = job(place, *accumulated, train=KeyedData(16, nan_at=1), **named)
+        training.model.set_grad_checkpointing(recompute)
+        return training
+
+    def toy(place: Path, *flags: str, drop: float = 0.3, compiler: str | None = backend, **named) -> Job:
         torch.manual_seed(0)
-        # no norm: a bias before one has a gradient of rounding noise, which Adam turns into whole steps
-        training = make_job(folder / way, *LINE, *flags, model=TinyNet(drop=0.0, norm=False))
-        if way == "compiled":
-            training.model.compile()
-        fit(training, accelerator)
+        data, model = KeyedData(16, nan_at=1), TinyNet(drop=drop)
+        training = make_job(place, *LINE, *accumulated, *flags, model=model, train=data, **named)
+        if compiler:
+            training.model.compile(backend=compiler)
+        return training
+
+    fit(mamba(folder / "plain", recompute=False), accelerator)
+    accelerator.free_memory()
+    interrupt(folder / "grad_ckpt", accelerator, mamba)
+    for place, compiler in (("eager", None), ("inductor", "inductor")):
+        # not Adam: a bias before a norm has a gradient of rounding noise, which that turns into whole steps
+        fit(toy(folder / place, "--optimizer", "sgd", drop=0.0, compiler=compiler), accelerator)
+        accelerator.free_memory()
+    interrupt(folder / "compiled", accelerator, toy)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    faulthandler.dump_traceback_later(220, exit=True)
+    faulthandler.dump_traceback_later(500, exit=True)
     scenario, place, *rest = sys.argv[1:]
     globals()[scenario](Path(place), rest[0] if rest else "no")
     torch.distributed.destroy_process_group()

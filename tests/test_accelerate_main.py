@@ -145,6 +145,17 @@ def test_resume_by_name_takes_the_runs_own_settings(tmp_path, data, monkeypatch,
     assert len(list((tmp_path / "log_file/LE-Mamba/r/checkpoints").iterdir())) == 1
 
 
+def test_two_runs_of_one_second_get_a_folder_each(tmp_path, data, monkeypatch):
+    monkeypatch.setattr(accelerate_main.time, "strftime", lambda *_: "20260101-000000")
+    for _ in range(2):
+        main(monkeypatch, tmp_path, data, SMALL.replace("--run_name r", "--logger_on"))
+    for place, files in (("log_file", "weights/last.safetensors"), ("runs", "events.out.tfevents.*")):
+        found = {
+            path.relative_to(tmp_path / place / "LE-Mamba").parts[0] for path in tmp_path.glob(f"{place}/*/*/{files}")
+        }
+        assert found == {"PanNet_ikonos_20260101-000000", "PanNet_ikonos_20260101-000000-2"}
+
+
 def test_weights_of_one_run_start_another(tmp_path, data, monkeypatch):
     main(monkeypatch, tmp_path, data, SMALL)
     main(monkeypatch, tmp_path, data, SMALL.replace("-e 1", "-e 1 --lr 0") + "2 --pretrain_model_path LE-Mamba/r")

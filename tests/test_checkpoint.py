@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,15 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from lemamba.engine.training.checkpoint import Checkpoints, damage, find_run, open_run, read_checkpoint, sign
+from lemamba.engine.training.checkpoint import (
+    Checkpoints,
+    create_folder,
+    damage,
+    find_run,
+    open_run,
+    read_checkpoint,
+    sign,
+)
 from lemamba.engine.weights.files import load_strict, read_weights, resolve_weights, save_weights, weights_meta
 from lemamba.utils.errors import UserError
 
@@ -263,6 +272,17 @@ def test_strict_loading_reports_all_three_kinds():
         assert part in str(error.value)
     load_strict(model, {"weight": torch.ones(3, 2), "bias": torch.ones(3)})
     assert float(model.weight.detach().sum()) == 6
+
+
+def test_runs_named_after_one_second_get_a_folder_each(tmp_path):
+    wanted = tmp_path / "log/p/net_20260101-000000"
+    with ThreadPoolExecutor(8) as pool:
+        created = list(pool.map(lambda _: create_folder(wanted), range(24)))
+    assert set(created) == {wanted, *(wanted.with_name(f"{wanted.name}-{n}") for n in range(2, 25))}
+    assert len(created) == 24 and all(folder.is_dir() for folder in created)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="is a file, not a folder; choose another place"):
+        create_folder(tmp_path / "file/p/run")
 
 
 def test_two_runs_with_one_name_do_not_mix(tmp_path):

@@ -179,32 +179,43 @@ def test_commands_are_accepted_by_the_real_parsers(page, monkeypatch):
                 assert parse(command[0], command[1]) is not None, where
 
 
-def launched(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Return what accelerate's or torchrun's own parser makes of a line, and what it hands to the script."""
-    from accelerate.commands.launch import launch_command_parser
-    from torch.distributed.run import get_args_parser
+def launched(words: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[str, int, list[str]]:
+    """Let accelerate or torchrun prepare a line, but start nothing: its launcher, processes, the script's options."""
+    from accelerate.commands import launch
+    from accelerate.utils import launch as environment
+    from torch.distributed import run as torchrun
 
     words = words[words.index("torchrun") :] if "torchrun" in words else words
-    parser, given = (get_args_parser(), words[1:]) if words[0] == "torchrun" else (launch_command_parser(), words[2:])
-    options = parser.parse_args(given)
-    assert options.training_script in SCRIPTS
-    return options, options.training_script_args
+    if words[0] == "torchrun":
+        options = torchrun.get_args_parser().parse_args(words[1:])
+        plan, _, given = torchrun.config_from_args(options)
+        assert options.training_script in SCRIPTS and given[1] == options.training_script
+        return "torchrun", plan.max_nodes * plan.nproc_per_node, given[2:]
+    called: list[tuple[str, argparse.Namespace]] = []
+    for name in ("simple", "multi_gpu", "deepspeed"):
+        monkeypatch.setattr(launch, f"{name}_launcher", lambda args, name=name: called.append((name, args)))
+    launch.launch_command(launch.launch_command_parser().parse_args(words[2:]))
+    ((name, options),) = called
+    assert options.training_script in SCRIPTS and not options.cpu
+    if name == "multi_gpu":  # what the processes of FSDP are told is what tests/sharded.py gives its own
+        told = environment.prepare_multi_gpu_env(options)
+        config = yaml.safe_load((ROOT / options.config_file).read_text()) if options.config_file else {}
+        for key, value in config.get("fsdp_config", {}).items():
+            assert told[key.upper()] == (str(value).lower() if isinstance(value, bool) else str(value))
+        assert (told.get("ACCELERATE_USE_FSDP") == "true") == ("fsdp_config" in config)
+    return name, options.num_processes, options.training_script_args
 
 
-def test_launchers_take_the_launch_lines():
+def test_launchers_take_the_launch_lines(monkeypatch):
+    monkeypatch.chdir(ROOT)
     lines = [(p.name, w) for p in PAGES for _, text in blocks(p, "bash") for w in commands(text)]
-    several = [(name, w) for name, w in lines if {"accelerate", "torchrun"} & set(w[:2]) and ours(w)]
-    taken = [(name, *launched(w)) for name, w in several]
-    scaling = []
-    for name, options, given in (t for t in taken if t[0] == "scaling.md"):
-        if hasattr(options, "nnodes"):
-            processes = int(options.nnodes) * int(options.nproc_per_node)
-        else:
-            config = yaml.safe_load((ROOT / options.config_file).read_text())
-            processes = options.num_processes or config["num_processes"]
-        scaling.append(processes)
-        assert int(given[given.index("-b") + 1]) * processes == 32, f"{name}: another number of samples a step"
-    assert sorted(scaling) == [1, 4, 4, 4, 8, 8, 8]
+    several = [(name, w) for name, w in lines if {"accelerate", "torchrun"} & set(w[:4]) and ours(w)]
+    taken = [(name, *launched(w, monkeypatch)) for name, w in several]
+    scaling = [entry[1:] for entry in taken if entry[0] == "scaling.md"]
+    for launcher, processes, given in scaling:
+        assert int(given[given.index("-b") + 1]) * processes == 32, f"{launcher}: another number of samples a step"
+    expected = [("deepspeed", 4), ("multi_gpu", 4), ("multi_gpu", 4), ("multi_gpu", 8), ("simple", 1)]
+    assert sorted(entry[:2] for entry in scaling) == [*expected, ("torchrun", 8), ("torchrun", 8)]
 
 
 # The folder of a reader

@@ -343,6 +343,33 @@ def test_skip_policy_skips_the_step_and_counts_it(tmp_path):
     assert state["ema_updates"] == outcome.counters.step - appearances, "nor does the average take such a step"
 
 
+@pytest.mark.parametrize("fused", ["true", "false"])
+def test_a_skipped_step_leaves_running_statistics_as_they_were(tmp_path, fused):
+    """Also the batches that were accumulated before the one with a NaN, and with the flag that is read a step later."""
+    flags = ["--nan_policy", "skip", "--set", f"optimizer.args.fused={fused}", "--set", "train.ema_decay=0.9"]
+    job = make_job(tmp_path, *flags, train=KeyedData(11, nan_at=3))
+    with StopRequest() as stop:
+        trainer = Trainer(job, Accelerator(cpu=True), stop)
+        assert trainer.deferred == (fused == "true")
+        step, changed = trainer.step, []
+
+        def watched(group):
+            before = {name: buffer.clone() for name, buffer in trainer.core.named_buffers()}
+            step(group)
+            bad = not all(value.isfinite().all() for batch in group for value in batch.values())
+            same = [torch.equal(buffer, before[name]) for name, buffer in trainer.core.named_buffers()]
+            assert same == [bad] * 3, "mean, variance and number of batches"
+            changed.extend([] if bad else group)
+
+        trainer.step = watched
+        outcome = trainer.run()
+        trainer.log.close()
+    assert 0 < outcome.counters.skipped < outcome.counters.step
+    written = load_file(job.folder / "weights/last.safetensors")
+    assert all(value.isfinite().all() for value in written.values())
+    assert written["norm.num_batches_tracked"] == len(changed)
+
+
 @pytest.mark.parametrize("name", ["adamw", "adam"])
 def test_fused_optimizers_skip_bad_steps_by_themselves_and_the_flag_comes_a_step_later(tmp_path, name):
     """What runs on a GPU, where the loop must not wait for the flag; fused optimizers do the same on a CPU."""

@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny_training import L1, KeyedData, TinyNet
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from lemamba.engine.training.nan_guard import find_culprit
 
@@ -68,3 +69,30 @@ def test_the_first_offender_is_named(model, loss, changes, says):
     assert says in found and "\n" not in found
     assert all(p.grad is None for p in network.parameters()), "gradients are cleared"
     assert not any(m._forward_hooks for m in network.modules()), "hooks are taken off"
+
+
+class Recomputed(TinyNet):
+    """Its first convolution is computed once more in backward, as with --grad_ckpt."""
+
+    def forward(self, ms, lms, pan):
+        x = checkpoint(self.first, torch.cat([lms, pan], dim=1), use_reentrant=False)
+        return lms + self.last(self.norm(torch.relu(x)))
+
+
+def test_recomputed_activations_do_not_see_the_hooks():
+    """A hook that saves something for backward would make torch refuse the recomputation, which has no hooks."""
+    network = Recomputed()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    assert "not reproduced" in find_culprit(network, L1(), batch())
+    after = network.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items()), "running statistics, too"
+
+
+def test_in_a_compiled_network_the_same_module_is_named():
+    network = TinyNet(norm=False)
+    network.compile(backend="eager")
+    nn.init.constant_(network.first.weight, 10.0)
+    whole = batch()
+    network(whole["ms"], whole["lms"], whole["pan"])  # compiled before there is a hook
+    found = find_culprit(network, L1(), batch(lms=torch.full((1, 3, 8, 8), 3e38)))
+    assert 'module "first" (Conv2d), its output' in found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from benchmarks import step_budget as budgets
 
@@ -66,6 +67,28 @@ def test_memory_alive_is_followed():
         held = [meta(500), meta(500)]
     assert counter.most == 4000
     assert counter.alive == sum(t.numel() * 4 for t in held)
+
+
+class Gated(nn.Module):
+    """Two layers with element-wise operators and dropped rows between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 16), nn.Linear(16, 8)
+
+    def forward(self, x):
+        mask = x.new_empty(x.shape[0], 1).bernoulli_(0.5)
+        return self.last(torch.sigmoid(3 * F.gelu(self.first(x))) * mask)
+
+
+def test_under_compile_element_wise_operators_keep_nothing():
+    """Two operands of products and which rows were dropped; GELU, sigmoid and product are computed once more."""
+    from torch._inductor import compile_fx  # 2 s
+
+    network = Gated().to("meta")
+    if not hasattr(compile_fx, "partition_fn"):
+        pytest.skip(f"torch {torch.__version__} has no partition to call")
+    assert budgets.kept_compiled(network, meta(32, 8)) == 2 * 4 * 32 * 16 + 32
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])

@@ -41,6 +41,27 @@ _WRITTEN = (  # one file of every folder that a run writes to
 )
 
 
+def create_folder(wanted: Path) -> Path:
+    """Create the folder of a run without a name of its own, and return it.
+
+    Runs that start within one second want the same: each gets another, ``<wanted>``, ``<wanted>-2``, …
+
+    Raises:
+        UserError: no folder can be created there.
+    """
+    check_writable(wanted / LOCK_NAME)
+    folder, number = wanted, 1
+    while True:
+        try:
+            folder.mkdir(parents=True)  # of several processes, one creates it
+            return folder
+        except FileExistsError:
+            number += 1
+            folder = wanted.with_name(f"{wanted.name}-{number}")
+        except OSError as error:
+            raise refusal(folder / LOCK_NAME, str(error.strerror)) from None
+
+
 def open_run(
     folder: Path, tensorboard: Path | None = None, *, resuming: bool = False, overwrite: bool = False
 ) -> IO[str]:

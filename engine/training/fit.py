@@ -26,7 +26,15 @@ from lemamba.engine.training.checkpoint import Checkpoints
 from lemamba.engine.training.ema import EMA
 from lemamba.engine.training.job import Job, Outcome, StopRequest, check
 from lemamba.engine.training.logger import Logger, Running, summary_table
-from lemamba.engine.training.nan_guard import DeferredFlag, find_culprit, parts_of, save_batch, wrong_input
+from lemamba.engine.training.nan_guard import (
+    DeferredFlag,
+    find_culprit,
+    keep_buffers,
+    parts_of,
+    restore_buffers,
+    save_batch,
+    wrong_input,
+)
 from lemamba.engine.training.ranks import Ranks
 from lemamba.engine.training.sampler import TrainSampler, build_loader, valid_batches, worker_error
 from lemamba.engine.training.sharding import gather_all, is_sharded, is_zero, prepare, whole, whole_state
@@ -209,6 +217,7 @@ class Trainer:
         rate = self.job.schedule.apply(self.optimizer, self.position(), self.trained())
 
         # forward, loss, backward; processes average their gradients in the last batch only
+        buffers = keep_buffers(self.core)
         losses: list[dict[str, Tensor]] = []
         for i, batch in enumerate(group, start=1):
             self.alive(f"step {self.counters.step + 1}, batch {i} of {len(group)}", ahead=i - 1)
@@ -243,10 +252,13 @@ class Trainer:
 
         # step; the weights are still those of the step before, whose flag has just been read
         if self.deferred:
+            restore_buffers(self.core, buffers, where=bad)
             self.average(taken=not any_wrong)
             self.optimizer.step()
             self.unaveraged = True
         else:
+            if any_wrong:
+                restore_buffers(self.core, buffers)
             self.take(skip=bool(any_wrong))
         self.optimizer.zero_grad()
         self.counters.step += 1

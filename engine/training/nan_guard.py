@@ -42,6 +42,7 @@ def _describe(tensor: Tensor) -> str:
     return f"{nan} NaN and {inf} Inf among {tensor.numel()} values, shape {tuple(tensor.shape)}"
 
 
+@torch.no_grad()  # what is computed inside a recomputed block (--grad_ckpt) must save nothing for backward
 def first_not_finite(named: Iterable[tuple[str, Tensor | None]]) -> str | None:
     """Return a description of the first tensor that holds a NaN or Inf, or None."""
     for name, tensor in named:
@@ -81,14 +82,31 @@ def parts_of(loss: Callable[..., dict[str, Tensor]], sr: Tensor, batch: Batch) -
     return loss(sr, batch if getattr(loss, "takes_batch", False) else batch["gt"])
 
 
+def keep_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Return copies of the buffers, which a forward pass may change: a NaN stays in running statistics for ever."""
+    return {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
+
+
+@torch.no_grad()
+def restore_buffers(model: nn.Module, kept: Mapping[str, Tensor], where: Tensor | None = None) -> None:
+    """Give the buffers the values of `keep_buffers`; only if `where` is true, a scalar that stays on the device."""
+    for name, buffer in model.named_buffers():
+        if name in kept:  # a network may make one in its first pass
+            buffer.copy_(kept[name] if where is None else torch.where(where, kept[name], buffer))
+
+
 def find_culprit(model: nn.Module, loss: Callable[..., dict[str, Tensor]], batch: Batch) -> str:
-    """Run one batch again and return, as one sentence, what is first not finite; the model's gradients are cleared."""
+    """Run one batch again and return, as one sentence, what is first not finite.
+
+    The network runs eager, because a compiled one calls no hooks. Its gradients are cleared, its buffers stay.
+    """
     wrong = wrong_input(batch, dict(model.named_parameters()))
     if wrong:
         return wrong
     model.zero_grad(set_to_none=True)
+    kept = keep_buffers(model)
     try:
-        with _watch(model):
+        with _watch(model), torch.compiler.set_stance("force_eager"):
             sr = model(batch["ms"], batch["lms"], batch["pan"])
         parts = parts_of(loss, sr.float(), batch)
         wrong = first_not_finite([(f'loss part "{n}"', v.detach()) for n, v in parts.items()])
@@ -102,6 +120,7 @@ def find_culprit(model: nn.Module, loss: Callable[..., dict[str, Tensor]], batch
         return str(found)
     finally:
         model.zero_grad(set_to_none=True)
+        restore_buffers(model, kept)
 
 
 def save_batch(path: Path, state: Mapping[str, Tensor], batch: Batch, meta: dict[str, Any]) -> None:

@@ -217,16 +217,9 @@ def weights() -> Iterator[Finding]:
 def disk() -> Iterator[Finding]:
     """Look at the folders that are written: this one, the cache of kernels, and the one for temporary files."""
     yield _place("this folder", Path.cwd(), "change to a folder that can be written, or name such files (--out)")
-    again = (
-        "each command compiles the kernels again, or does without; set LEMAMBA_CACHE to a folder that can be written"
-    )
+    again = "each command compiles the kernels again, or does without; set LEMAMBA_CACHE to a folder that can be"
     yield _place("kernels", cache_folder(), again)
-    try:
-        temporary = Path(tempfile.gettempdir())
-    except OSError:
-        yield Finding("disk", "temporary: no folder can be written", "set TMPDIR to one that can be written")
-    else:
-        yield _place("temporary", temporary, "set TMPDIR to a folder that can be written")
+    yield _place("temporary", Path(tempfile.gettempdir()), "set TMPDIR to a folder that can be written")
 
 
 def _place(name: str, folder: Path, advice: str) -> Finding:

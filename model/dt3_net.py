@@ -106,9 +106,10 @@ class ShiftedAttention(nn.Module):
         rows, columns = qkv.shape[2:4]
         down, right = (torch.arange(n, device=qkv.device) == n - 1 for n in (rows, columns))
         far = (down[:, None, None, None] & self.split[0]) | (right[:, None, None] & self.split[1])
-        q, k, v = qkv.flatten(2, 3)
         bias = bias + _FAR * far.flatten(0, 1)[:, None].to(bias.dtype)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype)).unflatten(1, (rows, columns))
+        q, k, v = qkv.flatten(1, 3)
+        bias = bias.expand(qkv.shape[1], *bias.shape).flatten(0, 1)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype)).view(qkv.shape[1:])
 
 
 class SwinBlock(nn.Module):

@@ -108,7 +108,9 @@ def _memory(needed: float, bound: str = "") -> str:
 # ---------------------------------------------------------------------------------------------------- training
 
 
-def show_training(job: Job, device: torch.device, world: int, *, overwrite: bool, title: dict[str, str]) -> None:
+def show_training(
+    job: Job, device: torch.device, world: int, *, overwrite: bool, title: dict[str, str], after: float = 0.0
+) -> None:
     """Print the plan of a training that is ready to start; one step of it is computed, and the network changed.
 
     Args:
@@ -117,6 +119,7 @@ def show_training(job: Job, device: torch.device, world: int, *, overwrite: bool
         world: number of processes.
         overwrite: an earlier run of this name may be replaced.
         title: rows to print first.
+        after: the time of trainings that follow, as a share of this one.
 
     Raises:
         UserError: the folder holds a run, or cannot be written.
@@ -128,13 +131,13 @@ def show_training(job: Job, device: torch.device, world: int, *, overwrite: bool
     steps = math.ceil(batches / settings.grad_accum_steps)
     cost = measured(lambda: _one_batch(job, device, 1), lambda: _one_batch(job, device, settings.batch_size), device)
     epoch = cost.seconds * batches
-    whole = epoch * settings.epochs
+    whole = epoch * settings.epochs * (1 + after)
     text = f"{span_of(cost.seconds * min(batches, settings.grad_accum_steps))} a step, {span_of(epoch)} an epoch"
     length = f"{settings.epochs} epochs of {steps} steps"
-    if settings.max_minutes is not None and settings.max_minutes * 60 < whole:
+    if settings.max_minutes is not None and settings.max_minutes * 60 < epoch * settings.epochs:
         done = int(settings.max_minutes * 60 / max(epoch, 1e-9) * steps)
         length = f"about {done} steps in {settings.max_minutes:g} minutes, {steps} an epoch"
-        text += f", {settings.max_minutes:g} min in all"
+        text += f", {settings.max_minutes * (1 + after):g} min in all"
     else:
         text += f", {span_of(whole)} in all"
     weights = sum(4 * p.numel() for p in job.model.parameters())
@@ -142,7 +145,7 @@ def show_training(job: Job, device: torch.device, world: int, *, overwrite: bool
     rows = title | {
         "steps": length,
         "time": f"{text}; validating, logging and saving come on top",
-        "memory": _memory(cost.base + cost.peak),
+        "memory": f"{_memory(cost.base + cost.peak)}, without validating",
         "would write": f"{job.folder}/: config.yaml, train.log, weights/ (2 x {size_of(weights)}), checkpoints/ "
         f"({size_of(_COPIES * weights)} each at most, {kept} kept)",
     }

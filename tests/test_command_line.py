@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shlex
 import shutil
 import subprocess
@@ -289,6 +290,8 @@ def test_pairs_and_adapting_write_nothing(tmp_path, monkeypatch, capsys):
     assert adapt.run(parse("adapt", f"{pair} --from scratch --arch PNN --rounds 2 --out sr.tif".split())) == 0
     out = capsys.readouterr().out
     assert "2 epochs of 40 steps" in out and "sr_adapted" in out
+    epoch, both = (float(text) for text in re.search(r"([\d.]+) s an epoch, ([\d.]+) s in all", out).groups())
+    assert both == pytest.approx(3 * epoch, rel=0.12)  # and one epoch at full resolution
     assert files_in(tmp_path) == before and not (tmp_path / "sr_adapted").exists()
 
 

@@ -131,7 +131,7 @@ _scan = register(
     "portable_scan",
     "(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? delta_bias, bool delta_softplus) -> "
     "(Tensor, Tensor)",
-    lambda *inputs: in_parts(ScanInputs(*inputs, None)),
+    lambda u, delta, A, B, C, D, bias, softplus: in_parts(ScanInputs(u, delta, A, B, C, D, bias, softplus)),
     lambda u, delta, A, *_: (u.new_empty(u.shape), u.new_empty(u.shape[0], *A.shape)),
     _ANY,
 )

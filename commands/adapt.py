@@ -257,7 +257,11 @@ def _show_plan(task: Task, start: Start, ground: OwnGround, judge: Judge, parts:
         "parts": f"degraded patches of {ground.crop} pixels{pieces}; then the images are fused",
         "result": planning.files_text({task.options.out: "fused"}),
     }
-    planning.show_training(job, task.device, 1, overwrite=True, title=title)
+    after = 0.0
+    if parts > 1:
+        rounds = task.options.rounds
+        after = _last_rounds(rounds) / rounds if rounds is not None else LAST_SHARE / (1 - LAST_SHARE)
+    planning.show_training(job, task.device, 1, overwrite=True, title=title, after=after)
 
 
 def keep(rows: dict[str, Row], start: str, needed: float = 1.0) -> str:
@@ -399,6 +403,11 @@ class Judge:
 # ---------------------------------------------------------------------------------------------------- training
 
 
+def _last_rounds(rounds: int) -> int:
+    """Return how many rounds the last of two parts has."""
+    return max(1, round(rounds * LAST_SHARE))
+
+
 def _settings(task: Task, name: str, number: int, parts: int) -> config.Config:
     """Return the configuration of a part of the training."""
     by_band = issubclass(model_class(name), Classical)
@@ -406,7 +415,7 @@ def _settings(task: Task, name: str, number: int, parts: int) -> config.Config:
     share = 1.0 if parts == 1 else LAST_SHARE if number == 2 else 1 - LAST_SHARE
     rounds, minutes = options.rounds, options.minutes * share
     if rounds is not None:
-        length: dict[str, Any] = {"epochs": max(1, round(rounds * LAST_SHARE)) if number == 2 else rounds}
+        length: dict[str, Any] = {"epochs": _last_rounds(rounds) if number == 2 else rounds}
     else:
         length = {"epochs": 10**6, "max_minutes": minutes}
     rate = RATES[options.weights is None] * (0.2 if number == 2 else 1.0)

@@ -111,7 +111,8 @@ def threads() -> Iterator[Finding]:
     named = os.environ.get("OMP_NUM_THREADS")
     many = f"set OMP_NUM_THREADS={cores}" if used > cores else ""
     text = f"{used} of torch on {cores} cores (OMP_NUM_THREADS {named or 'not set'})"
-    yield Finding("threads", text, many)
+    idle = "; for one program that uses them all, unset OMP_NUM_THREADS" if named and used < cores else ""
+    yield Finding("threads", f"{text}{idle}", many)
     if hasattr(os, "getloadavg"):
         load = os.getloadavg()[0]
         busy = "other programs use the cores: times will be longer than measured here" if load > 1.5 * cores else ""
@@ -215,16 +216,23 @@ def weights() -> Iterator[Finding]:
 
 def disk() -> Iterator[Finding]:
     """Look at the folders that are written: this one, the cache of kernels, and the one for temporary files."""
-    places = {"this folder": Path.cwd(), "kernels": cache_folder(), "temporary": Path(tempfile.gettempdir())}
-    for name, folder in places.items():
-        there = next(p for p in (folder, *folder.parents) if p.exists())
-        free = shutil.disk_usage(there).free / 1e9
-        advice = ""
-        if not os.access(there, os.W_OK):
-            advice = "make it writable" + ("" if name != "kernels" else ", or set LEMAMBA_CACHE to one that is")
-        elif free < LEAST_DISK:
-            advice = "make room: a training keeps its last checkpoints (--ckpt_max_limit)"
-        yield Finding("disk", f"{name}: {free:.1f} GB free in {there}", advice)
+    yield _place("this folder", Path.cwd(), "change to a folder that can be written, or name such files (--out)")
+    again = "each command compiles the kernels again, or does without; set LEMAMBA_CACHE to a folder that can be"
+    yield _place("kernels", cache_folder(), again)
+    yield _place("temporary", Path(tempfile.gettempdir()), "set TMPDIR to a folder that can be written")
+
+
+def _place(name: str, folder: Path, advice: str) -> Finding:
+    """Return the free space of a folder, or, if nothing can be written there, `advice`."""
+    there = next(p for p in (folder, *folder.parents) if p.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):  # permissions alone do not say it
+            pass
+    except OSError as error:
+        return Finding("disk", f"{name}: {folder} cannot be written ({error.strerror})", advice)
+    free = shutil.disk_usage(there).free / 1e9
+    little = "make room: a training keeps its last checkpoints (--ckpt_max_limit)" if free < LEAST_DISK else ""
+    return Finding("disk", f"{name}: {free:.1f} GB free in {there}", little)
 
 
 def examine(options: DoctorOptions) -> Iterator[Finding]:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from lemamba.engine.training.job import Job
 
 LARGEST = 128  # side of the image that a method is measured on, where it does not take tiles
+QUICK = 4.0  # seconds in which a larger image is measured: the memory of a small one says little
 _COPIES = 4  # of the weights in a checkpoint: themselves, their average, two moments
 
 
@@ -77,12 +78,15 @@ class Measured:
     peak: int
 
 
-def measured(small: Callable[[], object], action: Callable[[], object], device: torch.device) -> Measured:
+def measured(
+    small: Callable[[], object], action: Callable[[], object], device: torch.device, at_first: int | None = None
+) -> Measured:
     """Measure `action`, after `small`, which compiles kernels and loads libraries.
 
+    `at_first`: memory held before anything was computed; None = now.
     Where the peak of a process cannot be reset (not on Linux), it is that of whatever took most so far.
     """
-    at_first = held_bytes(device)
+    at_first = held_bytes(device) if at_first is None else at_first
     small()
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
@@ -104,7 +108,9 @@ def _memory(needed: float, bound: str = "") -> str:
 # ---------------------------------------------------------------------------------------------------- training
 
 
-def show_training(job: Job, device: torch.device, world: int, *, overwrite: bool, title: dict[str, str]) -> None:
+def show_training(
+    job: Job, device: torch.device, world: int, *, overwrite: bool, title: dict[str, str], after: float = 0.0
+) -> None:
     """Print the plan of a training that is ready to start; one step of it is computed, and the network changed.
 
     Args:
@@ -113,6 +119,7 @@ def show_training(job: Job, device: torch.device, world: int, *, overwrite: bool
         world: number of processes.
         overwrite: an earlier run of this name may be replaced.
         title: rows to print first.
+        after: the time of trainings that follow, as a share of this one.
 
     Raises:
         UserError: the folder holds a run, or cannot be written.
@@ -124,13 +131,13 @@ def show_training(job: Job, device: torch.device, world: int, *, overwrite: bool
     steps = math.ceil(batches / settings.grad_accum_steps)
     cost = measured(lambda: _one_batch(job, device, 1), lambda: _one_batch(job, device, settings.batch_size), device)
     epoch = cost.seconds * batches
-    whole = epoch * settings.epochs
+    whole = epoch * settings.epochs * (1 + after)
     text = f"{span_of(cost.seconds * min(batches, settings.grad_accum_steps))} a step, {span_of(epoch)} an epoch"
     length = f"{settings.epochs} epochs of {steps} steps"
-    if settings.max_minutes is not None and settings.max_minutes * 60 < whole:
+    if settings.max_minutes is not None and settings.max_minutes * 60 < epoch * settings.epochs:
         done = int(settings.max_minutes * 60 / max(epoch, 1e-9) * steps)
         length = f"about {done} steps in {settings.max_minutes:g} minutes, {steps} an epoch"
-        text += f", {settings.max_minutes:g} min in all"
+        text += f", {settings.max_minutes * (1 + after):g} min in all"
     else:
         text += f", {span_of(whole)} in all"
     weights = sum(4 * p.numel() for p in job.model.parameters())
@@ -138,7 +145,7 @@ def show_training(job: Job, device: torch.device, world: int, *, overwrite: bool
     rows = title | {
         "steps": length,
         "time": f"{text}; validating, logging and saving come on top",
-        "memory": _memory(cost.base + cost.peak),
+        "memory": f"{_memory(cost.base + cost.peak)}, without validating",
         "would write": f"{job.folder}/: config.yaml, train.log, weights/ (2 x {size_of(weights)}), checkpoints/ "
         f"({size_of(_COPIES * weights)} each at most, {kept} kept)",
     }
@@ -216,15 +223,25 @@ def _cost(runner: Runner, facts: DataFacts, size: tuple[int, int], images: int, 
     else:
         height, width = tiles[0][2:]
         together = min(plan.batch or 1, images * len(tiles))
-    cost = measured(
-        lambda: _fuse_drawn(runner, facts, (min(height, 8 * ratio), min(width, 8 * ratio)), 1),
-        lambda: _fuse_drawn(runner, facts, (height, width), together),
-        runner.device,
-    )
-    part = height * width
+    at_first, small = held_bytes(runner.device), (min(height, 8 * ratio), min(width, 8 * ratio))
+
+    def cost_of(area: tuple[int, int]) -> Measured:
+        def one() -> None:
+            _fuse_drawn(runner, facts, small, 1)
+
+        return measured(one, lambda: _fuse_drawn(runner, facts, area, together), runner.device, at_first)
+
+    cost, whole = cost_of((height, width)), size
     if boxes:
         (top, bottom), (left, right) = boxes[0]
-        calls, larger, pieces = size[0] * size[1] / part, (bottom - top) * (right - left) / part, len(boxes)
+        whole = max(1, (bottom - top) // ratio) * ratio, max(1, (right - left) // ratio) * ratio
+    times = math.isqrt(int(QUICK / max(cost.seconds, 1e-4)))
+    if (plan.tile is None or boxes) and times > 1:
+        height, width = min(whole[0], times * height), min(whole[1], times * width)
+        cost = cost_of((height, width))
+    part = height * width
+    if boxes:
+        calls, larger, pieces = size[0] * size[1] / part, math.prod(whole) / part, len(boxes)
         steps = f"{pieces} window{'s' if pieces > 1 else ''}"
     elif plan.tile is None:
         calls, larger = images / together * size[0] * size[1] / part, size[0] * size[1] / part

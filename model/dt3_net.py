@@ -19,6 +19,7 @@ from lemamba.model.convert import rename_modules
 from lemamba.model.layers.drop_path import DropPath
 from lemamba.model.layers.unfolding import FEATURES, Unfolding, published_names, published_scalars
 from lemamba.model.layers.window import pad_to_multiple
+from lemamba.model.ops.portable import is_portable
 from lemamba.utils.registry import register_model
 
 _STAGES = 3
@@ -85,6 +86,8 @@ class ShiftedAttention(nn.Module):
 
         Only these have a mask of their own: one for every window would take more memory than all else.
         """
+        if is_portable():
+            return self._masked(qkv, bias)
         rows = []
         for last_row, row in ((False, slice(-1)), (True, slice(-1, None))):
             columns = []
@@ -97,6 +100,16 @@ class ShiftedAttention(nn.Module):
                 columns.append(self._within(qkv[:, :, row, column], bias + _FAR * far))
             rows.append(torch.cat(columns, dim=2))
         return torch.cat(rows, dim=1)
+
+    def _masked(self, qkv: Tensor, bias: Tensor) -> Tensor:
+        """The same with one mask for every window: exporters take minutes for four parts of unknown size."""
+        rows, columns = qkv.shape[2:4]
+        down, right = (torch.arange(n, device=qkv.device) == n - 1 for n in (rows, columns))
+        far = (down[:, None, None, None] & self.split[0]) | (right[:, None, None] & self.split[1])
+        bias = bias + _FAR * far.flatten(0, 1)[:, None].to(bias.dtype)
+        q, k, v = qkv.flatten(1, 3)
+        bias = bias.expand(qkv.shape[1], *bias.shape).flatten(0, 1)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype)).view(qkv.shape[1:])
 
 
 class SwinBlock(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shlex
 import shutil
 import subprocess
@@ -210,6 +211,25 @@ def test_doctor_finds_nothing_wrong_with_whole_weights_and_data(tmp_path, monkey
     assert [f.topic for f in doctor.data(tmp_path) if f.advice] == ["methods"]
 
 
+def test_doctor_names_a_cache_that_cannot_be_written_and_threads_that_are_not_used(tmp_path, monkeypatch):
+    """Folders are tried: for root, permissions say nothing, and of a folder that is yet to be made there are none."""
+    (tmp_path / "file").touch()
+    for cache in (tmp_path / "file", tmp_path / "file/below"):
+        monkeypatch.setenv("LEMAMBA_CACHE", str(cache))
+        (finding,) = (one for one in doctor.disk() if one.text.startswith("kernels"))
+        assert f"{cache} cannot be written" in finding.text and "set LEMAMBA_CACHE" in finding.advice
+    monkeypatch.setenv("LEMAMBA_CACHE", str(tmp_path / "new/cache"))
+    assert not any(one.advice for one in doctor.disk() if "cannot be written" in one.text)
+    assert not (tmp_path / "new").exists()
+    monkeypatch.setattr(doctor.os, "sched_getaffinity", lambda _: range(10**4), raising=False)
+    for named, said in (("1", True), (None, False)):
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        if named:
+            monkeypatch.setenv("OMP_NUM_THREADS", named)
+        found = next(iter(doctor.threads()))
+        assert not found.advice and ("unset OMP_NUM_THREADS" in found.text) == said
+
+
 # ---------------------------------------------------------------------------------------------------- dry runs
 
 
@@ -270,6 +290,8 @@ def test_pairs_and_adapting_write_nothing(tmp_path, monkeypatch, capsys):
     assert adapt.run(parse("adapt", f"{pair} --from scratch --arch PNN --rounds 2 --out sr.tif".split())) == 0
     out = capsys.readouterr().out
     assert "2 epochs of 40 steps" in out and "sr_adapted" in out
+    epoch, both = (float(text) for text in re.search(r"([\d.]+) s an epoch, ([\d.]+) s in all", out).groups())
+    assert both == pytest.approx(3 * epoch, rel=0.12)  # and one epoch at full resolution
     assert files_in(tmp_path) == before and not (tmp_path / "sr_adapted").exists()
 
 

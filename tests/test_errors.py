@@ -31,6 +31,13 @@ def test_user_error_is_one_line_and_status_2():
     assert done.returncode == 2 and done.stderr == "error: expected a file, given none\n"
 
 
+def test_no_folder_for_temporary_files_is_one_line():
+    none = "import tempfile\ntempfile._candidate_tempdir_list = lambda: ['/proc/none']"
+    done = run(f"{none}\ndef main(): tempfile.gettempdir()")
+    assert done.returncode == 2 and "set TMPDIR" in done.stderr and done.stderr.count("\n") == 1
+    assert "Traceback" in run("def main(): open('/proc/none')").stderr
+
+
 def test_ctrl_c_is_one_line_and_status_130():
     done = run("import signal\ndef main(): signal.raise_signal(signal.SIGINT)")
     assert done.returncode == 130 and done.stderr.startswith("interrupted") and done.stderr.count("\n") == 1

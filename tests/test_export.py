@@ -12,6 +12,7 @@ from lemamba.engine.weights.files import save_weights
 from lemamba.engine.weights.onnx_file import Session, Sizes
 from lemamba.model import build_model, cannet, list_models, model_entry
 from lemamba.model.arnet import ARConv
+from lemamba.model.dt3_net import ShiftedAttention
 from lemamba.model.layers.fourier import modulus, spectrum
 from lemamba.model.layers.unfolding import enlarge_to
 from lemamba.model.layers.window import pad_to_multiple
@@ -19,6 +20,7 @@ from lemamba.model.ops.portable import is_portable, portable
 from lemamba.model.ops.scan import portable_backend, reference
 from lemamba.model.ops.scan.cross import cross_selective_scan
 from lemamba.model.ops.scan.interface import ScanInputs
+from lemamba.model.ops.scan.selective import selective_scan
 from lemamba.utils.errors import UserError
 
 SMALL = {
@@ -106,15 +108,16 @@ def test_every_network(name, tmp_path, capsys):
         assert "cannot be exported to ONNX" in str(error) and "\n" not in str(error)
 
 
+@pytest.mark.parametrize("started", [True, False])
 @pytest.mark.parametrize("length", [1, 64, 65, 150])
-def test_the_scan_for_exporters_is_the_scan(length):
+def test_the_scan_for_exporters_is_the_scan(length, started):
     groups, channels, states, batch = 2, 3, 4, 2
     u, delta = torch.randn(2, batch, groups * channels, length, dtype=torch.float64)
     B, C = torch.randn(2, batch, groups, states, length, dtype=torch.float64)
     A = -torch.rand(groups * channels, states, dtype=torch.float64)
     D, bias = torch.randn(2, groups * channels, dtype=torch.float64)
     first = torch.randn(batch, groups * channels, states, dtype=torch.float64)
-    inputs = ScanInputs(u, delta, A, B, C, D, bias, True, first)
+    inputs = ScanInputs(u, delta, A, B, C, D, bias, True, first if started else None)
     for found, expected in zip(portable_backend.scan(inputs), reference.scan(inputs), strict=True):
         assert torch.allclose(found, expected, rtol=1e-10, atol=1e-12)
 
@@ -131,7 +134,7 @@ def test_inside_portable_a_network_gives_the_same(tmp_path):
 
 
 def test_the_loops_of_the_scan_in_onnx(tmp_path):
-    """Four directions of an image, sizes and batch unknown at export; what LE-Mamba is made of besides convolutions."""
+    """Four directions of an image, and two groups of sequences; sizes and batch are unknown at export."""
     need_onnx()
     from lemamba.engine.weights.onnx_loops import translations
 
@@ -143,7 +146,10 @@ def test_the_loops_of_the_scan_in_onnx(tmp_path):
                 self.register_buffer(name, torch.rand(shape) * (-1 if name == "A" else 1))
 
         def forward(self, x, dt, B, C):
-            return cross_selective_scan(x, dt, B, C, self.A, self.D, self.weight, self.bias)
+            y, last = cross_selective_scan(x, dt, B, C, self.A, self.D, self.weight, self.bias)
+            u, delta, B, C = (t.flatten(-2) for t in (x, x.flip(1), B[:, :2], C[:, 1:3]))
+            D, bias = self.D[:4], self.bias[:4]
+            return y, last, *selective_scan(u, delta, self.A[:4], B, C, D, bias, True, return_last_state=True)
 
     def images(batch, h, w):
         shapes = ((4,), (4, 2), (4, 3), (4, 3))
@@ -235,6 +241,18 @@ def test_spectra_for_exporters_are_those_of_torch(height, width, half):
     changed = torch.polar(amplitude + 0.1, 1.1 * phase)
     expected = torch.fft.irfft2(changed, s=(height, width)) if half else torch.fft.ifft2(changed)
     assert torch.allclose(found, expected.abs(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (16, 24)])
+def test_attention_over_the_border_for_exporters_is_that_of_the_network(size):
+    """3DT-Net's shifted windows: those of the last row and column hold two borders of the image."""
+    layer = ShiftedAttention(8, 2, shifted=True).eval()
+    x = torch.randn(2, *size, 8)
+    with torch.no_grad():
+        expected = layer(x)
+        with portable():
+            assert torch.allclose(layer(x), expected, atol=1e-6)
+    assert not torch.allclose(layer(x.roll(1, 1)).roll(-1, 1), expected, atol=1e-3)  # borders count
 
 
 @pytest.mark.parametrize("size", [12, 68, 76])

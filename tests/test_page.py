@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -110,20 +109,6 @@ def test_names_cannot_end_a_script_or_start_a_tag():
 
 
 # ---- in the browser -------------------------------------------------------------------------------------------------
-
-QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if program is None:
-        pytest.skip("no Chromium on this machine (apt-get install chromium)")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=list(QUIET))
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -312,16 +297,8 @@ def board(samples, tmp_path_factory) -> Path:
     return out / "leaderboard.html"
 
 
-def serious(page) -> list[str]:
-    """Return what axe-core calls serious or critical on a page, everything unfolded."""
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
-    page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
-    found = axe.Axe().run(page).response["violations"]
-    return [f"{one['id']}: {one['nodes'][0]['html']}" for one in found if one["impact"] in ("serious", "critical")]
-
-
 @pytest.mark.parametrize("kind", ["evaluate", "board", "scene with a map", "one run", "two runs"])
-def test_accessible_and_no_wider_than_a_phone(opened, request, monkeypatch, kind):
+def test_accessible_and_no_wider_than_a_phone(opened, request, monkeypatch, serious, kind):
     """Light and dark, every kind of page."""
     if kind.endswith(("run", "runs")):
         folder = request.getfixturevalue("runs_folder")
@@ -335,6 +312,7 @@ def test_accessible_and_no_wider_than_a_phone(opened, request, monkeypatch, kind
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
         assert page.evaluate("document.documentElement.scrollWidth") == 390
+        page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
         assert serious(page) == [], scheme
 
 

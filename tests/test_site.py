@@ -93,6 +93,27 @@ def test_search_has_every_page_also_from_the_disk(site):
     assert "search_from_disk.js" in html(site, "index.html")
 
 
+@pytest.mark.parametrize("page", ["howto_own_network.html", "deployment.html"])
+def test_accessible(site, chromium, serious, page):
+    """Light and dark; what is wider than the page can be scrolled by keys; the search dialog, too."""
+    with chromium.new_context(viewport={"width": 390, "height": 900}, offline=True) as context:
+        opened = context.new_page()
+        opened.goto((site / page).as_uri())
+        for scheme in ("light", "dark"):
+            opened.emulate_media(color_scheme=scheme)
+            assert serious(opened) == [], scheme
+        wide = "[...document.querySelectorAll('.md-content *')].filter(one => one.scrollWidth > one.clientWidth + 1)"
+        reached = f"{wide}.filter(one => getComputedStyle(one).overflowX === 'auto').map(one => one.tabIndex)"
+        found = opened.evaluate(reached)
+        assert found.count(0) == len(found) > 0
+        if page == "howto_own_network.html":
+            opened.click("label[for=__search].md-header__button")
+            opened.keyboard.type("scan")
+            opened.wait_for_selector(".md-search-result__item pre")
+            assert serious(opened) == []
+            opened.keyboard.press("Escape")
+
+
 class Structure(HTMLParser):
     """How many of which elements a page has."""
 

@@ -39,6 +39,11 @@ def run_cli(main: Callable[[], int | None]) -> None:
             traceback.print_exc()
         print(f"error: {one_line(error)}", file=sys.stderr)
         status = USER_ERROR_STATUS
+    except FileNotFoundError as error:
+        if "No usable temporary directory" not in str(error):  # of tempfile; packages that torch imports ask for one
+            raise
+        print("error: expected a folder for temporary files, none can be written; set TMPDIR to one", file=sys.stderr)
+        status = USER_ERROR_STATUS
     except KeyboardInterrupt:  # temporary files have been removed by now
         newline = "\n" if sys.stderr.isatty() else ""  # the terminal shows ^C
         print(f"{newline}interrupted; all files are complete or absent", file=sys.stderr)

@@ -149,6 +149,27 @@ def cross_scan(
     return _image_of(y, x), op.Reshape(last, op.Constant(value_ints=[-1, 4 * channels, states]))
 
 
+def scan(
+    u: Any, delta: Any, A: Any, B: Any, C: Any, D: Any = None, delta_bias: Any = None, delta_softplus: bool = False
+) -> tuple[Any, Any]:
+    """Return y and the last state of `lemamba.model.ops.scan.interface.ScanInputs` without an initial state."""
+    groups, states = int(B.shape[1]), int(A.shape[1])
+    channels = int(u.shape[1]) // groups
+    by_group = op.Constant(value_ints=[groups, channels, 1])
+    grouped = op.Constant(value_ints=[0, groups, channels, -1])
+    x, step = op.Reshape(u, grouped), op.Reshape(delta, grouped)
+    if delta_bias is not None:
+        step = step + op.Reshape(delta_bias, by_group)
+    if delta_softplus:
+        step = op.Softplus(step)
+    A = op.Transpose(op.Reshape(A, op.Constant(value_ints=[groups, channels, states])), perm=[0, 2, 1])
+    short = isinstance(u.shape[2], int) and u.shape[2] <= _STEPS
+    y, last = (_scan_short if short else _scan_long)(x, step, A, B, C)
+    if D is not None:
+        y = y + op.Reshape(D, by_group) * x
+    return op.Reshape(y, op.Shape(u)), op.Reshape(last, op.Constant(value_ints=[-1, groups * channels, states]))
+
+
 @script(_DOMAIN, default_opset=op)
 def first_centres(x: FLOAT[None, None, None], draws: FLOAT[None]) -> FLOAT[...]:  # noqa: D103
     norms = op.ReduceSumSquare(x, [2], keepdims=0)
@@ -217,6 +238,7 @@ def translations() -> dict[Any, Any]:
         "portable_carry": scan_carry,
         "portable_output": scan_output,
         "portable_cross": cross_scan,
+        "portable_scan": scan,
         "portable_lloyd": portable_lloyd,
     }
     ours = torch.ops.lemamba

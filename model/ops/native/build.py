@@ -102,7 +102,10 @@ def _build() -> tuple[ctypes.CDLL | None, str]:
     if not compilers:
         return None, "no C compiler: none of $CC, cc, gcc, clang is on PATH (on Debian and Ubuntu: apt-get install gcc)"
     sources = b"".join(p.read_bytes() for p in sorted(SOURCES.glob("*.[ch]")))
-    folder = _writable_folder()
+    try:
+        folder = _writable_folder()
+    except OSError:
+        return None, "no folder for the compiled kernels can be written: set LEMAMBA_CACHE or TMPDIR to one that can"
     reason = ""
     for command in compilers:
         try:

@@ -94,7 +94,7 @@ def _starts(step: Tensor, x: Tensor, A: Tensor, B: Tensor, first: Tensor, parts:
     return _carry(first, decays.reshape(shape), ends.reshape(shape)).reshape(ends.shape)
 
 
-def scan(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
+def in_parts(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     """Return y (B, KD, L) and the last state (B, KD, N), in the dtype of the inputs."""
     u, delta, A, B, C, D, delta_bias, delta_softplus, initial_state = inputs
     (batch, channels, length), groups, states = u.shape, B.shape[1], A.shape[1]
@@ -123,10 +123,18 @@ def scan(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
 def _run_cross(*inputs: Tensor | None) -> tuple[Tensor, Tensor]:
     from lemamba.model.ops.scan.cross import composed  # which imports the backends
 
-    return composed(scan, CrossInputs(*inputs))  # type: ignore[arg-type]
+    return composed(in_parts, CrossInputs(*inputs))  # type: ignore[arg-type]
 
 
-# The whole scan of an image as one operator: recorded piece by piece, with sizes still unknown, it took minutes.
+# A whole scan is one operator: recorded piece by piece, with sizes still unknown, it took minutes.
+_scan = register(
+    "portable_scan",
+    "(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? delta_bias, bool delta_softplus) -> "
+    "(Tensor, Tensor)",
+    lambda u, delta, A, B, C, D, bias, softplus: in_parts(ScanInputs(u, delta, A, B, C, D, bias, softplus)),
+    lambda u, delta, A, *_: (u.new_empty(u.shape), u.new_empty(u.shape[0], *A.shape)),
+    _ANY,
+)
 _cross = register(
     "portable_cross",
     "(Tensor x, Tensor dt, Tensor Bt, Tensor Ct, Tensor A, Tensor D, Tensor dt_weight, Tensor dt_bias, "
@@ -135,6 +143,11 @@ _cross = register(
     lambda x, dt, Bt, Ct, A, *_: (torch.empty_like(x), x.new_empty(x.shape[0], *A.shape)),
     _ANY,
 )
+
+
+def scan(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
+    """Return y (B, KD, L) and the last state (B, KD, N), in the dtype of the inputs."""
+    return _scan(*inputs[:-1]) if inputs.initial_state is None else in_parts(inputs)
 
 
 def cross_scan(inputs: CrossInputs) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ from lemamba.engine.fusing.tiling import Tiling
 from lemamba.engine.weights.files import save_weights
 from lemamba.model import build_model
 from lemamba.utils.errors import UserError
-from lemamba.utils.threads import Behind, ahead, in_order, several_at_once
+from lemamba.utils.threads import Behind, ahead, in_order, two_at_once
 
 rasterio = pytest.importorskip("rasterio", reason="rasterio is optional")
 ROOT = Path(__file__).resolve().parent.parent
@@ -411,9 +411,9 @@ def test_several_windows_at_once_keep_their_order_and_torch_its_threads():
 
     try:
         assert [i for i, _, _ in in_order(work, range(5))] == list(range(5)) and max(most) == 1
-        with several_at_once(), torch.inference_mode():
+        with two_at_once(), torch.inference_mode():
             assert list(in_order(work, range(20))) == [(i, 1, True) for i in range(20)]
-            assert max(most) == 3 and torch.get_num_threads() == 3
+            assert max(most) == 2 and torch.get_num_threads() == 3
             with pytest.raises(ZeroDivisionError):
                 list(in_order(lambda i: 1 / i, (2, 1, 0, 1)))
             part = in_order(work, range(10**9))

@@ -17,7 +17,6 @@ from typing import Any, Generic, TypeVar
 
 S = TypeVar("S")
 T = TypeVar("T")
-_MOST = 4  # items computed at once: each holds a window in memory
 _workers: ContextVar[int] = ContextVar("workers", default=1)
 _POLL = 0.2  # seconds after which a waiting thread looks whether the other side has ended
 
@@ -72,11 +71,11 @@ def ahead(items: Iterable[T], depth: int = 1) -> Iterator[T]:
 
 
 @contextmanager
-def several_at_once() -> Iterator[None]:
-    """Let `in_order` work at as many items at once as torch has threads."""
+def two_at_once(allowed: bool = True) -> Iterator[None]:
+    """Let `in_order` work at two items at once, if that is allowed and torch has two threads or more."""
     import torch
 
-    token = _workers.set(min(torch.get_num_threads(), _MOST))
+    token = _workers.set(2 if allowed and torch.get_num_threads() > 1 else 1)
     try:
         yield
     finally:
@@ -84,7 +83,7 @@ def several_at_once() -> Iterator[None]:
 
 
 def in_order(work: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
-    """Yield ``work(item)`` of all items in their order; within `several_at_once`, several are computed at once.
+    """Yield ``work(item)`` of all items in their order; within `two_at_once`, two are computed at once.
 
     Torch then computes each with one thread: what is done with a window is too small to be shared (two threads took
     longer than one), and the last bits of sums do not depend on the number of threads.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lemamba.operators.window import Span, Window
-from lemamba.utils.threads import ahead, in_order, several_at_once
+from lemamba.utils.threads import ahead, in_order, two_at_once
 
 SIDE = 1024  # of windows, for up to 8 bands
 _BANDS = 8
@@ -26,6 +26,8 @@ Read = Callable[[Box, int], Window | None]
 
 class TwoPass(Protocol):
     """What a classical method is here (`lemamba.model.classical.base.Classical`)."""
+
+    light: bool  # whether a window takes so little memory that two may be computed at once
 
     @property
     def margin(self) -> int:
@@ -77,7 +79,7 @@ def fit_scene(
 ) -> Any:
     """Let a method look at the scene as often as its statistics need, some not at all; return what it has learnt.
 
-    The next window is read while others are looked at.
+    The next window is read while one is looked at, or two of a method that is `light`.
 
     Args:
         method: the method.
@@ -92,7 +94,7 @@ def fit_scene(
                 yield window
             on_progress(done, len(boxes))
 
-    with several_at_once():
+    with two_at_once(method.light):
         return method.fit(windows)
 
 
@@ -102,7 +104,7 @@ def fuse_windows(
 ) -> Iterator[tuple[int, int, Tensor]]:
     """Yield (first row, first column, sr (1, C, h, w)) of every box.
 
-    The next window is read while others are fused, as many at once as torch has threads, at most four.
+    The next window is read while one is fused, or two of a method that is `light`.
 
     Args:
         method: the method.
@@ -115,7 +117,7 @@ def fuse_windows(
     def fused(window: Window | None) -> Tensor | None:
         return None if window is None else window.crop(method.inject(window, fitted))
 
-    with several_at_once():
+    with two_at_once(method.light):
         for box, sr in zip(boxes, in_order(fused, ahead(_read(read, boxes, method.margin))), strict=True):
             (top, bottom), (left, right) = box
             yield top, left, like.new_zeros(1, like.shape[1], bottom - top, right - left) if sr is None else sr

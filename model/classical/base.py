@@ -50,6 +50,7 @@ class Classical(nn.Module):
     model_name: str
     traits = FAMILIES["classical"]
     single_guide = True
+    light = False  # whether a window takes so little memory that scenes may compute two at once
     brightness_of_pan = False  # whether the result is as bright as PAN, not as MS
     other_units = False  # whether PAN was given in other units than MS; it is multiplied by one factor
 

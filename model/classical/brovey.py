@@ -38,6 +38,7 @@ class Brovey(Classical):
     The mean of the fused bands is PAN, so they are as bright as PAN is.
     """
 
+    light = True
     brightness_of_pan = True
 
     @property

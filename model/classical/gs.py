@@ -76,6 +76,8 @@ def substitute(window: Window, found: Substitution) -> Tensor:
 class GS(Classical):
     """Gram-Schmidt: the PAN, matched to the intensity, replaces it."""
 
+    light = True
+
     def fit(self, windows: Windows) -> Substitution:
         """Learn gains from the moments of lms and pan."""
         (moments,) = gather(lambda w: (w.moments(),), windows())

@@ -32,6 +32,8 @@ from lemamba.utils.registry import register_model
 class GSA(Classical):
     """Adaptive Gram-Schmidt; the low-pass PAN is the published binomial's at ratio 4 (`pyramid_low_pass`)."""
 
+    light = True
+
     @property
     def margin(self) -> int:
         """PAN pixels around a window that its result depends on."""

@@ -46,6 +46,8 @@ class Pyramid(Classical):
 class MTFGLPFS(Pyramid):
     """``M_b + g_b (P - lowpass_b(P))`` with ``g_b = cov(M_b, P) / cov(lowpass_b(P), P)``; no histogram matching."""
 
+    light = True
+
     def fit(self, windows: Windows) -> Tensor:
         """Learn the gains (C,)."""
         to_pan = gather(lambda w: (w.moments(self._low(w)),), windows(), with_last=True)[0].covariance[:, 0]

@@ -169,7 +169,7 @@ def test_moments_and_blends_at_ms_pixels_are_those_at_pan_pixels(name, masked):
         torch.testing.assert_close(window.blend(mix, coarse[:, :1]), window.crop(expected), rtol=0, atol=1e-12)
     assert isinstance(parts[0][0], Spread) and isinstance(parts[0][1], Spread) != masked
     for i in (0, 1):
-        found, right = (gather(((p[i],) for p in group), with_last=i == 0)[0] for group in (parts, plain))
+        found, right = (gather(lambda p, i=i: (p[i],), group, with_last=i == 0)[0] for group in (parts, plain))
         assert found.count == right.count
         torch.testing.assert_close(found.mean, right.mean, rtol=1e-8, atol=0)
         torch.testing.assert_close(found.covariance, right.covariance, rtol=1e-8, atol=1e-9)

@@ -93,7 +93,7 @@ def test_the_degenerate_cases_are_degenerate(seeded: tuple[Values, Values]) -> N
     for name, index in (("reduced, const 1", "qn"), ("full, values up to 1", "d_lambda_k")):
         assert abs(by_name[name][index] - by_name[f"{name}, published"][index]) > 0.01
     found, given = (by_name[f"full, values up to 1.2{const}"]["d_lambda_k"] for const in ("", ", const 1 given"))
-    assert abs(found - given) > 0.01
+    assert abs(found - given) > 1e-4  # given as 1, values above it are clipped
     assert math.isnan(by_name["full, 1 bands, 32x64"]["d_lambda"])
     ikonos, alias = by_name["full, IKONOS"], by_name["full, QB, published"]
     assert alias == ikonos and by_name["full, qb"]["d_lambda_k"] != ikonos["d_lambda_k"]

@@ -102,7 +102,9 @@ def test_fsdp2_and_deepspeed_train_validate_save_and_resume_exactly(tmp_path, wa
         assert seen == [f"{name}:torch.float32" for name in ("A_log", "D", "dt_bias", "lms")]
 
 
-@pytest.mark.parametrize(("processes", "way"), [(2, "bf16"), (3, "no"), (2, "zero")])
+@pytest.mark.parametrize(
+    ("processes", "way"), [pytest.param(2, "bf16", marks=pytest.mark.sharded), (3, "no"), (2, "zero")]
+)
 def test_work_that_ranks_share_unevenly(tmp_path, processes, way):
     """Under DDP, too: one validation sample, a last round for one rank, a NaN and a signal that one rank meets."""
     there(way)

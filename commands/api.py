@@ -180,11 +180,11 @@ def fuse(
     coarse, fine = _images(ms, "ms"), _images(pan, "pan")
     if isinstance(method, str) and method == GENERIC:  # a name of weights, not of a method
         method = None
-    factors = _unit_factors(fine, coarse)
-    fine = fine * factors[:, None, None, None]
     weights = (GENERIC if method is None else None) if weights is None else str(weights)
     known = {} if sensor else getattr(method, "trained_on", None) or trained_on(weights)
     facts = _facts(coarse, fine, ratio, sensor or known.get("sensor") or "none", offset)
+    factors = _unit_factors(coarse, fine[..., :: facts.ratio, :: facts.ratio])
+    fine = fine * factors[:, None, None, None]
     if isinstance(method, nn.Module):
         if isinstance(method, LEMambaAny):
             model: nn.Module = method.for_data(facts.bands, facts.ratio, facts.sensor)
@@ -318,13 +318,10 @@ def _images(image: Any, name: str) -> np.ndarray:
     return array.astype(np.float64).reshape((1,) * (4 - array.ndim) + array.shape)
 
 
-def _unit_factors(pan: np.ndarray, ms: np.ndarray) -> np.ndarray:
-    """Return what each image of pan (B, P, H, W) is multiplied by to have the units of ms; a warning says so."""
-    r, factors = pan.shape[2] // ms.shape[2] or 1, np.ones(len(pan))
-    small = pan[:, :, ::r, ::r]
-    if small.shape[2:] != ms.shape[2:] or len(pan) != len(ms):
-        return factors  # sizes that do not fit, which is refused
-    for i, (one, guide) in enumerate(zip(ms, small, strict=True)):
+def _unit_factors(ms: np.ndarray, pan: np.ndarray) -> np.ndarray:
+    """Return what each image of pan is multiplied by to have the units of ms, both (B, ·, h, w); a warning says so."""
+    factors = np.ones(len(pan))
+    for i, (one, guide) in enumerate(zip(ms, pan, strict=True)):
         means = unit_means(one.reshape(len(one), -1), guide.reshape(len(guide), -1))
         factors[i] = unit_factor(*means)
         if factors[i] != 1:

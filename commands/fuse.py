@@ -66,7 +66,7 @@ from lemamba.utils.sensors import get_dataset, get_sensor
 from lemamba.utils.version import project_version
 
 OUT = Path("visualized_img")
-BRIGHTER = 0.1  # difference of brightness that is told
+BRIGHTER = 0.1  # relative difference of brightness from which a note is printed
 FEW = 2048  # MS pixels, 64 x 32: what `adapt` needs at least
 
 Runners = dict[tuple[Any, ...], Runner]  # methods that are ready, by the data they are for

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -167,16 +167,20 @@ def _refuse_suffix(path: Path) -> None:
         raise UserError(f'expected images as {", ".join((*SUFFIXES, *H5))}, given "{path}"; convert it')
 
 
+def _raster(path: Path) -> AbstractContextManager[Raster]:
+    return open_geotiff(path, FORMATS[path.suffix.lower()])
+
+
 def _read_geotiff(path: Path, role: str, files: ExitStack) -> Sample:
     """Return the image, in memory or, if it is large, as it is read from its file."""
-    with open_geotiff(path, FORMATS[path.suffix.lower()]) as raster:
+    with _raster(path) as raster:
         H, W = raster.shape
         if raster.count * H * W <= WHOLE:
             raster.check_window(((0, H), (0, W)))
             image, valid = raster.read()
             sample = {role: image} if valid.all() else {role: np.where(valid, image, 0), "valid": valid}
             return sample | {"place": (raster.crs, raster.transform)}
-    return _large(files.enter_context(open_geotiff(path, FORMATS[path.suffix.lower()])), role)
+    return _large(files.enter_context(_raster(path)), role)
 
 
 def _large(raster: Raster, role: str) -> Sample:
@@ -243,7 +247,7 @@ def _read_mask(path: Path) -> tuple[np.ndarray, tuple[Any, Any] | None]:
         raise UserError(f'expected a mask as {", ".join((*SUFFIXES, *H5))}, given "{path}"; convert it')
     if suffix not in GEOTIFF:
         return read_mask(path), None
-    with open_geotiff(path, FORMATS[path.suffix.lower()]) as raster:
+    with _raster(path) as raster:
         if raster.count != 1:
             raise UserError(f'expected a mask of one band, "{path}" has {raster.count}; name another file')
         mask, valid = raster.read()

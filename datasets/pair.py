@@ -605,7 +605,7 @@ def unit_factor(ms: float, pan: float) -> float:
 
 
 def other_units(ms: float, pan: float) -> str:
-    """Return the line that tells of PAN in other units."""
+    """Return the note on PAN in other units."""
     return f"PAN is in other units than MS (mean {pan:.4g} against {ms:.4g}): multiplied by {ms / pan:.4g}"
 
 

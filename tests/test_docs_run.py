@@ -197,7 +197,7 @@ def launched(words: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[str, in
     launch.launch_command(launch.launch_command_parser().parse_args(words[2:]))
     ((name, options),) = called
     assert options.training_script in SCRIPTS and not options.cpu
-    if name == "multi_gpu":  # what the processes of FSDP are told is what tests/sharded.py gives its own
+    if name == "multi_gpu":  # FSDP processes get the environment that tests/sharded.py gives its own
         told = environment.prepare_multi_gpu_env(options)
         config = yaml.safe_load((ROOT / options.config_file).read_text()) if options.config_file else {}
         for key, value in config.get("fsdp_config", {}).items():

@@ -131,7 +131,7 @@ class CGSA(Context):
 
     def prepare(self, windows: Windows) -> tuple[Tensor, Tensor]:
         """Return the weights of the bands and a constant, (C + 1,), and the MS pixels."""
-        kept = []  # in any order, which does not matter to `cluster`
+        kept = []
 
         def features(w: Window) -> tuple[Tensor]:
             kept.append(w.coarse(w.ms))

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from lemamba.model.classical.base import Windows
 from lemamba.model.classical.statistics import Moments
 from lemamba.operators.window import Window
+from lemamba.utils.threads import in_order
 
 CELL = 3
 # Of what the bands leave of PAN. Eight real scenes have 0.05 to 0.50 with all bands, IKONOS without near infrared 0.74.
@@ -65,24 +66,21 @@ def cell_means(window: Window, image: Tensor) -> tuple[Tensor, Tensor, tuple[int
     Returns:
         Means (F, R, K) in float64, which of the middles have data (R, K), and which cell of the whole is the first.
     """
-    first, parts, middles = [], [], []
+    first, counts, parts, middles = [], [], [], []
     for axis, inner in enumerate(window.inner_ms):
         start = inner.start + (CELL // 2 - window.first_ms[axis] - inner.start) % CELL
         count = max(0, -(-(inner.stop - start) // CELL))
         first.append((window.first_ms[axis] + start) // CELL)
+        counts.append(count)
         parts.append(slice(start - CELL // 2, start - CELL // 2 + CELL * count))
         middles.append(slice(start - inner.start, start - inner.start + CELL * count, CELL))
-    means = F.avg_pool2d(image[..., parts[0], parts[1]], CELL)[0] if all(_some(p) for p in parts) else None
-    if means is None:
+    if 0 in counts:
         return image.new_zeros(image.shape[1], 0, 0, dtype=torch.float64), torch.zeros(0, 0), (0, 0)
+    means = F.avg_pool2d(image[..., parts[0], parts[1]], CELL)[0]
     seen = torch.ones(means.shape[-2:])
     if window.valid_ms is not None:
         seen = window.valid_ms[middles[0], middles[1]]
     return means.to("cpu", torch.float64), seen.to("cpu", torch.float64), (first[0], first[1])
-
-
-def _some(part: slice) -> bool:
-    return part.stop > part.start
 
 
 def smooth_share(pixels: Moments, cells: Moments, weights: Tensor) -> float:
@@ -99,7 +97,7 @@ def smooth_share(pixels: Moments, cells: Moments, weights: Tensor) -> float:
 
 def smooth_of(windows: Windows, image: Callable[[Window], Tensor]) -> Smooth:
     """Gather the means over the cells of a whole image; `image` gives its MS pixels (1, 1, h, w) in a window."""
-    found = [cell_means(window, image(window)) for window in windows()]
+    found = list(in_order(lambda window: cell_means(window, image(window)), windows()))
     size = [max(first[axis] + seen.shape[axis] for _, seen, first in found) for axis in (0, 1)]
     smooth = Smooth(torch.zeros(*size, dtype=torch.float64), torch.zeros(*size, dtype=torch.float64))
     for means, seen, (i, k) in found:

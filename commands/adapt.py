@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from lemamba.commands import fuse, planning
-from lemamba.commands.choose import best, classical_methods, compare, fuse_samples, scene_gains, scores_of
+from lemamba.commands.choose import best, classical_methods, compare, fuse_samples, scene_gains, scores_of, unlike
 from lemamba.commands.images import WRITERS, check_ending
 from lemamba.commands.methods import GENERIC, load_method, sizes_of
 from lemamba.commands.options import AdaptOptions, FuseOptions
@@ -208,6 +208,11 @@ def adapt(task: Task) -> dict[str, Any]:
     by_band = issubclass(model_class(entry), Classical)
     geometry = _trained_geometry(options, task.facts, by_band)
     gains = scene_gains(task.areas, task.facts)
+    if unlike(gains) and options.weights is None:
+        raise UserError(
+            "--from scratch: MS was not low-passed when it was made, so the degraded scene teaches nothing about it; "
+            "fuse it by the generic weights: lemamba fuse --weights generic"
+        )
     with ProgressBar("reading", 1.0) as bar:
         ground = own_ground(
             task.areas, task.facts, trained=geometry, gains=gains, seed=options.seed, on_progress=bar.update
@@ -222,6 +227,8 @@ def adapt(task: Task) -> dict[str, Any]:
     # not compared at full resolution: planes of single bands, whose loss needs all bands, and guides of several bands
     by_parts = ground.full and ground.full_test and not by_band and task.facts.guide_bands == 1
     parts = [FIRST, LAST] if by_parts else [FIRST]
+    if unlike(gains) and not options.dry_run:
+        parts = []
     if by_band:
         from lemamba.commands.bandwise import LEMambaAny, band_ground, training_network
 
@@ -239,7 +246,7 @@ def adapt(task: Task) -> dict[str, Any]:
         rows[part] = judge.row(start.network)
         networks[part] = copy.deepcopy(start.network).eval()
     start.needed = SURELY if by_band and ground.one_held else 1.0
-    chosen = keep(rows, start.label, start.needed)
+    chosen = keep(rows, start.label, start.needed) if parts else start.label
     return _finish(task, ground, start, rows, networks, chosen)
 
 
@@ -560,7 +567,12 @@ def _finish(
     pixels = sum(s["gt"][0].numel() for s in ground.test)
     print_table(rows, f"{pixels:,} MS pixels of held-out ground")
     adapted = chosen in networks
-    if not adapted:
+    if not networks:
+        print(
+            "note: nothing was trained: MS was not low-passed when it was made, so the degraded scene is of another "
+            f"kind than the scene; the start is used, {start.label}"
+        )
+    elif not adapted:
         asked = f"; on so small a scene at least {1 - start.needed:.0%} less is needed" if start.needed < 1 else ""
         print(
             f"note: training does not help on the held-out ground (ERGAS {rows[FIRST]['ergas']:.3f} after, "
@@ -568,15 +580,14 @@ def _finish(
         )
     rivals = {name: row for name, row in rows.items() if name not in networks and name != chosen}
     rival = min(rivals, key=lambda name: rivals[name]["ergas"], default=None)
-    if rival is not None and rivals[rival]["ergas"] < rows[chosen]["ergas"]:
+    if networks and rival is not None and rivals[rival]["ergas"] < rows[chosen]["ergas"]:
         print(f"note: {rival} has the lower ERGAS on this ground; to use it: lemamba fuse --arch {rival}")
-    weights = folder / "weights" / "best.safetensors"
-    used = networks[chosen] if adapted else networks[FIRST]
     if adapted:
+        weights, used = folder / "weights" / "best.safetensors", networks[chosen]
         settings = _settings(task, start.described["name"], 1, 1)
         meta = _meta(task, start, facts) | {"metrics": rows[chosen], "config": config.to_dict(settings)}
         save_weights(weights, used.state_dict(), meta, card=True)
-    _picture(task, ground, start, used if adapted else None)
+    _picture(task, ground, start, networks.get(chosen))
     report = {
         "command": command_line(),
         "version": project_version(),

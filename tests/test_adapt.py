@@ -187,6 +187,25 @@ def test_a_scene_that_contradicts_its_sensor_is_degraded_as_it_was_observed(tmp_
     assert capsys.readouterr().out.count("note: PAN and the bands agree with MTF gains of") == 1
 
 
+def test_ms_without_a_low_pass_is_not_adapted_to(tmp_path, weights, capsys):
+    """What is best on its degraded pair need not be best on it, so neither `adapt` nor `auto` takes it."""
+    image = truth(512, 256)
+    ms = sample(torch.from_numpy(image)[None], Geometry.corners(R), (128, 64))[0].numpy()
+    pair = write(tmp_path / "sharp", ms, image.mean(0, keepdims=True))
+    out = tmp_path / "F.tif"
+    assert run(pair, out, "--from", weights, "--rounds", 1) == 0
+    report = json.loads((tmp_path / "F_adapted/report.json").read_text())
+    assert report["used"] == report["start"] == "start (start.safetensors)" and FIRST not in report["rows"]
+    assert "note: nothing was trained: MS was not low-passed" in capsys.readouterr().out
+    np.testing.assert_array_equal(read(out), fused(pair, tmp_path / "G.tif", "--weights", weights))
+    with pytest.raises(UserError, match="--from scratch: MS was not low-passed"):
+        run(pair, tmp_path / "H.tif", "--from", "scratch", "--rounds", 1)
+    capsys.readouterr()
+    chosen = fused(pair, tmp_path / "A.tif", "--method", "auto", "--weights", weights)
+    assert "start.safetensors: for lack of a measurement" in capsys.readouterr().out
+    np.testing.assert_array_equal(chosen, read(out))
+
+
 def test_resuming_gives_what_an_uninterrupted_run_gives(scene, weights, tmp_path, monkeypatch, capsys):
     one, other = tmp_path / "one.tif", tmp_path / "other.tif"
     assert run(scene[1], one, "--from", weights, "--rounds", 3) == 0

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,15 +106,19 @@ def known_recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
 
 
-def read_recipe(given: str) -> Recipe:
+def read_recipe(given: str, others: Iterable[str] = ()) -> Recipe:
     """Read a recipe by its name or file.
+
+    Args:
+        given: name or file.
+        others: further names that a user could have meant.
 
     Raises:
         UserError: no such recipe, or a file with missing, unknown or wrong values.
     """
     path = known_recipes().get(given, Path(given))
     if not path.is_file():
-        names = known_recipes()
+        names = [*known_recipes(), *others]
         raise UserError(f'expected a recipe, "{given}" is not one{nearest(given, names)}; known: {", ".join(names)}')
     values = read_yaml(path)
     recipe = from_mapping(Recipe, {**values, "name": path.stem}, str(path))

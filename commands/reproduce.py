@@ -213,7 +213,7 @@ def run(options: ReproduceOptions) -> int:
     if options.recipe in published.known_tables():
         table = published.read_table(published.known_tables()[options.recipe])
         return 0 if published.reproduce(table, options.scene, options.out) else OUTSIDE_STATUS
-    recipe = read_recipe(options.recipe)
+    recipe = read_recipe(options.recipe, published.known_tables())
     if options.measure:
         found = measured(recipe, options)
     else:

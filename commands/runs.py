@@ -60,7 +60,7 @@ def select(runs: Sequence[Run], options: RunsOptions) -> list[Run]:
     chosen = [
         one
         for one in fitting
-        if all(key in one.settings and one.settings[key] == value for key, value in wanted)
+        if all(key in one.settings and value in (one.settings[key], one.value(key)) for key, value in wanted)
         and options.state in (None, one.state)
     ]
     if not chosen:

@@ -30,7 +30,7 @@ from lemamba.datasets.h5 import (
     open_file,
 )
 from lemamba.datasets.layout import read_sample
-from lemamba.datasets.nodata import border_area
+from lemamba.datasets.nodata import unmarked_area
 from lemamba.datasets.pair_windows import windows_of
 from lemamba.datasets.raster import MULTISPECTRAL
 from lemamba.datasets.usable_bands import band_notes
@@ -308,10 +308,10 @@ def inspect_geotiff(report: Report, form: Format = GEOTIFF) -> None:
         report.lines.append(f"CRS {source.crs}, pixel {source.transform.a:g} x {-source.transform.e:g}")
         if source.nodata is not None:
             report.lines.append(f"nodata {source.nodata:g}: about {1 - valid.mean():.1%} of the pixels")
-        value, share = border_area(small, valid, small.dtype)
+        value, share = unmarked_area(small, valid, small.dtype)
         if share:
             report.notes.append(
-                f"{share:.0%} of the pixels: {value:g} from the border inwards, not marked as missing; if they hold no "
+                f"{share:.0%} of the pixels: {value:g} throughout one area, not marked as missing; if they hold no "
                 f"data, give --nodata {value:g} when fusing"
             )
         for band in raster.alpha:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-LARGE_AREA = 0.01  # share of the pixels from which on an area of one value at the border is reported
+LARGE_AREA = 0.01  # share of the pixels from which on an area of one value is reported
 RINGS = 16  # pixels by which valid values grow into a gap; further inside, the gap is filled with a constant
 
 
@@ -48,10 +48,11 @@ def _neighbourhood(image: np.ndarray) -> np.ndarray:
     return both[..., :-2] + both[..., 1:-1] + both[..., 2:]
 
 
-def border_area(image: np.ndarray, valid: np.ndarray, dtype: np.dtype) -> tuple[float, float]:
-    """Look for an unmarked collar: one large connected area at the border that holds one value throughout.
+def unmarked_area(image: np.ndarray, valid: np.ndarray, dtype: np.dtype) -> tuple[float, float]:
+    """Look for pixels without data that nothing marks: one large connected area that holds one value throughout.
 
     The values that are tried are 0, the type's maximum, and the smallest and the largest of the image (-9999, -32768).
+    A negative value counts anywhere, as a gap inside a scene has it; others only at the border: water is often 0.
 
     Args:
         image: (C, H, W), subsampled.
@@ -74,8 +75,8 @@ def border_area(image: np.ndarray, valid: np.ndarray, dtype: np.dtype) -> tuple[
 
         areas, _ = ndimage.label(same, np.ones((3, 3)))
         sizes = np.bincount(areas.ravel())
-        at_rim = np.unique(areas[rim & same])
-        share = float(sizes[at_rim].max(initial=0)) / total
+        where = np.arange(1, len(sizes)) if value < 0 else np.unique(areas[rim & same])
+        share = float(sizes[where].max(initial=0)) / total
         if share >= LARGE_AREA and share > found[1]:
             found = (value, share)
     return found

@@ -24,7 +24,7 @@ import torch
 from lemamba.datasets.alignment import Ground, common_ground
 from lemamba.datasets.arrays import ArrayRaster, truth_next_to
 from lemamba.datasets.guide_order import checked_order
-from lemamba.datasets.nodata import RINGS, border_area, fill, fits
+from lemamba.datasets.nodata import RINGS, unmarked_area, fill, fits
 from lemamba.datasets.opening import Paths, Relation, files_of, open_images
 from lemamba.datasets.raster import MULTISPECTRAL, Raster, Span, Window
 from lemamba.datasets.simulation.sources import Cube, Scene, cube_from_raster
@@ -367,12 +367,12 @@ class ScenePair:
             )
         dark: dict[float, list[str]] = {}
         for side, image in ((self.ms, seen.ms), (self.pan, seen.pan)):
-            value, share = border_area(image, seen.valid, side.dtype)
+            value, share = unmarked_area(image, seen.valid, side.dtype)
             if share:
                 dark.setdefault(value, []).append(f"{share:.0%} of {side.raster.path}")
         for value, areas in dark.items():
             lines.append(
-                f"{' and '.join(areas)}: {value:g} from the border inwards, not marked as missing; if it holds no "
+                f"{' and '.join(areas)}: {value:g} throughout one area, not marked as missing; if it holds no "
                 f"data, give --nodata {value:g}"
             )
         if self.pan_factor != 1:

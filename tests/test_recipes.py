@@ -95,6 +95,7 @@ def test_a_bad_recipe_names_what_is_wrong(changed, values, message):
     [
         ((), "expected the name of a recipe"),
         (("ikonoss",), 'did you mean "ikonos"?'),
+        (("pleiade",), 'did you mean "pleiades"?'),
         (("ikonos",), "give its file with --scene"),
         (("ikonos", "--scene", "nowhere.mat"), "does not exist"),
         (("ikonos", "--scene", "other.mat"), "is not the scene of the recipe"),

@@ -28,7 +28,8 @@ def folder(tmp_path_factory) -> Path:
     fit(job, Accelerator(cpu=True))
     half = root / "log/q/half"
     settings = config.resolve(config.parse(["--arch", "PNN", "--lr", "5e-3", "--seed", "5", "-e", "3"]).flags)
-    save_weights(half / "weights/last.safetensors", {}, {"metrics": {"sam": 3.5}, "training": {"epoch": 1, "step": 7}})
+    facts = {"metrics": {"sam": 3.5}, "training": {"epoch": 1, "step": 7}, "data": {"ratio": 3}}
+    save_weights(half / "weights/last.safetensors", {}, facts)
     save_weights(half / "weights/best.safetensors", {}, {"metrics": {"sam": 3.5}})
     config.save(settings, half / "config.yaml")
     return root / "log"
@@ -65,6 +66,7 @@ def test_the_list_can_be_filtered_sorted_and_written(folder, tmp_path, capsys):
         (["half"], ["q/half"]),
         (["p/*"], ["p/run"]),
         (["--where", "optimizer.lr=5e-3", "train.seed=5"], ["q/half"]),
+        (["--where", "data.ratio=3"], ["q/half"]),  # the configuration leaves it to the data
         (["--state", "finished"], ["p/run"]),
         (["--sort", "sam"], sorted(["p/run", "q/half"], key=lambda n: read_run(folder / n).scores["sam"])),
     ):

@@ -70,11 +70,12 @@ def test_gaps_of_floating_point_are_marked_in_a_result_of_integers(tmp_path, cas
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.float32])
-def test_an_unmarked_collar_of_any_value_is_reported(tmp_path, capsys, dtype):
-    ms, pan = MS.astype(dtype), PAN.astype(dtype)
-    ms[:, :4], pan[:, :16] = -9999, -9999
-    fused(tmp_path, ms, pan)
-    assert "give --nodata -9999" in capsys.readouterr().out
+def test_an_unmarked_area_of_any_value_is_reported(tmp_path, capsys, dtype):
+    for top in (0, 8):  # at the border, or a hole inside
+        ms, pan = MS.astype(dtype), PAN.astype(dtype)
+        ms[:, top : top + 8, 4:12], pan[:, 4 * top : 4 * top + 32, 16:48] = -9999, -9999
+        fused(tmp_path, ms, pan)
+        assert "give --nodata -9999" in capsys.readouterr().out
     fused(tmp_path, MS, PAN)
     assert "--nodata" not in capsys.readouterr().out
 

@@ -67,6 +67,13 @@ class Run:
         return {key: value for key, value in known.items() if value is not None}
 
 
+    def value(self, key: str) -> Any:
+        """Return a setting; one that the configuration leaves to the data, such as data.ratio, from the weights."""
+        found = self.settings.get(key)
+        section, _, name = key.partition(".")
+        return self.last.get("data", {}).get(name) if found is None and section == "data" else found
+
+
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return a nested mapping as "section.key" -> value; the chosen variant stands for all of them."""
     values: dict[str, Any] = {}

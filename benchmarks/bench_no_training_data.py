@@ -306,6 +306,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--methods", default="all", help="names separated by commas (default: those without training)")
     parser.add_argument("--protocol", choices=tuple(INDICES), help="only this (default: both)")
+    parser.add_argument("--scenes", default="", help="names separated by commas (default: all)")
     parser.add_argument("--weights", action="append", default=[], metavar="NAME=FILE", help="weights of any size")
     parser.add_argument("--markdown", type=Path, help="page whose table is replaced")
     parser.add_argument("--known", type=Path, help="JSON file of scores: those there are not measured again")
@@ -318,7 +319,8 @@ def main() -> None:
     known = json.loads(options.known.read_text()) if options.known and options.known.is_file() else {}
     table: Table = {name: {} for name in methods}
     for case in cases(options.folder):
-        if options.protocol not in (None, case.protocol):
+        named = not options.scenes or case.name in options.scenes.split(",")
+        if not named or options.protocol not in (None, case.protocol):
             continue
         for name, method in methods.items():
             key = f"{name}|{case.name}|{case.protocol}"

@@ -31,7 +31,7 @@ from PIL import Image  # noqa: E402
 from benchmarks import bench_no_training_data as quality  # noqa: E402
 from benchmarks.hmif_page import draw_comparison  # noqa: E402
 from benchmarks.hmif_sets import SETS  # noqa: E402
-from lemamba.reporting.pictures import guide_rgb, save_grid, save_panels, stretch_limits, to_rgb  # noqa: E402
+from lemamba.reporting.pictures import busiest_box, guide_rgb, save_grid, save_panels, stretch_limits, to_rgb  # noqa: E402
 from lemamba.utils.atomic import write_atomically, write_text  # noqa: E402
 from lemamba.utils.command_line import Parser  # noqa: E402
 from lemamba.utils.sensors import get_sensor  # noqa: E402
@@ -95,6 +95,30 @@ def teaser(path: Path, shared: Path) -> None:
         "LE-Mamba, generic weights: 1 m": to_rgb(sr, rgb, limits)[inner, inner],
     }
     save_panels(path, [panels], inches=PAGE_INCHES / 3, dpi=DPI)
+    with_palette(path)
+
+
+def details(path: Path, shared: Path) -> None:
+    """What methods without training make of pairs as observed: the busiest part of each scene."""
+    names = ("IKONOS", "WorldView-2", "WorldView-3 tile", "Landsat 8 (ratio 2)", "Gaofen-2 0")
+    methods = {"interpolated": "EXP", "C-GLP": "C-GLP", "MTF-GLP-HPM": "MTF-GLP-HPM", "generic weights": "generic"}
+    part, edge = 96, 96  # PAN pixels that are shown, and fused around them
+    rows: list[dict[str, np.ndarray | None]] = []
+    for name in names:
+        case = case_of(shared, name, "full")
+        r, whole = case.facts.ratio, case.pan.shape[-2:]
+        corner = [s.start // r * r for s in busiest_box(case.pan[0].numpy(), part)]
+        ends = [(max(0, c - edge), min(n, c + part + edge)) for c, n in zip(corner, whole, strict=True)]
+        (top, bottom), (left, right) = ends
+        ms = case.ms[..., top // r : bottom // r, left // r : right // r]
+        near = quality.Case(name, ms, case.pan[..., top:bottom, left:right], case.facts)
+        inner = tuple(slice(c - first, c - first + part) for c, (first, _) in zip(corner, ends, strict=True))
+        rgb = get_sensor(case.facts.sensor).rgb_for(ms.shape[1])
+        fused = {title: quality.METHODS[method](near)[0].numpy() for title, method in methods.items()}
+        limits = stretch_limits(fused["interpolated"][(..., *inner)], rgb)
+        row: dict[str, np.ndarray | None] = {"PAN": guide_rgb(near.pan[0].numpy())[inner]}
+        rows.append(row | {title: to_rgb(image, rgb, limits)[inner] for title, image in fused.items()})
+    save_panels(path, rows, names, inches=PAGE_INCHES / 5, dpi=DPI)
     with_palette(path)
 
 
@@ -212,6 +236,7 @@ FIGURES: dict[str, tuple[str, Callable[[Path, Path], None], bool]] = {  # name -
     "le-mamba-teaser": ("le-mamba-teaser.png", teaser, True),
     "le-mamba-pansharpening": ("le-mamba-pansharpening.png", pansharpening, True),
     "le-mamba-HMIF": ("le-mamba-HMIF.png", hmif, False),
+    "no_training_details": ("no_training_details.png", details, True),
     "no_training_data": ("no_training_data.png", scenes, False),
     "speed": ("speed.png", speed, False),
     "gallery_pan": ("gallery_pan.png", palette_of(draw_gallery.draw_pan), False),

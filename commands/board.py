@@ -8,6 +8,8 @@ import os
 import platform
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -198,7 +200,8 @@ def run_isolated(job: dict[str, Any]) -> dict[str, Any] | str:
     context = _context()
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_worker, args=(job, there, dict(os.environ)), daemon=True)  # ends with its parent
-    process.start()
+    with _main_left_out():
+        process.start()
     there.close()
     try:
         outcome = here.recv()
@@ -224,6 +227,18 @@ def _context() -> Any:
     # not our own modules: the server looks for them in the working folder, which may be that of another clone
     context.set_forkserver_preload(list(_PRELOADED))
     return context
+
+
+@contextmanager
+def _main_left_out() -> Iterator[None]:
+    """Start processes that do not import the script of this one, which may call the board without a main guard."""
+    names = vars(sys.modules["__main__"])
+    hidden = {name: names.pop(name) for name in ("__file__", "__spec__") if name in names}
+    names["__spec__"] = None
+    try:
+        yield
+    finally:
+        names.update(hidden)
 
 
 def _worker(job: dict[str, Any], connection: Connection, environment: dict[str, str]) -> None:

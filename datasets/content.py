@@ -132,7 +132,7 @@ def _check_values(ground: OwnGround, names: Sequence[str]) -> None:
             listed = ", ".join(str(band + 1) for band in flat)
             raise UserError(
                 f"{name}: expected bands with content, band {listed} holds one value everywhere; leave it out "
-                "(gdal_translate -b) or fuse without training: lemamba fuse --arch GSA"
+                "(gdal_translate -b) or fuse without training: lemamba fuse"
             )
 
 

@@ -160,7 +160,7 @@ def _split(area: Area, unit: int, ratio: int) -> dict[str, Box]:
     if max(rows, columns) < 2 * unit or min(rows, columns) < unit:
         raise UserError(
             f"{area.name}: expected at least {2 * unit} x {unit} MS pixels with data, to train on and to hold out, "
-            f"given {rows} x {columns}; take a larger scene, or fuse it without training: lemamba fuse --arch GSA"
+            f"given {rows} x {columns}; take a larger scene, or fuse it without training: lemamba fuse"
         )
     if max(rows, columns) >= SMALL * unit:
         boxes, _ = split_boxes(rows, columns, ratio)
@@ -337,7 +337,7 @@ def own_ground(
             raise UserError(
                 f"{areas[0].name}: expected {unit} x {unit} MS pixels without gaps in each of the parts "
                 f"{', '.join(SPLITS)} of the ground, found none in {split}; take a scene with fewer gaps, or fuse it "
-                "without training: lemamba fuse --arch GSA"
+                "without training: lemamba fuse"
             )
     _read_full(ground, areas, boxes, moved, random)
     ground.one_held = any("valid" in own and own["valid"] == own.get("test") for own in boxes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import sys
 
 import h5py
 import pytest
@@ -42,7 +43,11 @@ def new_methods(tmp_path, monkeypatch):
     monkeypatch.setenv("LEMAMBA_MODEL_PATH", str(folder))
 
 
-def test_board_reports_scores_cost_pictures_and_failures(tmp_path, new_methods, capsys):
+def test_board_reports_scores_cost_pictures_and_failures(tmp_path, new_methods, monkeypatch, capsys):
+    script = tmp_path / "script.py"  # a user's, which calls `lemamba.run` outside of a main guard
+    script.write_text("raise SystemExit('a process of the board ran the script again')")
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(script))
     data, full = write_test_set(tmp_path / "test.h5"), write_test_set(tmp_path / "full.h5", with_gt=False)
     out = tmp_path / "board"
     arguments = ["--data", str(data), "--full", str(full), "--dataset", "ikonos", "--out", str(out)]

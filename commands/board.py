@@ -233,7 +233,7 @@ def _context() -> Any:
 def _main_left_out() -> Iterator[None]:
     """Start processes that do not import the script of this one, which may call the board without a main guard."""
     names = vars(sys.modules["__main__"])
-    hidden = {name: names.pop(name) for name in ("__file__", "__spec__") if name in names}
+    hidden: dict[str, Any] = {name: names.pop(name) for name in ("__file__", "__spec__") if name in names}
     names["__spec__"] = None
     try:
         yield

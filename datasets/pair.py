@@ -24,7 +24,7 @@ import torch
 from lemamba.datasets.alignment import Ground, common_ground
 from lemamba.datasets.arrays import ArrayRaster, truth_next_to
 from lemamba.datasets.guide_order import checked_order
-from lemamba.datasets.nodata import RINGS, unmarked_area, fill, fits
+from lemamba.datasets.nodata import RINGS, fill, fits, unmarked_area
 from lemamba.datasets.opening import Paths, Relation, files_of, open_images
 from lemamba.datasets.raster import MULTISPECTRAL, Raster, Span, Window
 from lemamba.datasets.simulation.sources import Cube, Scene, cube_from_raster

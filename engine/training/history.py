@@ -66,7 +66,6 @@ class Run:
         known |= {key: training.get(key) for key in ("epoch", "step", "minutes")}
         return {key: value for key, value in known.items() if value is not None}
 
-
     def value(self, key: str) -> Any:
         """Return a setting; one that the configuration leaves to the data, such as data.ratio, from the weights."""
         found = self.settings.get(key)

@@ -69,6 +69,7 @@ SMALLER = {  # command -> (pattern, what replaces it) of its words
     "adapt": ((r" --minutes \S+", ""), (r"$", " --rounds 1")),
     "board": (
         (r"--methods classical,LEMamba\S*", "--methods EXP,LEMamba"),
+        (r"--methods classical,(?!LEMamba)\S+", "--methods EXP"),
         (r"--methods (classical|EXP,(?!LEMamba)\S+)", "--methods EXP"),
         (r"(state_grad=)detached,full|(share_\S+=)false,true", lambda m: f"{m[1]}full" if m[1] else f"{m[2]}true"),
         (r"--(train|train_epochs) \d+", "--train_epochs 1"),

@@ -47,7 +47,7 @@ def test_board_reports_scores_cost_pictures_and_failures(tmp_path, new_methods, 
     script = tmp_path / "script.py"  # a user's, which calls `lemamba.run` outside of a main guard
     script.write_text("raise SystemExit('a process of the board ran the script again')")
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(script))
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(script), raising=False)
     data, full = write_test_set(tmp_path / "test.h5"), write_test_set(tmp_path / "full.h5", with_gt=False)
     out = tmp_path / "board"
     arguments = ["--data", str(data), "--full", str(full), "--dataset", "ikonos", "--out", str(out)]

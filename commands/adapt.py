@@ -80,6 +80,7 @@ RATES = {True: 2e-3, False: 1e-3}  # from scratch, from weights
 BAND_WISE = {"batch_size": 16, "clip_norm": 0.05}  # samples of one band, in units of 1/16 deviation
 WORSE = 1.01  # the last part may cost so much ERGAS on the degraded scene, for a better HQNR
 SURELY = 0.9  # share of the ERGAS of the generic weights that is needed where one part of a small scene serves twice
+NOT_LOW_PASSED = "MS was not low-passed when it was made, so the degraded scene is of another kind than the scene"
 MEANWHILE = 0.1  # of the training between two lines where there is no terminal
 FIRST, LAST = "adapted, degraded", "adapted, both resolutions"
 Row = dict[str, float]
@@ -210,8 +211,7 @@ def adapt(task: Task) -> dict[str, Any]:
     gains = scene_gains(task.areas, task.facts)
     if unlike(gains) and options.weights is None:
         raise UserError(
-            "--from scratch: MS was not low-passed when it was made, so the degraded scene teaches nothing about it; "
-            "fuse it by the generic weights: lemamba fuse --weights generic"
+            f"--from scratch: {NOT_LOW_PASSED}; fuse it by the generic weights: lemamba fuse --weights generic"
         )
     with ProgressBar("reading", 1.0) as bar:
         ground = own_ground(
@@ -227,7 +227,7 @@ def adapt(task: Task) -> dict[str, Any]:
     # not compared at full resolution: planes of single bands, whose loss needs all bands, and guides of several bands
     by_parts = ground.full and ground.full_test and not by_band and task.facts.guide_bands == 1
     parts = [FIRST, LAST] if by_parts else [FIRST]
-    if unlike(gains) and not options.dry_run:
+    if unlike(gains):
         parts = []
     if by_band:
         from lemamba.commands.bandwise import LEMambaAny, band_ground, training_network
@@ -238,7 +238,10 @@ def adapt(task: Task) -> dict[str, Any]:
             band_ground(start.network, ground),
         )
     if options.dry_run:
-        _show_plan(task, start, ground, judge, len(parts))
+        if parts:
+            _show_plan(task, start, ground, judge, len(parts))
+        else:
+            print(f"note: nothing will be trained: {NOT_LOW_PASSED}; the start fuses the scene")
         raise _PlannedError
     for number, part in enumerate(parts, start=1):
         state = train_part(task, start, ground, judge, number, len(parts))
@@ -246,7 +249,7 @@ def adapt(task: Task) -> dict[str, Any]:
         rows[part] = judge.row(start.network)
         networks[part] = copy.deepcopy(start.network).eval()
     start.needed = SURELY if by_band and ground.one_held else 1.0
-    chosen = keep(rows, start.label, start.needed) if parts else start.label
+    chosen = keep(rows, start.label, start.needed)
     return _finish(task, ground, start, rows, networks, chosen)
 
 
@@ -568,10 +571,7 @@ def _finish(
     print_table(rows, f"{pixels:,} MS pixels of held-out ground")
     adapted = chosen in networks
     if not networks:
-        print(
-            "note: nothing was trained: MS was not low-passed when it was made, so the degraded scene is of another "
-            f"kind than the scene; the start is used, {start.label}"
-        )
+        print(f"note: nothing was trained: {NOT_LOW_PASSED}; the start is used, {start.label}")
     elif not adapted:
         asked = f"; on so small a scene at least {1 - start.needed:.0%} less is needed" if start.needed < 1 else ""
         print(

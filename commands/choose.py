@@ -169,8 +169,9 @@ def choose(options: FuseOptions, areas: Sequence[Area], facts: DataFacts, device
     weights = dict.fromkeys([*([options.weights] if options.weights else []), *shipped_weights()])
     if unlike(gains):
         print("note: MS was not low-passed when it was made, so methods are not measured on the degraded scene")
-        print(f"method:   {next(iter(weights))}: for lack of a measurement")
-        return replace(options, arch=None, weights=next(iter(weights)))
+        first = next(iter(weights))
+        print(f"method:   {first}: for lack of a measurement")
+        return replace(options, arch=None, weights=first)
     samples = reduced_ground(areas, facts, gains=gains)
     own = replace(facts, geometry=own_geometry(facts), has_gt=True)
 

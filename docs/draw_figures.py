@@ -13,7 +13,7 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,23 +76,28 @@ def case_of(shared: Path, name: str, protocol: str) -> quality.Case:
 # Real scenes
 
 
+def part_of(
+    case: quality.Case, corner: Sequence[int], part: int, edge: int
+) -> tuple[quality.Case, tuple[slice, slice]]:
+    """Return a square part of a scene with an edge around it, and where in it the part lies; all in PAN pixels."""
+    r = case.facts.ratio
+    ends = [(max(0, c - edge), min(n, c + part + edge)) for c, n in zip(corner, case.pan.shape[-2:], strict=True)]
+    (top, bottom), (left, right) = ends
+    ms = case.ms[..., top // r : bottom // r, left // r : right // r]
+    row, column = (slice(c - first, c - first + part) for c, (first, _) in zip(corner, ends, strict=True))
+    return quality.Case(case.name, ms, case.pan[..., top:bottom, left:right], case.facts), (row, column)
+
+
 def teaser(path: Path, shared: Path) -> None:
     """MS, PAN and what the generic weights make of them, on a part of the IKONOS scene at full resolution."""
-    case, part, edge = case_of(shared, "IKONOS", "full"), 64, 16  # MS pixels that are shown, and around them
-    row, column = 226, 172
-    ms = case.ms[0, :, row - edge : row + part + edge, column - edge : column + part + edge]
-    size = {"ms": ms.shape[1:], "pan": tuple(4 * n for n in ms.shape[1:])}
-    top, left = 4 * (row - edge), 4 * (column - edge)
-    pan = case.pan[0, :, top : top + size["pan"][0], left : left + size["pan"][1]]
-    small = quality.Case("IKONOS", ms[None], pan[None], case.facts)
-    sr = quality.fuse_case(small, None, "generic")[0].numpy()
-    rgb = get_sensor(case.facts.sensor).rgb_for(len(sr))
-    limits = stretch_limits(ms.numpy(), rgb)
-    inner = slice(4 * edge, 4 * (edge + part))
+    near, inner = part_of(case_of(shared, "IKONOS", "full"), (904, 688), 256, 64)
+    ms, sr = near.ms[0].numpy(), quality.fuse_case(near, None, "generic")[0].numpy()
+    rgb = get_sensor(near.facts.sensor).rgb_for(len(sr))
+    limits = stretch_limits(ms, rgb)
     panels = {
-        "given: multispectral image, 4 m": to_rgb(ms.numpy(), rgb, limits)[edge:-edge, edge:-edge],
-        "given: panchromatic image, 1 m": guide_rgb(pan.numpy())[inner, inner],
-        "LE-Mamba, generic weights: 1 m": to_rgb(sr, rgb, limits)[inner, inner],
+        "given: multispectral image, 4 m": to_rgb(ms, rgb, limits)[16:-16, 16:-16],
+        "given: panchromatic image, 1 m": guide_rgb(near.pan[0].numpy())[inner],
+        "LE-Mamba, generic weights: 1 m": to_rgb(sr, rgb, limits)[inner],
     }
     save_panels(path, [panels], inches=PAGE_INCHES / 3, dpi=DPI)
     with_palette(path)
@@ -106,14 +111,10 @@ def details(path: Path, shared: Path) -> None:
     rows: list[dict[str, np.ndarray | None]] = []
     for name in names:
         case = case_of(shared, name, "full")
-        r, whole = case.facts.ratio, case.pan.shape[-2:]
+        r = case.facts.ratio
         corner = [s.start // r * r for s in busiest_box(case.pan[0].numpy(), part)]
-        ends = [(max(0, c - edge), min(n, c + part + edge)) for c, n in zip(corner, whole, strict=True)]
-        (top, bottom), (left, right) = ends
-        ms = case.ms[..., top // r : bottom // r, left // r : right // r]
-        near = quality.Case(name, ms, case.pan[..., top:bottom, left:right], case.facts)
-        inner = tuple(slice(c - first, c - first + part) for c, (first, _) in zip(corner, ends, strict=True))
-        rgb = get_sensor(case.facts.sensor).rgb_for(ms.shape[1])
+        near, inner = part_of(case, corner, part, edge)
+        rgb = get_sensor(case.facts.sensor).rgb_for(near.ms.shape[1])
         fused = {title: quality.METHODS[method](near)[0].numpy() for title, method in methods.items()}
         limits = stretch_limits(fused["interpolated"][(..., *inner)], rgb)
         row: dict[str, np.ndarray | None] = {"PAN": guide_rgb(near.pan[0].numpy())[inner]}
